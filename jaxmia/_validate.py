@@ -1,0 +1,40 @@
+"""Checks of user input on the host, before anything compiles: each failure names the thing, the rule and the value."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong. The command line prints it as one line and exits with 2."""
+
+
+def check(condition: bool, name: str, value: object, rule: str) -> None:
+    """Raise InputError "NAME=VALUE must RULE." unless the condition holds."""
+    if not condition:
+        raise InputError(f"{name}={value!r} must {rule}.")
+
+
+def check_at_least(name: str, value: int, minimum: int) -> None:
+    """Raise InputError unless value is an integer of at least minimum."""
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    check(is_integer and value >= minimum, name, value, f"be an integer of at least {minimum}")
+
+
+def check_fpr(name: str, value: float) -> None:
+    """Raise InputError unless 0 < value < 1 (a false positive rate is a fraction, never percent)."""
+    check(0 < value < 1, name, value, "lie strictly between 0 and 1")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise InputError unless value is one of choices; the nearest one is suggested."""
+    known = list(choices)
+    if value not in known:
+        raise InputError(f"{name}={value!r} must be one of {', '.join(known)}.{suggestion(value, known)}")
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the nearest known word, or the empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

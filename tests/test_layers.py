@@ -1,0 +1,84 @@
+"""The order of imports is part of the design: a module imports only modules of a lower rank."""
+
+import ast
+import pathlib
+
+import pytest
+
+import jaxmia
+
+RANKS = {
+    "_validate": 0,
+    "features": 1,
+    "membership": 1,
+    "accounting": 1,
+    "roc": 1,
+    "power_law": 1,
+    "heads": 2,
+    "theory": 2,
+    "dpsgd": 3,
+    "training": 4,
+    "ensemble": 5,
+    "scores": 6,
+    "counterfactual": 6,
+    "attacks": 7,
+    "vulnerability": 8,
+    "auditing": 8,
+    "config": 9,
+    "store": 9,
+    "experiment": 10,
+    "tuning": 10,
+    "sweep": 11,
+    "report": 12,
+    "cli": 13,
+    "__main__": 14,
+}
+PACKAGE = pathlib.Path(jaxmia.__file__).parent
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room(path: pathlib.Path) -> str:
+    """The top-level module or package of a file: attacks for jaxmia/attacks/lira.py."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: pathlib.Path) -> set[str]:
+    """Rooms of jaxmia that a file imports, at any depth of nesting, lazily or not."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "jaxmia" else [node.module]
+        else:
+            continue
+        rooms |= {name.split(".")[1] for name in names if name.startswith("jaxmia.")}
+    return rooms
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    own = room(path)
+    assert own in RANKS, f"{own} has no rank: give it one here"
+    for other in imported_rooms(path) - {own}:
+        assert RANKS[other] < RANKS[own], f"{own} (rank {RANKS[own]}) imports {other} (rank {RANKS[other]})"
+
+
+def test_the_test_sees_imports():
+    found = {room(path): imported_rooms(path) for path in MODULES}
+    assert "_validate" in found["features"]
+    assert "scores" in set().union(*found.values())
+
+
+@pytest.mark.parametrize("name", ["roc", "power_law", "accounting"])
+def test_statistics_need_no_jax(name):
+    path = PACKAGE / f"{name}.py"
+    if not path.exists():
+        pytest.skip(f"{name} is not built yet")
+    tops = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    }
+    assert not tops & {"jax", "flax", "optax"}
