@@ -5,11 +5,11 @@ import hypothesis.extra.numpy
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-import references_roc as references
+import references_evaluation as references
 import scipy.stats
 
 from jaxmia._validate import InputError
-from jaxmia.roc import AttackResult, clopper_pearson, required_nonmembers, resolvable, roc, tpr_at_fpr
+from jaxmia.evaluation import AttackResult, clopper_pearson, required_nonmembers, resolvable, roc, tpr_at_fpr
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "data" / "roc_conventions.npz", allow_pickle=False)
 CASES = sorted({key.split("__")[0] for key in GOLDEN} - {"fprs"})

@@ -1,4 +1,4 @@
-"""Slow references for ROC evaluation: definitions written as loops, with nothing shared with jaxmia.roc."""
+"""Slow references for ROC evaluation: definitions written as loops, with nothing shared with jaxmia.evaluation."""
 
 import numpy as np
 

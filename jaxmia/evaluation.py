@@ -224,17 +224,30 @@ def tpr_at_fpr(
         InputError: unless every fpr lies in (0, 1); for a NaN statistic; without members or non-members; if a
             single fpr, or every one of several, is unresolved: the message says how many scores it takes.
     """
+    if isinstance(fpr, Iterable):
+        points = operating_points(result, fpr, evaluation=evaluation)
+    else:
+        points = operating_points(result, (fpr,), evaluation=evaluation)
+    if all(point.status == "unresolved" for point in points):
+        raise InputError(" ".join(point.reason for point in points))
+    return points if isinstance(fpr, Iterable) else points[0]
+
+
+def operating_points(
+    result: AttackResult, fprs: Iterable[float], *, evaluation: str = "pooled"
+) -> tuple[OperatingPoint, ...]:
+    """Return the points of tpr_at_fpr, unresolved ones marked even if there is no other: rows of a table.
+
+    Raises:
+        InputError: as tpr_at_fpr, but never for an unresolved FPR.
+    """
     check_choice("evaluation", evaluation, EVALUATIONS)
-    alone = np.ndim(fpr) == 0  # type: ignore[arg-type]
-    fprs = [float(value) for value in np.atleast_1d(fpr)]  # type: ignore[arg-type]
+    fprs = [float(value) for value in fprs]
     check(len(fprs) > 0, "number of FPRs", len(fprs), "be at least 1")
     for value in fprs:
         check_fpr("fpr", value)
     statistic, member, _ = checked_arrays(result)
-    points = _ranked_points(statistic.reshape(1, -1), member.reshape(1, -1), fprs=fprs, evaluation=evaluation)
-    if all(point.status == "unresolved" for point in points):
-        raise InputError(" ".join(point.reason for point in points))
-    return points[0] if alone else points
+    return _ranked_points(statistic.reshape(1, -1), member.reshape(1, -1), fprs=fprs, evaluation=evaluation)
 
 
 def _ranked_points(
