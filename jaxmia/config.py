@@ -16,8 +16,7 @@ from pydantic import Field
 
 from jaxmia import attacks
 from jaxmia._validate import InputError, check_choice, suggestion
-from jaxmia.membership import Design
-from jaxmia.training import Hyperparams, Optimizer, Schedule, TrainConfig
+from jaxmia.training import Hyperparams, TrainConfig
 
 Fpr = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -60,7 +59,7 @@ class ShadowSettings(_Settings):
 
     models: Annotated[int, Field(ge=3)] = 257
     """M; each model is the target once, the other M - 1 its shadows."""
-    design: Design = "bernoulli"
+    design: Literal["bernoulli", "fixed_size"] = "bernoulli"
     """"bernoulli" (add/remove) or "fixed_size" (replace one)."""
     pool_multiplier: Annotated[int, Field(ge=2)] = 2
     """m; the pool has m x S candidates of each class and a model trains on 1/m of them."""
@@ -69,8 +68,8 @@ class ShadowSettings(_Settings):
 class TrainSettings(_Settings):
     """The recipe of every head."""
 
-    optimizer: Optimizer = "adam"
-    schedule: Schedule = "constant"
+    optimizer: Literal["adam", "sgd"] = "adam"
+    schedule: Literal["constant", "cosine"] = "constant"
     steps: Positive = 100
     batch_size: Positive | Literal["full"] = "full"
     """Expected members per step; the candidates of a batch are shared by all models."""

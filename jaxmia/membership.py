@@ -7,8 +7,6 @@ adjacency a bound may be compared under.
 from __future__ import annotations
 
 import functools
-from typing import Literal, get_args
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -17,8 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 
-Design = Literal["bernoulli", "fixed_size"]
-DESIGNS: tuple[str, ...] = get_args(Design)
+DESIGNS = ("bernoulli", "fixed_size")
 
 
 @flax.struct.dataclass
@@ -34,7 +31,7 @@ class MembershipMasks:
 
     member: Bool[Array, "models examples"]
     model_ids: Int[Array, "models"]
-    design: Design = flax.struct.field(pytree_node=False)
+    design: str = flax.struct.field(pytree_node=False)
     inclusion_rate: float = flax.struct.field(pytree_node=False)
 
 
@@ -43,7 +40,7 @@ def draw_membership(
     labels: Int[np.ndarray, "examples"],
     *,
     num_models: int,
-    design: Design = "bernoulli",
+    design: str = "bernoulli",
     inclusion_rate: float = 0.5,
     first_model: int = 0,
 ) -> MembershipMasks:

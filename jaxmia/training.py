@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any
 
 import flax.struct
 import jax
@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmia._validate import check_at_least, check_choice
 from jaxmia.heads import LinearHead
 
-Optimizer = Literal["adam", "sgd"]
-Schedule = Literal["constant", "cosine"]
+OPTIMIZERS = ("adam", "sgd")
+SCHEDULES = ("constant", "cosine")
 Params = Any  # a flax parameter tree: {"params": {"kernel": [classes, dim], "bias": [classes]}}
 
 
@@ -31,15 +31,15 @@ class TrainConfig:
             for all models; each model uses those that are its members.
     """
 
-    optimizer: Optimizer = "adam"
-    schedule: Schedule = "constant"
+    optimizer: str = "adam"
+    schedule: str = "constant"
     steps: int = 100
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no training run can have."""
-        check_choice("optimizer", self.optimizer, get_args(Optimizer))
-        check_choice("schedule", self.schedule, get_args(Schedule))
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
         check_at_least("steps", self.steps, 1)
         if self.batch_size is not None:
             check_at_least("batch_size", self.batch_size, 1)
@@ -117,7 +117,9 @@ def train_head(
 
     def step(carry: tuple[Params, optax.OptState], batch: Int[Array, "batch"] | None) -> tuple[Any, None]:
         params, state = carry
-        updates, state = optimizer.update(jax.grad(objective)(params, batch), state, params)
+        gradient = jax.grad(objective)(params, batch)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes float and int32
+            updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), None
 
     params = head.init(key, features[:1])
