@@ -116,7 +116,7 @@ class _Run:
         todo = [cell for cell in self.folder.cells if not self.is_done(cell)]
         if todo or not self.folder.is_finished:
             self.folder.start()
-            with grid_progress(console, sum(self.work(cell) for cell in todo)) as bar:
+            with grid_progress(console, sum((self.work(cell) for cell in todo), 0.0)) as bar:
                 for cell in todo:
                     self.compute(cell, bar)
                     self.folder.assemble("results", filter(self.is_done, self.folder.cells))

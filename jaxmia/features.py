@@ -122,7 +122,8 @@ def _read_npz(path: pathlib.Path, *, required: Sequence[str], optional: Sequence
     if not path.is_file():
         raise InputError(f"features={str(path)!r} must be an existing .npz file (or {DEMO_NAME!r}); there is none.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{path} must be an .npz archive, got a single .npy array.")
             for key in required:

@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 
@@ -74,7 +74,7 @@ def draw_membership(
     return MembershipMasks(member, model_ids, design, inclusion_rate)
 
 
-def _members_per_class(labels: np.ndarray, inclusion_rate: float) -> Float[np.ndarray, "classes"]:
+def _members_per_class(labels: np.ndarray, inclusion_rate: float) -> Int[np.ndarray, "classes"]:
     counts = np.bincount(labels)
     members = np.rint(inclusion_rate * counts)
     uneven = np.flatnonzero(~np.isclose(inclusion_rate * counts, members))
@@ -83,7 +83,7 @@ def _members_per_class(labels: np.ndarray, inclusion_rate: float) -> Float[np.nd
             f"design='fixed_size' needs inclusion_rate x count to be whole, got {inclusion_rate} x {counts[uneven[0]]}"
             f" for class {uneven[0]}."
         )
-    return members.astype(np.float32)
+    return members.astype(np.int32)
 
 
 @jax.jit
@@ -98,5 +98,5 @@ def _draw_one(key: jax.Array, model_id: Array, *, limit: Array, rank_labels: Arr
     order = jnp.lexsort((uniform, rank_labels))  # by class, at random within
     sorted_labels = rank_labels[order]
     first_of_class = jnp.searchsorted(sorted_labels, sorted_labels, side="left")
-    rank_in_class = jnp.zeros_like(order).at[order].set(jnp.arange(order.size) - first_of_class)
+    rank_in_class = jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype) - first_of_class)
     return rank_in_class < limit

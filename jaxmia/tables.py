@@ -62,26 +62,27 @@ def _tpr_cell(rows: pd.DataFrame) -> str:
 def laws_tables(laws: Mapping[tuple[str, str], PowerLawFit]) -> Iterator[Table]:
     """The fitted laws beside the published ones, one table for each attack and evaluation."""
     for (attack, evaluation), fit in laws.items():
+        over_classes = any(law.slope_classes is not None for law in fit.lines)
+        formula = "slope log10 S + slope_C log10 C + intercept" if over_classes else "slope log10 S + intercept"
         table = _table(
-            f"{attack}, {evaluation}: log10(TPR - FPR) = slope log10 S + slope_C log10 C + intercept (± standard error)",
-            ("FPR", "slope (S)", "slope_C", "intercept", "R²", "cells", "left out", "published"),
+            f"{attack}, {evaluation}: log10(TPR - FPR) = {formula} (± standard error)",
+            ("FPR", "slope", *(("slope_C",) if over_classes else ()), "intercept", "R²", "cells", "left out", "published"),
         )
-        for fpr in fit:
-            table.add_row(f"{fpr:g}", *_law_cells(fit[fpr]), _published_slope(fpr))
+        for law in fit.lines:
+            slopes = [_with_error(law.slope_shots, law.slope_shots_stderr)]
+            if over_classes:
+                slopes.append(_with_error(law.slope_classes, law.slope_classes_stderr))
+            table.add_row(
+                f"{law.fpr:g}",
+                *(slopes if law.status == "ok" else ("too few", *slopes[1:])),
+                _with_error(law.intercept, law.intercept_stderr),
+                "-" if law.r_squared is None else f"{law.r_squared:.3f}",
+                str(law.num_cells),
+                str((law.num_censored or 0) + (law.num_unresolved or 0)),
+                _published_slope(law.fpr),
+            )
+        table.caption = "left out: cells at or below chance, or unresolved. published: slopes of arXiv 2402.06674."
         yield table
-
-
-def _law_cells(law: PowerLaw) -> tuple[str, ...]:
-    counts = (str(law.num_cells), str((law.num_censored or 0) + (law.num_unresolved or 0)))
-    if law.status != "ok":
-        return ("too few", "-", "-", "-", *counts)
-    return (
-        _with_error(law.slope_shots, law.slope_shots_stderr),
-        _with_error(law.slope_classes, law.slope_classes_stderr),
-        _with_error(law.intercept, law.intercept_stderr),
-        "-" if law.r_squared is None else f"{law.r_squared:.3f}",
-        *counts,
-    )
 
 
 def _with_error(value: float | None, error: float | None) -> str:

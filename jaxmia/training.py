@@ -102,8 +102,7 @@ def train_head(
         The head's parameters after config.steps steps.
     """
     head = LinearHead(num_classes)
-    # float32: the weight of a candidate in the mean over members
-    share = member.astype(jnp.float32) / jnp.maximum(member.sum(), 1).astype(jnp.float32)
+    share = member.astype(features.dtype) / jnp.maximum(member.sum(), 1).astype(features.dtype)
     optimizer = make_optimizer(hyper, config)
 
     def objective(params: Params, batch: Int[Array, "batch"] | None) -> Array:
