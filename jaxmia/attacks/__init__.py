@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from jaxmia.attacks.lira import lira
 from jaxmia.attacks.threshold import threshold
-from jaxmia.roc import AttackResult
+from jaxmia.evaluation import AttackResult
 
 __all__ = ["REGISTRY", "lira", "threshold"]
 

@@ -9,7 +9,7 @@ import scipy.special
 
 from jaxmia._validate import InputError, check_choice
 from jaxmia.attacks._shadows import RESOLUTION, blocks_of, score_arrays, side_medians, side_moments
-from jaxmia.roc import AttackResult
+from jaxmia.evaluation import AttackResult
 from jaxmia.scores import Scores
 
 IN, OUT = True, False

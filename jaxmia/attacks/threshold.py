@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxmia.attacks._shadows import blocks_of, log_probability, score_arrays
-from jaxmia.roc import AttackResult
+from jaxmia.evaluation import AttackResult
 from jaxmia.scores import Scores
 
 
