@@ -46,7 +46,8 @@ def run(
 ) -> None:
     """Train, attack and fit over a grid of shots, classes and seeds.
 
-    A finished run started again does nothing; given more shots, seeds, models, attacks or FPRs, it adds what is missing.
+    A finished run started again does nothing; given more shots, seeds, models, attacks or FPRs, it adds what
+    is missing.
     """
     from jaxmia.config import load_config
     from jaxmia.experiment import run_experiment

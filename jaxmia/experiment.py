@@ -307,7 +307,8 @@ def run_attack(attack: AttackSettings, scores: Scores) -> AttackResult:
 
 def fit_laws(results: pd.DataFrame) -> dict[Law, PowerLawFit]:
     """Fit the power law to each attack and evaluation of a results table, over all its cells."""
-    return {law: fit_power_law(rows) for law, rows in results.groupby(["attack", "evaluation"], sort=False)}
+    groups = results.groupby(["attack", "evaluation"], sort=False)
+    return {(str(attack), str(evaluation)): fit_power_law(rows) for (attack, evaluation), rows in groups}
 
 
 def laws_to_json(laws: Mapping[Law, PowerLawFit]) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ class FeatureSet:
     """
 
     features: Float[np.ndarray, "examples dim"]
-    labels: Int[np.ndarray, examples]
+    labels: Int[np.ndarray, "examples"]
     class_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
     @property
@@ -42,8 +42,8 @@ class FeatureSet:
     def content_hash(self) -> str:
         """SHA-256 of features (as little-endian float32), labels and class names: equal content, equal hash."""
         digest = hashlib.sha256(repr((self.features.shape, self.class_names)).encode())
-        digest.update(np.ascontiguousarray(self.features, "<f4"))
-        digest.update(np.ascontiguousarray(self.labels, "<i4"))
+        digest.update(self.features.astype("<f4").tobytes())
+        digest.update(self.labels.astype("<i4").tobytes())
         return digest.hexdigest()
 
 
@@ -59,7 +59,7 @@ class CandidatePool:
 
     data: FeatureSet
     test: FeatureSet
-    rows: Int[np.ndarray, examples]
+    rows: Int[np.ndarray, "examples"]
 
 
 def feature_set(
@@ -97,7 +97,8 @@ def feature_set(
     bad_rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if bad_rows.size:
         raise InputError(
-            f"features must be finite in float32, got {bad_rows.size} rows with NaN or infinite values (first: {bad_rows[0]})."
+            f"features must be finite in float32, got {bad_rows.size} rows with NaN or infinite values"
+            f" (first: {bad_rows[0]})."
         )
     names = tuple(str(name) for name in class_names) if class_names is not None else _default_names(labels)
     bad_labels = np.flatnonzero((labels < 0) | (labels >= len(names)))

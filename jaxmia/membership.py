@@ -31,14 +31,14 @@ class MembershipMasks:
     """
 
     member: Bool[Array, "models examples"]
-    model_ids: Int[Array, models]
+    model_ids: Int[Array, "models"]
     design: str = flax.struct.field(pytree_node=False)
     inclusion_rate: float = flax.struct.field(pytree_node=False)
 
 
 def draw_membership(
     key: jax.Array,
-    labels: Int[np.ndarray, examples],
+    labels: Int[np.ndarray, "examples"],
     *,
     num_models: int,
     design: str = "bernoulli",
@@ -78,7 +78,7 @@ def draw_membership(
     return MembershipMasks(member, model_ids, design, inclusion_rate)
 
 
-def _members_per_class(labels: np.ndarray, inclusion_rate: float) -> Int[np.ndarray, classes]:
+def _members_per_class(labels: np.ndarray, inclusion_rate: float) -> Int[np.ndarray, "classes"]:
     counts = np.bincount(labels)
     members = np.rint(inclusion_rate * counts)
     uneven = np.flatnonzero(~np.isclose(inclusion_rate * counts, members))

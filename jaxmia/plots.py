@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -21,7 +22,12 @@ _COLOURS = (
     "#e69f00",
     "#56b4e9",
 )  # Okabe and Ito: safe for colour blindness
-_STYLE = {"svg.hashsalt": "jaxmia", "axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
+_STYLE: Any = {
+    "svg.hashsalt": "jaxmia",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 10,
+}
 
 
 def plot_power_law(
@@ -57,15 +63,15 @@ def _draw_laws(axes: Axes, rows: pd.DataFrame, fit: PowerLawFit) -> None:
         # The lower end of an interval may reach TPR = FPR, which a log axis cannot show.
         errors[0] = np.minimum(errors[0], 0.999 * cells["advantage"])
         label = f"FPR {fpr:g}"
-        if law.status == "ok":
+        if law.shots_range is not None and law.status == "ok":
             label += f": slope {law.slope_shots:.3f} ± {law.slope_shots_stderr:.3f}"
             shots = np.geomspace(*law.shots_range, 50)
             for classes in sorted(set(cells["classes"])):
                 band = [law.predict(shots=float(s), classes=int(classes)) for s in shots]
                 axes.plot(shots, [point.advantage for point in band], color=colour, linewidth=1.5)
                 if not several_classes:
-                    low, high = [point.low for point in band], [point.high for point in band]
-                    axes.fill_between(shots, low, high, color=colour, alpha=0.12, linewidth=0)
+                    ends = np.array([(point.low, point.high) for point in band], dtype=float)
+                    axes.fill_between(shots, ends[:, 0], ends[:, 1], color=colour, alpha=0.12, linewidth=0)
         axes.errorbar(
             cells["shots"], cells["advantage"], errors, fmt="o", color=colour, markersize=4, label=label
         )

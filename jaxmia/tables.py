@@ -17,7 +17,8 @@ def results_tables(results: pd.DataFrame) -> Iterator[Table]:
     for (attack, evaluation), rows in results.groupby(["attack", "evaluation"], sort=False):
         fprs = sorted(rows["fpr"].unique(), reverse=True)
         table = _table(
-            f"{attack}, {evaluation}: TPR (outermost ends of the 95% intervals), median over seeds: {rows['seed'].nunique()}",
+            f"{attack}, {evaluation}: TPR, median over seeds ({rows['seed'].nunique()}),"
+            " with the outermost ends of their 95% intervals",
             ("C", "S", "acc.", *(f"at FPR {fpr:g}" for fpr in fprs)),
         )
         for (classes, shots), cells in rows.groupby(["classes", "shots"]):

@@ -21,10 +21,10 @@ from jaxmia._validate import check, check_at_least, check_fpr
 class ScoreMoments(NamedTuple):
     """Mean and standard deviation of each example's score, with it as a member (in) and without (out)."""
 
-    mu_in: Float[np.ndarray, " examples"]
-    sigma_in: Float[np.ndarray, " examples"]
-    mu_out: Float[np.ndarray, " examples"]
-    sigma_out: Float[np.ndarray, " examples"]
+    mu_in: Float[np.ndarray | Array, " examples"]
+    sigma_in: Float[np.ndarray | Array, " examples"]
+    mu_out: Float[np.ndarray | Array, " examples"]
+    sigma_out: Float[np.ndarray | Array, " examples"]
 
 
 class ClassMeanScores(NamedTuple):
@@ -38,11 +38,11 @@ class ClassMeanScores(NamedTuple):
 
 
 def fresh_moments(
-    examples: Float[np.ndarray, "examples dim"],
-    own_means: Float[np.ndarray, "examples dim"],
+    examples: Float[np.ndarray | Array, "examples dim"],
+    own_means: Float[np.ndarray | Array, "examples dim"],
     *,
     shots: int,
-    covariance: float | Float[np.ndarray, "dim dim"],
+    covariance: float | Float[np.ndarray | Array, "dim dim"],
 ) -> ScoreMoments:
     """Return the exact moments of the Gaussian scores when every model draws its other members afresh.
 
@@ -71,7 +71,10 @@ def fresh_moments(
 
 
 def pool_moments(
-    features: Float[np.ndarray, "examples dim"], labels: Int[np.ndarray, " examples"], *, shots: int
+    features: Float[np.ndarray | Array, "examples dim"],
+    labels: Int[np.ndarray | Array, " examples"],
+    *,
+    shots: int,
 ) -> ScoreMoments:
     """Return the exact moments of the scores when models draw exactly S members per class from a fixed pool.
 
@@ -99,7 +102,7 @@ def pool_moments(
     return ScoreMoments(*moments)
 
 
-def threshold_tpr(moments: ScoreMoments, *, fpr: float) -> Float[np.ndarray, " examples"]:
+def threshold_tpr(moments: ScoreMoments, *, fpr: float) -> Float[np.ndarray | Array, " examples"]:
     """Return the exact TPR of thresholding each Gaussian score at its own FPR, on the side where members lie.
 
     For equal deviations the location-scale formula 1 - Phi(Phi^-1(1 - fpr) - |mu_in - mu_out| / sigma).
@@ -113,13 +116,13 @@ def threshold_tpr(moments: ScoreMoments, *, fpr: float) -> Float[np.ndarray, " e
 
 
 def asymptotic_log_advantage(
-    examples: Float[np.ndarray, "examples dim"],
-    own_means: Float[np.ndarray, "examples dim"],
+    examples: Float[np.ndarray | Array, "examples dim"],
+    own_means: Float[np.ndarray | Array, "examples dim"],
     *,
     shots: int,
-    covariance: float | Float[np.ndarray, "dim dim"],
+    covariance: float | Float[np.ndarray | Array, "dim dim"],
     fpr: float,
-) -> Float[np.ndarray, " examples"]:
+) -> Float[np.ndarray | Array, " examples"]:
     """Return the natural logarithm of TPR - FPR in the limit of many shots, exact up to log(1 + O(S^-1/2)).
 
     -1/2 log S - 1/2 Phi^-1(fpr)² + log(|<x, x - m>| / (sqrt(xᵀ Sigma x) sqrt(2 pi))): Tobaben et al. 2025,
@@ -240,7 +243,7 @@ def _all_models(
     key: PRNGKeyArray,
     targets: Float[Array, "classes per_class dim"],
     class_means: Float[Array, "classes dim"],
-    noise_scale: float,
+    noise_scale: float | Array,
     *,
     shots: int,
     num_models: int,
@@ -259,7 +262,7 @@ def _one_model(
     key: PRNGKeyArray,
     targets: Float[Array, "classes per_class dim"],
     class_means: Float[Array, "classes dim"],
-    noise_scale: float,
+    noise_scale: float | Array,
     *,
     shots: int,
 ) -> tuple[Float[Array, " targets"], Bool[Array, " targets"]]:
@@ -274,7 +277,9 @@ def _one_model(
     return scores.reshape(-1), member.reshape(-1)
 
 
-def _one_pool_moments(pool: Float[np.ndarray, "examples dim"], shots: int) -> Float[np.ndarray, "4 examples"]:
+def _one_pool_moments(
+    pool: Float[np.ndarray | Array, "examples dim"], shots: int
+) -> Float[np.ndarray, "4 examples"]:
     """Rows of ScoreMoments for one class."""
     others = len(pool) - 1
     check(
@@ -300,8 +305,8 @@ def _one_pool_moments(pool: Float[np.ndarray, "examples dim"], shots: int) -> Fl
 
 
 def _paired(
-    examples: Float[np.ndarray, "examples dim"], own_means: Float[np.ndarray, "examples dim"]
-) -> tuple[Float[np.ndarray, "examples dim"], Float[np.ndarray, "examples dim"]]:
+    examples: Float[np.ndarray | Array, "examples dim"], own_means: Float[np.ndarray | Array, "examples dim"]
+) -> tuple[Float[np.ndarray | Array, "examples dim"], Float[np.ndarray | Array, "examples dim"]]:
     examples, own_means = np.asarray(examples, dtype=np.float64), np.asarray(own_means, dtype=np.float64)
     check(examples.ndim == 2 and examples.size > 0, "examples.shape", examples.shape, "be [examples, dim]")
     same = own_means.shape == examples.shape
@@ -310,8 +315,9 @@ def _paired(
 
 
 def _spread(
-    examples: Float[np.ndarray, "examples dim"], covariance: float | Float[np.ndarray, "dim dim"]
-) -> Float[np.ndarray, " examples"]:
+    examples: Float[np.ndarray | Array, "examples dim"],
+    covariance: float | Float[np.ndarray | Array, "dim dim"],
+) -> Float[np.ndarray | Array, " examples"]:
     """sqrt(xᵀ Sigma x), the standard deviation of <x, fresh draw>."""
     sigma = np.asarray(covariance, dtype=np.float64)
     if sigma.ndim == 0:

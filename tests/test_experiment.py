@@ -213,9 +213,9 @@ def test_a_recipe_that_always_diverges_ends_with_rows_that_say_so(tmp_path):
     assert result.results["tpr"].isna().all()
 
 
-def run_in_a_process(out, *options):
-    code = f"import json, sys; from jaxmia.experiment import run_experiment as r; r(json.loads({json.dumps(json.dumps(SETTINGS))!s}), sys.argv[1], resume='resume' in sys.argv)"
-    return subprocess.Popen([sys.executable, "-c", code, str(out), *options], stderr=subprocess.PIPE)
+def run_in_a_process(out):
+    code = "import json, sys; from jaxmia import run_experiment as run; run(json.loads(sys.argv[1]), sys.argv[2])"
+    return subprocess.Popen([sys.executable, "-c", code, json.dumps(SETTINGS), str(out)])
 
 
 @pytest.mark.parametrize(
