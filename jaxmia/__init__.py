@@ -1,1 +1,56 @@
-"""jaxmia: could someone tell from the released model whether a given person was in the training data?"""
+"""jaxmia: could someone tell from the released model whether a given person was in the training data?
+
+Names load when first used, so that importing jaxmia costs no more than importing what is used of it.
+"""
+
+import importlib
+from typing import Any
+
+_MODULE_OF = {
+    "AttackResult": "evaluation",
+    "CandidatePool": "features",
+    "ExperimentConfig": "config",
+    "FeatureSet": "features",
+    "Hyperparams": "training",
+    "MembershipMasks": "membership",
+    "OperatingPoint": "evaluation",
+    "PowerLawFit": "power_law",
+    "Roc": "evaluation",
+    "Scores": "scores",
+    "ShadowEnsemble": "ensemble",
+    "TrainConfig": "training",
+    "accuracy": "scores",
+    "candidate_pool": "features",
+    "demo_features": "features",
+    "draw_membership": "membership",
+    "feature_set": "features",
+    "fit_power_law": "power_law",
+    "load_config": "config",
+    "load_features": "features",
+    "load_results": "store",
+    "per_example_vulnerability": "vulnerability",
+    "published_lines": "power_law",
+    "required_shots": "power_law",
+    "roc": "evaluation",
+    "run_experiment": "experiment",
+    "save_features": "features",
+    "score": "scores",
+    "tpr_at_fpr": "evaluation",
+    "train_ensemble": "ensemble",
+}
+_MODULES = ("attacks",)
+
+__all__ = [*_MODULE_OF, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"jaxmia.{name}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'jaxmia' has no attribute {name!r}")
+    # Not cached: `import jaxmia.evaluation` may bind the submodule to the name of the function in it.
+    return getattr(importlib.import_module(f"jaxmia.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

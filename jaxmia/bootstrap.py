@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from jaxmia._validate import check, check_at_least
-from jaxmia.roc import AttackResult, allowed_false_positives, checked_arrays, decision_rule
+from jaxmia.evaluation import AttackResult, allowed_false_positives, checked_arrays, decision_rule
 
 BLOCK_SIZE = 1024  # ranked scores between two stored partial sums
 

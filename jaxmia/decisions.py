@@ -31,7 +31,7 @@ def positive_predictive_value(
     check(bool(np.all((prior > 0) & (prior < 1))), "prior", prior, "lie strictly between 0 and 1")
     true_calls, false_calls = prior * rates["tpr"], (1 - prior) * rates["fpr"]
     check(bool(np.all(true_calls + false_calls > 0)), "tpr + fpr", 0, "be positive: nothing is called")
-    return true_calls / (true_calls + false_calls)
+    return np.asarray(true_calls / (true_calls + false_calls))
 
 
 def conformal_p_values(statistic: np.ndarray, nonmember_statistic: np.ndarray) -> np.ndarray:

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.struct
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxmia.ensemble import ShadowEnsemble
+from jaxmia.features import FeatureSet
+from jaxmia.heads import LinearHead
+from jaxmia.training import Params
+
+_BLOCK_BYTES = 2**28
 
 
 @flax.struct.dataclass
@@ -16,6 +28,60 @@ class Scores:
         population_log_odds: float[models, population] of examples that no model trained on, or None.
     """
 
-    log_odds: jax.Array
-    member: jax.Array
-    population_log_odds: jax.Array | None = None
+    log_odds: Float[Array | np.ndarray, "models examples"]
+    member: Bool[Array | np.ndarray, "models examples"]
+    population_log_odds: Float[Array | np.ndarray, "models population"] | None = None
+
+
+def log_odds(logits: Float[Array, "classes examples"], labels: Int[Array, "examples"]) -> Float[Array, "examples"]:
+    """z_y - logsumexp_{j != y} z_j: log p/(1-p) of the true class, in a form that neither overflows nor saturates."""
+    is_label = jnp.arange(logits.shape[0])[:, None] == labels
+    true_logit = jnp.sum(jnp.where(is_label, logits, 0.0), axis=0)
+    return true_logit - jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=0)
+
+
+def score(ensemble: ShadowEnsemble, pool: FeatureSet) -> Scores:
+    """Log-odds of every candidate under every model, float32[models, examples], in blocks of models."""
+    values = _for_all_models(_log_odds_of_models, ensemble.params, pool)
+    return Scores(values, np.asarray(ensemble.masks.member))
+
+
+def accuracy(ensemble: ShadowEnsemble, test: FeatureSet) -> Float[np.ndarray, "models"]:
+    """Share of the examples each model classifies correctly; NaN for an empty set."""
+    if len(test.labels) == 0:
+        return np.full(len(ensemble.masks.model_ids), np.nan, np.float32)
+    return _for_all_models(_accuracy_of_models, ensemble.params, test)
+
+
+def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]:
+    """Scores of the models whose every score is finite, and the rows of the models that diverged."""
+    finite = np.isfinite(np.asarray(scores.log_odds)).all(axis=1)
+    kept = jax.tree.map(lambda leaf: np.asarray(leaf)[finite], scores)
+    return kept, np.flatnonzero(~finite)
+
+
+def _for_all_models(function: jax.stages.Wrapped, params: Params, data: FeatureSet) -> np.ndarray:
+    num_models = jax.tree.leaves(params)[0].shape[0]
+    size = max(1, _BLOCK_BYTES // (4 * data.num_classes * len(data.labels)))
+    features, labels = jnp.asarray(data.features), jnp.asarray(data.labels)
+    blocks = [
+        np.asarray(function(jax.tree.map(lambda leaf, start=start: leaf[start : start + size], params), features, labels))
+        for start in range(0, num_models, size)
+    ]
+    return np.concatenate(blocks)
+
+
+def _logits(params: Params, features: Array) -> Array:
+    return LinearHead(params["params"]["bias"].shape[0]).apply(params, features)
+
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(0, None, None))
+def _log_odds_of_models(params: Params, features: Array, labels: Array) -> Array:
+    return log_odds(_logits(params, features), labels)
+
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(0, None, None))
+def _accuracy_of_models(params: Params, features: Array, labels: Array) -> Array:
+    return jnp.mean(jnp.argmax(_logits(params, features), axis=0) == labels, dtype=jnp.float32)

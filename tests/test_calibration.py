@@ -3,12 +3,12 @@ import hypothesis.extra.numpy
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-import references_roc as references
 import scipy.stats
-from references_roc import gaussian_result, result_of
 
 from jaxmia._validate import InputError
-from jaxmia.roc import AttackResult, calibrated_p_values, required_nonmembers, tpr_at_fpr
+from jaxmia.evaluation import AttackResult, calibrated_p_values, required_nonmembers, tpr_at_fpr
+from tests import references_evaluation as references
+from tests.references_evaluation import gaussian_result, result_of
 
 METHODS = ["student_t", "empirical"]
 STATISTICS = st.one_of(
@@ -52,7 +52,7 @@ def test_p_values_leave_the_target_out(method, models, digits):
 def test_blocks_of_examples_change_nothing(method, monkeypatch):
     result = gaussian_result(12, models=9, examples=31, digits=1)
     whole = calibrated_p_values(result, method=method)
-    monkeypatch.setattr("jaxmia.roc.BLOCK_SIZE", 40)
+    monkeypatch.setattr("jaxmia.evaluation.BLOCK_SIZE", 40)
     np.testing.assert_array_equal(calibrated_p_values(result, method=method), whole)
 
 

@@ -4,11 +4,11 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-import references_roc as references
 import scipy.stats
 
 from jaxmia._validate import InputError
 from jaxmia.decisions import call_members, conformal_p_values, positive_predictive_value
+from tests import references_evaluation as references
 
 
 def test_positive_predictive_value_is_a_share_of_counted_people():
@@ -21,7 +21,7 @@ def test_positive_predictive_value_at_its_limits():
     np.testing.assert_allclose(
         positive_predictive_value(0.2, 0.2, prior=prior), prior
     )  # chance tells nothing
-    np.testing.assert_array_equal(positive_predictive_value([0.1, 1.0], 0.0, prior=0.1), 1)
+    np.testing.assert_array_equal(positive_predictive_value(np.array([0.1, 1.0]), 0.0, prior=0.1), 1)
     np.testing.assert_array_equal(positive_predictive_value(0.0, 0.1, prior=prior), 0)
 
 
@@ -46,7 +46,7 @@ def test_conformal_p_values_are_ranks(digits):
     known, candidates = rng.normal(size=57).round(digits), rng.normal(size=(4, 5)).round(digits)
     expected = [[references.p_value(t, known, "empirical") for t in row] for row in candidates]
     np.testing.assert_array_equal(conformal_p_values(candidates, known), expected)
-    np.testing.assert_array_equal(conformal_p_values([np.inf, -np.inf], known), [1 / 58, 1])
+    np.testing.assert_array_equal(conformal_p_values(np.array([np.inf, -np.inf]), known), [1 / 58, 1])
 
 
 def test_conformal_p_values_refuse_holes():

@@ -13,7 +13,7 @@ RANKS = {
     "features": 1,
     "membership": 1,
     "accounting": 1,
-    "roc": 1,
+    "evaluation": 1,
     "power_law": 1,
     "heads": 2,
     "theory": 2,
@@ -28,11 +28,14 @@ RANKS = {
     "vulnerability": 8,
     "auditing": 8,
     "config": 9,
+    "plots": 9,
+    "progress": 9,
     "store": 9,
     "experiment": 10,
     "tuning": 10,
     "sweep": 11,
     "report": 12,
+    "tables": 12,
     "cli": 13,
     "__main__": 14,
 }
@@ -74,7 +77,9 @@ def test_the_test_sees_imports():
     assert "scores" in set().union(*found.values())
 
 
-@pytest.mark.parametrize("name", ["roc", "calibration", "bootstrap", "decisions", "power_law", "accounting"])
+@pytest.mark.parametrize(
+    "name", ["evaluation", "calibration", "bootstrap", "decisions", "power_law", "accounting"]
+)
 def test_statistics_need_no_jax(name):
     path = PACKAGE / f"{name}.py"
     if not path.exists():

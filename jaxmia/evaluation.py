@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import fractions
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, overload
 
 import numpy as np
@@ -242,10 +242,10 @@ def calibrated_p_values(result: AttackResult, *, method: str = "student_t") -> n
 def tpr_at_fpr(result: AttackResult, fpr: float, *, evaluation: str = ...) -> OperatingPoint: ...
 @overload
 def tpr_at_fpr(
-    result: AttackResult, fpr: Sequence[float], *, evaluation: str = ...
+    result: AttackResult, fpr: Iterable[float], *, evaluation: str = ...
 ) -> tuple[OperatingPoint, ...]: ...
 def tpr_at_fpr(
-    result: AttackResult, fpr: float | Sequence[float], *, evaluation: str = "pooled"
+    result: AttackResult, fpr: float | Iterable[float], *, evaluation: str = "pooled"
 ) -> OperatingPoint | tuple[OperatingPoint, ...]:
     """Return the TPR at an FPR, with counts and what was realised.
 
@@ -275,16 +275,28 @@ def tpr_at_fpr(
         UnresolvedError: if a single fpr, or every one of several, is unresolved; says how many scores it
             takes. An InputError.
     """
-    fprs = [float(value) for value in np.atleast_1d(fpr)]
-    check(len(fprs) > 0, "number of FPRs", len(fprs), "be at least 1")
-    for value in fprs:
-        check_fpr("fpr", value)
-    decide = decision_rule(result, evaluation)
-    member = np.asarray(result.member)
-    points = tuple(_operating_point(value, decide, member=member, evaluation=evaluation) for value in fprs)
+    fprs = fpr if isinstance(fpr, Iterable) else (fpr,)
+    points = operating_points(result, fprs, evaluation=evaluation)
     if all(point.status == "unresolved" for point in points):
         raise UnresolvedError(" ".join(point.reason for point in points))
-    return points[0] if np.ndim(fpr) == 0 else points
+    return points if isinstance(fpr, Iterable) else points[0]
+
+
+def operating_points(
+    result: AttackResult, fprs: Iterable[float], *, evaluation: str = "pooled"
+) -> tuple[OperatingPoint, ...]:
+    """Return the points of tpr_at_fpr, unresolved ones marked even if there is no other: rows of a table.
+
+    Raises:
+        InputError: as tpr_at_fpr, but never for an unresolved FPR.
+    """
+    fprs = [float(fpr) for fpr in fprs]
+    check(len(fprs) > 0, "number of FPRs", len(fprs), "be at least 1")
+    for fpr in fprs:
+        check_fpr("fpr", fpr)
+    decide = decision_rule(result, evaluation)
+    member = np.asarray(result.member)
+    return tuple(_operating_point(fpr, decide, member=member, evaluation=evaluation) for fpr in fprs)
 
 
 class Calls(NamedTuple):

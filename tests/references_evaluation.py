@@ -5,7 +5,7 @@ import fractions
 import numpy as np
 import scipy.stats
 
-from jaxmia.roc import AttackResult
+from jaxmia.evaluation import AttackResult
 
 
 def result_of(statistic, member, defined=None):

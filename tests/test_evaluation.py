@@ -5,12 +5,10 @@ import hypothesis.extra.numpy
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-import references_roc as references
 import scipy.stats
-from references_roc import gaussian_result, one_target, result_of
 
 from jaxmia._validate import InputError
-from jaxmia.roc import (
+from jaxmia.evaluation import (
     EVALUATIONS,
     AttackResult,
     clopper_pearson,
@@ -19,6 +17,8 @@ from jaxmia.roc import (
     roc,
     tpr_at_fpr,
 )
+from tests import references_evaluation as references
+from tests.references_evaluation import gaussian_result, one_target, result_of
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "data" / "roc_conventions.npz", allow_pickle=False)
 CASES = sorted({key.split("__")[0] for key in GOLDEN} - {"fprs"})
@@ -177,7 +177,7 @@ def test_clopper_pearson_refuses_impossible_counts(successes, trials, confidence
         clopper_pearson(successes, trials, confidence=confidence)
 
 
-@pytest.mark.parametrize("fpr", [0, 1, -0.1, 10, np.nan, [0.1, 1.0], []])
+@pytest.mark.parametrize("fpr", [0.0, 1.0, -0.1, 10.0, np.nan, [0.1, 1.0], []])
 def test_impossible_fpr_is_refused(fpr):
     with pytest.raises(InputError, match=r"fpr|FPR"):
         tpr_at_fpr(gaussian_result(4), fpr)

@@ -1,0 +1,5 @@
+"""`python -m jaxmia` is the command line."""
+
+from jaxmia.cli import main
+
+main()

@@ -1,0 +1,142 @@
+"""Leave-one-out statistics of the shadows: every model once the target, the other models its shadows.
+
+All of them come in closed form from the sums (or the order) over all models, in float64, for a block of
+examples at a time. A *side* is the set of models that contain an example (IN) or do not (OUT); the target
+never counts among its own shadows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmia._validate import check
+from jaxmia.scores import Scores
+
+BLOCK_SIZE = 1 << 15  # values of one temporary array: 256 kB in float64, so that a few stay in a core's cache
+RESOLUTION = 1e-9  # nats of log-odds; a smaller deviation is rounding, not information
+LARGEST = 1e100  # nats of log-odds; squares of larger scores overflow
+
+
+class SideMoments(NamedTuple):
+    """Moments of one side's shadows for every target; where number is 0 the others hold finite placeholders.
+
+    Attributes:
+        number: float64[models, block], shadows on this side, the target excluded.
+        mean: float64[models, block].
+        variance: float64[models, block], about the mean, with denominator number (ddof 0).
+    """
+
+    number: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+
+
+def score_arrays(scores: Scores, *, min_models: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Return (log_odds, member) as NumPy arrays [models, examples], checked.
+
+    Args:
+        scores: from any framework.
+        min_models: 3 for an attack with shadows: a target and one shadow on each side.
+
+    Raises:
+        InputError: wrong shapes or dtypes, too few models, no example, or scores that are not finite.
+    """
+    log_odds, member = np.asarray(scores.log_odds), np.asarray(scores.member)
+    shape = log_odds.shape
+    check(log_odds.ndim == 2, "log_odds.shape", shape, "be [models, examples]")
+    check(shape[0] >= min_models, "log_odds.shape", shape, f"hold at least {min_models} models")
+    check(shape[1] >= 1, "log_odds.shape", shape, "hold at least 1 example")
+    check_log_odds("log_odds", log_odds)
+    check(member.shape == shape, "member.shape", member.shape, f"equal that of log_odds, {shape}")
+    check(member.dtype == bool, "member.dtype", str(member.dtype), "be bool")
+    return log_odds, member
+
+
+def check_log_odds(name: str, log_odds: np.ndarray) -> None:
+    """Raise InputError unless the scores are floating point numbers of at most 1e100 in size."""
+    dtype = log_odds.dtype
+    check(jnp.issubdtype(dtype, jnp.floating), f"{name}.dtype", str(dtype), "be floating")
+    largest = max(abs(float(log_odds.min())), abs(float(log_odds.max())))
+    check(largest <= LARGEST, f"max |{name}|", largest, f"be finite and at most {LARGEST:g}")
+
+
+def log_probability(log_odds: np.ndarray) -> np.ndarray:
+    """Return log p = log sigmoid(log_odds), without overflow."""
+    return -np.logaddexp(0.0, -log_odds)
+
+
+def blocks_of(rows: int, columns: int) -> Iterator[slice]:
+    """Yield slices of the columns such that a [rows, block] array keeps within BLOCK_SIZE."""
+    width = max(1, BLOCK_SIZE // rows)
+    for start in range(0, columns, width):
+        yield slice(start, min(start + width, columns))
+
+
+def side_moments(log_odds: np.ndarray, on_side: np.ndarray) -> SideMoments:
+    """Return the moments of one side's shadows for every target.
+
+    Removing y = x_k - mean from n values takes y / (n - 1) off the mean and y^2 n / (n - 1) off the sum of
+    squares.
+
+    Args:
+        log_odds: float64[models, block].
+        on_side: bool[models, block], True where a model is on the side in question.
+    """
+    total, mean, offset = _centred(log_odds, on_side)
+    squares = np.sum(offset * offset, axis=0)
+    number = total - on_side
+    rest = np.maximum(total - 1, 1)
+    means = mean - offset / rest
+    sum_squares = squares - offset * offset * (total / rest)
+    # Where the target makes up almost all of the sum the difference has no digits left. At most one target
+    # per example can be so far out, so doing these again costs no more than one pass.
+    target, example = np.nonzero((sum_squares < 1e-4 * squares) & (number >= 2))
+    others = on_side[:, example]
+    others[target, np.arange(target.size)] = False
+    _, means[target, example], offset = _centred(log_odds[:, example], others)
+    sum_squares[target, example] = np.sum(offset * offset, axis=0)
+    return SideMoments(number, means, np.maximum(sum_squares, 0) / np.maximum(number, 1))
+
+
+def _centred(log_odds: np.ndarray, on_side: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (number [block], mean [block], log-odds minus mean, 0 off the side [models, block]) of one side.
+
+    One score of the side is subtracted first: equal scores then have a deviation of exactly 0.
+    """
+    total = on_side.sum(axis=0, dtype=np.float64)
+    reference = log_odds[on_side.argmax(axis=0), np.arange(log_odds.shape[1])]
+    offset = np.where(on_side, log_odds - reference, 0.0)
+    shift = offset.sum(axis=0) / np.maximum(total, 1)
+    return total, reference + shift, np.where(on_side, offset - shift, 0.0)
+
+
+def side_medians(log_odds: np.ndarray, on_side: np.ndarray) -> np.ndarray:
+    """Return the median of one side's shadows for every target, 0 where it has none.
+
+    One sort per example serves all targets: without a value v, place q of the sorted side holds what place
+    q held if that was below v, and else what place q + 1 held.
+
+    Args:
+        log_odds: float64[models, block].
+        on_side: bool[models, block].
+
+    Returns:
+        float64[models, block].
+    """
+    models, block = log_odds.shape
+    ordered = np.sort(np.where(on_side, log_odds, np.inf).T, axis=1)
+    total = on_side.sum(axis=0)
+
+    def place(rank: np.ndarray) -> np.ndarray:
+        return ordered[np.arange(block), np.clip(rank, 0, models - 1)]
+
+    def place_without_target(rank: np.ndarray) -> np.ndarray:
+        return np.where(place(rank) < log_odds, place(rank), place(rank + 1))
+
+    everyone = (place((total - 1) // 2) + place(total // 2)) / 2
+    others = (place_without_target((total - 2) // 2) + place_without_target((total - 1) // 2)) / 2
+    return np.where(total > on_side, np.where(on_side, others, everyone), 0.0)

@@ -1,0 +1,125 @@
+"""LiRA, the likelihood ratio attack (Carlini et al. 2022, arXiv 2112.03570): online, offline, calibrated."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.special
+
+from jaxmia._validate import InputError, check_choice
+from jaxmia.attacks._shadows import RESOLUTION, blocks_of, score_arrays, side_medians, side_moments
+from jaxmia.evaluation import AttackResult
+from jaxmia.scores import Scores
+
+IN, OUT = True, False
+
+
+class _Gaussian(NamedTuple):
+    """N(centre, variance) of one side's shadows [models, block]; known is False where there is no shadow."""
+
+    known: np.ndarray
+    centre: np.ndarray
+    variance: np.ndarray
+
+
+def lira(
+    scores: Scores,
+    *,
+    variance: str = "per_example",
+    location: str = "mean",
+    offline: bool = False,
+    calibrated: bool = False,
+) -> AttackResult:
+    """Compare each target's log-odds s with Gaussians fitted to its shadows with and without the example.
+
+    Online: log N(s; mu_in, s_in) - log N(s; mu_out, s_out). Offline: log Phi((s - mu_out) / s_out),
+    one-sided, from OUT shadows alone. Calibrated: z = sign(mu_in - mu_out) (s - mu_out) / s_out, to be
+    compared with Phi^-1(1 - fpr): for many OUT shadows the same FPR for every example (Jälkö et al. 2026,
+    arXiv 2605.25819). With n Gaussian OUT shadows and the mean as centre, z of a non-member is distributed
+    as sqrt((n + 1) / (n - 1)) times a Student-t of n - 1 degrees, so the FPR reached is above the nominal
+    one where n is small.
+
+    A deviation is taken about the mean with ddof 0, even where the median is the centre. A side with fewer
+    than 2 shadows of an example, or with equal scores, takes its own global deviation; if that is 0, the
+    other side's; if that is 0 too, 1 nat, which orders the examples of a target as any other common
+    deviation would. No evidence is 0 (offline log 1/2), where a side that is needed has no shadow.
+
+    Args:
+        scores: log_odds and member [models, examples], at least 3 models.
+        variance: "per_example", or "global": one deviation per side, that of the residuals about the
+            examples' centres over all shadows of the target.
+        location: "mean" or "median", the centre of a side.
+        offline: use OUT shadows alone.
+        calibrated: return z.
+
+    Returns:
+        float64 statistic [models, examples], every model once the target and the others its shadows.
+
+    Raises:
+        InputError: bad scores or an unknown option, or offline and calibrated together.
+    """
+    check_choice("variance", variance, ("per_example", "global"))
+    check_choice("location", location, ("mean", "median"))
+    if offline and calibrated:
+        raise InputError("calibrated=True needs IN shadows for its sign: offline=True must be left out.")
+    log_odds, member = score_arrays(scores)
+    sides = (OUT,) if offline else (IN, OUT)
+    shared = _global_variances(log_odds, member, sides, location)
+    no_evidence = np.log(0.5) if offline else 0.0
+    statistic, defined = np.empty(log_odds.shape), np.empty(log_odds.shape, bool)
+    for columns in blocks_of(*log_odds.shape):
+        block = log_odds[:, columns].astype(np.float64)
+        fits = {
+            side: _fit(block, member[:, columns] == side, location, shared[side], variance == "per_example")
+            for side in sides
+        }
+        known = np.logical_and.reduce([fit.known for fit in fits.values()])
+        statistic[:, columns] = np.where(known, _statistic(block, fits, calibrated), no_evidence)
+        defined[:, columns] = known
+    return AttackResult(statistic, member, defined)
+
+
+def _statistic(block: np.ndarray, fits: dict[bool, _Gaussian], calibrated: bool) -> np.ndarray:
+    """Return the statistic of a block of examples: offline without an IN side, else calibrated or online."""
+    out = fits[OUT]
+    if IN not in fits:
+        return scipy.special.log_ndtr((block - out.centre) / np.sqrt(out.variance))
+    inside = fits[IN]
+    if calibrated:
+        shift = inside.centre - out.centre
+        direction = np.where(np.abs(shift) > RESOLUTION, np.sign(shift), 0.0)
+        return direction * (block - out.centre) / np.sqrt(out.variance)
+    distance = (block - out.centre) ** 2 / out.variance - (block - inside.centre) ** 2 / inside.variance
+    return (np.log(out.variance / inside.variance) + distance) / 2
+
+
+def _fit(
+    block: np.ndarray, on_side: np.ndarray, location: str, shared: np.ndarray, per_example: bool
+) -> _Gaussian:
+    """Fit a Gaussian to one side's shadows of every target; the shared variance is [models, 1]."""
+    number, mean, variance = side_moments(block, on_side)
+    centre = mean if location == "mean" else side_medians(block, on_side)
+    own = per_example & (variance > RESOLUTION**2)
+    return _Gaussian(number > 0, centre, np.where(own, variance, shared))
+
+
+def _global_variances(
+    log_odds: np.ndarray, member: np.ndarray, sides: tuple[bool, ...], location: str
+) -> dict[bool, np.ndarray]:
+    """Return each side's residual variance [models, 1] over all examples and shadows of a target, never 0."""
+    variances = {}
+    for side in sides:
+        number, total, squares = np.zeros((3, len(log_odds), 1))
+        for columns in blocks_of(*log_odds.shape):
+            block, on_side = log_odds[:, columns].astype(np.float64), member[:, columns] == side
+            moments = side_moments(block, on_side)
+            lag = moments.mean - side_medians(block, on_side) if location == "median" else np.zeros(())
+            number += moments.number.sum(axis=1, keepdims=True)
+            total += (moments.number * lag).sum(axis=1, keepdims=True)
+            squares += (moments.number * (moments.variance + lag**2)).sum(axis=1, keepdims=True)
+        number = np.maximum(number, 1)
+        variances[side] = squares / number - (total / number) ** 2
+    largest = np.maximum.reduce(list(variances.values()))
+    largest = np.where(largest > RESOLUTION**2, largest, 1.0)
+    return {side: np.where(own > RESOLUTION**2, own, largest) for side, own in variances.items()}

@@ -1,0 +1,28 @@
+"""The loss threshold attack (Yeom et al. 2018, arXiv 1709.01604): no shadows, the floor for other attacks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxmia.attacks._shadows import blocks_of, log_probability, score_arrays
+from jaxmia.evaluation import AttackResult
+from jaxmia.scores import Scores
+
+
+def threshold(scores: Scores) -> AttackResult:
+    """Return minus the loss: log p of the true class under the target.
+
+    Args:
+        scores: log_odds and member [models, examples].
+
+    Returns:
+        float64 statistic [models, examples], always defined.
+
+    Raises:
+        InputError: bad scores.
+    """
+    log_odds, member = score_arrays(scores, min_models=1)
+    statistic = np.empty(log_odds.shape)
+    for columns in blocks_of(*log_odds.shape):
+        statistic[:, columns] = log_probability(log_odds[:, columns].astype(np.float64))
+    return AttackResult(statistic, member, np.ones(log_odds.shape, bool))

@@ -1,0 +1,128 @@
+"""The command line. Heavy imports stay inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from typing import Annotated
+
+import rich.console
+import typer
+
+from jaxmia._validate import InputError
+
+app = typer.Typer(
+    name="jaxmia",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Could someone tell from a released model whether a given person was in its training data?
+
+jaxmia trains hundreds of shadow heads over frozen features side by side, attacks them, and fits the law
+between vulnerability and examples per class.
+
+Start with `jaxmia run configs/demo.toml --out runs/demo` (or `jaxmia run demo --out runs/demo` anywhere).""",
+)
+
+Folder = Annotated[pathlib.Path, typer.Argument(metavar="DIR", help="A run folder.")]
+
+
+@app.command(
+    epilog="""Example: `jaxmia run configs/demo.toml --out runs/demo --set train.steps=200 --set grid.seeds=[0,1]`
+
+The folder gets manifest.json, results.parquet, per_example.parquet, power_law.json, plots/ and checkpoints/."""
+)
+def run(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A TOML file, or 'demo' or 'smoke' for a built-in one.")],
+    out: Annotated[pathlib.Path, typer.Option(metavar="DIR", help="The run folder; what it holds is kept.")],
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in train.steps=200.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
+) -> None:
+    """Train, attack and fit over a grid of shots, classes and seeds.
+
+    A finished run started again does nothing; given more shots, seeds, models, attacks or FPRs, it adds what is missing.
+    """
+    from jaxmia.config import load_config
+    from jaxmia.experiment import run_experiment
+    from jaxmia.tables import laws_tables, problems, results_tables
+
+    settings = load_config(config, override or ())
+    console = rich.console.Console()
+    result = run_experiment(settings, out, resume=resume, console=rich.console.Console(stderr=True))
+    console.print(*results_tables(result.results), *laws_tables(result.laws))
+    for line in problems(result.results):
+        console.print(line, style="yellow", highlight=False)
+    if result.cells_computed:
+        console.print(f"{result.heads_trained} heads trained; {result.cells_computed} cells computed; all files are in {out}")
+    else:
+        console.print(f"{out} already holds all of this run: nothing was left to do.")
+
+
+@app.command()
+def fit(
+    folders: Annotated[list[pathlib.Path], typer.Argument(metavar="DIR...", help="Run folders, joined into one fit.")],
+    out: Annotated[pathlib.Path | None, typer.Option(metavar="FILE", help="Also write the laws as JSON.")] = None,
+) -> None:
+    """Fit the power law to one or more run folders."""
+    import pandas as pd
+
+    from jaxmia.experiment import fit_laws, laws_to_json
+    from jaxmia.store import load_results, write_json
+    from jaxmia.tables import laws_tables
+
+    laws = fit_laws(pd.concat([load_results(folder) for folder in folders], ignore_index=True))
+    if out is not None:
+        write_json(out, laws_to_json(laws))
+    rich.console.Console().print(*laws_tables(laws))
+
+
+@app.command()
+def predict(
+    folder: Annotated[
+        pathlib.Path, typer.Argument(metavar="[DIR]", help="A run folder; by default the present folder.")
+    ] = pathlib.Path(),
+    shots: Annotated[float | None, typer.Option(help="S, examples per class.")] = None,
+    classes: Annotated[int | None, typer.Option(help="C, number of classes.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Use the published laws instead of a run's.")] = False,
+) -> None:
+    """Predict vulnerability at S shots and C classes from a run's law, or show the published laws."""
+    from jaxmia.experiment import laws_from_json
+    from jaxmia.power_law import PowerLawFit, published_lines
+    from jaxmia.store import load_json
+    from jaxmia.tables import prediction_tables, published_table
+
+    console = rich.console.Console()
+    if published:
+        console.print(published_table())
+        if shots is None:
+            return
+        lines = published_lines().lines
+        laws = {
+            (f"published {record}", "pooled"): PowerLawFit(tuple(line.law for line in lines if line.record == record))
+            for record in dict.fromkeys(line.record for line in lines)
+        }
+    else:
+        laws = laws_from_json(load_json(folder, "power_law.json"))
+    if shots is None:
+        raise InputError("--shots must be given, as in --shots 1000.")
+    if classes is None:
+        if not published:
+            raise InputError("--classes must be given, as in --classes 10.")
+        classes = 2  # where the published lines hold
+    console.print(*prediction_tables(laws, shots=shots, classes=classes))
+
+
+def main() -> None:
+    """Run the command line; wrong input ends with one line on stderr and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        rich.console.Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Experiment files: TOML to checked settings. Every error names the field by its path, the rule and the value."""
+
+from __future__ import annotations
+
+import importlib.resources
+import inspect
+import os
+import pathlib
+import tomllib
+from collections.abc import Sequence
+from importlib.resources.abc import Traversable
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from jaxmia import attacks
+from jaxmia._validate import InputError, check_choice, suggestion
+from jaxmia.training import Hyperparams, TrainConfig
+
+Fpr = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+AttackOption = str | bool | int | float
+
+
+class _Settings(pydantic.BaseModel):
+    """Frozen, strict, and closed to unknown keys."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataSettings(_Settings):
+    """Where candidates come from."""
+
+    features: str = "demo"
+    """"demo" (the bundled set) or the path of an .npz with features and labels."""
+    test_per_class: Annotated[int, Field(ge=0)] = 200
+    """At most this many held-out examples of each class, for accuracy."""
+
+
+class GridSettings(_Settings):
+    """The cells of the experiment: every combination of classes, shots and seeds."""
+
+    shots: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
+    """S, training examples per class."""
+    classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, strict=False)]
+    """C, number of classes; the largest classes are taken."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1, strict=False)] = (0,)
+    """All randomness of a cell follows from its seed."""
+
+    @pydantic.field_validator("shots", "classes", "seeds")
+    @classmethod
+    def _sorted_without_repeats(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(values)))
+
+
+class ShadowSettings(_Settings):
+    """The ensemble of each cell."""
+
+    models: Annotated[int, Field(ge=3)] = 257
+    """M; each model is the target once, the other M - 1 its shadows."""
+    design: Literal["bernoulli", "fixed_size"] = "bernoulli"
+    """"bernoulli" (add/remove) or "fixed_size" (replace one)."""
+    pool_multiplier: Annotated[int, Field(ge=2)] = 2
+    """m; the pool has m x S candidates of each class and a model trains on 1/m of them."""
+
+
+class TrainSettings(_Settings):
+    """The recipe of every head."""
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    schedule: Literal["constant", "cosine"] = "constant"
+    steps: Positive = 100
+    batch_size: Positive | Literal["full"] = "full"
+    """Expected members per step; the candidates of a batch are shared by all models."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of sgd."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """L2 coefficient: mean loss + weight_decay / 2 * ||kernel||^2."""
+
+    @pydantic.model_validator(mode="after")
+    def _momentum_is_for_sgd(self) -> TrainSettings:
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum={self.momentum} is for optimizer='sgd', got optimizer={self.optimizer!r}")
+        return self
+
+    def split(self) -> tuple[TrainConfig, Hyperparams]:
+        """Static and traced settings."""
+        batch_size = None if self.batch_size == "full" else self.batch_size
+        config = TrainConfig(self.optimizer, self.schedule, self.steps, batch_size)
+        return config, Hyperparams(self.learning_rate, self.momentum, self.weight_decay)
+
+
+class AttackSettings(pydantic.BaseModel):
+    """An attack by name, with the options of its function."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="allow")
+    name: str
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @pydantic.model_validator(mode="after")
+    def _known(self) -> AttackSettings:
+        check_choice("attack", self.name, attacks.REGISTRY)
+        parameters = inspect.signature(attacks.REGISTRY[self.name]).parameters
+        for option in self.options:
+            check_choice(f"option of attack {self.name!r}", option, [key for key in parameters if key != "scores"])
+        return self
+
+    @property
+    def options(self) -> dict[str, AttackOption]:
+        """Keyword arguments of the attack's function."""
+        return dict(self.model_extra or {})
+
+    @property
+    def label(self) -> str:
+        """Name and options as one word, for tables: lira(variance=global)."""
+        options = ",".join(f"{key}={value}" for key, value in sorted(self.options.items()))
+        return f"{self.name}({options})" if options else self.name
+
+
+class ExperimentConfig(_Settings):
+    """One experiment: a grid of cells, each an ensemble under attack."""
+
+    name: Annotated[str, Field(min_length=1)] = "experiment"
+    attack: Annotated[tuple[AttackSettings, ...], Field(min_length=1, strict=False)] = (
+        AttackSettings(name="lira"),
+        AttackSettings(name="threshold"),
+    )
+    fpr: Annotated[tuple[Fpr, ...], Field(min_length=1, strict=False)] = (0.1, 0.01, 0.001)
+    data: DataSettings = DataSettings()
+    grid: GridSettings
+    shadows: ShadowSettings = ShadowSettings()
+    train: TrainSettings = TrainSettings()
+
+    def training_identity(self) -> dict[str, Any]:
+        """The settings that every trained head depends on; grid and number of models only say which heads exist."""
+        settings = self.model_dump(mode="json", include={"data", "shadows", "train"})
+        del settings["shadows"]["models"]
+        return settings
+
+    def evaluation_identity(self) -> dict[str, Any]:
+        """The settings that a cell's rows depend on beside its heads."""
+        return self.model_dump(mode="json", include={"attack", "fpr"}) | {"models": self.shadows.models}
+
+
+def builtin_configs() -> dict[str, Traversable]:
+    """The experiment files that come with jaxmia, by name: configs/ of the checkout or of the installed package."""
+    package = importlib.resources.files("jaxmia")
+    folders = (package / "configs", package / ".." / "configs")
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    files = folder.iterdir() if folder is not None else ()
+    return {file.name.removesuffix(".toml"): file for file in files if file.name.endswith(".toml")}
+
+
+def load_config(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Read an experiment file; overrides are "table.key=value" with a TOML value (bare words are strings).
+
+    Args:
+        source: path of a TOML file, or the name of a built-in one ("demo").
+        overrides: applied in order.
+
+    Raises:
+        InputError: for a missing file, bad TOML, an unknown key (the nearest is suggested) or a wrong value.
+    """
+    file: Traversable = pathlib.Path(source)
+    if not file.is_file():
+        builtin = builtin_configs()
+        if str(source) not in builtin:
+            raise InputError(f"config={str(source)!r} must be a TOML file or one of {', '.join(sorted(builtin))}; there is none.")
+        file = builtin[str(source)]
+    try:
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{source} must be valid TOML: {error}.") from None
+    for override in overrides:
+        _apply(override, settings)
+    return parse_config(settings)
+
+
+def parse_config(settings: dict[str, Any]) -> ExperimentConfig:
+    """Check settings given as nested dictionaries, as in the TOML file.
+
+    Raises:
+        InputError: naming the path of the first wrong field, the rule and the value, and how many more are wrong.
+    """
+    try:
+        return ExperimentConfig.model_validate(settings)
+    except pydantic.ValidationError as error:
+        raise InputError(_describe(error)) from None
+
+
+def _apply(override: str, settings: dict[str, Any]) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path.strip():
+        raise InputError(f"--set {override!r} must have the form table.key=value, as in train.steps=200.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word: train.optimizer=sgd
+    *tables, key = path.strip().split(".")
+    for table in tables:
+        settings = settings.setdefault(table, {})
+        if not isinstance(settings, dict):
+            raise InputError(f"--set {override!r} must name a key of a table; {table!r} is a value.")
+    settings[key] = value
+
+
+def _describe(error: pydantic.ValidationError) -> str:
+    errors = error.errors(include_url=False)
+    first = errors[0]
+    path = ".".join(str(part) for part in first["loc"])
+    more = f" ({len(errors) - 1} more wrong)" if len(errors) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(first["loc"][:-1])
+        return f"unknown key {path!r}; known here: {', '.join(known)}.{suggestion(str(first['loc'][-1]), known)}{more}"
+    if first["type"] == "missing":
+        return f"{path} is required, got nothing.{more}"
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    if first["type"] == "value_error":  # a validator's own words already name the value
+        return f"{path}: {message}.{more}" if path else f"{message}.{more}"
+    return f"{path}={first['input']!r}: {message[0].lower()}{message[1:]}.{more}"
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = ExperimentConfig
+    for part in location:
+        model = model.model_fields[str(part)].annotation
+    return list(model.model_fields)

@@ -1,0 +1,145 @@
+"""Many heads at once: the one vmap over models, their keys, and chunks that fit in memory."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxmia._validate import check, check_at_least
+from jaxmia.features import FeatureSet
+from jaxmia.heads import LinearHead
+from jaxmia.membership import MembershipMasks
+from jaxmia.training import Hyperparams, Params, TrainConfig, shared_order, train_head
+
+# Logits, their softmax, the gradient and a margin: about four arrays [models, classes, batch] live at once.
+_LIVE_ARRAYS = 4
+_CHUNK_BYTES = 2**30
+
+
+@flax.struct.dataclass
+class ShadowEnsemble:
+    """Trained heads and the membership each was trained under.
+
+    Attributes:
+        params: parameter tree; every leaf has the models on its first axis.
+        masks: row k belongs to model k of params.
+    """
+
+    params: Params
+    masks: MembershipMasks
+
+
+def train_ensemble(
+    key: jax.Array,
+    pool: FeatureSet,
+    masks: MembershipMasks,
+    hyper: Hyperparams,
+    config: TrainConfig,
+    *,
+    chunk_size: int | None = None,
+    on_chunk: Callable[[int], None] = lambda _: None,
+) -> ShadowEnsemble:
+    """Train one head per row of masks, side by side.
+
+    Model i's key is fold_in(key, i) with its id, never its chunk, so that chunking changes nothing beyond rounding.
+
+    Args:
+        key: random key of the ensemble.
+        pool: the candidates.
+        masks: membership [models, examples].
+        hyper: traced settings, shared by all models.
+        config: static settings.
+        chunk_size: at most this many models at once; by default as many as fit in about 1 GiB.
+        on_chunk: called with the number of models each time a chunk is done.
+
+    Raises:
+        InputError: if masks and pool disagree, or the batch is larger than the pool.
+    """
+    num_models, num_examples = masks.member.shape
+    check(num_examples == len(pool.labels), "masks.member.shape[1]", num_examples, f"equal the pool's {len(pool.labels)}")
+    batch = pool_batch(num_examples, masks.inclusion_rate, config)
+    if chunk_size is None:
+        chunk_size = max(1, _CHUNK_BYTES // (4 * _LIVE_ARRAYS * pool.num_classes * (batch or num_examples)))
+    check_at_least("chunk_size", chunk_size, 1)
+    num_chunks = -(-num_models // chunk_size)
+    size = -(-num_models // num_chunks)  # even chunks: one compiled shape, little padding
+    features, labels = jnp.asarray(pool.features), jnp.asarray(pool.labels)
+    # 2^31 - 1 is no model's id: the shared order has a stream of its own.
+    order_key = jax.random.fold_in(key, np.iinfo(np.int32).max)
+    chunks = []
+    for start in range(0, num_models, size):
+        rows = np.minimum(np.arange(start, start + size), num_models - 1)  # the last chunk repeats its last model
+        params = _train_chunk(
+            key,
+            order_key,
+            masks.model_ids[rows],
+            masks.member[rows],
+            features,
+            labels,
+            hyper,
+            batch=batch,
+            num_classes=pool.num_classes,
+            config=config,
+        )
+        kept = min(size, num_models - start)
+        chunks.append(jax.tree.map(lambda leaf, kept=kept: leaf[:kept], jax.block_until_ready(params)))
+        on_chunk(kept)
+    return ShadowEnsemble(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks), masks)
+
+
+def join_ensembles(parts: Sequence[ShadowEnsemble]) -> ShadowEnsemble:
+    """One ensemble of the models of all parts, in their order; they must share one membership design."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+def empty_heads(pool: FeatureSet, *, num_models: int) -> Params:
+    """Heads at zero in the shapes that train_ensemble gives: a template to load checkpoints into."""
+    shapes = jax.eval_shape(LinearHead(pool.num_classes).init, jax.random.key(0), pool.features[:1])
+    return jax.tree.map(lambda leaf: np.zeros((num_models, *leaf.shape), leaf.dtype), shapes)
+
+
+def pool_batch(num_examples: int, inclusion_rate: float, config: TrainConfig) -> int | None:
+    """Candidates per step so that config.batch_size of them are members on average; None for the full batch.
+
+    Raises:
+        InputError: if that is more than the pool has.
+    """
+    if config.batch_size is None:
+        return None
+    batch = max(1, round(config.batch_size / inclusion_rate))
+    rule = f"be at most {num_examples * inclusion_rate:.0f}, the expected members of a model (or 'full')"
+    check(batch <= num_examples, "batch_size", config.batch_size, rule)
+    return batch
+
+
+@functools.partial(jax.jit, static_argnames=("batch", "num_classes", "config"))
+def _train_chunk(
+    key: jax.Array,
+    order_key: jax.Array,
+    model_ids: Array,
+    member: Array,
+    features: Array,
+    labels: Array,
+    hyper: Hyperparams,
+    *,
+    batch: int | None,
+    num_classes: int,
+    config: TrainConfig,
+) -> Params:
+    order = None
+    if batch is not None:
+        order = shared_order(order_key, num_examples=features.shape[0], batch=batch, steps=config.steps)
+
+    def one(model_id: Array, row: Array) -> Params:
+        model_key = jax.random.fold_in(key, model_id)
+        return train_head(
+            model_key, row, features, labels, order, num_classes=num_classes, hyper=hyper, config=config
+        )
+
+    return jax.vmap(one)(model_ids, member)

@@ -1,0 +1,312 @@
+"""One experiment, end to end: a grid of cells, each an ensemble of heads under attack, then the power law."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import rich.console
+
+from jaxmia import attacks
+from jaxmia._validate import InputError
+from jaxmia.config import AttackSettings, ExperimentConfig, load_config, parse_config
+from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, pool_batch, train_ensemble
+from jaxmia.features import CandidatePool, FeatureSet, candidate_pool, load_features
+from jaxmia.membership import MembershipMasks, draw_membership
+from jaxmia.plots import plot_power_law
+from jaxmia.power_law import PowerLawFit, fit_power_law
+from jaxmia.progress import GridProgress, grid_progress
+from jaxmia.evaluation import AttackResult, operating_points, required_nonmembers, resolvable, roc
+from jaxmia.scores import Scores, accuracy, score, split_diverged
+from jaxmia.store import Cell, RunFolder, content_key, load_results, versions
+from jaxmia.vulnerability import per_example_vulnerability
+
+_MIN_MODELS = 3  # a target and two shadows
+_RESULT_COLUMNS = (
+    *("attack", "evaluation", "fpr", "fpr_realised", "tpr", "tpr_low", "tpr_high", "advantage", "auc", "threshold"),
+    *("num_members", "num_nonmembers", "num_undefined", "status", "reason"),
+)
+
+Law = tuple[str, str]  # attack and evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run leaves.
+
+    Attributes:
+        path: the run folder.
+        results: one row per cell, attack, evaluation and FPR.
+        laws: the power law of each attack and evaluation.
+        cells_computed: cells that this call computed; the others were there.
+        heads_trained: heads that this call trained.
+    """
+
+    path: pathlib.Path
+    results: pd.DataFrame
+    laws: Mapping[Law, PowerLawFit]
+    cells_computed: int
+    heads_trained: int
+
+
+def run_experiment(
+    config: ExperimentConfig | Mapping[str, Any] | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    console: rich.console.Console | None = None,
+) -> RunResult:
+    """Run an experiment into a folder; what the folder already holds is kept and not computed again.
+
+    A finished run given more shots, seeds, classes, models, attacks or FPRs computes only what is missing.
+
+    Args:
+        config: settings, as an object, nested dictionaries, or a TOML file.
+        out: the run folder.
+        resume: continue an unfinished run.
+        console: where progress is shown, if anywhere.
+
+    Raises:
+        InputError: for whatever is wrong with settings, features or folder; before any training.
+    """
+    if isinstance(config, (str, os.PathLike)):
+        config = load_config(config)
+    elif isinstance(config, Mapping):
+        config = parse_config(dict(config))
+    data = load_features(config.data.features)
+    cells = [
+        Cell(classes, shots, seed)
+        for classes in config.grid.classes
+        for shots in config.grid.shots
+        for seed in config.grid.seeds
+    ]
+    _check_before_training(config, data, cells)
+    identity = {
+        "settings": config.training_identity(),
+        "features": {"sha256": data.content_hash()},
+        "versions": versions(),
+    }
+    settings = config.model_dump(mode="json")
+    with RunFolder.open(
+        out, settings=settings, identity=identity, cells=cells, models=config.shadows.models, resume=resume
+    ) as folder:
+        return _Run(config, data, folder, content_key(identity)).complete(console)
+
+
+@dataclasses.dataclass
+class _Run:
+    """A run over an open folder."""
+
+    config: ExperimentConfig
+    data: FeatureSet
+    folder: RunFolder
+    identity_key: str
+    heads_trained: int = 0
+
+    def complete(self, console: rich.console.Console | None) -> RunResult:
+        """Compute the cells that are missing, then tables, laws and plots over all cells of the folder."""
+        todo = [cell for cell in self.folder.cells if not self.is_done(cell)]
+        if todo or not self.folder.is_finished:
+            self.folder.start()
+            with grid_progress(console, sum((self.work(cell) for cell in todo), 0.0)) as bar:
+                for cell in todo:
+                    self.compute(cell, bar)
+                    self.folder.assemble("results", filter(self.is_done, self.folder.cells))
+            self.folder.assemble("per_example", self.folder.cells)
+            results = self.folder.assemble("results", self.folder.cells)
+            laws = fit_laws(results)
+            self.folder.write_json("power_law.json", laws_to_json(laws))
+            plot_power_law(results, laws, self.folder.path / "plots")
+            self.folder.finish()
+        results = load_results(self.folder.path)
+        return RunResult(self.folder.path, results, fit_laws(results), len(todo), self.heads_trained)
+
+    def cell_key(self, cell: Cell) -> str:
+        """What the rows of a cell are computed from."""
+        return content_key([self.identity_key, dataclasses.asdict(cell), self.config.evaluation_identity()])
+
+    def is_done(self, cell: Cell) -> bool:
+        """Whether the folder has the rows of a cell under the present settings."""
+        return self.folder.is_done(cell, self.cell_key(cell))
+
+    def missing_models(self, cell: Cell) -> tuple[int, int]:
+        """Range [first, end) of models whose heads are still to be trained."""
+        parts = self.folder.trained_models(cell)
+        return (parts[-1][1] if parts else 0), self.config.shadows.models
+
+    def work(self, cell: Cell) -> float:
+        """Arithmetic to be done for a cell, in an arbitrary unit."""
+        first, end = self.missing_models(cell)
+        batch_size = self.config.train.batch_size
+        members = cell.shots * cell.classes if batch_size == "full" else batch_size
+        return float((end - first) * members * cell.classes)
+
+    def compute(self, cell: Cell, bar: GridProgress) -> None:
+        """Train what is missing of a cell, attack it, and write its rows."""
+        bar.cell(str(cell))
+        clock = time.perf_counter()
+        settings = self.config.shadows
+        pool = draw_pool(self.config, self.data, cell)
+        ensemble = self.train(cell, pool, bar)
+        trained = time.perf_counter()
+        scores, diverged = split_diverged(score(ensemble, pool.data))
+        accuracies = np.delete(accuracy(ensemble, pool.test), diverged)
+        facts = {
+            "design": settings.design,
+            "inclusion_rate": 1 / settings.pool_multiplier,
+            "num_models": settings.models,
+            "num_diverged": len(diverged),
+            "accuracy": float(accuracies.mean()) if len(accuracies) else math.nan,
+        }
+        results = result_rows(self.config, scores).assign(**dataclasses.asdict(cell), **facts)
+        per_example = per_example_rows(self.config, pool, scores).assign(**dataclasses.asdict(cell))
+        for table in (results, per_example):
+            table.insert(0, "dataset", self.config.data.features)
+        record = {
+            "diverged_models": diverged.tolist(),
+            "seconds_training": round(trained - clock, 3),
+            "seconds_attacking": round(time.perf_counter() - trained, 3),
+        }
+        self.folder.finish_cell(cell, self.cell_key(cell), results, per_example, record)
+
+    def train(self, cell: Cell, pool: CandidatePool, bar: GridProgress) -> ShadowEnsemble:
+        """The heads of a cell: those on disk, and the missing ones trained and checkpointed."""
+        first, end = self.missing_models(cell)
+        keys = cell_keys(cell.seed)
+        parts = []
+        for part in self.folder.trained_models(cell):
+            masks = self.masks(keys, pool, part)
+            template = empty_heads(pool.data, num_models=part[1] - part[0])
+            parts.append(ShadowEnsemble(self.folder.load_heads(cell, part, template), masks))
+        if first < end:
+            config, hyper = self.config.train.split()
+            masks = self.masks(keys, pool, (first, end))
+            share = self.work(cell) / (end - first)
+            trained = train_ensemble(
+                keys["training"],
+                pool.data,
+                masks,
+                hyper,
+                config,
+                on_chunk=lambda count: bar.heads(count, count * share),
+            )
+            self.folder.save_heads(cell, (first, end), trained.params)
+            self.heads_trained += end - first
+            parts.append(trained)
+        return join_ensembles(parts)
+
+    def masks(self, keys: Mapping[str, jax.Array], pool: CandidatePool, models: tuple[int, int]) -> MembershipMasks:
+        """Membership of the models first .. end - 1 of a cell."""
+        settings = self.config.shadows
+        return draw_membership(
+            keys["membership"],
+            pool.data.labels,
+            num_models=models[1] - models[0],
+            first_model=models[0],
+            design=settings.design,
+            inclusion_rate=1 / settings.pool_multiplier,
+        )
+
+
+def cell_keys(seed: int) -> dict[str, jax.Array]:
+    """The independent random keys of a cell's pool, membership and training: they depend on its seed alone."""
+    key = jax.random.key(seed)
+    return {name: jax.random.fold_in(key, stream) for stream, name in enumerate(("pool", "membership", "training"))}
+
+
+def draw_pool(config: ExperimentConfig, data: FeatureSet, cell: Cell) -> CandidatePool:
+    """The candidates and the test split of a cell."""
+    return candidate_pool(
+        data,
+        classes=cell.classes,
+        shots=cell.shots,
+        multiplier=config.shadows.pool_multiplier,
+        key=cell_keys(cell.seed)["pool"],
+        test_per_class=config.data.test_per_class,
+    )
+
+
+def result_rows(config: ExperimentConfig, scores: Scores) -> pd.DataFrame:
+    """One row per attack, evaluation and FPR; rows without a number carry the reason."""
+    rows: list[dict[str, Any]] = []
+    for attack in config.attack:
+        if len(scores.log_odds) < _MIN_MODELS:
+            reason = f"only {len(scores.log_odds)} models have finite scores; an attack needs {_MIN_MODELS}"
+            rows += [
+                {"attack": attack.label, "evaluation": "pooled", "fpr": fpr, "status": "diverged", "reason": reason}
+                for fpr in config.fpr
+            ]
+            continue
+        result = run_attack(attack, scores)
+        facts = {
+            "attack": attack.label,
+            "auc": roc(result).auc,
+            "num_undefined": int(np.count_nonzero(~result.defined)),
+        }
+        rows += [facts | dataclasses.asdict(point) for point in operating_points(result, config.fpr)]
+    return pd.DataFrame(rows).reindex(columns=_RESULT_COLUMNS)
+
+
+def per_example_rows(config: ExperimentConfig, pool: CandidatePool, scores: Scores) -> pd.DataFrame:
+    """One row per candidate and FPR: its shadow statistics and its own TPR."""
+    tables = []
+    for fpr in config.fpr if len(scores.log_odds) >= _MIN_MODELS else ():
+        curve = per_example_vulnerability(scores, fpr)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "record": pool.rows,
+                    "class_name": np.array(pool.data.class_names)[pool.data.labels],
+                    "fpr": fpr,
+                    "mean_in": curve.mean_in,
+                    "mean_out": curve.mean_out,
+                    "separation": curve.separation,
+                    "tpr": curve.tpr,
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"record": pd.Series(dtype="int64")})
+
+
+def run_attack(attack: AttackSettings, scores: Scores) -> AttackResult:
+    """Run a configured attack."""
+    return attacks.REGISTRY[attack.name](scores, **attack.options)
+
+
+def fit_laws(results: pd.DataFrame) -> dict[Law, PowerLawFit]:
+    """Fit the power law to each attack and evaluation of a results table, over all its cells."""
+    return {law: fit_power_law(rows) for law, rows in results.groupby(["attack", "evaluation"], sort=False)}
+
+
+def laws_to_json(laws: Mapping[Law, PowerLawFit]) -> list[dict[str, Any]]:
+    """The content of power_law.json."""
+    return [{"attack": attack, "evaluation": name, **fit.to_dict()} for (attack, name), fit in laws.items()]
+
+
+def laws_from_json(content: list[dict[str, Any]]) -> dict[Law, PowerLawFit]:
+    """Laws from the content of power_law.json."""
+    return {(entry["attack"], entry["evaluation"]): PowerLawFit.from_dict(entry) for entry in content}
+
+
+def _check_before_training(config: ExperimentConfig, data: FeatureSet, cells: list[Cell]) -> None:
+    """Fail on what would fail later, while nothing is lost."""
+    for cell in cells:
+        pool = draw_pool(config, data, cell)
+        pool_batch(len(pool.rows), 1 / config.shadows.pool_multiplier, config.train.split()[0])
+    tiny = np.random.default_rng(0)
+    scores = Scores(tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4)
+    for attack in config.attack:
+        run_attack(attack, scores)
+    largest = max(cell.shots * cell.classes for cell in cells) * (config.shadows.pool_multiplier - 1)
+    expected = largest * config.shadows.models
+    if not any(resolvable(fpr, expected) for fpr in config.fpr):
+        needs = ", ".join(f"{fpr} needs {required_nonmembers(fpr)}" for fpr in config.fpr)
+        raise InputError(f"fpr={list(config.fpr)} cannot be resolved: {needs} non-member scores, the largest cell has {expected}.")

@@ -1,0 +1,306 @@
+"""Run folders: the one module that knows file formats. Everything is written beside its place and moved there whole.
+
+    manifest.json        settings, versions, feature hash, device, and the state of every cell
+    results.parquet      one row per cell, attack, evaluation and FPR
+    per_example.parquet  one row per cell, candidate and FPR
+    power_law.json       the fitted laws
+    plots/               PNG and SVG
+    checkpoints/CELL/    heads (orbax, one folder per range of models) and the cell's own rows
+
+Tables hold no clock times, so that a killed and resumed run ends in the same bytes; those are in the manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import filelock
+import jax
+import orbax.checkpoint as ocp
+import pandas as pd
+
+from jaxmia._validate import InputError
+
+_FORMAT = 1
+_PACKAGES = ("jaxmia", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+_PART = re.compile(r"models-(\d+)-(\d+)")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Cell:
+    """One ensemble of the grid."""
+
+    classes: int
+    shots: int
+    seed: int
+
+    def __str__(self) -> str:
+        """The name of the cell's folder."""
+        return f"classes-{self.classes}_shots-{self.shots}_seed-{self.seed}"
+
+
+def content_key(content: Any) -> str:
+    """SHA-256 of a JSON-ready value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+class RunFolder:
+    """A run folder, locked by this process while it is open.
+
+    What was trained under one identity (settings, features, versions) is never mixed with another's: a folder of a
+    different identity is refused, and every cell carries the key of what it was computed from.
+    """
+
+    def __init__(self, path: pathlib.Path, manifest: dict[str, Any]):
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        settings: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        cells: list[Cell],
+        models: int,
+        resume: bool,
+    ) -> Iterator[RunFolder]:
+        """Create the folder, or continue the run it holds.
+
+        Args:
+            path: the folder.
+            settings: all settings of the experiment, for the record.
+            identity: what every trained head depends on: nested dictionaries of plain values.
+            cells: cells asked for; the folder keeps those it has.
+            models: M asked for.
+            resume: continue an unfinished run.
+
+        Raises:
+            InputError: if the folder holds something else, a run of another identity (naming the first difference),
+                more models than asked for, an unfinished run and resume is False, or is in use.
+        """
+        path = pathlib.Path(path)
+        _read_manifest(path)  # refuse a foreign folder before a lock file appears in it
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(path / ".lock", timeout=0)
+            lock.acquire()
+        except filelock.Timeout:
+            raise InputError(f"out={str(path)!r} is in use by another process.") from None
+        except OSError as error:
+            raise InputError(f"out={str(path)!r} must be a folder that can be written: {error.strerror}.") from None
+        with lock:
+            manifest = _read_manifest(path)
+            if manifest is not None:
+                _check_continues(manifest, path, identity=identity, models=models, resume=resume)
+            folder = cls(path, manifest or {"format": _FORMAT, "cells": {}})
+            folder._record(settings=settings, identity=identity, cells=cells, models=models)
+            yield folder
+
+    def _record(
+        self, *, settings: Mapping[str, Any], identity: Mapping[str, Any], cells: list[Cell], models: int
+    ) -> None:
+        known = self.manifest["cells"]
+        for cell in cells:
+            known.setdefault(str(cell), dataclasses.asdict(cell))
+        self.manifest |= {
+            "settings": dict(settings),
+            "identity": dict(identity),
+            "models": models,
+            "device": str(jax.devices()[0].device_kind),
+            "platform": f"{platform.platform()}, Python {platform.python_version()}",
+        }
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells of the folder, in the order of its tables."""
+        return sorted(
+            Cell(entry["classes"], entry["shots"], entry["seed"]) for entry in self.manifest["cells"].values()
+        )
+
+    def is_done(self, cell: Cell, key: str) -> bool:
+        """Whether the cell's rows were computed from exactly what the key says."""
+        entry = self.manifest["cells"][str(cell)]
+        return entry.get("key") == key and (self._cell_path(cell) / "per_example.parquet").is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every cell of the folder and everything made from them is on disk."""
+        return self.manifest.get("status") == "finished"
+
+    def start(self) -> None:
+        """Mark the run as unfinished, on disk."""
+        self.manifest["status"] = "running"
+        self._write_manifest()
+
+    def trained_models(self, cell: Cell) -> list[tuple[int, int]]:
+        """Ranges [first, end) of model ids whose heads are on disk, without gaps from 0."""
+        ranges = []
+        if self._cell_path(cell).is_dir():
+            names = (_PART.fullmatch(entry.name) for entry in self._cell_path(cell).iterdir())
+            ranges = sorted((int(match[1]), int(match[2])) for match in names if match)
+        end, connected = 0, []
+        for first, last in ranges:
+            if first == end:
+                connected.append((first, last))
+                end = last
+        return connected
+
+    def save_heads(self, cell: Cell, models: tuple[int, int], params: Any) -> None:
+        """Checkpoint heads of the models first .. end - 1."""
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(self._part_path(cell, models), params, force=True)
+
+    def load_heads(self, cell: Cell, models: tuple[int, int], template: Any) -> Any:
+        """Heads of the models first .. end - 1, in the shapes and dtypes of template."""
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(self._part_path(cell, models), template)
+
+    def finish_cell(
+        self, cell: Cell, key: str, results: pd.DataFrame, per_example: pd.DataFrame, facts: Mapping[str, Any]
+    ) -> None:
+        """Write a cell's rows, then its entry in the manifest: the entry stands only for rows that are there."""
+        _write_parquet(self._cell_path(cell) / "results.parquet", results)
+        _write_parquet(self._cell_path(cell) / "per_example.parquet", per_example)
+        self.manifest["cells"][str(cell)] |= {"key": key, "finished": _now(), **facts}
+        self._write_manifest()
+
+    def assemble(self, name: str, cells: Iterable[Cell]) -> pd.DataFrame:
+        """Join one table ("results" or "per_example") over cells, write it and return it."""
+        paths = (self._cell_path(cell) / f"{name}.parquet" for cell in cells)
+        table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+        _write_parquet(self.path / f"{name}.parquet", table)
+        return table
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file into the folder."""
+        write_json(self.path / name, content)
+
+    def finish(self) -> None:
+        """Mark the run as finished, on disk."""
+        self.manifest["status"] = "finished"
+        self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        self.write_json("manifest.json", self.manifest)
+
+    def _cell_path(self, cell: Cell) -> pathlib.Path:
+        return self.path.resolve() / "checkpoints" / str(cell)
+
+    def _part_path(self, cell: Cell, models: tuple[int, int]) -> pathlib.Path:
+        return self._cell_path(cell) / f"models-{models[0]}-{models[1]}"
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Write a JSON file in one step; NaN and infinity are refused."""
+    with _replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
+    """The results table of a run folder.
+
+    Raises:
+        InputError: if there is none, or it cannot be read.
+    """
+    path = pathlib.Path(folder) / "results.parquet"
+    if not path.is_file():
+        raise InputError(f"folder={str(folder)!r} must be a run folder with results.parquet; there is none.")
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} must be a readable Parquet file: {error}.") from None
+
+
+def load_json(folder: str | os.PathLike[str], name: str) -> Any:
+    """A JSON file of a run folder.
+
+    Raises:
+        InputError: if there is none, or it cannot be read.
+    """
+    path = pathlib.Path(folder) / name
+    if not path.is_file():
+        raise InputError(f"folder={str(folder)!r} must be a run folder with {name}; there is none.")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} must be valid JSON: {error}.") from None
+
+
+def _read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
+    if path.exists() and not path.is_dir():
+        raise InputError(f"out={str(path)!r} must be a folder, but it is a file.")
+    if not (path / "manifest.json").is_file():
+        if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+            raise InputError(f"out={str(path)!r} must be empty or hold a run; it has files but no manifest.json.")
+        return None
+    manifest = load_json(path, "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+        raise InputError(f"{path / 'manifest.json'} must be a run manifest of format {_FORMAT}.")
+    return manifest
+
+
+def _check_continues(
+    manifest: Mapping[str, Any], path: pathlib.Path, *, identity: Mapping[str, Any], models: int, resume: bool
+) -> None:
+    _check_same(identity, manifest["identity"], path)
+    if models < manifest["models"]:
+        raise InputError(
+            f"shadows.models={models} must be at least the {manifest['models']} that {path} has;"
+            " choose another folder for fewer."
+        )
+    if manifest["status"] != "finished" and not resume:
+        done = sum("finished" in entry for entry in manifest["cells"].values())
+        raise InputError(
+            f"out={str(path)!r} holds an unfinished run ({done} of {len(manifest['cells'])} cells done);"
+            " continue it with --resume (resume=True) or choose another folder."
+        )
+
+
+def _check_same(asked: Mapping[str, Any], has: Mapping[str, Any], path: pathlib.Path, where: str = "") -> None:
+    for name in sorted({*asked, *has}):
+        ours, theirs = asked.get(name), has.get(name)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            _check_same(ours, theirs, path, f"{where}{name}.")
+        elif ours != theirs:
+            raise InputError(
+                f"{where}{name}={ours!r} must equal the {theirs!r} that {path} was made with; choose another folder."
+            )
+
+
+def _write_parquet(path: pathlib.Path, table: pd.DataFrame) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+@contextlib.contextmanager
+def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    temporary = path.with_name(f".{path.name}.tmp")  # one writer at a time: the folder is locked
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

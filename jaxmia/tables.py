@@ -1,0 +1,141 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+import rich.box
+from rich.table import Table
+
+from jaxmia.power_law import PowerLaw, PowerLawFit, published_lines
+
+
+def results_tables(results: pd.DataFrame) -> Iterator[Table]:
+    """TPR at each FPR against classes and shots, one table for each attack and evaluation."""
+    for (attack, evaluation), rows in results.groupby(["attack", "evaluation"], sort=False):
+        fprs = sorted(rows["fpr"].unique(), reverse=True)
+        table = _table(
+            f"{attack}, {evaluation}: TPR (outermost ends of the 95% intervals), median over seeds: {rows['seed'].nunique()}",
+            ("C", "S", "acc.", *(f"at FPR {fpr:g}" for fpr in fprs)),
+        )
+        for (classes, shots), cells in rows.groupby(["classes", "shots"]):
+            accuracy = cells["accuracy"].median()
+            tprs = (_tpr_cell(cells[cells["fpr"] == fpr]) for fpr in fprs)
+            table.add_row(str(classes), str(shots), "-" if np.isnan(accuracy) else f"{accuracy:.3f}", *tprs)
+        yield table
+
+
+def problems(results: pd.DataFrame) -> list[str]:
+    """What a reader of the tables must know: diverged heads, and why rows have no number, one line per FPR."""
+    cells = results.drop_duplicates(["classes", "shots", "seed"])
+    lines = [
+        f"C={row.classes} S={row.shots} seed={row.seed}: {row.num_diverged} of {row.num_models} heads diverged and are"
+        " left out; manifest.json names them."
+        for row in cells[cells["num_diverged"] > 0].itertuples()
+    ]
+    for (fpr, status), rows in results[results["status"] != "ok"].groupby(["fpr", "status"]):
+        where = ", ".join(f"C={c} S={s}" for c, s in sorted({*zip(rows["classes"], rows["shots"], strict=True)}))
+        lines.append(f"FPR {fpr:g} is {status} at {where}: for the first, {rows['reason'].iloc[0].rstrip('.')}.")
+    return lines
+
+
+def _table(title: str, headings: Iterable[str]) -> Table:
+    table = Table(
+        title=title, box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold", caption_justify="left"
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _tpr_cell(rows: pd.DataFrame) -> str:
+    resolved = rows[rows["status"] == "ok"]
+    if resolved.empty:
+        return ", ".join(sorted(rows["status"].unique())) or "-"
+    low, high = resolved["tpr_low"].min(), resolved["tpr_high"].max()
+    mark = "*" if len(resolved) < len(rows) else ""  # some seeds have no number: problems() says which
+    return f"{resolved['tpr'].median():.3f}{mark} {low:.3f}-{high:.3f}"
+
+
+def laws_tables(laws: Mapping[tuple[str, str], PowerLawFit]) -> Iterator[Table]:
+    """The fitted laws beside the published ones, one table for each attack and evaluation."""
+    for (attack, evaluation), fit in laws.items():
+        over_classes = any(law.slope_classes is not None for law in fit.lines)
+        formula = "slope log10 S + slope_C log10 C + intercept" if over_classes else "slope log10 S + intercept"
+        table = _table(
+            f"{attack}, {evaluation}: log10(TPR - FPR) = {formula} (± standard error)",
+            ("FPR", "slope", *(("slope_C",) if over_classes else ()), "intercept", "R²", "cells", "left out", "published"),
+        )
+        for law in fit.lines:
+            slopes = [_with_error(law.slope_shots, law.slope_shots_stderr)]
+            if over_classes:
+                slopes.append(_with_error(law.slope_classes, law.slope_classes_stderr))
+            table.add_row(
+                f"{law.fpr:g}",
+                *(slopes if law.status == "ok" else ("too few", *slopes[1:])),
+                _with_error(law.intercept, law.intercept_stderr),
+                "-" if law.r_squared is None else f"{law.r_squared:.3f}",
+                str(law.num_cells),
+                str((law.num_censored or 0) + (law.num_unresolved or 0)),
+                _published_slope(law.fpr),
+            )
+        table.caption = "left out: cells at or below chance, or unresolved. published: slopes of arXiv 2402.06674."
+        yield table
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if error is None else f"{value:.3f}±{error:.3f}"
+
+
+def _published_slope(fpr: float) -> str:
+    for line in published_lines().lines:
+        if line.record == "average" and line.law.fpr == fpr:
+            return _range(line.slope_shots_range)
+    return "-"
+
+
+def published_table() -> Table:
+    """The published lines and the published required shots."""
+    published = published_lines()
+    epsilons = sorted({epsilon for line in published.lines for epsilon in line.required_shots})
+    table = _table(
+        f"{published.source}\n{published.setting}",
+        ("record", "FPR", "slope", "intercept, C = 2", *(f"S at ε {epsilon:g}" for epsilon in epsilons)),
+    )
+    table.caption = f"S at ε: examples per class at the ceiling of (ε, {published.delta:g})-DP. {published.derivation}"
+    for line in published.lines:
+        shots = (f"{line.required_shots[epsilon]:.2g}" if epsilon in line.required_shots else "-" for epsilon in epsilons)
+        table.add_row(line.record, f"{line.law.fpr:g}", _range(line.slope_shots_range), _range(line.intercept_range), *shots)
+    return table
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.3f}…{interval[1]:.3f}"
+
+
+def prediction_tables(
+    laws: Mapping[tuple[str, str], PowerLawFit], *, shots: float, classes: int
+) -> Iterator[Table]:
+    """What laws predict at one S and C, with 95% prediction intervals, one table for each attack and evaluation."""
+    for (attack, evaluation), fit in laws.items():
+        table = _table(
+            f"{attack}, {evaluation}: at S = {shots:g}, C = {classes} (95% interval for one new cell)",
+            ("FPR", "TPR", "advantage", "interval", "note"),
+        )
+        for fpr in fit:
+            table.add_row(f"{fpr:g}", *_prediction_cells(fit[fpr], shots, classes))
+        yield table
+
+
+def _prediction_cells(law: PowerLaw, shots: float, classes: int) -> tuple[str, ...]:
+    if law.status != "ok":
+        return "-", "-", "-", f"{law.status}: {law.reason}"
+    prediction = law.predict(shots=shots, classes=classes)
+    interval = "-" if prediction.low is None else f"{prediction.low:.5f} ... {prediction.high:.5f}"
+    notes = {"outside the fitted cells": prediction.extrapolated, "TPR cut at 1": prediction.capped}
+    note = ", ".join(words for words, holds in notes.items() if holds)
+    return f"{prediction.tpr:.5f}", f"{prediction.advantage:.5f}", interval, note
