@@ -31,7 +31,7 @@ class FeatureSet:
     """
 
     features: Float[np.ndarray, "examples dim"]
-    labels: Int[np.ndarray, "examples"]
+    labels: Int[np.ndarray, examples]
     class_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
     @property
@@ -59,10 +59,12 @@ class CandidatePool:
 
     data: FeatureSet
     test: FeatureSet
-    rows: Int[np.ndarray, "examples"]
+    rows: Int[np.ndarray, examples]
 
 
-def feature_set(features: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None = None) -> FeatureSet:
+def feature_set(
+    features: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None = None
+) -> FeatureSet:
     """Check arrays and build a FeatureSet from them.
 
     Args:
@@ -74,9 +76,21 @@ def feature_set(features: np.ndarray, labels: np.ndarray, class_names: Sequence[
         InputError: for wrong shapes or dtypes, features that are not finite, labels out of range.
     """
     features, labels = np.asarray(features), np.asarray(labels)
-    check(features.ndim == 2 and features.size > 0, "features.shape", features.shape, "be [examples, dim], not empty")
-    check(np.issubdtype(features.dtype, np.floating), "features.dtype", str(features.dtype), "be floating point")
-    check(labels.shape == features.shape[:1], "labels.shape", labels.shape, f"be [{features.shape[0]}], one per example")
+    check(
+        features.ndim == 2 and features.size > 0,
+        "features.shape",
+        features.shape,
+        "be [examples, dim], not empty",
+    )
+    check(
+        np.issubdtype(features.dtype, np.floating), "features.dtype", str(features.dtype), "be floating point"
+    )
+    check(
+        labels.shape == features.shape[:1],
+        "labels.shape",
+        labels.shape,
+        f"be [{features.shape[0]}], one per example",
+    )
     check(np.issubdtype(labels.dtype, np.integer), "labels.dtype", str(labels.dtype), "be an integer type")
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite here and is refused below
         features = features.astype(np.float32)
@@ -118,9 +132,13 @@ def load_features(source: str | os.PathLike[str]) -> FeatureSet:
         raise InputError(f"{source}: {error}") from None
 
 
-def _read_npz(path: pathlib.Path, *, required: Sequence[str], optional: Sequence[str]) -> dict[str, np.ndarray]:
+def _read_npz(
+    path: pathlib.Path, *, required: Sequence[str], optional: Sequence[str]
+) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise InputError(f"features={str(path)!r} must be an existing .npz file (or {DEMO_NAME!r}); there is none.")
+        raise InputError(
+            f"features={str(path)!r} must be an existing .npz file (or {DEMO_NAME!r}); there is none."
+        )
     try:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
@@ -128,16 +146,22 @@ def _read_npz(path: pathlib.Path, *, required: Sequence[str], optional: Sequence
                 raise InputError(f"{path} must be an .npz archive, got a single .npy array.")
             for key in required:
                 if key not in archive.files:
-                    raise InputError(f"{path} must hold the key {key!r}, got {', '.join(archive.files) or 'no keys'}.")
+                    raise InputError(
+                        f"{path} must hold the key {key!r}, got {', '.join(archive.files) or 'no keys'}."
+                    )
             return {key: archive[key] for key in (*required, *optional) if key in archive.files}
     except InputError:
         raise
     except ValueError as error:
         if "pickle" in str(error).lower():
-            raise InputError(f"{path} must hold plain numeric arrays; it has pickled objects, which are never loaded.") from None
+            raise InputError(
+                f"{path} must hold plain numeric arrays; it has pickled objects, which are never loaded."
+            ) from None
         raise InputError(f"{path} must be a readable .npz archive: {error}.") from None
     except (OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise InputError(f"{path} must be a complete .npz archive; it is truncated or damaged ({error}).") from None
+        raise InputError(
+            f"{path} must be a complete .npz archive; it is truncated or damaged ({error})."
+        ) from None
 
 
 def save_features(path: str | os.PathLike[str], data: FeatureSet, *, dtype: str = "float32") -> None:
@@ -154,7 +178,10 @@ def save_features(path: str | os.PathLike[str], data: FeatureSet, *, dtype: str 
     try:
         with open(temporary, "wb") as file:
             np.savez_compressed(
-                file, features=data.features.astype(dtype), labels=data.labels, class_names=np.array(data.class_names)
+                file,
+                features=data.features.astype(dtype),
+                labels=data.labels,
+                class_names=np.array(data.class_names),
             )
         os.replace(temporary, path)
     finally:

@@ -7,6 +7,7 @@ adjacency a bound may be compared under.
 from __future__ import annotations
 
 import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -30,14 +31,14 @@ class MembershipMasks:
     """
 
     member: Bool[Array, "models examples"]
-    model_ids: Int[Array, "models"]
+    model_ids: Int[Array, models]
     design: str = flax.struct.field(pytree_node=False)
     inclusion_rate: float = flax.struct.field(pytree_node=False)
 
 
 def draw_membership(
     key: jax.Array,
-    labels: Int[np.ndarray, "examples"],
+    labels: Int[np.ndarray, examples],
     *,
     num_models: int,
     design: str = "bernoulli",
@@ -69,12 +70,15 @@ def draw_membership(
     if design == "bernoulli":
         limit, rank_labels = jnp.full(labels.shape, inclusion_rate, jnp.float32), None
     else:
-        limit, rank_labels = jnp.asarray(_members_per_class(labels, inclusion_rate)[labels]), jnp.asarray(labels)
+        limit, rank_labels = (
+            jnp.asarray(_members_per_class(labels, inclusion_rate)[labels]),
+            jnp.asarray(labels),
+        )
     member = _draw(key, model_ids, limit, rank_labels)
     return MembershipMasks(member, model_ids, design, inclusion_rate)
 
 
-def _members_per_class(labels: np.ndarray, inclusion_rate: float) -> Int[np.ndarray, "classes"]:
+def _members_per_class(labels: np.ndarray, inclusion_rate: float) -> Int[np.ndarray, classes]:
     counts = np.bincount(labels)
     members = np.rint(inclusion_rate * counts)
     uneven = np.flatnonzero(~np.isclose(inclusion_rate * counts, members))
@@ -98,5 +102,7 @@ def _draw_one(key: jax.Array, model_id: Array, *, limit: Array, rank_labels: Arr
     order = jnp.lexsort((uniform, rank_labels))  # by class, at random within
     sorted_labels = rank_labels[order]
     first_of_class = jnp.searchsorted(sorted_labels, sorted_labels, side="left")
-    rank_in_class = jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype) - first_of_class)
+    rank_in_class = (
+        jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype) - first_of_class)
+    )
     return rank_in_class < limit

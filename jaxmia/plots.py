@@ -13,7 +13,14 @@ from matplotlib.figure import Figure
 
 from jaxmia.power_law import PowerLawFit, published_lines
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito: safe for colour blindness
+_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+)  # Okabe and Ito: safe for colour blindness
 _STYLE = {"svg.hashsalt": "jaxmia", "axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
 
 
@@ -59,7 +66,9 @@ def _draw_laws(axes: Axes, rows: pd.DataFrame, fit: PowerLawFit) -> None:
                 if not several_classes:
                     low, high = [point.low for point in band], [point.high for point in band]
                     axes.fill_between(shots, low, high, color=colour, alpha=0.12, linewidth=0)
-        axes.errorbar(cells["shots"], cells["advantage"], errors, fmt="o", color=colour, markersize=4, label=label)
+        axes.errorbar(
+            cells["shots"], cells["advantage"], errors, fmt="o", color=colour, markersize=4, label=label
+        )
         censored = rows[(rows["fpr"] == fpr) & (rows["advantage"] <= 0)]
         if len(censored):
             axes.plot(

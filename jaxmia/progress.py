@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import rich.console
 import rich.progress
@@ -35,7 +35,11 @@ class GridProgress:
 class _HeadsPerSecond(rich.progress.ProgressColumn):
     def render(self, task: rich.progress.Task) -> str:
         elapsed = task.finished_time or task.elapsed
-        return f"{task.fields['heads'] / elapsed:.0f} heads/s" if elapsed and task.fields["heads"] else "- heads/s"
+        return (
+            f"{task.fields['heads'] / elapsed:.0f} heads/s"
+            if elapsed and task.fields["heads"]
+            else "- heads/s"
+        )
 
 
 @contextlib.contextmanager

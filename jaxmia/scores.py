@@ -33,7 +33,9 @@ class Scores:
     population_log_odds: Float[Array | np.ndarray, "models population"] | None = None
 
 
-def log_odds(logits: Float[Array, "classes examples"], labels: Int[Array, "examples"]) -> Float[Array, "examples"]:
+def log_odds(
+    logits: Float[Array, "classes examples"], labels: Int[Array, examples]
+) -> Float[Array, examples]:
     """z_y - logsumexp_{j != y} z_j: log p/(1-p) of the true class, in a form that neither overflows nor saturates."""
     is_label = jnp.arange(logits.shape[0])[:, None] == labels
     true_logit = jnp.sum(jnp.where(is_label, logits, 0.0), axis=0)
@@ -46,14 +48,14 @@ def score(ensemble: ShadowEnsemble, pool: FeatureSet) -> Scores:
     return Scores(values, np.asarray(ensemble.masks.member))
 
 
-def accuracy(ensemble: ShadowEnsemble, test: FeatureSet) -> Float[np.ndarray, "models"]:
+def accuracy(ensemble: ShadowEnsemble, test: FeatureSet) -> Float[np.ndarray, models]:
     """Share of the examples each model classifies correctly; NaN for an empty set."""
     if len(test.labels) == 0:
         return np.full(len(ensemble.masks.model_ids), np.nan, np.float32)
     return _for_all_models(_accuracy_of_models, ensemble.params, test)
 
 
-def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]:
+def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, diverged]]:
     """Scores of the models whose every score is finite, and the rows of the models that diverged."""
     finite = np.isfinite(np.asarray(scores.log_odds)).all(axis=1)
     kept = jax.tree.map(lambda leaf: np.asarray(leaf)[finite], scores)
@@ -65,7 +67,11 @@ def _for_all_models(function: jax.stages.Wrapped, params: Params, data: FeatureS
     size = max(1, _BLOCK_BYTES // (4 * data.num_classes * len(data.labels)))
     features, labels = jnp.asarray(data.features), jnp.asarray(data.labels)
     blocks = [
-        np.asarray(function(jax.tree.map(lambda leaf, start=start: leaf[start : start + size], params), features, labels))
+        np.asarray(
+            function(
+                jax.tree.map(lambda leaf, start=start: leaf[start : start + size], params), features, labels
+            )
+        )
         for start in range(0, num_models, size)
     ]
     return np.concatenate(blocks)

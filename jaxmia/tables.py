@@ -36,14 +36,23 @@ def problems(results: pd.DataFrame) -> list[str]:
         for row in cells[cells["num_diverged"] > 0].itertuples()
     ]
     for (fpr, status), rows in results[results["status"] != "ok"].groupby(["fpr", "status"]):
-        where = ", ".join(f"C={c} S={s}" for c, s in sorted({*zip(rows["classes"], rows["shots"], strict=True)}))
-        lines.append(f"FPR {fpr:g} is {status} at {where}: for the first, {rows['reason'].iloc[0].rstrip('.')}.")
+        where = ", ".join(
+            f"C={c} S={s}" for c, s in sorted({*zip(rows["classes"], rows["shots"], strict=True)})
+        )
+        lines.append(
+            f"FPR {fpr:g} is {status} at {where}: for the first, {rows['reason'].iloc[0].rstrip('.')}."
+        )
     return lines
 
 
 def _table(title: str, headings: Iterable[str]) -> Table:
     table = Table(
-        title=title, box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold", caption_justify="left"
+        title=title,
+        box=rich.box.SIMPLE_HEAD,
+        pad_edge=False,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
     )
     for heading in headings:
         table.add_column(heading, justify="right")
@@ -63,10 +72,21 @@ def laws_tables(laws: Mapping[tuple[str, str], PowerLawFit]) -> Iterator[Table]:
     """The fitted laws beside the published ones, one table for each attack and evaluation."""
     for (attack, evaluation), fit in laws.items():
         over_classes = any(law.slope_classes is not None for law in fit.lines)
-        formula = "slope log10 S + slope_C log10 C + intercept" if over_classes else "slope log10 S + intercept"
+        formula = (
+            "slope log10 S + slope_C log10 C + intercept" if over_classes else "slope log10 S + intercept"
+        )
         table = _table(
             f"{attack}, {evaluation}: log10(TPR - FPR) = {formula} (± standard error)",
-            ("FPR", "slope", *(("slope_C",) if over_classes else ()), "intercept", "R²", "cells", "left out", "published"),
+            (
+                "FPR",
+                "slope",
+                *(("slope_C",) if over_classes else ()),
+                "intercept",
+                "R²",
+                "cells",
+                "left out",
+                "published",
+            ),
         )
         for law in fit.lines:
             slopes = [_with_error(law.slope_shots, law.slope_shots_stderr)]
@@ -81,7 +101,9 @@ def laws_tables(laws: Mapping[tuple[str, str], PowerLawFit]) -> Iterator[Table]:
                 str((law.num_censored or 0) + (law.num_unresolved or 0)),
                 _published_slope(law.fpr),
             )
-        table.caption = "left out: cells at or below chance, or unresolved. published: slopes of arXiv 2402.06674."
+        table.caption = (
+            "left out: cells at or below chance, or unresolved. published: slopes of arXiv 2402.06674."
+        )
         yield table
 
 
@@ -106,10 +128,21 @@ def published_table() -> Table:
         f"{published.source}\n{published.setting}",
         ("record", "FPR", "slope", "intercept, C = 2", *(f"S at ε {epsilon:g}" for epsilon in epsilons)),
     )
-    table.caption = f"S at ε: examples per class at the ceiling of (ε, {published.delta:g})-DP. {published.derivation}"
+    table.caption = (
+        f"S at ε: examples per class at the ceiling of (ε, {published.delta:g})-DP. {published.derivation}"
+    )
     for line in published.lines:
-        shots = (f"{line.required_shots[epsilon]:.2g}" if epsilon in line.required_shots else "-" for epsilon in epsilons)
-        table.add_row(line.record, f"{line.law.fpr:g}", _range(line.slope_shots_range), _range(line.intercept_range), *shots)
+        shots = (
+            f"{line.required_shots[epsilon]:.2g}" if epsilon in line.required_shots else "-"
+            for epsilon in epsilons
+        )
+        table.add_row(
+            line.record,
+            f"{line.law.fpr:g}",
+            _range(line.slope_shots_range),
+            _range(line.intercept_range),
+            *shots,
+        )
     return table
 
 

@@ -70,16 +70,16 @@ def make_optimizer(hyper: Hyperparams, config: TrainConfig) -> optax.GradientTra
 
 def cross_entropy(
     logits: Float[Array, "classes examples"], one_hot: Float[Array, "classes examples"]
-) -> Float[Array, "examples"]:
+) -> Float[Array, examples]:
     """Negative log-likelihood of the true class, in nats."""
     return jax.nn.logsumexp(logits, axis=0) - jnp.sum(logits * one_hot, axis=0)
 
 
 def train_head(
     key: jax.Array,
-    member: Bool[Array, "examples"],
+    member: Bool[Array, examples],
     features: Float[Array, "examples dim"],
-    labels: Int[Array, "examples"],
+    labels: Int[Array, examples],
     order: Int[Array, "steps batch"] | None,
     *,
     num_classes: int,
@@ -105,7 +105,7 @@ def train_head(
     share = member.astype(features.dtype) / jnp.maximum(member.sum(), 1).astype(features.dtype)
     optimizer = make_optimizer(hyper, config)
 
-    def objective(params: Params, batch: Int[Array, "batch"] | None) -> Array:
+    def objective(params: Params, batch: Int[Array, batch] | None) -> Array:
         rows = slice(None) if batch is None else batch
         one_hot = jax.nn.one_hot(labels[rows], num_classes, axis=0)
         losses = cross_entropy(head.apply(params, features[rows]), one_hot)
@@ -114,7 +114,7 @@ def train_head(
         penalty = 0.5 * hyper.weight_decay * jnp.sum(params["params"]["kernel"] ** 2)
         return scale * jnp.sum(share[rows] * losses) + penalty
 
-    def step(carry: tuple[Params, optax.OptState], batch: Int[Array, "batch"] | None) -> tuple[Any, None]:
+    def step(carry: tuple[Params, optax.OptState], batch: Int[Array, batch] | None) -> tuple[Any, None]:
         params, state = carry
         gradient = jax.grad(objective)(params, batch)
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes float and int32

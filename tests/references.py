@@ -13,7 +13,9 @@ def train_head(member, features, labels, order, *, num_classes, hyper, config):
     features = features.astype(np.float64)
     num_examples = len(features)
     kernel, bias = np.zeros((num_classes, features.shape[1])), np.zeros(num_classes)
-    state = {name: (np.zeros_like(value), np.zeros_like(value)) for name, value in (("k", kernel), ("b", bias))}
+    state = {
+        name: (np.zeros_like(value), np.zeros_like(value)) for name, value in (("k", kernel), ("b", bias))
+    }
     for step in range(config.steps):
         rows = np.arange(num_examples) if order is None else order[step]
         grad_kernel, grad_bias = np.zeros_like(kernel), np.zeros_like(bias)

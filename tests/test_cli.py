@@ -9,7 +9,16 @@ import pytest
 
 from jaxmia.cli import main
 
-SMALL = ["--set", "shadows.models=9", "--set", "grid.shots=[4,8]", "--set", "train.steps=5", "--set", "fpr=[0.2]"]
+SMALL = [
+    "--set",
+    "shadows.models=9",
+    "--set",
+    "grid.shots=[4,8]",
+    "--set",
+    "train.steps=5",
+    "--set",
+    "fpr=[0.2]",
+]
 
 
 def jaxmia(capsys, *words):
@@ -65,7 +74,9 @@ def test_predict_published_gives_the_published_law(capsys):
     assert code == 0
     assert "2402.06674" in out
     # The line at FPR 0.1: log10 advantage = -0.508 log10 100 + 0.348 within the rounding of the table.
-    tpr, advantage = map(float, re.search(r"^ *0\.1 +(0\.\d+) +(0\.\d+)", out.split("at S = 100")[1], re.M).groups())
+    tpr, advantage = map(
+        float, re.search(r"^ *0\.1 +(0\.\d+) +(0\.\d+)", out.split("at S = 100")[1], re.M).groups()
+    )
     assert advantage == pytest.approx(10 ** (-0.508 * 2 + 0.348), rel=0.02)
     assert tpr == pytest.approx(0.1 + advantage, abs=1e-5)
 

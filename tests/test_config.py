@@ -25,7 +25,9 @@ def test_demo_is_the_study_it_promises():
 def test_overrides_take_toml_values_and_bare_words(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text("[grid]\nshots = [8]\nclasses = [2]\n")
-    config = load_config(path, ["train.steps=7", "train.optimizer=sgd", "grid.seeds=[2, 1, 1]", "train.batch_size=5"])
+    config = load_config(
+        path, ["train.steps=7", "train.optimizer=sgd", "grid.seeds=[2, 1, 1]", "train.batch_size=5"]
+    )
     static, hyper = config.train.split()
     assert dataclasses.asdict(static) == dataclasses.asdict(TrainConfig("sgd", "constant", 7, 5))
     assert config.grid.seeds == (1, 2)

@@ -54,7 +54,9 @@ def test_chunks_change_no_score_beyond_rounding(pool, batch_size):
     whole = score(train_ensemble(KEY, pool, masks, hyper, config, chunk_size=11), pool).log_odds
     for chunk_size in (1, 4, 7):
         counted = []
-        ensemble = train_ensemble(KEY, pool, masks, hyper, config, chunk_size=chunk_size, on_chunk=counted.append)
+        ensemble = train_ensemble(
+            KEY, pool, masks, hyper, config, chunk_size=chunk_size, on_chunk=counted.append
+        )
         np.testing.assert_allclose(score(ensemble, pool).log_odds, whole, atol=1e-5, rtol=1e-5)
         assert sum(counted) == 11
 
@@ -62,7 +64,9 @@ def test_chunks_change_no_score_beyond_rounding(pool, batch_size):
 def test_same_seed_same_bits(pool):
     masks = draw_membership(KEY, pool.labels, num_models=5)
     config, hyper = TrainConfig(steps=30, batch_size=6), Hyperparams(0.1)
-    runs = [np.asarray(score(train_ensemble(KEY, pool, masks, hyper, config), pool).log_odds) for _ in range(2)]
+    runs = [
+        np.asarray(score(train_ensemble(KEY, pool, masks, hyper, config), pool).log_odds) for _ in range(2)
+    ]
     np.testing.assert_array_equal(*runs)
     other = score(train_ensemble(jax.random.key(12), pool, masks, hyper, config), pool).log_odds
     assert np.abs(other - runs[0]).max() > 1e-3  # the shared order follows the key
@@ -71,11 +75,16 @@ def test_same_seed_same_bits(pool):
 def test_models_added_later_are_the_models_trained_at_once(pool):
     config, hyper = TrainConfig(steps=20), Hyperparams(0.1)
     masks = draw_membership(KEY, pool.labels, num_models=6)
-    parts = [draw_membership(KEY, pool.labels, num_models=count, first_model=first) for first, count in ((0, 2), (2, 4))]
+    parts = [
+        draw_membership(KEY, pool.labels, num_models=count, first_model=first)
+        for first, count in ((0, 2), (2, 4))
+    ]
     joined = join_ensembles([train_ensemble(KEY, pool, part, hyper, config) for part in parts])
     whole = train_ensemble(KEY, pool, masks, hyper, config)
     np.testing.assert_array_equal(joined.masks.member, whole.masks.member)
-    np.testing.assert_allclose(score(joined, pool).log_odds, score(whole, pool).log_odds, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(
+        score(joined, pool).log_odds, score(whole, pool).log_odds, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_new_hyperparameters_compile_nothing(pool):

@@ -218,7 +218,9 @@ def run_in_a_process(out, *options):
     return subprocess.Popen([sys.executable, "-c", code, str(out), *options], stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize("stage", ["manifest.json", "checkpoints/classes-3_shots-4_seed-0/models-0-17", "results.parquet"])
+@pytest.mark.parametrize(
+    "stage", ["manifest.json", "checkpoints/classes-3_shots-4_seed-0/models-0-17", "results.parquet"]
+)
 def test_a_run_killed_at_any_stage_and_resumed_ends_in_the_same_bytes(tmp_path, finished, stage):
     """SIGKILL as soon as a file of each stage is there: before training, after a checkpoint, between cells."""
     out = tmp_path / "run"
@@ -229,7 +231,9 @@ def test_a_run_killed_at_any_stage_and_resumed_ends_in_the_same_bytes(tmp_path, 
         process.wait()
     assert process.returncode == -signal.SIGKILL
     assert json.loads((out / "manifest.json").read_text())["status"] == "running"
-    with pytest.raises(InputError, match=r"holds an unfinished run \(\d of 2 cells done\); continue it with --resume"):
+    with pytest.raises(
+        InputError, match=r"holds an unfinished run \(\d of 2 cells done\); continue it with --resume"
+    ):
         run_experiment(SETTINGS, out)
     result = run_experiment(SETTINGS, out, resume=True)
     assert contents(out) == contents(finished.path)
@@ -294,5 +298,3 @@ def test_pooled_rows_are_recomputed_from_public_parts(finished):
     row = finished.results.query("attack == 'lira' and shots == 8 and fpr == 0.1").iloc[0]
     assert point.tpr == row["tpr"]
     assert point.threshold == row["threshold"]
-
-

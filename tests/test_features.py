@@ -3,7 +3,14 @@ import numpy as np
 import pytest
 
 from jaxmia._validate import InputError
-from jaxmia.features import candidate_pool, choose_classes, demo_features, feature_set, load_features, save_features
+from jaxmia.features import (
+    candidate_pool,
+    choose_classes,
+    demo_features,
+    feature_set,
+    load_features,
+    save_features,
+)
 
 KEY = jax.random.key(0)
 
@@ -77,7 +84,10 @@ GOOD = {"features": np.ones((4, 2), np.float32), "labels": np.array([0, 1, 0, 1]
         ({"labels": np.array([0, 1, 0])}, r"labels.shape=\(3,\) must be \[4\]"),
         ({"labels": np.array([0.0, 1.0, 0.0, 1.0])}, r"labels.dtype='float64' must be an integer"),
         ({"labels": np.array([0, 1, -1, 1])}, r"got 1 outside \(first: row 2 has -1\)"),
-        ({"labels": np.array([0, 1, 2, 2]), "class_names": np.array(["a", "b"])}, r"lie in 0..1 .* got 2 outside"),
+        (
+            {"labels": np.array([0, 1, 2, 2]), "class_names": np.array(["a", "b"])},
+            r"lie in 0..1 .* got 2 outside",
+        ),
         ({"features": np.array([[None, 1]] * 4, dtype=object)}, r"pickled objects, which are never loaded"),
     ],
 )

@@ -56,7 +56,11 @@ def imported_rooms(path: pathlib.Path) -> set[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "jaxmia" else [node.module]
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "jaxmia"
+                else [node.module]
+            )
         else:
             continue
         rooms |= {name.split(".")[1] for name in names if name.startswith("jaxmia.")}

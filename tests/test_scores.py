@@ -16,13 +16,17 @@ def test_log_odds_are_log_p_over_one_minus_p():
     logits = np.random.default_rng(0).normal(size=(4, 50)).astype(np.float32)
     labels = np.random.default_rng(1).integers(0, 4, 50).astype(np.int32)
     p = scipy.special.softmax(logits.astype(np.float64), axis=0)[labels, np.arange(50)]
-    np.testing.assert_allclose(log_odds(jnp.asarray(logits), jnp.asarray(labels)), np.log(p / (1 - p)), atol=2e-6)
+    np.testing.assert_allclose(
+        log_odds(jnp.asarray(logits), jnp.asarray(labels)), np.log(p / (1 - p)), atol=2e-6
+    )
 
 
 def test_log_odds_neither_overflow_nor_saturate():
     """log p/(1-p) by way of p stops near 103; the logsumexp form does not."""
     logits = jnp.array([[5000.0, -5000.0], [0.0, 0.0], [-5000.0, -1.0]])
-    np.testing.assert_allclose(log_odds(logits, jnp.array([0, 0])), [5000.0, -5000.0 - np.log1p(np.exp(-1.0))], rtol=1e-6)
+    np.testing.assert_allclose(
+        log_odds(logits, jnp.array([0, 0])), [5000.0, -5000.0 - np.log1p(np.exp(-1.0))], rtol=1e-6
+    )
 
 
 def test_score_and_accuracy_of_trained_heads():
@@ -40,7 +44,9 @@ def test_score_and_accuracy_of_trained_heads():
         np.testing.assert_allclose(test_accuracy[model], np.mean(predicted == pool.test.labels), atol=1e-6)
     np.testing.assert_array_equal(scores.member, masks.member)
     # Heads see their members: members' scores are higher on average in every model.
-    assert all(row[mask].mean() > row[~mask].mean() for row, mask in zip(scores.log_odds, scores.member, strict=True))
+    assert all(
+        row[mask].mean() > row[~mask].mean() for row, mask in zip(scores.log_odds, scores.member, strict=True)
+    )
 
 
 def test_accuracy_of_an_empty_test_split_is_missing():

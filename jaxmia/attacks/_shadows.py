@@ -86,7 +86,7 @@ def side_moments(log_odds: np.ndarray, on_side: np.ndarray) -> SideMoments:
         log_odds: float64[models, block].
         on_side: bool[models, block], True where a model is on the side in question.
     """
-    total, mean, offset = _centred(log_odds, on_side)
+    total, mean, offset = centred(log_odds, on_side)
     squares = np.sum(offset * offset, axis=0)
     number = total - on_side
     rest = np.maximum(total - 1, 1)
@@ -97,12 +97,12 @@ def side_moments(log_odds: np.ndarray, on_side: np.ndarray) -> SideMoments:
     target, example = np.nonzero((sum_squares < 1e-4 * squares) & (number >= 2))
     others = on_side[:, example]
     others[target, np.arange(target.size)] = False
-    _, means[target, example], offset = _centred(log_odds[:, example], others)
+    _, means[target, example], offset = centred(log_odds[:, example], others)
     sum_squares[target, example] = np.sum(offset * offset, axis=0)
     return SideMoments(number, means, np.maximum(sum_squares, 0) / np.maximum(number, 1))
 
 
-def _centred(log_odds: np.ndarray, on_side: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def centred(log_odds: np.ndarray, on_side: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (number [block], mean [block], log-odds minus mean, 0 off the side [models, block]) of one side.
 
     One score of the side is subtracted first: equal scores then have a deviation of exactly 0.
