@@ -38,11 +38,11 @@ class ClassMeanScores(NamedTuple):
 
 
 def fresh_moments(
-    examples: Float[np.ndarray | Array, "examples dim"],
-    own_means: Float[np.ndarray | Array, "examples dim"],
+    examples: np.ndarray | Array,
+    own_means: np.ndarray | Array,
     *,
     shots: int,
-    covariance: float | Float[np.ndarray | Array, "dim dim"],
+    covariance: float | np.ndarray | Array,
 ) -> ScoreMoments:
     """Return the exact moments of the Gaussian scores when every model draws its other members afresh.
 
@@ -71,8 +71,8 @@ def fresh_moments(
 
 
 def pool_moments(
-    features: Float[np.ndarray | Array, "examples dim"],
-    labels: Int[np.ndarray | Array, " examples"],
+    features: np.ndarray | Array,
+    labels: np.ndarray | Array,
     *,
     shots: int,
 ) -> ScoreMoments:
@@ -116,11 +116,11 @@ def threshold_tpr(moments: ScoreMoments, *, fpr: float) -> Float[np.ndarray | Ar
 
 
 def asymptotic_log_advantage(
-    examples: Float[np.ndarray | Array, "examples dim"],
-    own_means: Float[np.ndarray | Array, "examples dim"],
+    examples: np.ndarray | Array,
+    own_means: np.ndarray | Array,
     *,
     shots: int,
-    covariance: float | Float[np.ndarray | Array, "dim dim"],
+    covariance: float | np.ndarray | Array,
     fpr: float,
 ) -> Float[np.ndarray | Array, " examples"]:
     """Return the natural logarithm of TPR - FPR in the limit of many shots, exact up to log(1 + O(S^-1/2)).
@@ -277,9 +277,7 @@ def _one_model(
     return scores.reshape(-1), member.reshape(-1)
 
 
-def _one_pool_moments(
-    pool: Float[np.ndarray | Array, "examples dim"], shots: int
-) -> Float[np.ndarray, "4 examples"]:
+def _one_pool_moments(pool: Float[np.ndarray, "examples dim"], shots: int) -> Float[np.ndarray, "4 examples"]:
     """Rows of ScoreMoments for one class."""
     others = len(pool) - 1
     check(
@@ -305,8 +303,8 @@ def _one_pool_moments(
 
 
 def _paired(
-    examples: Float[np.ndarray | Array, "examples dim"], own_means: Float[np.ndarray | Array, "examples dim"]
-) -> tuple[Float[np.ndarray | Array, "examples dim"], Float[np.ndarray | Array, "examples dim"]]:
+    examples: np.ndarray | Array, own_means: np.ndarray | Array
+) -> tuple[np.ndarray | Array, np.ndarray | Array]:
     examples, own_means = np.asarray(examples, dtype=np.float64), np.asarray(own_means, dtype=np.float64)
     check(examples.ndim == 2 and examples.size > 0, "examples.shape", examples.shape, "be [examples, dim]")
     same = own_means.shape == examples.shape
@@ -315,9 +313,9 @@ def _paired(
 
 
 def _spread(
-    examples: Float[np.ndarray | Array, "examples dim"],
-    covariance: float | Float[np.ndarray | Array, "dim dim"],
-) -> Float[np.ndarray | Array, " examples"]:
+    examples: np.ndarray | Array,
+    covariance: float | np.ndarray | Array,
+) -> np.ndarray | Array:
     """sqrt(xᵀ Sigma x), the standard deviation of <x, fresh draw>."""
     sigma = np.asarray(covariance, dtype=np.float64)
     if sigma.ndim == 0:

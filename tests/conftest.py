@@ -3,5 +3,7 @@
 import jax
 import jaxtyping
 
-jaxtyping.install_import_hook("jaxmia", "beartype.beartype")
+# An int is a float here, as Python's numeric tower has it and as users write it.
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+jaxtyping.install_import_hook("jaxmia", CHECKER)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

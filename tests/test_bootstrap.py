@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import scipy.stats
+from references_evaluation import gaussian_result, result_of
 
 from jaxmia._validate import InputError
 from jaxmia.bootstrap import bootstrap_interval
 from jaxmia.evaluation import CALIBRATED, EVALUATIONS, tpr_at_fpr
 from tests import references_evaluation as references
-from tests.references_evaluation import gaussian_result, result_of
 
 
 def resampled_tprs(result, fpr, evaluation, *, seed, num_resamples):

@@ -4,11 +4,11 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import scipy.stats
+from references_evaluation import gaussian_result, result_of
 
 from jaxmia._validate import InputError
 from jaxmia.evaluation import AttackResult, calibrated_p_values, required_nonmembers, tpr_at_fpr
 from tests import references_evaluation as references
-from tests.references_evaluation import gaussian_result, result_of
 
 METHODS = ["student_t", "empirical"]
 STATISTICS = st.one_of(

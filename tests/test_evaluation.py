@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import scipy.stats
+from references_evaluation import gaussian_result, one_target, result_of
 
 from jaxmia._validate import InputError
 from jaxmia.evaluation import (
@@ -18,7 +19,6 @@ from jaxmia.evaluation import (
     tpr_at_fpr,
 )
 from tests import references_evaluation as references
-from tests.references_evaluation import gaussian_result, one_target, result_of
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "data" / "roc_conventions.npz", allow_pickle=False)
 CASES = sorted({key.split("__")[0] for key in GOLDEN} - {"fprs"})
