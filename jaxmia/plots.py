@@ -36,12 +36,15 @@ def plot_power_law(
     """Advantage against shots on log axes, one picture per attack and evaluation, with the fitted and published laws.
 
     Returns:
-        The files written: FOLDER/advantage-ATTACK-EVALUATION.png and .svg.
+        The files written: FOLDER/advantage-ATTACK-EVALUATION.png and .svg; none of a law without any cell above
+        chance, which log axes cannot show.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for (attack, evaluation), fit in laws.items():
         rows = results[(results["attack"] == attack) & (results["evaluation"] == evaluation)]
+        if not (rows["advantage"] > 0).any():
+            continue
         with mpl.rc_context(_STYLE):
             figure = Figure(figsize=(7, 5), layout="constrained")
             axes = figure.subplots()
@@ -86,7 +89,8 @@ def _draw_laws(axes: Axes, rows: pd.DataFrame, fit: PowerLawFit) -> None:
                 label=f"FPR {fpr:g}: {len(censored)} cells at or below chance",
                 clip_on=False,
             )
-        _draw_published(axes, fpr, colour)
+        if set(rows["evaluation"]) == {"pooled"}:  # what was published
+            _draw_published(axes, fpr, colour)
     axes.set(xscale="log", yscale="log", xlabel="examples per class, S", ylabel="advantage, TPR − FPR")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
