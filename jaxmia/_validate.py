@@ -5,21 +5,23 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+import numpy as np
+
 
 class InputError(ValueError):
     """Something the user gave is wrong. The command line prints it as one line and exits with 2."""
 
 
-def check(condition: bool, name: str, value: object, rule: str) -> None:
+def check(condition: bool | np.bool_, name: str, value: object, rule: str) -> None:
     """Raise InputError "NAME=VALUE must RULE." unless the condition holds."""
     if not condition:
         raise InputError(f"{name}={value!r} must {rule}.")
 
 
-def check_at_least(name: str, value: int, minimum: int) -> None:
+def check_at_least(name: str, value: object, minimum: int) -> None:
     """Raise InputError unless value is an integer of at least minimum."""
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    check(is_integer and value >= minimum, name, value, f"be an integer of at least {minimum}")
+    big_enough = isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= minimum
+    check(big_enough, name, value, f"be an integer of at least {minimum}")
 
 
 def check_fpr(name: str, value: float) -> None:

@@ -34,16 +34,20 @@ Folder = Annotated[pathlib.Path, typer.Argument(metavar="DIR", help="A run folde
 The folder gets manifest.json, results.parquet, per_example.parquet, power_law.json, plots/ and checkpoints/."""
 )
 def run(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A TOML file, or 'demo' or 'smoke' for a built-in one.")],
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A TOML file, or 'demo' or 'smoke' for a built-in one.")
+    ],
     out: Annotated[pathlib.Path, typer.Option(metavar="DIR", help="The run folder; what it holds is kept.")],
     override: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in train.steps=200.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in train.steps=200."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
 ) -> None:
     """Train, attack and fit over a grid of shots, classes and seeds.
 
-    A finished run started again does nothing; given more shots, seeds, models, attacks or FPRs, it adds what is missing.
+    A finished run started again does nothing; given more shots, seeds, models, attacks or FPRs, it adds what
+    is missing.
     """
     from jaxmia.config import load_config
     from jaxmia.experiment import run_experiment
@@ -56,15 +60,21 @@ def run(
     for line in problems(result.results):
         console.print(line, style="yellow", highlight=False)
     if result.cells_computed:
-        console.print(f"{result.heads_trained} heads trained; {result.cells_computed} cells computed; all files are in {out}")
+        console.print(
+            f"{result.heads_trained} heads trained; {result.cells_computed} cells computed; all files are in {out}"
+        )
     else:
         console.print(f"{out} already holds all of this run: nothing was left to do.")
 
 
 @app.command()
 def fit(
-    folders: Annotated[list[pathlib.Path], typer.Argument(metavar="DIR...", help="Run folders, joined into one fit.")],
-    out: Annotated[pathlib.Path | None, typer.Option(metavar="FILE", help="Also write the laws as JSON.")] = None,
+    folders: Annotated[
+        list[pathlib.Path], typer.Argument(metavar="DIR...", help="Run folders, joined into one fit.")
+    ],
+    out: Annotated[
+        pathlib.Path | None, typer.Option(metavar="FILE", help="Also write the laws as JSON.")
+    ] = None,
 ) -> None:
     """Fit the power law to one or more run folders."""
     import pandas as pd
@@ -86,7 +96,9 @@ def predict(
     ] = pathlib.Path(),
     shots: Annotated[float | None, typer.Option(help="S, examples per class.")] = None,
     classes: Annotated[int | None, typer.Option(help="C, number of classes.")] = None,
-    published: Annotated[bool, typer.Option("--published", help="Use the published laws instead of a run's.")] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Use the published laws instead of a run's.")
+    ] = False,
 ) -> None:
     """Predict vulnerability at S shots and C classes from a run's law, or show the published laws."""
     from jaxmia.experiment import laws_from_json
@@ -101,7 +113,9 @@ def predict(
             return
         lines = published_lines().lines
         laws = {
-            (f"published {record}", "pooled"): PowerLawFit(tuple(line.law for line in lines if line.record == record))
+            (f"published {record}", "pooled"): PowerLawFit(
+                tuple(line.law for line in lines if line.record == record)
+            )
             for record in dict.fromkeys(line.record for line in lines)
         }
     else:

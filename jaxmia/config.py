@@ -16,8 +16,7 @@ from pydantic import Field
 
 from jaxmia import attacks
 from jaxmia._validate import InputError, check_choice, suggestion
-from jaxmia.membership import Design
-from jaxmia.training import Hyperparams, Optimizer, Schedule, TrainConfig
+from jaxmia.training import Hyperparams, TrainConfig
 
 Fpr = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -46,7 +45,9 @@ class GridSettings(_Settings):
     """S, training examples per class."""
     classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, strict=False)]
     """C, number of classes; the largest classes are taken."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1, strict=False)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1, strict=False)] = (
+        0,
+    )
     """All randomness of a cell follows from its seed."""
 
     @pydantic.field_validator("shots", "classes", "seeds")
@@ -60,7 +61,7 @@ class ShadowSettings(_Settings):
 
     models: Annotated[int, Field(ge=3)] = 257
     """M; each model is the target once, the other M - 1 its shadows."""
-    design: Design = "bernoulli"
+    design: Literal["bernoulli", "fixed_size"] = "bernoulli"
     """"bernoulli" (add/remove) or "fixed_size" (replace one)."""
     pool_multiplier: Annotated[int, Field(ge=2)] = 2
     """m; the pool has m x S candidates of each class and a model trains on 1/m of them."""
@@ -69,8 +70,8 @@ class ShadowSettings(_Settings):
 class TrainSettings(_Settings):
     """The recipe of every head."""
 
-    optimizer: Optimizer = "adam"
-    schedule: Schedule = "constant"
+    optimizer: Literal["adam", "sgd"] = "adam"
+    schedule: Literal["constant", "cosine"] = "constant"
     steps: Positive = 100
     batch_size: Positive | Literal["full"] = "full"
     """Expected members per step; the candidates of a batch are shared by all models."""
@@ -83,7 +84,9 @@ class TrainSettings(_Settings):
     @pydantic.model_validator(mode="after")
     def _momentum_is_for_sgd(self) -> TrainSettings:
         if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f"momentum={self.momentum} is for optimizer='sgd', got optimizer={self.optimizer!r}")
+            raise ValueError(
+                f"momentum={self.momentum} is for optimizer='sgd', got optimizer={self.optimizer!r}"
+            )
         return self
 
     def split(self) -> tuple[TrainConfig, Hyperparams]:
@@ -109,7 +112,9 @@ class AttackSettings(pydantic.BaseModel):
         check_choice("attack", self.name, attacks.REGISTRY)
         parameters = inspect.signature(attacks.REGISTRY[self.name]).parameters
         for option in self.options:
-            check_choice(f"option of attack {self.name!r}", option, [key for key in parameters if key != "scores"])
+            check_choice(
+                f"option of attack {self.name!r}", option, [key for key in parameters if key != "scores"]
+            )
         return self
 
     @property
@@ -172,7 +177,9 @@ def load_config(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -
     if not file.is_file():
         builtin = builtin_configs()
         if str(source) not in builtin:
-            raise InputError(f"config={str(source)!r} must be a TOML file or one of {', '.join(sorted(builtin))}; there is none.")
+            raise InputError(
+                f"config={str(source)!r} must be a TOML file or one of {', '.join(sorted(builtin))}; there is none."
+            )
         file = builtin[str(source)]
     try:
         settings = tomllib.loads(file.read_text(encoding="utf-8"))

@@ -62,7 +62,12 @@ def train_ensemble(
         InputError: if masks and pool disagree, or the batch is larger than the pool.
     """
     num_models, num_examples = masks.member.shape
-    check(num_examples == len(pool.labels), "masks.member.shape[1]", num_examples, f"equal the pool's {len(pool.labels)}")
+    check(
+        num_examples == len(pool.labels),
+        "masks.member.shape[1]",
+        num_examples,
+        f"equal the pool's {len(pool.labels)}",
+    )
     batch = pool_batch(num_examples, masks.inclusion_rate, config)
     if chunk_size is None:
         chunk_size = max(1, _CHUNK_BYTES // (4 * _LIVE_ARRAYS * pool.num_classes * (batch or num_examples)))
@@ -74,7 +79,9 @@ def train_ensemble(
     order_key = jax.random.fold_in(key, np.iinfo(np.int32).max)
     chunks = []
     for start in range(0, num_models, size):
-        rows = np.minimum(np.arange(start, start + size), num_models - 1)  # the last chunk repeats its last model
+        rows = np.minimum(
+            np.arange(start, start + size), num_models - 1
+        )  # the last chunk repeats its last model
         params = _train_chunk(
             key,
             order_key,

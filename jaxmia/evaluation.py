@@ -2,6 +2,8 @@
 
 An attack calls a pair (model, example) a member where statistic >= threshold. TPR at FPR f is the largest TPR
 over thresholds whose FPR is at most f: a step function, never interpolated, where ties share a threshold.
+Which pairs share a threshold is the evaluation. Pooled and calibrated values answer different questions
+(Jälkö, Pradhan, Räisä and Honkela 2026, arXiv 2605.25819): report neither under the other's name.
 """
 
 from __future__ import annotations
@@ -9,18 +11,22 @@ from __future__ import annotations
 import dataclasses
 import fractions
 import math
-from collections.abc import Iterable
-from typing import Literal, overload
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 import scipy.stats
 
 from jaxmia._validate import InputError, check, check_choice, check_fpr
+from jaxmia.calibration import rank_p_values, student_t_p_values
 
 MIN_FALSE_POSITIVES = (
     10  # a TPR at FPR f is resolved by 10 / f non-member scores: about ten of them lie above
 )
-EVALUATIONS = ("pooled",)
+METHODS = {"student_t": student_t_p_values, "empirical": rank_p_values}
+CALIBRATED = {"calibrated": "student_t", "calibrated_empirical": "empirical"}  # evaluation: method
+EVALUATIONS = ("pooled", "per_target", *CALIBRATED)
+BLOCK_SIZE = 2**20  # pairs whose p-values are computed at a time: bounds the scratch memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,41 +75,42 @@ class Roc:
         return float(np.max(self.tpr + 1 - self.fpr) / 2)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
     """TPR at one FPR under one evaluation: a row of results.
 
     Attributes:
-        evaluation: "pooled" (one ROC over all pairs).
+        evaluation: "pooled", "per_target", "calibrated" or "calibrated_empirical": see tpr_at_fpr.
         fpr: requested FPR.
         fpr_realised: false_positives / num_nonmembers.
         tpr: true_positives / num_members.
         tpr_low: lower end of the 95% Clopper-Pearson interval of tpr. It takes the scores as independent,
-            which those of one model are not.
+            which those of one model are not: see jaxmia.bootstrap.
         tpr_high: upper end of that interval.
         advantage: tpr - fpr, with the requested FPR.
-        threshold: the smallest statistic that is called a member; +inf if none is.
-        num_members: member scores.
-        num_nonmembers: non-member scores.
-        true_positives: members called members; None if unresolved.
-        false_positives: non-members called members; None if unresolved.
-        status: "ok", or "unresolved" if the non-member scores are too few for the FPR: then fpr_realised,
-            tpr, tpr_low, tpr_high, advantage and threshold are NaN.
-        reason: why it is unresolved; otherwise empty.
+        threshold: the smallest statistic that is called a member, +inf if none is; NaN unless pooled, since
+            each target or example then has its own.
+        num_members: member scores of all targets.
+        num_nonmembers: non-member scores of all targets.
+        true_positives: members called members.
+        false_positives: non-members called members.
+        status: "unresolved" if the non-member scores are too few for the FPR: what depends on calls is then
+            NaN, and the counts of calls are None.
+        reason: why it is unresolved, or how many examples it leaves out; empty if neither.
     """
 
     evaluation: str
     fpr: float
-    fpr_realised: float
-    tpr: float
-    tpr_low: float
-    tpr_high: float
-    advantage: float
-    threshold: float
+    fpr_realised: float = math.nan
+    tpr: float = math.nan
+    tpr_low: float = math.nan
+    tpr_high: float = math.nan
+    advantage: float = math.nan
+    threshold: float = math.nan
     num_members: int
     num_nonmembers: int
-    true_positives: int | None
-    false_positives: int | None
+    true_positives: int | None = None
+    false_positives: int | None = None
     status: Literal["ok", "unresolved"]
     reason: str
 
@@ -154,6 +161,10 @@ def roc(result: AttackResult) -> Roc:
     )
 
 
+class UnresolvedError(InputError):
+    """An FPR was asked for that the non-member scores are too few to resolve."""
+
+
 def required_nonmembers(fpr: float) -> int:
     """Return how many non-member scores in one ROC resolve fpr: the least n with 10 / n <= fpr.
 
@@ -200,6 +211,33 @@ def clopper_pearson(
     return low, high
 
 
+def calibrated_p_values(result: AttackResult, *, method: str = "student_t") -> np.ndarray:
+    """Return the p-value of each pair under its example's own null: the other models that never saw it.
+
+    The target's own label enters nothing. Undefined statistics join no null and have p-value 1.
+
+    Args:
+        result: what the attack said, [models, examples].
+        method: "student_t", exactly uniform for Gaussian nulls at any number of models, or "empirical", the
+            rank, valid for any null but never below 1 / (1 + its size): see jaxmia.calibration.
+
+    Returns:
+        float64[models, examples] in [0, 1].
+
+    Raises:
+        InputError: for an unknown method, a NaN statistic, or if members or non-members are missing.
+    """
+    check_choice("method", method, METHODS)
+    statistic, member, defined = checked_arrays(result)
+    null = ~member & defined
+    p_values = np.empty_like(statistic)
+    width = max(1, BLOCK_SIZE // len(statistic))
+    for start in range(0, statistic.shape[1], width):
+        block = np.s_[:, start : start + width]
+        p_values[block] = METHODS[method](statistic[block], null[block])
+    return np.where(defined, p_values, 1.0)
+
+
 @overload
 def tpr_at_fpr(result: AttackResult, fpr: float, *, evaluation: str = ...) -> OperatingPoint: ...
 @overload
@@ -209,27 +247,38 @@ def tpr_at_fpr(
 def tpr_at_fpr(
     result: AttackResult, fpr: float | Iterable[float], *, evaluation: str = "pooled"
 ) -> OperatingPoint | tuple[OperatingPoint, ...]:
-    """Return the largest TPR over thresholds whose FPR is at most fpr.
+    """Return the TPR at an FPR, with counts and what was realised.
+
+    Evaluations, each with its thresholds:
+        "pooled": one for all (model, example) pairs, what the papers report. The largest TPR over thresholds
+            whose FPR is at most fpr; each example then has an FPR of its own.
+        "per_target": one for each target model, likewise. Targets count by their number of members.
+        "calibrated": one for each pair, p-value <= fpr under "student_t" of calibrated_p_values, from shadows
+            alone. Fixes the FPR of each example if its null is Gaussian; the realised FPR tells.
+        "calibrated_empirical": the same under "empirical", whatever the null. Its realised FPR is fixed by
+            construction, since each model is among the nulls of the others: it confirms nothing.
+
+    Resolution: a ROC needs 10 / fpr non-member scores; so does, for "calibrated_empirical", the null of each
+    example, and for "calibrated" a null needs 2. Examples with fewer are left out, and the reason says so.
 
     Args:
         result: what the attack said, [models, examples].
         fpr: a fraction, or several of them.
-        evaluation: "pooled": one ROC over all (model, example) pairs.
+        evaluation: one of the four.
 
     Returns:
-        One OperatingPoint; for several FPRs a tuple in which those with fewer than 10 / fpr non-member scores
-        per ROC are marked unresolved.
+        One OperatingPoint; for several FPRs a tuple, with status "unresolved" where scores are too few.
 
     Raises:
-        InputError: unless every fpr lies in (0, 1); for a NaN statistic; without members or non-members; if a
-            single fpr, or every one of several, is unresolved: the message says how many scores it takes.
+        InputError: unless every fpr lies in (0, 1); for an unknown evaluation or a NaN statistic; without
+            members or non-members.
+        UnresolvedError: if a single fpr, or every one of several, is unresolved; says how many scores it
+            takes. An InputError.
     """
-    if isinstance(fpr, Iterable):
-        points = operating_points(result, fpr, evaluation=evaluation)
-    else:
-        points = operating_points(result, (fpr,), evaluation=evaluation)
+    fprs = fpr if isinstance(fpr, Iterable) else (fpr,)
+    points = operating_points(result, fprs, evaluation=evaluation)
     if all(point.status == "unresolved" for point in points):
-        raise InputError(" ".join(point.reason for point in points))
+        raise UnresolvedError(" ".join(point.reason for point in points))
     return points if isinstance(fpr, Iterable) else points[0]
 
 
@@ -241,38 +290,88 @@ def operating_points(
     Raises:
         InputError: as tpr_at_fpr, but never for an unresolved FPR.
     """
-    check_choice("evaluation", evaluation, EVALUATIONS)
-    fprs = [float(value) for value in fprs]
+    fprs = [float(fpr) for fpr in fprs]
     check(len(fprs) > 0, "number of FPRs", len(fprs), "be at least 1")
-    for value in fprs:
-        check_fpr("fpr", value)
-    statistic, member, _ = checked_arrays(result)
-    return _ranked_points(statistic.reshape(1, -1), member.reshape(1, -1), fprs=fprs, evaluation=evaluation)
-
-
-def _ranked_points(
-    statistic: np.ndarray, member: np.ndarray, *, fprs: list[float], evaluation: str
-) -> tuple[OperatingPoint, ...]:
-    """Return operating points where each row of [rocs, scores] is a ROC of its own with its own threshold."""
-    ranked = np.sort(np.where(member, -np.inf, statistic), axis=-1)  # the non-members of a row end it
-    num_nonmembers = np.count_nonzero(~member, axis=-1)
-    points = []
     for fpr in fprs:
-        fewest = int(num_nonmembers.min())
-        if not resolvable(fpr, fewest):
-            points.append(_unresolved(fpr, member=member, evaluation=evaluation, num_scores=fewest))
-            continue
-        # FPR <= fpr holds for the thresholds above the first non-member that is one too many, for no others.
-        first_too_many = member.shape[-1] - 1 - _allowed_false_positives(fpr, num_nonmembers)
-        called = statistic > np.take_along_axis(ranked, first_too_many[:, None], axis=-1)
-        threshold = float(np.min(statistic, where=called, initial=np.inf))
-        points.append(
-            _resolved(fpr, called=called, member=member, evaluation=evaluation, threshold=threshold)
-        )
-    return tuple(points)
+        check_fpr("fpr", fpr)
+    decide = decision_rule(result, evaluation)
+    member = np.asarray(result.member)
+    return tuple(_operating_point(fpr, decide, member=member, evaluation=evaluation) for fpr in fprs)
 
 
-def _allowed_false_positives(fpr: float, num_nonmembers: np.ndarray) -> np.ndarray:
+class Calls(NamedTuple):
+    """The pairs that an evaluation calls members at one FPR.
+
+    Attributes:
+        called: bool[models, examples].
+        counted: bool[examples], False for examples whose null cannot resolve the FPR.
+        threshold: the smallest statistic called, NaN unless all pairs share it.
+    """
+
+    called: np.ndarray
+    counted: np.ndarray
+    threshold: float
+
+
+def decision_rule(result: AttackResult, evaluation: str) -> Callable[[float], Calls]:
+    """Return the function from FPR to Calls; what does not depend on the FPR is computed once, here.
+
+    Raises:
+        InputError: for an unknown evaluation, a NaN statistic, or if members or non-members are missing. The
+            function raises UnresolvedError.
+    """
+    check_choice("evaluation", evaluation, EVALUATIONS)
+    if evaluation in CALIBRATED:
+        return _p_value_rule(result, CALIBRATED[evaluation])
+    return _threshold_rule(result, pooled=evaluation == "pooled")
+
+
+def _threshold_rule(result: AttackResult, *, pooled: bool) -> Callable[[float], Calls]:
+    """Call what lies above the lowest threshold that keeps the FPR: one for all pairs, or one per model."""
+    statistic, member, _ = checked_arrays(result)
+    scores, members = (statistic.reshape(1, -1), member.reshape(1, -1)) if pooled else (statistic, member)
+    num_nonmembers = np.count_nonzero(~members, axis=-1)
+    ranked = np.sort(np.where(members, -np.inf, scores), axis=-1)  # a row is a ROC, and ends with non-members
+    counted = np.ones(statistic.shape[1], bool)
+    what = "non-member scores" if pooled else "non-member scores of each target"
+
+    def decide(fpr: float) -> Calls:
+        _check_resolved(fpr, int(num_nonmembers.min()), what)
+        # The thresholds with FPR <= fpr are those above the first non-member that would be one too many.
+        one_too_many = scores.shape[1] - 1 - allowed_false_positives(fpr, num_nonmembers)
+        called = scores > np.take_along_axis(ranked, one_too_many[:, None], axis=-1)
+        threshold = float(np.min(scores, where=called, initial=np.inf)) if pooled else math.nan
+        return Calls(called.reshape(statistic.shape), counted, threshold)
+
+    return decide
+
+
+def _p_value_rule(result: AttackResult, method: str) -> Callable[[float], Calls]:
+    """Call the pairs whose p-value under their example's own null is at most the FPR."""
+    p_values = calibrated_p_values(result, method=method)
+    _, member, defined = checked_arrays(result)
+    null_sizes = np.count_nonzero(~member & defined, axis=0) - 1  # the target itself is left out
+
+    def decide(fpr: float) -> Calls:
+        if method == "empirical":
+            _check_resolved(fpr, int(null_sizes.max()), "other models without the example")
+        counted = null_sizes >= (required_nonmembers(fpr) if method == "empirical" else 2)
+        members = member[:, counted]
+        _check_resolved(fpr, int(np.count_nonzero(~members)), "non-member scores with a null")
+        if not members.any():
+            raise UnresolvedError(f"fpr={fpr} has no member score with a null that resolves it.")
+        return Calls(p_values <= fpr, counted, math.nan)
+
+    return decide
+
+
+def _check_resolved(fpr: float, number: int, what: str) -> None:
+    """Raise UnresolvedError unless the number of scores resolves fpr."""
+    if not resolvable(fpr, number):
+        raise UnresolvedError(f"fpr={fpr} needs at least {required_nonmembers(fpr)} {what}, got {number}.")
+
+
+def allowed_false_positives(fpr: float, num_nonmembers: np.ndarray) -> np.ndarray:
     """Return the largest integers k with k / num_nonmembers <= fpr, rounded as the FPR of a Roc is."""
     k = np.floor(fpr * num_nonmembers).astype(np.int64)  # may be one off by rounding
     k += (k + 1) / num_nonmembers <= fpr
@@ -280,48 +379,41 @@ def _allowed_false_positives(fpr: float, num_nonmembers: np.ndarray) -> np.ndarr
     return k
 
 
-def _resolved(
-    fpr: float, *, called: np.ndarray, member: np.ndarray, evaluation: str, threshold: float
+def _operating_point(
+    fpr: float, decide: Callable[[float], Calls], *, member: np.ndarray, evaluation: str
 ) -> OperatingPoint:
-    """Count the calls among members and non-members."""
-    true_positives = int(np.count_nonzero(called & member))
-    false_positives = int(np.count_nonzero(called)) - true_positives
-    num_members = int(np.count_nonzero(member))
+    """Count the calls among members and non-members, or say why the FPR is unresolved."""
+    try:
+        calls = decide(fpr)
+    except UnresolvedError as error:
+        return OperatingPoint(
+            evaluation=evaluation,
+            fpr=fpr,
+            num_members=int(np.count_nonzero(member)),
+            num_nonmembers=int(np.count_nonzero(~member)),
+            status="unresolved",
+            reason=str(error),
+        )
+    called, counted = calls.called[:, calls.counted], member[:, calls.counted]
+    num_members, num_nonmembers = int(np.count_nonzero(counted)), int(np.count_nonzero(~counted))
+    true_positives, false_positives = int(np.sum(called & counted)), int(np.sum(called & ~counted))
     low, high = clopper_pearson(true_positives, num_members)
+    num_left_out = int(np.count_nonzero(~calls.counted))
     return OperatingPoint(
         evaluation=evaluation,
         fpr=fpr,
-        fpr_realised=false_positives / (member.size - num_members),
+        fpr_realised=false_positives / num_nonmembers,
         tpr=true_positives / num_members,
         tpr_low=float(low),
         tpr_high=float(high),
         advantage=true_positives / num_members - fpr,
-        threshold=threshold,
+        threshold=calls.threshold,
         num_members=num_members,
-        num_nonmembers=member.size - num_members,
+        num_nonmembers=num_nonmembers,
         true_positives=true_positives,
         false_positives=false_positives,
         status="ok",
-        reason="",
-    )
-
-
-def _unresolved(fpr: float, *, member: np.ndarray, evaluation: str, num_scores: int) -> OperatingPoint:
-    """Return an operating point without numbers, and why."""
-    num_members = int(np.count_nonzero(member))
-    return OperatingPoint(
-        evaluation=evaluation,
-        fpr=fpr,
-        fpr_realised=math.nan,
-        tpr=math.nan,
-        tpr_low=math.nan,
-        tpr_high=math.nan,
-        advantage=math.nan,
-        threshold=math.nan,
-        num_members=num_members,
-        num_nonmembers=member.size - num_members,
-        true_positives=None,
-        false_positives=None,
-        status="unresolved",
-        reason=f"fpr={fpr} needs at least {required_nonmembers(fpr)} non-member scores, got {num_scores}.",
+        reason=f"{num_left_out} of {len(calls.counted)} examples left out: null too small."
+        if num_left_out
+        else "",
     )

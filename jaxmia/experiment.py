@@ -19,19 +19,34 @@ from jaxmia import attacks
 from jaxmia._validate import InputError
 from jaxmia.config import AttackSettings, ExperimentConfig, load_config, parse_config
 from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, pool_batch, train_ensemble
+from jaxmia.evaluation import AttackResult, operating_points, required_nonmembers, resolvable, roc
 from jaxmia.features import CandidatePool, FeatureSet, candidate_pool, load_features
 from jaxmia.membership import MembershipMasks, draw_membership
 from jaxmia.plots import plot_power_law
 from jaxmia.power_law import PowerLawFit, fit_power_law
 from jaxmia.progress import GridProgress, grid_progress
-from jaxmia.evaluation import AttackResult, operating_points, required_nonmembers, resolvable, roc
 from jaxmia.scores import Scores, accuracy, score, split_diverged
 from jaxmia.store import Cell, RunFolder, content_key, load_results, versions
 from jaxmia.vulnerability import per_example_vulnerability
 
 _MIN_MODELS = 3  # a target and two shadows
+_PER_EXAMPLE_COLUMNS = (
+    *("num_in", "num_out", "mean_in", "mean_out", "std_in", "std_out", "separation", "separation_error"),
+    *("tpr", "tpr_error", "status"),
+)
 _RESULT_COLUMNS = (
-    *("attack", "evaluation", "fpr", "fpr_realised", "tpr", "tpr_low", "tpr_high", "advantage", "auc", "threshold"),
+    *(
+        "attack",
+        "evaluation",
+        "fpr",
+        "fpr_realised",
+        "tpr",
+        "tpr_low",
+        "tpr_high",
+        "advantage",
+        "auc",
+        "threshold",
+    ),
     *("num_members", "num_nonmembers", "num_undefined", "status", "reason"),
 )
 
@@ -116,7 +131,7 @@ class _Run:
         todo = [cell for cell in self.folder.cells if not self.is_done(cell)]
         if todo or not self.folder.is_finished:
             self.folder.start()
-            with grid_progress(console, sum(self.work(cell) for cell in todo)) as bar:
+            with grid_progress(console, sum((self.work(cell) for cell in todo), 0.0)) as bar:
                 for cell in todo:
                     self.compute(cell, bar)
                     self.folder.assemble("results", filter(self.is_done, self.folder.cells))
@@ -203,7 +218,9 @@ class _Run:
             parts.append(trained)
         return join_ensembles(parts)
 
-    def masks(self, keys: Mapping[str, jax.Array], pool: CandidatePool, models: tuple[int, int]) -> MembershipMasks:
+    def masks(
+        self, keys: Mapping[str, jax.Array], pool: CandidatePool, models: tuple[int, int]
+    ) -> MembershipMasks:
         """Membership of the models first .. end - 1 of a cell."""
         settings = self.config.shadows
         return draw_membership(
@@ -219,7 +236,10 @@ class _Run:
 def cell_keys(seed: int) -> dict[str, jax.Array]:
     """The independent random keys of a cell's pool, membership and training: they depend on its seed alone."""
     key = jax.random.key(seed)
-    return {name: jax.random.fold_in(key, stream) for stream, name in enumerate(("pool", "membership", "training"))}
+    return {
+        name: jax.random.fold_in(key, stream)
+        for stream, name in enumerate(("pool", "membership", "training"))
+    }
 
 
 def draw_pool(config: ExperimentConfig, data: FeatureSet, cell: Cell) -> CandidatePool:
@@ -241,7 +261,13 @@ def result_rows(config: ExperimentConfig, scores: Scores) -> pd.DataFrame:
         if len(scores.log_odds) < _MIN_MODELS:
             reason = f"only {len(scores.log_odds)} models have finite scores; an attack needs {_MIN_MODELS}"
             rows += [
-                {"attack": attack.label, "evaluation": "pooled", "fpr": fpr, "status": "diverged", "reason": reason}
+                {
+                    "attack": attack.label,
+                    "evaluation": "pooled",
+                    "fpr": fpr,
+                    "status": "diverged",
+                    "reason": reason,
+                }
                 for fpr in config.fpr
             ]
             continue
@@ -266,14 +292,13 @@ def per_example_rows(config: ExperimentConfig, pool: CandidatePool, scores: Scor
                     "record": pool.rows,
                     "class_name": np.array(pool.data.class_names)[pool.data.labels],
                     "fpr": fpr,
-                    "mean_in": curve.mean_in,
-                    "mean_out": curve.mean_out,
-                    "separation": curve.separation,
-                    "tpr": curve.tpr,
+                    **{name: getattr(curve, name) for name in _PER_EXAMPLE_COLUMNS},
                 }
             )
         )
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"record": pd.Series(dtype="int64")})
+    return (
+        pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"record": pd.Series(dtype="int64")})
+    )
 
 
 def run_attack(attack: AttackSettings, scores: Scores) -> AttackResult:
@@ -283,7 +308,8 @@ def run_attack(attack: AttackSettings, scores: Scores) -> AttackResult:
 
 def fit_laws(results: pd.DataFrame) -> dict[Law, PowerLawFit]:
     """Fit the power law to each attack and evaluation of a results table, over all its cells."""
-    return {law: fit_power_law(rows) for law, rows in results.groupby(["attack", "evaluation"], sort=False)}
+    groups = results.groupby(["attack", "evaluation"], sort=False)
+    return {(str(attack), str(evaluation)): fit_power_law(rows) for (attack, evaluation), rows in groups}
 
 
 def laws_to_json(laws: Mapping[Law, PowerLawFit]) -> list[dict[str, Any]]:
@@ -309,4 +335,6 @@ def _check_before_training(config: ExperimentConfig, data: FeatureSet, cells: li
     expected = largest * config.shadows.models
     if not any(resolvable(fpr, expected) for fpr in config.fpr):
         needs = ", ".join(f"{fpr} needs {required_nonmembers(fpr)}" for fpr in config.fpr)
-        raise InputError(f"fpr={list(config.fpr)} cannot be resolved: {needs} non-member scores, the largest cell has {expected}.")
+        raise InputError(
+            f"fpr={list(config.fpr)} cannot be resolved: {needs} non-member scores, the largest cell has {expected}."
+        )

@@ -42,8 +42,8 @@ class FeatureSet:
     def content_hash(self) -> str:
         """SHA-256 of features (as little-endian float32), labels and class names: equal content, equal hash."""
         digest = hashlib.sha256(repr((self.features.shape, self.class_names)).encode())
-        digest.update(np.ascontiguousarray(self.features, "<f4"))
-        digest.update(np.ascontiguousarray(self.labels, "<i4"))
+        digest.update(self.features.astype("<f4").tobytes())
+        digest.update(self.labels.astype("<i4").tobytes())
         return digest.hexdigest()
 
 
@@ -62,7 +62,9 @@ class CandidatePool:
     rows: Int[np.ndarray, "examples"]
 
 
-def feature_set(features: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None = None) -> FeatureSet:
+def feature_set(
+    features: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None = None
+) -> FeatureSet:
     """Check arrays and build a FeatureSet from them.
 
     Args:
@@ -74,16 +76,29 @@ def feature_set(features: np.ndarray, labels: np.ndarray, class_names: Sequence[
         InputError: for wrong shapes or dtypes, features that are not finite, labels out of range.
     """
     features, labels = np.asarray(features), np.asarray(labels)
-    check(features.ndim == 2 and features.size > 0, "features.shape", features.shape, "be [examples, dim], not empty")
-    check(np.issubdtype(features.dtype, np.floating), "features.dtype", str(features.dtype), "be floating point")
-    check(labels.shape == features.shape[:1], "labels.shape", labels.shape, f"be [{features.shape[0]}], one per example")
+    check(
+        features.ndim == 2 and features.size > 0,
+        "features.shape",
+        features.shape,
+        "be [examples, dim], not empty",
+    )
+    check(
+        np.issubdtype(features.dtype, np.floating), "features.dtype", str(features.dtype), "be floating point"
+    )
+    check(
+        labels.shape == features.shape[:1],
+        "labels.shape",
+        labels.shape,
+        f"be [{features.shape[0]}], one per example",
+    )
     check(np.issubdtype(labels.dtype, np.integer), "labels.dtype", str(labels.dtype), "be an integer type")
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite here and is refused below
         features = features.astype(np.float32)
     bad_rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if bad_rows.size:
         raise InputError(
-            f"features must be finite in float32, got {bad_rows.size} rows with NaN or infinite values (first: {bad_rows[0]})."
+            f"features must be finite in float32, got {bad_rows.size} rows with NaN or infinite values"
+            f" (first: {bad_rows[0]})."
         )
     names = tuple(str(name) for name in class_names) if class_names is not None else _default_names(labels)
     bad_labels = np.flatnonzero((labels < 0) | (labels >= len(names)))
@@ -118,25 +133,36 @@ def load_features(source: str | os.PathLike[str]) -> FeatureSet:
         raise InputError(f"{source}: {error}") from None
 
 
-def _read_npz(path: pathlib.Path, *, required: Sequence[str], optional: Sequence[str]) -> dict[str, np.ndarray]:
+def _read_npz(
+    path: pathlib.Path, *, required: Sequence[str], optional: Sequence[str]
+) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise InputError(f"features={str(path)!r} must be an existing .npz file (or {DEMO_NAME!r}); there is none.")
+        raise InputError(
+            f"features={str(path)!r} must be an existing .npz file (or {DEMO_NAME!r}); there is none."
+        )
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{path} must be an .npz archive, got a single .npy array.")
             for key in required:
                 if key not in archive.files:
-                    raise InputError(f"{path} must hold the key {key!r}, got {', '.join(archive.files) or 'no keys'}.")
+                    raise InputError(
+                        f"{path} must hold the key {key!r}, got {', '.join(archive.files) or 'no keys'}."
+                    )
             return {key: archive[key] for key in (*required, *optional) if key in archive.files}
     except InputError:
         raise
     except ValueError as error:
         if "pickle" in str(error).lower():
-            raise InputError(f"{path} must hold plain numeric arrays; it has pickled objects, which are never loaded.") from None
+            raise InputError(
+                f"{path} must hold plain numeric arrays; it has pickled objects, which are never loaded."
+            ) from None
         raise InputError(f"{path} must be a readable .npz archive: {error}.") from None
     except (OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise InputError(f"{path} must be a complete .npz archive; it is truncated or damaged ({error}).") from None
+        raise InputError(
+            f"{path} must be a complete .npz archive; it is truncated or damaged ({error})."
+        ) from None
 
 
 def save_features(path: str | os.PathLike[str], data: FeatureSet, *, dtype: str = "float32") -> None:
@@ -153,7 +179,10 @@ def save_features(path: str | os.PathLike[str], data: FeatureSet, *, dtype: str 
     try:
         with open(temporary, "wb") as file:
             np.savez_compressed(
-                file, features=data.features.astype(dtype), labels=data.labels, class_names=np.array(data.class_names)
+                file,
+                features=data.features.astype(dtype),
+                labels=data.labels,
+                class_names=np.array(data.class_names),
             )
         os.replace(temporary, path)
     finally:

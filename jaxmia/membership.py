@@ -7,18 +7,16 @@ adjacency a bound may be compared under.
 from __future__ import annotations
 
 import functools
-from typing import Literal, get_args
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 
-Design = Literal["bernoulli", "fixed_size"]
-DESIGNS: tuple[str, ...] = get_args(Design)
+DESIGNS = ("bernoulli", "fixed_size")
 
 
 @flax.struct.dataclass
@@ -34,7 +32,7 @@ class MembershipMasks:
 
     member: Bool[Array, "models examples"]
     model_ids: Int[Array, "models"]
-    design: Design = flax.struct.field(pytree_node=False)
+    design: str = flax.struct.field(pytree_node=False)
     inclusion_rate: float = flax.struct.field(pytree_node=False)
 
 
@@ -43,7 +41,7 @@ def draw_membership(
     labels: Int[np.ndarray, "examples"],
     *,
     num_models: int,
-    design: Design = "bernoulli",
+    design: str = "bernoulli",
     inclusion_rate: float = 0.5,
     first_model: int = 0,
 ) -> MembershipMasks:
@@ -72,12 +70,15 @@ def draw_membership(
     if design == "bernoulli":
         limit, rank_labels = jnp.full(labels.shape, inclusion_rate, jnp.float32), None
     else:
-        limit, rank_labels = jnp.asarray(_members_per_class(labels, inclusion_rate)[labels]), jnp.asarray(labels)
+        limit, rank_labels = (
+            jnp.asarray(_members_per_class(labels, inclusion_rate)[labels]),
+            jnp.asarray(labels),
+        )
     member = _draw(key, model_ids, limit, rank_labels)
     return MembershipMasks(member, model_ids, design, inclusion_rate)
 
 
-def _members_per_class(labels: np.ndarray, inclusion_rate: float) -> Float[np.ndarray, "classes"]:
+def _members_per_class(labels: np.ndarray, inclusion_rate: float) -> Int[np.ndarray, "classes"]:
     counts = np.bincount(labels)
     members = np.rint(inclusion_rate * counts)
     uneven = np.flatnonzero(~np.isclose(inclusion_rate * counts, members))
@@ -86,7 +87,7 @@ def _members_per_class(labels: np.ndarray, inclusion_rate: float) -> Float[np.nd
             f"design='fixed_size' needs inclusion_rate x count to be whole, got {inclusion_rate} x {counts[uneven[0]]}"
             f" for class {uneven[0]}."
         )
-    return members.astype(np.float32)
+    return members.astype(np.int32)
 
 
 @jax.jit
@@ -101,5 +102,7 @@ def _draw_one(key: jax.Array, model_id: Array, *, limit: Array, rank_labels: Arr
     order = jnp.lexsort((uniform, rank_labels))  # by class, at random within
     sorted_labels = rank_labels[order]
     first_of_class = jnp.searchsorted(sorted_labels, sorted_labels, side="left")
-    rank_in_class = jnp.zeros_like(order).at[order].set(jnp.arange(order.size) - first_of_class)
+    rank_in_class = (
+        jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype) - first_of_class)
+    )
     return rank_in_class < limit

@@ -8,12 +8,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxmia.ensemble import ShadowEnsemble
 from jaxmia.features import FeatureSet
-from jaxmia.heads import LinearHead
-from jaxmia.training import Params
+from jaxmia.training import Params, apply_head
 
 _BLOCK_BYTES = 2**28
 
@@ -26,14 +25,18 @@ class Scores:
         log_odds: float[models, examples], z_y - logsumexp_{j != y} z_j = log p_y / (1 - p_y) of the true class.
         member: bool[models, examples], True where the example was in the model's training set.
         population_log_odds: float[models, population] of examples that no model trained on, or None.
+
+    Anyone's arrays may be wrong: the attacks check them and say what is, so they carry no types here.
     """
 
-    log_odds: Float[Array | np.ndarray, "models examples"]
-    member: Bool[Array | np.ndarray, "models examples"]
-    population_log_odds: Float[Array | np.ndarray, "models population"] | None = None
+    log_odds: Array | np.ndarray
+    member: Array | np.ndarray
+    population_log_odds: Array | np.ndarray | None = None
 
 
-def log_odds(logits: Float[Array, "classes examples"], labels: Int[Array, "examples"]) -> Float[Array, "examples"]:
+def log_odds(
+    logits: Float[Array, "classes examples"], labels: Int[Array, "examples"]
+) -> Float[Array, "examples"]:
     """z_y - logsumexp_{j != y} z_j: log p/(1-p) of the true class, in a form that neither overflows nor saturates."""
     is_label = jnp.arange(logits.shape[0])[:, None] == labels
     true_logit = jnp.sum(jnp.where(is_label, logits, 0.0), axis=0)
@@ -65,23 +68,23 @@ def _for_all_models(function: jax.stages.Wrapped, params: Params, data: FeatureS
     size = max(1, _BLOCK_BYTES // (4 * data.num_classes * len(data.labels)))
     features, labels = jnp.asarray(data.features), jnp.asarray(data.labels)
     blocks = [
-        np.asarray(function(jax.tree.map(lambda leaf, start=start: leaf[start : start + size], params), features, labels))
+        np.asarray(
+            function(
+                jax.tree.map(lambda leaf, start=start: leaf[start : start + size], params), features, labels
+            )
+        )
         for start in range(0, num_models, size)
     ]
     return np.concatenate(blocks)
 
 
-def _logits(params: Params, features: Array) -> Array:
-    return LinearHead(params["params"]["bias"].shape[0]).apply(params, features)
-
-
 @jax.jit
 @functools.partial(jax.vmap, in_axes=(0, None, None))
 def _log_odds_of_models(params: Params, features: Array, labels: Array) -> Array:
-    return log_odds(_logits(params, features), labels)
+    return log_odds(apply_head(params, features), labels)
 
 
 @jax.jit
 @functools.partial(jax.vmap, in_axes=(0, None, None))
 def _accuracy_of_models(params: Params, features: Array, labels: Array) -> Array:
-    return jnp.mean(jnp.argmax(_logits(params, features), axis=0) == labels, dtype=jnp.float32)
+    return jnp.mean(jnp.argmax(apply_head(params, features), axis=0) == labels, dtype=jnp.float32)

@@ -106,7 +106,9 @@ class RunFolder:
         except filelock.Timeout:
             raise InputError(f"out={str(path)!r} is in use by another process.") from None
         except OSError as error:
-            raise InputError(f"out={str(path)!r} must be a folder that can be written: {error.strerror}.") from None
+            raise InputError(
+                f"out={str(path)!r} must be a folder that can be written: {error.strerror}."
+            ) from None
         with lock:
             manifest = _read_manifest(path)
             if manifest is not None:
@@ -250,7 +252,9 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
         raise InputError(f"out={str(path)!r} must be a folder, but it is a file.")
     if not (path / "manifest.json").is_file():
         if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
-            raise InputError(f"out={str(path)!r} must be empty or hold a run; it has files but no manifest.json.")
+            raise InputError(
+                f"out={str(path)!r} must be empty or hold a run; it has files but no manifest.json."
+            )
         return None
     manifest = load_json(path, "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
@@ -275,7 +279,9 @@ def _check_continues(
         )
 
 
-def _check_same(asked: Mapping[str, Any], has: Mapping[str, Any], path: pathlib.Path, where: str = "") -> None:
+def _check_same(
+    asked: Mapping[str, Any], has: Mapping[str, Any], path: pathlib.Path, where: str = ""
+) -> None:
     for name in sorted({*asked, *has}):
         ours, theirs = asked.get(name), has.get(name)
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):

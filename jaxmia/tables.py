@@ -17,7 +17,8 @@ def results_tables(results: pd.DataFrame) -> Iterator[Table]:
     for (attack, evaluation), rows in results.groupby(["attack", "evaluation"], sort=False):
         fprs = sorted(rows["fpr"].unique(), reverse=True)
         table = _table(
-            f"{attack}, {evaluation}: TPR (outermost ends of the 95% intervals), median over seeds: {rows['seed'].nunique()}",
+            f"{attack}, {evaluation}: TPR, median over seeds ({rows['seed'].nunique()}),"
+            " with the outermost ends of their 95% intervals",
             ("C", "S", "acc.", *(f"at FPR {fpr:g}" for fpr in fprs)),
         )
         for (classes, shots), cells in rows.groupby(["classes", "shots"]):
@@ -36,14 +37,23 @@ def problems(results: pd.DataFrame) -> list[str]:
         for row in cells[cells["num_diverged"] > 0].itertuples()
     ]
     for (fpr, status), rows in results[results["status"] != "ok"].groupby(["fpr", "status"]):
-        where = ", ".join(f"C={c} S={s}" for c, s in sorted({*zip(rows["classes"], rows["shots"], strict=True)}))
-        lines.append(f"FPR {fpr:g} is {status} at {where}: for the first, {rows['reason'].iloc[0].rstrip('.')}.")
+        where = ", ".join(
+            f"C={c} S={s}" for c, s in sorted({*zip(rows["classes"], rows["shots"], strict=True)})
+        )
+        lines.append(
+            f"FPR {fpr:g} is {status} at {where}: for the first, {rows['reason'].iloc[0].rstrip('.')}."
+        )
     return lines
 
 
 def _table(title: str, headings: Iterable[str]) -> Table:
     table = Table(
-        title=title, box=rich.box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold", caption_justify="left"
+        title=title,
+        box=rich.box.SIMPLE_HEAD,
+        pad_edge=False,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
     )
     for heading in headings:
         table.add_column(heading, justify="right")
@@ -62,26 +72,40 @@ def _tpr_cell(rows: pd.DataFrame) -> str:
 def laws_tables(laws: Mapping[tuple[str, str], PowerLawFit]) -> Iterator[Table]:
     """The fitted laws beside the published ones, one table for each attack and evaluation."""
     for (attack, evaluation), fit in laws.items():
-        table = _table(
-            f"{attack}, {evaluation}: log10(TPR - FPR) = slope log10 S + slope_C log10 C + intercept (± standard error)",
-            ("FPR", "slope (S)", "slope_C", "intercept", "R²", "cells", "left out", "published"),
+        over_classes = any(law.slope_classes is not None for law in fit.lines)
+        formula = (
+            "slope log10 S + slope_C log10 C + intercept" if over_classes else "slope log10 S + intercept"
         )
-        for fpr in fit:
-            table.add_row(f"{fpr:g}", *_law_cells(fit[fpr]), _published_slope(fpr))
+        table = _table(
+            f"{attack}, {evaluation}: log10(TPR - FPR) = {formula} (± standard error)",
+            (
+                "FPR",
+                "slope",
+                *(("slope_C",) if over_classes else ()),
+                "intercept",
+                "R²",
+                "cells",
+                "left out",
+                "published",
+            ),
+        )
+        for law in fit.lines:
+            slopes = [_with_error(law.slope_shots, law.slope_shots_stderr)]
+            if over_classes:
+                slopes.append(_with_error(law.slope_classes, law.slope_classes_stderr))
+            table.add_row(
+                f"{law.fpr:g}",
+                *(slopes if law.status == "ok" else ("too few", *slopes[1:])),
+                _with_error(law.intercept, law.intercept_stderr),
+                "-" if law.r_squared is None else f"{law.r_squared:.3f}",
+                str(law.num_cells),
+                str((law.num_censored or 0) + (law.num_unresolved or 0)),
+                _published_slope(law.fpr),
+            )
+        table.caption = (
+            "left out: cells at or below chance, or unresolved. published: slopes of arXiv 2402.06674."
+        )
         yield table
-
-
-def _law_cells(law: PowerLaw) -> tuple[str, ...]:
-    counts = (str(law.num_cells), str((law.num_censored or 0) + (law.num_unresolved or 0)))
-    if law.status != "ok":
-        return ("too few", "-", "-", "-", *counts)
-    return (
-        _with_error(law.slope_shots, law.slope_shots_stderr),
-        _with_error(law.slope_classes, law.slope_classes_stderr),
-        _with_error(law.intercept, law.intercept_stderr),
-        "-" if law.r_squared is None else f"{law.r_squared:.3f}",
-        *counts,
-    )
 
 
 def _with_error(value: float | None, error: float | None) -> str:
@@ -105,10 +129,21 @@ def published_table() -> Table:
         f"{published.source}\n{published.setting}",
         ("record", "FPR", "slope", "intercept, C = 2", *(f"S at ε {epsilon:g}" for epsilon in epsilons)),
     )
-    table.caption = f"S at ε: examples per class at the ceiling of (ε, {published.delta:g})-DP. {published.derivation}"
+    table.caption = (
+        f"S at ε: examples per class at the ceiling of (ε, {published.delta:g})-DP. {published.derivation}"
+    )
     for line in published.lines:
-        shots = (f"{line.required_shots[epsilon]:.2g}" if epsilon in line.required_shots else "-" for epsilon in epsilons)
-        table.add_row(line.record, f"{line.law.fpr:g}", _range(line.slope_shots_range), _range(line.intercept_range), *shots)
+        shots = (
+            f"{line.required_shots[epsilon]:.2g}" if epsilon in line.required_shots else "-"
+            for epsilon in epsilons
+        )
+        table.add_row(
+            line.record,
+            f"{line.law.fpr:g}",
+            _range(line.slope_shots_range),
+            _range(line.intercept_range),
+            *shots,
+        )
     return table
 
 

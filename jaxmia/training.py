@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmia._validate import check_at_least, check_choice
 from jaxmia.heads import LinearHead
 
-Optimizer = Literal["adam", "sgd"]
-Schedule = Literal["constant", "cosine"]
+OPTIMIZERS = ("adam", "sgd")
+SCHEDULES = ("constant", "cosine")
 Params = Any  # a flax parameter tree: {"params": {"kernel": [classes, dim], "bias": [classes]}}
 
 
@@ -31,15 +31,15 @@ class TrainConfig:
             for all models; each model uses those that are its members.
     """
 
-    optimizer: Optimizer = "adam"
-    schedule: Schedule = "constant"
+    optimizer: str = "adam"
+    schedule: str = "constant"
     steps: int = 100
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no training run can have."""
-        check_choice("optimizer", self.optimizer, get_args(Optimizer))
-        check_choice("schedule", self.schedule, get_args(Schedule))
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
         check_at_least("steps", self.steps, 1)
         if self.batch_size is not None:
             check_at_least("batch_size", self.batch_size, 1)
@@ -66,6 +66,11 @@ def make_optimizer(hyper: Hyperparams, config: TrainConfig) -> optax.GradientTra
     if config.schedule == "cosine":
         rate = optax.cosine_decay_schedule(hyper.learning_rate, decay_steps=config.steps)
     return optax.adam(rate) if config.optimizer == "adam" else optax.sgd(rate, momentum=hyper.momentum)
+
+
+def apply_head(params: Params, features: Float[Array, "examples dim"]) -> Float[Array, "classes examples"]:
+    """Logits of one head with these parameters."""
+    return cast(Array, LinearHead(params["params"]["bias"].shape[0]).apply(params, features))
 
 
 def cross_entropy(
@@ -102,14 +107,13 @@ def train_head(
         The head's parameters after config.steps steps.
     """
     head = LinearHead(num_classes)
-    # float32: the weight of a candidate in the mean over members
-    share = member.astype(jnp.float32) / jnp.maximum(member.sum(), 1).astype(jnp.float32)
+    share = member.astype(features.dtype) / jnp.maximum(member.sum(), 1).astype(features.dtype)
     optimizer = make_optimizer(hyper, config)
 
     def objective(params: Params, batch: Int[Array, "batch"] | None) -> Array:
         rows = slice(None) if batch is None else batch
         one_hot = jax.nn.one_hot(labels[rows], num_classes, axis=0)
-        losses = cross_entropy(head.apply(params, features[rows]), one_hot)
+        losses = cross_entropy(apply_head(params, features[rows]), one_hot)
         # Divided by the expected number of members in the batch: a realised count would weigh examples unevenly.
         scale = 1.0 if batch is None else features.shape[0] / batch.shape[0]
         penalty = 0.5 * hyper.weight_decay * jnp.sum(params["params"]["kernel"] ** 2)
@@ -117,7 +121,9 @@ def train_head(
 
     def step(carry: tuple[Params, optax.OptState], batch: Int[Array, "batch"] | None) -> tuple[Any, None]:
         params, state = carry
-        updates, state = optimizer.update(jax.grad(objective)(params, batch), state, params)
+        gradient = jax.grad(objective)(params, batch)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes float and int32
+            updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), None
 
     params = head.init(key, features[:1])

@@ -1,6 +1,32 @@
-"""Slow references for ROC evaluation: definitions written as loops, with nothing shared with jaxmia.evaluation."""
+"""Slow references for ROC evaluation: definitions written as loops, sharing no formula with jaxmia."""
+
+import fractions
 
 import numpy as np
+import scipy.stats
+
+from jaxmia.evaluation import AttackResult
+
+
+def result_of(statistic, member, defined=None):
+    """An attack result; every statistic is defined unless said otherwise."""
+    statistic, member = np.atleast_2d(statistic), np.atleast_2d(member)
+    defined = np.ones(member.shape, bool) if defined is None else defined
+    return AttackResult(np.asarray(statistic, float), np.asarray(member, bool), defined)
+
+
+def one_target(members, nonmembers):
+    """The result of an attack on one model from its members' and non-members' statistics."""
+    return result_of(
+        np.concatenate([members, nonmembers]), np.repeat([True, False], [len(members), len(nonmembers)])
+    )
+
+
+def gaussian_result(seed, *, models=20, examples=500, shift=1.5, digits=16):
+    """N(0, 1) for non-members and N(shift, 1) for members; few digits make ties."""
+    rng = np.random.default_rng(seed)
+    member = rng.random((models, examples)) < 0.5
+    return result_of((rng.normal(size=member.shape) + shift * member).round(digits), member)
 
 
 def roc_points(members, nonmembers):
@@ -22,3 +48,36 @@ def auc(members, nonmembers):
 def tpr_at_fpr(members, nonmembers, fpr):
     """Largest TPR over thresholds whose FPR is at most fpr."""
     return max(point[1] for point in roc_points(members, nonmembers) if point[0] <= fpr)
+
+
+def p_value(target, others, method):
+    """P-value of a target among other statistics, by its rank or by Student's predictive law."""
+    rank = (1 + sum(other >= target for other in others)) / (1 + len(others))
+    gaussian = np.isfinite([target, *others]).all() and len(set(others)) > 1
+    if method == "empirical" or not gaussian:
+        return rank
+    mean, deviation, number = np.mean(others), np.std(others, ddof=1), len(others)
+    return scipy.stats.t.sf((target - mean) / (deviation * np.sqrt(1 + 1 / number)), number - 1)
+
+
+def calibrated_p_values(result, method):
+    """Leave-one-out by leaving one out."""
+    found = np.ones(result.statistic.shape)
+    for model, example in np.argwhere(result.defined):
+        others = [
+            result.statistic[other, example]
+            for other in range(len(found))
+            if other != model and result.defined[other, example] and not result.member[other, example]
+        ]
+        found[model, example] = p_value(result.statistic[model, example], others, method)
+    return found
+
+
+def benjamini_hochberg(p_values, fdr):
+    """Step-up calls in exact arithmetic on fractions."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    passed = [
+        k for k, index in enumerate(order, 1) if p_values[index] <= fdr * fractions.Fraction(k, len(order))
+    ]
+    called = order[: max(passed, default=0)]
+    return [index in called for index in range(len(p_values))]

@@ -5,34 +5,23 @@ import hypothesis.extra.numpy
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-import references_evaluation as references
 import scipy.stats
+from references_evaluation import gaussian_result, one_target, result_of
 
 from jaxmia._validate import InputError
-from jaxmia.evaluation import AttackResult, clopper_pearson, required_nonmembers, resolvable, roc, tpr_at_fpr
+from jaxmia.evaluation import (
+    EVALUATIONS,
+    AttackResult,
+    clopper_pearson,
+    required_nonmembers,
+    resolvable,
+    roc,
+    tpr_at_fpr,
+)
+from tests import references_evaluation as references
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "data" / "roc_conventions.npz", allow_pickle=False)
 CASES = sorted({key.split("__")[0] for key in GOLDEN} - {"fprs"})
-
-
-def result_of(statistic, member) -> AttackResult:
-    """An attack result in which every statistic is defined."""
-    statistic, member = np.atleast_2d(statistic), np.atleast_2d(member)
-    return AttackResult(np.asarray(statistic, float), np.asarray(member, bool), np.ones(member.shape, bool))
-
-
-def one_target(members, nonmembers) -> AttackResult:
-    """The result of an attack on one model from its members' and non-members' statistics."""
-    return result_of(
-        np.concatenate([members, nonmembers]), np.repeat([True, False], [len(members), len(nonmembers)])
-    )
-
-
-def gaussian_result(seed, *, models=20, examples=500, shift=1.5, digits=16) -> AttackResult:
-    """N(0, 1) for non-members and N(shift, 1) for members; few digits make ties."""
-    rng = np.random.default_rng(seed)
-    member = rng.random((models, examples)) < 0.5
-    return result_of((rng.normal(size=member.shape) + shift * member).round(digits), member)
 
 
 @pytest.mark.parametrize("digits", [16, 1, 0])
@@ -48,8 +37,8 @@ def test_roc_is_the_curve_of_all_threshold_rules(digits):
 
 
 def test_gaussian_scores_reach_the_closed_form():
-    # AUC = Phi(shift / sqrt 2); its standard error over 10^6 + 10^6 scores is below 0.5 / 1000 (the variance of a
-    # Mann-Whitney AUC is at most A(1 - A) / min(members, nonmembers)).
+    # AUC = Phi(shift / sqrt 2); its standard error over 10^6 + 10^6 scores is below 0.5 / 1000 (the variance
+    # of a Mann-Whitney AUC is at most A(1 - A) / min(members, nonmembers)).
     result = gaussian_result(2, models=20, examples=100_000)
     auc_bound = 4 * 0.5 / 1000
     assert roc(result).auc == pytest.approx(scipy.stats.norm.cdf(1.5 / np.sqrt(2)), abs=auc_bound)
@@ -188,7 +177,7 @@ def test_clopper_pearson_refuses_impossible_counts(successes, trials, confidence
         clopper_pearson(successes, trials, confidence=confidence)
 
 
-@pytest.mark.parametrize("fpr", [0, 1, -0.1, 10, np.nan, [0.1, 1.0], []])
+@pytest.mark.parametrize("fpr", [0.0, 1.0, -0.1, 10.0, np.nan, [0.1, 1.0], []])
 def test_impossible_fpr_is_refused(fpr):
     with pytest.raises(InputError, match=r"fpr|FPR"):
         tpr_at_fpr(gaussian_result(4), fpr)
@@ -210,7 +199,7 @@ def test_broken_results_are_refused():
         for function in (roc, lambda result: tpr_at_fpr(result, 0.1)):
             with pytest.raises(InputError, match=message):
                 function(broken)
-    with pytest.raises(InputError, match="Did you mean 'pooled'"):
+    with pytest.raises(InputError, match=r"must be one of pooled, .* Did you mean 'pooled'"):
         tpr_at_fpr(good, 0.1, evaluation="poled")
 
 
@@ -256,3 +245,56 @@ def test_any_statistic_gives_numbers_or_unresolved(result, fpr):
     assert point.tpr == references.tpr_at_fpr(
         result.statistic[result.member], result.statistic[~result.member], fpr
     )
+
+
+@pytest.mark.parametrize("digits", [16, 1, 0])
+def test_per_target_has_a_threshold_for_each_model(digits):
+    result = gaussian_result(6, models=5, examples=120, digits=digits)
+    fpr = 0.3
+    true_positives = false_positives = 0
+    for statistic, member in zip(result.statistic, result.member, strict=True):
+        own = tpr_at_fpr(result_of(statistic, member), fpr)
+        assert own.tpr == references.tpr_at_fpr(statistic[member], statistic[~member], fpr)
+        true_positives += own.true_positives
+        false_positives += own.false_positives
+    point = tpr_at_fpr(result, fpr, evaluation="per_target")
+    assert (point.true_positives, point.false_positives) == (true_positives, false_positives)
+    assert point.tpr == true_positives / np.sum(result.member)
+    assert point.fpr_realised == false_positives / np.sum(~result.member) <= fpr
+    assert np.isnan(point.threshold)
+
+
+def test_per_target_is_unmoved_by_shifts_between_models_and_pooled_is_not():
+    result = gaussian_result(7)
+    shift = np.random.default_rng(8).normal(scale=5, size=(len(result.member), 1))
+    moved = result_of(result.statistic + shift, result.member)
+    assert (
+        tpr_at_fpr(moved, 0.1, evaluation="per_target").tpr
+        == tpr_at_fpr(result, 0.1, evaluation="per_target").tpr
+    )
+    assert tpr_at_fpr(moved, 0.1).tpr < 0.5 * tpr_at_fpr(result, 0.1).tpr
+
+
+def test_per_target_resolution_is_that_of_the_smallest_roc():
+    member = np.zeros((3, 150), bool)
+    member[:, :50] = True
+    member[1, :51] = True
+    result = result_of(np.random.default_rng(9).normal(size=member.shape), member)
+    assert tpr_at_fpr(result, 0.1).status == "ok"
+    with pytest.raises(InputError, match="needs at least 100 non-member scores of each target, got 99"):
+        tpr_at_fpr(result, 0.1, evaluation="per_target")
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_permuted_membership_is_at_chance(evaluation):
+    # The members' hits have the variance f(1 - f) / 50 000, and a threshold from as many non-members adds at
+    # most as much: those of a target (200 each, 250 targets) or of an example (125 each, 400 examples).
+    rng = np.random.default_rng(10)
+    models, examples, fpr = 250, 400, 0.1
+    member = rng.random((models, examples)) < 0.5
+    statistic = rng.normal(scale=3, size=(1, examples)) + rng.normal(size=member.shape)
+    point = tpr_at_fpr(result_of(statistic, member), fpr, evaluation=evaluation)
+    bound = 4 * np.sqrt(2 * fpr * (1 - fpr) / (models * examples / 2))
+    # A rank among n others reaches the FPR only to 1 / n, and n is at least 10 / fpr.
+    grid = fpr / 10 if evaluation == "calibrated_empirical" else 0
+    assert abs(point.tpr - point.fpr_realised) < bound + grid

@@ -9,6 +9,7 @@ import jaxmia
 
 RANKS = {
     "_validate": 0,
+    "calibration": 0,
     "features": 1,
     "membership": 1,
     "accounting": 1,
@@ -16,6 +17,8 @@ RANKS = {
     "power_law": 1,
     "heads": 2,
     "theory": 2,
+    "bootstrap": 2,
+    "decisions": 2,
     "dpsgd": 3,
     "training": 4,
     "ensemble": 5,
@@ -53,7 +56,11 @@ def imported_rooms(path: pathlib.Path) -> set[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "jaxmia" else [node.module]
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "jaxmia"
+                else [node.module]
+            )
         else:
             continue
         rooms |= {name.split(".")[1] for name in names if name.startswith("jaxmia.")}
@@ -74,7 +81,9 @@ def test_the_test_sees_imports():
     assert "scores" in set().union(*found.values())
 
 
-@pytest.mark.parametrize("name", ["evaluation", "power_law", "accounting"])
+@pytest.mark.parametrize(
+    "name", ["evaluation", "calibration", "bootstrap", "decisions", "power_law", "accounting"]
+)
 def test_statistics_need_no_jax(name):
     path = PACKAGE / f"{name}.py"
     if not path.exists():

@@ -1,0 +1,126 @@
+"""Bootstrap intervals of TPR at fixed FPR that resample whole models: scores of one are not independent."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from jaxmia._validate import check, check_at_least
+from jaxmia.evaluation import AttackResult, allowed_false_positives, checked_arrays, decision_rule
+
+BLOCK_SIZE = 1024  # ranked scores between two stored partial sums
+
+
+def bootstrap_interval(
+    result: AttackResult,
+    fpr: float,
+    *,
+    evaluation: str,
+    seed: int,
+    num_resamples: int = 1000,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Return the ends (low, high) of the percentile interval of tpr_at_fpr over resampled target models.
+
+    Each resample draws as many models as there are, with replacement. "pooled" finds its threshold anew in
+    each. Under the calibrated evaluations the nulls stay those of all models, since a resample would put
+    copies of the target among its own shadows: the interval then covers the choice of targets, not shadows.
+
+    Args:
+        result: what the attack said, [models, examples].
+        fpr: requested FPR.
+        evaluation: as in tpr_at_fpr.
+        seed: of the resamples, a non-negative integer.
+        num_resamples: number of resamples.
+        confidence: nominal coverage.
+
+    Raises:
+        InputError: as tpr_at_fpr; unless each model has members and non-members, without which a resample may
+            have none.
+    """
+    check_at_least("seed", seed, 0)
+    check_at_least("num_resamples", num_resamples, 1)
+    check(0 < confidence < 1, "confidence", confidence, "lie strictly between 0 and 1")
+    statistic, member, _ = checked_arrays(result)
+    calls = decision_rule(result, evaluation)(fpr)
+    counted = member[:, calls.counted]
+    has_both = counted.any(axis=1) & ~counted.all(axis=1)
+    check(
+        bool(has_both.all()), "models without members or without non-members", int((~has_both).sum()), "be 0"
+    )
+    num_models = len(member)
+    draws = np.random.default_rng(seed).multinomial(
+        num_models, np.full(num_models, 1 / num_models), num_resamples
+    )
+    weights = draws.astype(np.float64)  # exact counts, in the type that matrix products are fast in
+    num_members = weights @ np.count_nonzero(counted, axis=1)
+    if evaluation == "pooled":
+        hits = _pooled_true_positives(statistic, member, fpr=fpr, weights=weights)
+    else:
+        hits = weights @ np.count_nonzero(calls.called[:, calls.counted] & counted, axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(hits / num_members, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _pooled_true_positives(
+    statistic: np.ndarray, member: np.ndarray, *, fpr: float, weights: np.ndarray
+) -> np.ndarray:
+    """Return the weighted number of members called, [resamples], at each resample's own pooled threshold."""
+    members, nonmembers = (_rank(statistic, mask) for mask in (member, ~member))
+    allowed = allowed_false_positives(fpr, weights @ np.count_nonzero(~member, axis=1))
+    one_too_many = nonmembers.scores[nonmembers.first_beyond(weights, allowed)]
+    num_above = len(members.scores) - np.searchsorted(members.scores[::-1], one_too_many, side="right")
+    return members.weight_of_first(weights, num_above)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Ranked:
+    """Scores in falling order with their models, and how often each model is among the first ones.
+
+    Weighted counts then take one small matrix product and one block per resample, not a pass over all scores.
+
+    Attributes:
+        scores: float64[scores], nonincreasing.
+        model: int[scores, padded to whole blocks]; padding is the index one past the last model.
+        before: float64[blocks, models], scores of each model before each block.
+    """
+
+    scores: np.ndarray
+    model: np.ndarray
+    before: np.ndarray
+
+    def first_beyond(self, weights: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+        """Return the index [resamples] of the first score up to which the weights sum to over allowed."""
+        before = weights @ self.before.T
+        block = np.count_nonzero(before <= allowed[:, None], axis=1) - 1
+        sums = self._sums_within(weights, block) + np.take_along_axis(before, block[:, None], axis=1)
+        return block * BLOCK_SIZE + np.argmax(sums > allowed[:, None], axis=1)
+
+    def weight_of_first(self, weights: np.ndarray, number: np.ndarray) -> np.ndarray:
+        """Return the sum of weights [resamples] of the first `number` [resamples] scores."""
+        block, rest = np.divmod(number, BLOCK_SIZE)
+        sums = np.pad(self._sums_within(weights, block), ((0, 0), (1, 0)))
+        before = np.einsum("rm,rm->r", weights, self.before[block])
+        return before + np.take_along_axis(sums, rest[:, None], axis=1)[:, 0]
+
+    def _sums_within(self, weights: np.ndarray, block: np.ndarray) -> np.ndarray:
+        """Return the running sums of weights inside one block per resample, [resamples, BLOCK_SIZE]."""
+        padded = np.pad(weights, ((0, 0), (0, 1)))
+        models = self.model.reshape(-1, BLOCK_SIZE)[block]
+        return np.cumsum(np.take_along_axis(padded, models, axis=1), axis=1)
+
+
+def _rank(statistic: np.ndarray, mask: np.ndarray) -> _Ranked:
+    """Sort the masked scores, once."""
+    model, _ = np.nonzero(mask)
+    scores = statistic[mask]
+    order = np.argsort(scores)[::-1]
+    num_models, num_blocks = len(mask), len(scores) // BLOCK_SIZE + 1  # a last block may be all padding
+    padded = np.full(num_blocks * BLOCK_SIZE, num_models)
+    padded[: len(scores)] = model[order]
+    block = np.arange(len(scores)) // BLOCK_SIZE
+    counts = np.bincount(block * num_models + model[order], minlength=num_blocks * num_models)
+    inside = counts.reshape(num_blocks, num_models).astype(np.float64)
+    return _Ranked(scores[order], padded, np.cumsum(inside, axis=0) - inside)

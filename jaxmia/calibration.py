@@ -1,0 +1,83 @@
+"""P-values under each example's own null: the statistics of the other models that never saw the example.
+
+An example's FPR is fixed only against its own null, since examples differ in the law of their statistics.
+Every model is the target in turn, its own statistic left out: in closed form, without a loop over models.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.special
+
+HUGE = 1e140  # statistics beyond it, infinite ones included, have no squares that could be summed
+
+
+def rank_p_values(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """Return the conformal p-values (1 + #{other nulls >= t}) / (1 + #{other nulls}).
+
+    P(p <= f) <= f for a target that is exchangeable with its null, whatever their law (Vovk, Gammerman and
+    Shafer 2005). Among n untied null statistics that are each the target once, exactly floor(f n) get p <= f.
+
+    Args:
+        statistic: float64[models, examples] of t, no NaN.
+        null: bool[models, examples], True where the statistic belongs to its example's null.
+
+    Returns:
+        float64[models, examples] in (0, 1].
+    """
+    order = np.argsort(statistic, axis=0)
+    ranked = np.take_along_axis(statistic, order, axis=0)
+    nulls_from = np.cumsum(np.take_along_axis(null, order, axis=0)[::-1], axis=0)[::-1]
+    starts_tie = np.ones(ranked.shape, bool)
+    starts_tie[1:] = ranked[1:] != ranked[:-1]
+    position = np.arange(len(ranked))[:, None]
+    first_of_tie = np.maximum.accumulate(np.where(starts_tie, position, 0), axis=0)
+    at_least = np.empty_like(nulls_from)
+    np.put_along_axis(at_least, order, np.take_along_axis(nulls_from, first_of_tie, axis=0), axis=0)
+    return (1 + at_least - null) / (1 + np.count_nonzero(null, axis=0) - null)
+
+
+def student_t_p_values(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """Return P(T > (t - mean) / (s sqrt(1 + 1/n))), T of Student's law with n - 1 degrees of freedom.
+
+    mean and s (denominator n - 1) are those of the n other nulls. For a Gaussian null this is exactly uniform
+    at any n >= 2, where a Gaussian T would be anticonservative. The rank stands in where the n others have no
+    finite positive s, or t is not finite: there a Gaussian says nothing.
+
+    Args:
+        statistic: float64[models, examples] of t, no NaN.
+        null: bool[models, examples], True where the statistic belongs to its example's null.
+
+    Returns:
+        float64[models, examples] in [0, 1].
+    """
+    usable = np.abs(statistic) < HUGE
+    known = null & usable
+    centred = np.where(usable, statistic, 0.0) - _median(statistic, known)
+    number = np.count_nonzero(known, axis=0) - known
+    mean = _sum_of_others(np.where(known, centred, 0.0)) / np.maximum(number, 1)
+    squares = _sum_of_others(np.where(known, centred**2, 0.0))
+    variance = (squares - number * mean**2) / np.maximum(number - 1, 1)
+    gaussian = usable & (number >= 2) & (variance > 0) & (_sum_of_others(null & ~usable) == 0)
+    scale = np.sqrt(np.where(gaussian, variance, 1.0) * (1 + 1 / np.maximum(number, 1)))
+    p_values = scipy.special.stdtr(np.maximum(number - 1, 1), (mean - centred) / scale)
+    return p_values if gaussian.all() else np.where(gaussian, p_values, rank_p_values(statistic, null))
+
+
+def _median(statistic: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return an upper median [1, examples] of the known statistics, 0 where there are none.
+
+    As the centre it keeps the variance free of cancellation even if one model is an outlier, and that of a
+    constant null exactly 0.
+    """
+    middle = np.minimum(np.count_nonzero(known, axis=0, keepdims=True) // 2, len(known) - 1)
+    median = np.take_along_axis(np.sort(np.where(known, statistic, np.inf), axis=0), middle, axis=0)
+    return np.where(np.isfinite(median), median, 0.0)
+
+
+def _sum_of_others(values: np.ndarray) -> np.ndarray:
+    """Return for each model the sum over the others: only additions, so an outlier leaves no rounding."""
+    before, after = np.zeros(values.shape), np.zeros(values.shape)
+    np.cumsum(values[:-1], axis=0, out=before[1:])
+    np.cumsum(values[:0:-1], axis=0, out=after[-2::-1])
+    return before + after

@@ -1,0 +1,111 @@
+"""The command line as a user meets it: exit codes, one-line errors, no traceback."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxmia.cli import main
+
+SMALL = [
+    "--set",
+    "shadows.models=9",
+    "--set",
+    "grid.shots=[4,8,16]",
+    "--set",
+    "train.steps=5",
+    "--set",
+    "fpr=[0.2]",
+]
+
+
+def jaxmia(capsys, *words):
+    """Run the command line in this process; (exit code, stdout, stderr)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["jaxmia", *map(str, words)])
+        patch.setenv("COLUMNS", "100")
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "run"
+    subprocess.run([sys.executable, "-m", "jaxmia", "run", "smoke", "--out", out, *SMALL], check=True)
+    return out
+
+
+def test_help_reads_well_and_is_quick_to_import(capsys):
+    code, out, _ = jaxmia(capsys, "--help")
+    assert code == 0
+    assert {"run", "fit", "predict"} <= set(re.findall(r"│ (\w+) ", out))
+    code, out, _ = jaxmia(capsys, "run", "--help")
+    assert "jaxmia run configs/demo.toml --out runs/demo" in " ".join(out.split())
+    script = "import sys, jaxmia, jaxmia.cli; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_run_prints_tables_and_a_second_run_says_nothing_is_left(capsys, run_folder):
+    code, out, _ = jaxmia(capsys, "run", "smoke", "--out", run_folder, *SMALL)
+    assert code == 0
+    words = " ".join(out.split())
+    assert "lira, pooled: TPR" in words
+    assert "published" in words
+    assert "nothing was left to do" in words
+
+
+def test_fit_and_predict_agree_with_the_folder(capsys, run_folder, tmp_path):
+    code, out, _ = jaxmia(capsys, "fit", run_folder, "--out", tmp_path / "laws.json")
+    assert code == 0
+    assert (tmp_path / "laws.json").read_text() == (run_folder / "power_law.json").read_text()
+    code, out, _ = jaxmia(capsys, "predict", run_folder, "--shots", 1000, "--classes", 3)
+    assert code == 0
+    assert "outside the fitted cells" in out
+
+
+def test_predict_published_gives_the_published_law(capsys):
+    code, out, _ = jaxmia(capsys, "predict", "--published", "--shots", 100)
+    assert code == 0
+    assert "2402.06674" in out
+    # The line at FPR 0.1: log10 advantage = -0.508 log10 100 + 0.348 within the rounding of the table.
+    tpr, advantage = map(
+        float, re.search(r"^ *0\.1 +(0\.\d+) +(0\.\d+)", out.split("at S = 100")[1], re.M).groups()
+    )
+    assert advantage == pytest.approx(10 ** (-0.508 * 2 + 0.348), rel=0.02)
+    assert tpr == pytest.approx(0.1 + advantage, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "none.toml", "--out", "OUT"], "config='none.toml' must be a TOML file or one of"),
+        (["run", "smoke", "--out", "OUT", "--set", "train.stepz=3"], "Did you mean 'steps'"),
+        (["run", "smoke", "--out", "OUT", "--set", "train.steps=-1"], "train.steps=-1"),
+        (["run", "smoke", "--out", "OUT", "--set", "data.features=NAN"], "got 1 rows with NaN"),
+        (["run", "smoke", "--out", "OUT", "--set", "grid.shots=[999]"], "needs 2 x 999 = 1998 examples"),
+        (["run", "smoke", "--out", "OUT", "--set", "fpr=[1e-7]"], "1e-07 needs 100000000 non-member scores"),
+        (["run", "smoke", "--out", "OUT", "--set", "fpr=[1.5]"], "fpr.0=1.5"),
+        (["fit", "OUT"], "must be a run folder with results.parquet"),
+        (["predict", "OUT", "--shots", "10", "--classes", "3"], "must be a run folder with power_law.json"),
+        (["predict", "--published", "--shots", "10", "--classes", "3"], "classes=3"),
+        (["predict", "--published", "--shots", "-1"], "shots=-1.0 must be a positive number"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(capsys, tmp_path, words, message):
+    features = np.ones((40, 2))
+    features[3] = np.nan
+    np.savez(tmp_path / "nan.npz", features=features, labels=np.arange(40) % 2)
+    places = {"OUT": str(tmp_path / "out"), "data.features=NAN": f"data.features={tmp_path / 'nan.npz'}"}
+    code, _, err = jaxmia(capsys, *(places.get(word, word) for word in words))
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,86 @@
+import dataclasses
+
+import pytest
+
+from jaxmia._validate import InputError
+from jaxmia.config import builtin_configs, load_config, parse_config
+from jaxmia.training import TrainConfig
+
+GRID = {"shots": [8, 4], "classes": [2]}
+
+
+def test_every_builtin_config_is_valid():
+    assert {"demo", "smoke"} <= set(builtin_configs())
+    for name in builtin_configs():
+        load_config(name)
+
+
+def test_demo_is_the_study_it_promises():
+    demo = load_config("demo")
+    assert demo.grid.shots == (8, 16, 32, 64, 128, 256)
+    assert demo.shadows.models == 257
+    assert [attack.label for attack in demo.attack] == ["lira", "lira(variance=global)", "threshold"]
+
+
+def test_overrides_take_toml_values_and_bare_words(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("[grid]\nshots = [8]\nclasses = [2]\n")
+    config = load_config(
+        path, ["train.steps=7", "train.optimizer=sgd", "grid.seeds=[2, 1, 1]", "train.batch_size=5"]
+    )
+    static, hyper = config.train.split()
+    assert dataclasses.asdict(static) == dataclasses.asdict(TrainConfig("sgd", "constant", 7, 5))
+    assert config.grid.seeds == (1, 2)
+    assert hyper.learning_rate == 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "grid is required"),
+        ({"grid": GRID, "atack": []}, "unknown key 'atack'.*Did you mean 'attack'"),
+        ({"grid": GRID, "train": {"step": 3}}, r"unknown key 'train.step'.*Did you mean 'steps'"),
+        ({"grid": GRID, "train": {"steps": "many"}}, r"train.steps='many': input should be a valid integer"),
+        ({"grid": GRID, "train": {"steps": 0}}, r"train.steps=0: input should be greater than or equal to 1"),
+        ({"grid": GRID, "train": {"learning_rate": float("nan")}}, r"train.learning_rate=nan"),
+        ({"grid": GRID, "train": {"momentum": 0.9}}, r"train: momentum=0.9 is for optimizer='sgd'"),
+        ({"grid": GRID, "train": {"optimizer": "lamb"}}, r"train.optimizer='lamb'"),
+        ({"grid": GRID | {"shots": [0]}}, r"grid.shots.0=0"),
+        ({"grid": GRID | {"shots": []}}, r"grid.shots=\[\]"),
+        ({"grid": GRID | {"shots": [8.5]}}, r"grid.shots.0=8.5"),
+        ({"grid": GRID | {"classes": [1]}}, r"grid.classes.0=1"),
+        ({"grid": GRID, "shadows": {"models": 0}}, r"shadows.models=0"),
+        ({"grid": GRID, "shadows": {"design": "poisson"}}, r"shadows.design='poisson'"),
+        ({"grid": GRID, "fpr": [0.1, 1.0]}, r"fpr.1=1.0"),
+        ({"grid": GRID, "fpr": [0.0]}, r"fpr.0=0.0"),
+        ({"grid": GRID, "attack": ["lirra"]}, r"attack='lirra' must be one of .* Did you mean 'lira'"),
+        ({"grid": GRID, "attack": [{"name": "lira", "varience": "global"}]}, r"Did you mean 'variance'"),
+        ({"grid": GRID, "train": {"steps": 0, "schedule": "x"}}, r"\(1 more wrong\)"),
+    ],
+)
+def test_wrong_settings_are_named_by_path_rule_and_value(settings, message):
+    with pytest.raises(InputError, match=message) as error:
+        parse_config(settings)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_files_and_overrides_are_refused(tmp_path):
+    with pytest.raises(InputError, match="must be a TOML file or one of"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("[grid\n")
+    with pytest.raises(InputError, match="must be valid TOML"):
+        load_config(tmp_path / "bad.toml")
+    with pytest.raises(InputError, match="must have the form"):
+        load_config("demo", ["train.steps"])
+    with pytest.raises(InputError, match="'name' is a value"):
+        load_config("demo", ["name.steps=3"])
+
+
+def test_identities_part_what_is_trained_from_what_is_evaluated():
+    base = parse_config({"grid": GRID})
+    more_models = parse_config({"grid": GRID, "shadows": {"models": 300}})
+    other_fpr = parse_config({"grid": GRID, "fpr": [0.5]})
+    other_rate = parse_config({"grid": GRID, "train": {"learning_rate": 0.2}})
+    assert base.training_identity() == more_models.training_identity() == other_fpr.training_identity()
+    assert base.training_identity() != other_rate.training_identity()
+    assert len({str(c.evaluation_identity()) for c in (base, more_models, other_fpr)}) == 3

@@ -1,0 +1,300 @@
+"""A run folder: what it holds, that it only grows, and that a killed run ends where an uninterrupted one does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxmia import experiment
+from jaxmia._validate import InputError
+from jaxmia.evaluation import operating_points
+from jaxmia.experiment import run_experiment
+from jaxmia.features import demo_features, save_features
+from jaxmia.power_law import fit_power_law
+from jaxmia.store import RunFolder
+
+SETTINGS = {
+    "attack": ["lira", {"name": "lira", "variance": "global"}, "threshold"],
+    "fpr": [0.1, 0.001],
+    "grid": {"shots": [4, 8], "classes": [3], "seeds": [0]},
+    "shadows": {"models": 17},
+    "train": {"steps": 10},
+}
+TABLES = ("results.parquet", "per_example.parquet", "power_law.json")
+
+
+def changed(**tables):
+    return SETTINGS | {name: {**SETTINGS.get(name, {}), **values} for name, values in tables.items()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    return run_experiment(SETTINGS, path)
+
+
+def contents(path):
+    return {name: (path / name).read_bytes() for name in TABLES}
+
+
+def test_folder_holds_what_it_promises(finished):
+    manifest = json.loads((finished.path / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+    assert manifest["identity"]["features"]["sha256"] == demo_features().content_hash()
+    assert manifest["identity"]["versions"]["jax"]
+    assert manifest["settings"]["train"]["steps"] == 10
+    assert {entry["shots"] for entry in manifest["cells"].values()} == {4, 8}
+    names = {path.name for path in (finished.path / "plots").iterdir()}
+    assert {"advantage-lira-pooled.png", "advantage-lira-pooled.svg"} <= names
+    assert finished.heads_trained == 34
+    assert finished.cells_computed == 2
+
+
+def test_results_rows_are_complete_and_consistent(finished):
+    results = pd.read_parquet(finished.path / "results.parquet")
+    assert len(results) == 2 * 3 * 2
+    assert set(results["attack"]) == {"lira", "lira(variance=global)", "threshold"}
+    resolved = results[results["status"] == "ok"]
+    np.testing.assert_allclose(resolved["advantage"], resolved["tpr"] - resolved["fpr"])
+    assert (resolved["fpr_realised"] <= resolved["fpr"]).all()
+    assert ((resolved["tpr_low"] <= resolved["tpr"]) & (resolved["tpr"] <= resolved["tpr_high"])).all()
+    unresolved = results[results["status"] == "unresolved"]
+    assert set(unresolved["fpr"]) == {0.001}
+    assert unresolved["tpr"].isna().all()
+    assert unresolved["reason"].str.contains("needs at least 10000 non-member scores").all()
+    assert ((results["accuracy"] > 0.5) & (results["accuracy"] < 1)).all()
+    assert (results["num_models"] == 17).all()
+
+
+def test_per_example_rows_point_into_the_feature_set(finished):
+    rows = pd.read_parquet(finished.path / "per_example.parquet")
+    assert len(rows) == (3 * 2 * 4 + 3 * 2 * 8) * 2
+    data = demo_features()
+    names = np.array(data.class_names)[data.labels[rows["record"]]]
+    np.testing.assert_array_equal(rows["class_name"], names)
+    assert rows["tpr"].between(0, 1).all()
+
+
+def test_law_in_the_folder_is_the_fit_of_its_rows(finished):
+    rows = finished.results[finished.results["attack"] == "lira"]
+    assert finished.laws[("lira", "pooled")] == fit_power_law(rows)
+    content = json.loads((finished.path / "power_law.json").read_text())
+    assert experiment.laws_from_json(content) == finished.laws
+
+
+def test_finished_run_started_again_does_nothing(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*") if path.is_file()}
+    again = run_experiment(SETTINGS, finished.path)
+    assert (again.cells_computed, again.heads_trained) == (0, 0)
+    after = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*") if path.is_file()}
+    assert {path for path in after if after[path] != before.get(path)} <= {finished.path / ".lock"}
+    pd.testing.assert_frame_equal(again.results, finished.results)
+
+
+def test_same_settings_give_the_same_bytes(finished, tmp_path):
+    run_experiment(SETTINGS, tmp_path / "run")
+    assert contents(tmp_path / "run") == contents(finished.path)
+
+
+def test_more_shots_seeds_and_models_add_only_what_is_missing(tmp_path):
+    run_experiment(changed(grid={"shots": [4]}), tmp_path / "grown")
+    more_shots = run_experiment(changed(grid={"shots": [4, 8]}), tmp_path / "grown")
+    assert (more_shots.cells_computed, more_shots.heads_trained) == (1, 17)
+    more_seeds = run_experiment(changed(grid={"seeds": [0, 1]}), tmp_path / "grown")
+    assert (more_seeds.cells_computed, more_seeds.heads_trained) == (2, 34)
+    more_models = run_experiment(changed(grid={"seeds": [0, 1]}, shadows={"models": 20}), tmp_path / "grown")
+    assert (more_models.cells_computed, more_models.heads_trained) == (4, 12)
+    at_once = run_experiment(changed(grid={"seeds": [0, 1]}, shadows={"models": 20}), tmp_path / "at_once")
+    # Heads trained in two groups differ from heads trained in one by rounding, which may turn a tie.
+    one_score = 1 / at_once.results["num_members"].min()
+    np.testing.assert_allclose(more_models.results["tpr"], at_once.results["tpr"], atol=5 * one_score)
+    smaller_grid = run_experiment(changed(shadows={"models": 20}), tmp_path / "grown")
+    assert smaller_grid.cells_computed == 0
+    assert len(smaller_grid.results) == len(more_models.results)
+
+
+def test_new_attacks_and_fprs_train_nothing(tmp_path):
+    run_experiment(SETTINGS, tmp_path / "run")
+    result = run_experiment({**SETTINGS, "attack": ["threshold"], "fpr": [0.2]}, tmp_path / "run")
+    assert (result.cells_computed, result.heads_trained) == (2, 0)
+    assert set(result.results["attack"]) == {"threshold"}
+    assert set(result.results["fpr"]) == {0.2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (changed(train={"steps": 11}), r"settings.train.steps=11 must equal the 10 that"),
+        (changed(shadows={"models": 16}), r"shadows.models=16 must be at least the 17"),
+        (changed(shadows={"pool_multiplier": 3}), r"settings.shadows.pool_multiplier=3 must equal the 2"),
+    ],
+)
+def test_conflicting_settings_are_refused(finished, settings, message):
+    before = contents(finished.path)
+    with pytest.raises(InputError, match=message):
+        run_experiment(settings, finished.path)
+    assert contents(finished.path) == before
+
+
+def test_other_features_of_the_same_shape_and_name_are_refused(tmp_path):
+    """Keys are by content: a file that was replaced by another of equal shape is another feature set."""
+    data, path = demo_features(), tmp_path / "f.npz"
+    save_features(path, data)
+    settings = changed(data={"features": str(path)}, grid={"shots": [4]})
+    run_experiment(settings, tmp_path / "run")
+    save_features(path, data.replace(features=data.features[::-1].copy()))
+    with pytest.raises(InputError, match=r"features.sha256='\w+' must equal"):
+        run_experiment(settings, tmp_path / "run")
+
+
+def test_other_versions_are_refused(finished, monkeypatch):
+    monkeypatch.setattr(experiment, "versions", lambda: {**experiment_versions, "jax": "0.0.1"})
+    with pytest.raises(InputError, match=r"versions.jax='0.0.1' must equal"):
+        run_experiment(SETTINGS, finished.path)
+
+
+experiment_versions = experiment.versions()
+
+
+def test_foreign_folders_and_files_are_refused(tmp_path):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"must be empty or hold a run"):
+        run_experiment(SETTINGS, tmp_path / "foreign")
+    assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["thesis.tex"]
+    with pytest.raises(InputError, match="it is a file"):
+        run_experiment(SETTINGS, tmp_path / "foreign" / "thesis.tex")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (changed(grid={"shots": [4, 900]}), r"shots=900 needs 2 x 900 = 1800 examples .* has 1000"),
+        (changed(grid={"classes": [11]}), r"classes=11 must be at most 10"),
+        (changed(train={"batch_size": 25}), r"batch_size=25 must be at most 12"),
+        ({**SETTINGS, "attack": [{"name": "lira", "variance": "local"}]}, r"variance='local' must be one of"),
+        ({**SETTINGS, "fpr": [1e-6]}, r"1e-06 needs 10000000 non-member scores, the largest cell has 408"),
+        (changed(data={"features": "no/such.npz"}), r"no/such.npz' must be an existing"),
+    ],
+)
+def test_what_would_fail_later_fails_before_training(tmp_path, settings, message):
+    with pytest.raises(InputError, match=message):
+        run_experiment(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_diverged_heads_are_counted_named_and_left_out(tmp_path, monkeypatch):
+    score = experiment.score
+
+    def with_nan(ensemble, pool):
+        scores = score(ensemble, pool)
+        scores.log_odds[5, 2] = np.nan
+        return scores
+
+    monkeypatch.setattr(experiment, "score", with_nan)
+    result = run_experiment(changed(grid={"shots": [8]}), tmp_path / "run")
+    assert (result.results["num_diverged"] == 1).all()
+    entry = json.loads((tmp_path / "run" / "manifest.json").read_text())["cells"]["classes-3_shots-8_seed-0"]
+    assert entry["diverged_models"] == [5]
+    assert (result.results["num_members"] + result.results["num_nonmembers"] == 16 * 48).all()
+
+
+def test_a_recipe_that_always_diverges_ends_with_rows_that_say_so(tmp_path):
+    settings = changed(train={"optimizer": "sgd", "learning_rate": 1e38, "weight_decay": 1.0})
+    result = run_experiment(settings, tmp_path / "run")
+    assert set(result.results["status"]) == {"diverged"}
+    assert (result.results["num_diverged"] == 17).all()
+    assert result.results["tpr"].isna().all()
+
+
+def run_in_a_process(out):
+    code = "import json, sys; from jaxmia import run_experiment as run; run(json.loads(sys.argv[1]), sys.argv[2])"
+    return subprocess.Popen([sys.executable, "-c", code, json.dumps(SETTINGS), str(out)])
+
+
+@pytest.mark.parametrize(
+    "stage", ["manifest.json", "checkpoints/classes-3_shots-4_seed-0/models-0-17", "results.parquet"]
+)
+def test_a_run_killed_at_any_stage_and_resumed_ends_in_the_same_bytes(tmp_path, finished, stage):
+    """SIGKILL as soon as a file of each stage is there: before training, after a checkpoint, between cells."""
+    out = tmp_path / "run"
+    with run_in_a_process(out) as process:
+        while not (out / stage).exists() and process.poll() is None:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert json.loads((out / "manifest.json").read_text())["status"] == "running"
+    with pytest.raises(
+        InputError, match=r"holds an unfinished run \(\d of 2 cells done\); continue it with --resume"
+    ):
+        run_experiment(SETTINGS, out)
+    result = run_experiment(SETTINGS, out, resume=True)
+    assert contents(out) == contents(finished.path)
+    assert result.cells_computed <= 2
+    if stage == "results.parquet":
+        assert result.cells_computed == 1  # the first cell was done: only the one in flight is computed again
+
+
+def test_a_kill_between_any_two_writes_loses_nothing(tmp_path, finished, monkeypatch):
+    """Stop after each os.replace in turn, as a kill between two writes would, and resume."""
+    replace = os.replace
+    for survivors in range(30):
+        out = tmp_path / str(survivors)
+        count = [0]
+
+        def stop(source, target, count=count, survivors=survivors):
+            if count[0] == survivors:
+                raise KeyboardInterrupt
+            count[0] += 1
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", stop)
+            try:
+                run_experiment(SETTINGS, out)
+            except KeyboardInterrupt:
+                pass
+            else:
+                assert survivors > 10  # a run has more writes than that
+                return
+        run_experiment(SETTINGS, out, resume=True)
+        assert contents(out) == contents(finished.path)
+
+
+def test_two_processes_cannot_write_one_folder(finished):
+    manifest = json.loads((finished.path / "manifest.json").read_text())
+    with (
+        RunFolder.open(
+            finished.path,
+            settings=manifest["settings"],
+            identity=manifest["identity"],
+            cells=[],
+            models=17,
+            resume=False,
+        ),
+        pytest.raises(InputError, match="in use by another process"),
+    ):
+        run_experiment(SETTINGS, finished.path)
+
+
+def test_pooled_rows_are_recomputed_from_public_parts(finished):
+    """The library's functions give the folder's numbers: nothing in a run is out of reach of a notebook."""
+    config = experiment.parse_config(SETTINGS)
+    cell = experiment.Cell(3, 8, 0)
+    pool = experiment.draw_pool(config, demo_features(), cell)
+    keys = experiment.cell_keys(0)
+    masks = experiment.draw_membership(keys["membership"], pool.data.labels, num_models=17)
+    static, hyper = config.train.split()
+    ensemble = experiment.train_ensemble(keys["training"], pool.data, masks, hyper, static)
+    result = experiment.attacks.lira(experiment.score(ensemble, pool.data))
+    point = operating_points(result, [0.1])[0]
+    row = finished.results.query("attack == 'lira' and shots == 8 and fpr == 0.1").iloc[0]
+    assert point.tpr == row["tpr"]
+    assert point.threshold == row["threshold"]
