@@ -19,6 +19,10 @@ from jaxmia.vulnerability import per_example_vulnerability
 MIN_MODELS = 3  # a target and two shadows
 _POINT_COLUMNS = tuple(field.name for field in dataclasses.fields(OperatingPoint))
 _COLUMNS = ("attack", *_POINT_COLUMNS[:-2], "auc", "balanced_accuracy", "num_undefined", "status", "reason")
+_PER_EXAMPLE_COLUMNS = (
+    *("num_in", "num_out", "mean_in", "mean_out", "std_in", "std_out", "separation", "separation_error"),
+    *("tpr", "tpr_error", "status"),
+)
 _COUNTS = ("num_members", "num_nonmembers", "true_positives", "false_positives", "num_undefined")
 
 
@@ -144,10 +148,5 @@ def _vulnerability_rows(
 ) -> Iterator[pd.DataFrame]:
     for fpr in fprs:
         curve = per_example_vulnerability(scores, fpr)
-        yield examples.assign(
-            fpr=fpr,
-            mean_in=curve.mean_in,
-            mean_out=curve.mean_out,
-            separation=curve.separation,
-            tpr=curve.tpr,
-        )
+        columns = {name: getattr(curve, name) for name in _PER_EXAMPLE_COLUMNS}
+        yield examples.assign(fpr=fpr, **columns)
