@@ -28,6 +28,7 @@ _MODULE_OF = {
     "load_config": "config",
     "load_features": "features",
     "load_results": "store",
+    "load_scores": "external",
     "per_example_vulnerability": "vulnerability",
     "published_lines": "power_law",
     "required_shots": "power_law",
@@ -35,6 +36,7 @@ _MODULE_OF = {
     "run_experiment": "experiment",
     "save_features": "features",
     "score": "scores",
+    "scores_from_arrays": "external",
     "tpr_at_fpr": "evaluation",
     "train_ensemble": "ensemble",
 }

@@ -10,7 +10,8 @@ import jaxmia
 RANKS = {
     "_validate": 0,
     "calibration": 0,
-    "features": 1,
+    "_npz": 1,
+    "features": 2,
     "membership": 1,
     "accounting": 1,
     "evaluation": 1,
@@ -25,6 +26,7 @@ RANKS = {
     "scores": 6,
     "counterfactual": 6,
     "attacks": 7,
+    "external": 7,
     "vulnerability": 8,
     "auditing": 8,
     "config": 8,
