@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxmia.evaluation import MIN_FALSE_POSITIVES, Roc
 from jaxmia.power_law import PowerLaw, PowerLawFit, published_lines
 
 _COLOURS = (
@@ -22,6 +24,7 @@ _COLOURS = (
     "#e69f00",
     "#56b4e9",
 )  # Okabe and Ito: safe for colour blindness
+_LINES = ("-", "--", "-.")
 _STYLE: Any = {
     "svg.hashsalt": "jaxmia",
     "axes.spines.top": False,
@@ -51,11 +54,64 @@ def plot_power_law(
             _draw_laws(axes, rows, fit)
             figure.legend(loc="outside right upper", frameon=False, fontsize=8)
             axes.set_title(f"{attack}, {evaluation}: vulnerability against examples per class")
-            stem = f"advantage-{attack}-{evaluation}".translate(str.maketrans("(=,", "---", ")"))
-            for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-                paths.append(folder / f"{stem}.{suffix}")
-                figure.savefig(paths[-1], dpi=150, metadata=metadata)
+            paths += _save(figure, folder / f"advantage-{attack}-{evaluation}")
     return paths
+
+
+def _save(figure: Figure, stem: pathlib.Path) -> list[pathlib.Path]:
+    """Write STEM.png and STEM.svg, without the time, and with a stem that shells leave alone."""
+    name = stem.name.translate(str.maketrans("(=, ", "----", ")"))
+    paths = []
+    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        paths.append(stem.with_name(f"{name}.{suffix}"))
+        figure.savefig(paths[-1], dpi=150, metadata=metadata)
+    return paths
+
+
+def plot_rocs(curves: Mapping[str, Roc], stem: pathlib.Path, *, title: str) -> list[pathlib.Path]:
+    """ROC curves on log axes, with chance and the FPR below which a TPR is not resolved.
+
+    Args:
+        curves: by attack, at least one.
+        stem: path of the pictures without suffix; its folder must exist.
+        title: what the curves have in common.
+
+    Returns:
+        The files written: STEM.png and STEM.svg.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.subplots()
+        for number, (attack, curve) in enumerate(curves.items()):
+            thin = thinned(curve)
+            style = _LINES[number // len(_COLOURS) % len(_LINES)]
+            colour = _COLOURS[number % len(_COLOURS)]
+            # No false positive at all has no place on a log axis: it is drawn at a single one.
+            fpr = np.maximum(thin.fpr, 1 / thin.num_nonmembers)
+            axes.plot(fpr, thin.tpr, style, drawstyle="steps-post", color=colour, linewidth=1.5, label=attack)
+        _draw_chance_and_resolution(axes, min(curve.num_nonmembers for curve in curves.values()))
+        axes.set_title(title)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+        return _save(figure, stem)
+
+
+def thinned(curve: Roc, *, num_points: int = 300) -> Roc:
+    """Return at most num_points points of a curve: what it reaches at FPRs evenly spaced on a log axis."""
+    grid = np.geomspace(1 / max(curve.num_nonmembers, 2), 1, num_points)
+    kept = np.unique(np.searchsorted(curve.fpr, grid, side="right") - 1)
+    return dataclasses.replace(
+        curve, fpr=curve.fpr[kept], tpr=curve.tpr[kept], threshold=curve.threshold[kept]
+    )
+
+
+def _draw_chance_and_resolution(axes: Axes, num_nonmembers: int) -> None:
+    lowest = 1 / max(num_nonmembers, 2)
+    axes.plot([lowest, 1], [lowest, 1], color="0.6", linewidth=1, label="chance")
+    label = f"resolution: {MIN_FALSE_POSITIVES} of {num_nonmembers} non-member scores"
+    axes.axvline(MIN_FALSE_POSITIVES / num_nonmembers, color="0.6", linewidth=1, linestyle=":", label=label)
+    axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1))
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
+    axes.grid(alpha=0.25)
 
 
 def _draw_laws(axes: Axes, rows: pd.DataFrame, fit: PowerLawFit) -> None:
