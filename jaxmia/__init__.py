@@ -20,6 +20,7 @@ _MODULE_OF = {
     "ShadowEnsemble": "ensemble",
     "TrainConfig": "training",
     "accuracy": "scores",
+    "attack_scores": "attack_run",
     "candidate_pool": "features",
     "demo_features": "features",
     "draw_membership": "membership",

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from jaxmia import attacks
-from jaxmia._validate import check
+from jaxmia._validate import InputError, check
 from jaxmia.config import AttackSettings
-from jaxmia.evaluation import AttackResult, OperatingPoint, operating_points, roc
+from jaxmia.evaluation import (
+    AttackResult,
+    OperatingPoint,
+    Roc,
+    operating_points,
+    required_nonmembers,
+    resolvable,
+    roc,
+)
 from jaxmia.scores import Scores
 from jaxmia.vulnerability import per_example_vulnerability
 
@@ -55,15 +63,20 @@ def assess(
             for fpr in fprs
         ]
         return _table(pd.DataFrame(rows).assign(status="diverged", reason=reason))
-    return pd.concat(
-        [
-            result_rows(
-                attack.label, run_attack(attack, scores, features), fprs=fprs, evaluations=evaluations
-            )
-            for attack in attack_settings
-        ],
-        ignore_index=True,
-    )
+    tables = []
+    for attack in attack_settings:
+        result = run_attack(attack, scores, features)
+        tables.append(result_rows(attack.label, result, rocs(result, evaluations), fprs=fprs))
+    return pd.concat(tables, ignore_index=True)
+
+
+def check_resolvable(fprs: Sequence[float], num_nonmembers: int, where: str) -> None:
+    """Raise InputError, with what each needs, unless the non-member scores resolve at least one FPR."""
+    if not any(resolvable(fpr, num_nonmembers) for fpr in fprs):
+        needs = ", ".join(f"{fpr} needs {required_nonmembers(fpr)}" for fpr in fprs)
+        raise InputError(
+            f"fpr={list(fprs)} cannot be resolved: {needs} non-member scores, {where} has {num_nonmembers}."
+        )
 
 
 def needs_features(attack: str) -> bool:
@@ -89,21 +102,28 @@ def run_attack(attack: AttackSettings, scores: Scores, features: np.ndarray | No
     return function(scores, features=features, **attack.options)
 
 
+def rocs(
+    result: AttackResult, evaluations: Sequence[str], *, targets: Sequence[int] | None = None
+) -> dict[str, Roc]:
+    """Return the curves of one attack by evaluation."""
+    return {name: roc(result, evaluation=name, targets=targets) for name in evaluations}
+
+
 def result_rows(
     attack: str,
     result: AttackResult,
+    curves: Mapping[str, Roc],
     *,
     fprs: Sequence[float],
-    evaluations: Sequence[str],
     targets: Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """Return one row per evaluation and FPR of one attack: its OperatingPoint, and the areas of its ROC.
+    """Return one row per evaluation and FPR of one attack: its OperatingPoint, and what its ROC sums up to.
 
     Args:
         attack: its label.
         result: what it said, [models, examples].
+        curves: rocs of the result, for the same targets.
         fprs: fractions.
-        evaluations: as in jaxmia.evaluation.
         targets: the models whose pairs are counted; all by default.
 
     Raises:
@@ -111,8 +131,7 @@ def result_rows(
     """
     defined = result.defined if targets is None else result.defined[list(targets)]
     rows = []
-    for evaluation in evaluations:
-        curve = roc(result, evaluation=evaluation, targets=targets)
+    for evaluation, curve in curves.items():
         facts = {
             "attack": attack,
             "auc": curve.auc,

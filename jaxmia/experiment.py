@@ -15,11 +15,9 @@ import numpy as np
 import pandas as pd
 import rich.console
 
-from jaxmia._validate import InputError
-from jaxmia.assess import assess, per_example_rows, run_attack
+from jaxmia.assess import assess, check_resolvable, per_example_rows, run_attack
 from jaxmia.config import ExperimentConfig, load_config, parse_config
 from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, pool_batch, train_ensemble
-from jaxmia.evaluation import required_nonmembers, resolvable
 from jaxmia.features import CandidatePool, FeatureSet, candidate_pool, load_features
 from jaxmia.membership import MembershipMasks, draw_membership
 from jaxmia.plots import plot_power_law
@@ -268,8 +266,4 @@ def _check_before_training(config: ExperimentConfig, data: FeatureSet, cells: li
         run_attack(attack, scores, tiny.normal(size=(4, 2)))
     largest = max(cell.shots * cell.classes for cell in cells) * (config.shadows.pool_multiplier - 1)
     expected = largest * config.shadows.models
-    if not any(resolvable(fpr, expected) for fpr in config.fpr):
-        needs = ", ".join(f"{fpr} needs {required_nonmembers(fpr)}" for fpr in config.fpr)
-        raise InputError(
-            f"fpr={list(config.fpr)} cannot be resolved: {needs} non-member scores, the largest cell has {expected}."
-        )
+    check_resolvable(config.fpr, expected, "the largest cell")

@@ -22,6 +22,7 @@ import os
 import pathlib
 import platform
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -53,6 +54,12 @@ class Cell:
 def content_key(content: Any) -> str:
     """SHA-256 of a JSON-ready value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -181,8 +188,8 @@ class RunFolder:
         self, cell: Cell, key: str, results: pd.DataFrame, per_example: pd.DataFrame, facts: Mapping[str, Any]
     ) -> None:
         """Write a cell's rows, then its entry in the manifest: the entry stands only for rows that are there."""
-        _write_parquet(self._cell_path(cell) / "results.parquet", results)
-        _write_parquet(self._cell_path(cell) / "per_example.parquet", per_example)
+        write_parquet(self._cell_path(cell) / "results.parquet", results)
+        write_parquet(self._cell_path(cell) / "per_example.parquet", per_example)
         self.manifest["cells"][str(cell)] |= {"key": key, "finished": _now(), **facts}
         self._write_manifest()
 
@@ -190,7 +197,7 @@ class RunFolder:
         """Join one table ("results" or "per_example") over cells, write it and return it."""
         paths = (self._cell_path(cell) / f"{name}.parquet" for cell in cells)
         table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
-        _write_parquet(self.path / f"{name}.parquet", table)
+        write_parquet(self.path / f"{name}.parquet", table)
         return table
 
     def write_json(self, name: str, content: Any) -> None:
@@ -210,6 +217,30 @@ class RunFolder:
 
     def _part_path(self, cell: Cell, models: tuple[int, int]) -> pathlib.Path:
         return self._cell_path(cell) / f"models-{models[0]}-{models[1]}"
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Yield a folder to fill, which takes its place once it is complete; if filling fails, nothing is left.
+
+    Raises:
+        InputError: if there is something at the place already, or it cannot be written.
+    """
+    path = pathlib.Path(path).resolve()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"out={str(path)!r} must be a new or an empty folder; there is something already.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"out={str(path)!r} must be a folder that can be written: {error.strerror}."
+        ) from None
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
@@ -293,7 +324,8 @@ def _check_same(
             )
 
 
-def _write_parquet(path: pathlib.Path, table: pd.DataFrame) -> None:
+def write_parquet(path: pathlib.Path, table: pd.DataFrame) -> None:
+    """Write a table in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path) as temporary:
         table.to_parquet(temporary, index=False)

@@ -46,6 +46,36 @@ def problems(results: pd.DataFrame) -> list[str]:
     return lines
 
 
+def attack_tables(results: pd.DataFrame) -> Iterator[Table]:
+    """What each attack of attack_scores reaches at each resolved FPR, one table for each targets and evaluation."""
+    for (targets, evaluation), rows in results.groupby(["targets", "evaluation"], sort=False):
+        resolved = set(rows["fpr"][rows["status"] == "ok"])
+        if not resolved:  # attack_problems() says why
+            continue
+        pooled = ("threshold",) if evaluation == "pooled" else ()  # elsewhere each target or pair has its own
+        table = _table(
+            f"{evaluation}, targets: {targets}",
+            ("attack", "AUC", "acc.", "FPR", "realised", "TPR, 95% interval", *pooled),
+        )
+        for attack, points in rows[rows["fpr"].isin(resolved)].groupby("attack", sort=False):
+            areas = (f"{points[name].iloc[0]:.3f}" for name in ("auc", "balanced_accuracy"))
+            head = (str(attack), *areas)
+            for _, point in points.iterrows():
+                cells = (f"{point['fpr']:g}", f"{point['fpr_realised']:.4f}", _tpr_cell(point.to_frame().T))
+                table.add_row(*head, *cells, *(f"{point[name]:.3g}" for name in pooled))
+                head = ("",) * len(head)
+        yield table
+
+
+def attack_problems(results: pd.DataFrame) -> list[str]:
+    """Why rows of attack_scores have no number: one line for each targets and evaluation."""
+    missing = results[results["status"] != "ok"]
+    return [
+        f"Unresolved, {evaluation}, targets: {targets}: {' '.join(rows['reason'].unique())}"
+        for (targets, evaluation), rows in missing.groupby(["targets", "evaluation"], sort=False)
+    ]
+
+
 def _table(title: str, headings: Iterable[str]) -> Table:
     table = Table(
         title=title,

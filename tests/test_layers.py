@@ -35,6 +35,7 @@ RANKS = {
     "progress": 9,
     "store": 9,
     "experiment": 10,
+    "attack_run": 10,
     "tuning": 10,
     "sweep": 11,
     "report": 12,
