@@ -36,12 +36,15 @@ def plot_power_law(
     """Advantage against shots on log axes, one picture per attack and evaluation, with the fitted and published laws.
 
     Returns:
-        The files written: FOLDER/advantage-ATTACK-EVALUATION.png and .svg.
+        The files written: FOLDER/advantage-ATTACK-EVALUATION.png and .svg; none of a law without any cell above
+        chance, which log axes cannot show.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for (attack, evaluation), fit in laws.items():
         rows = results[(results["attack"] == attack) & (results["evaluation"] == evaluation)]
+        if not (rows["advantage"] > 0).any():
+            continue
         with mpl.rc_context(_STYLE):
             figure = Figure(figsize=(9, 5), layout="constrained")
             axes = figure.subplots()
@@ -62,15 +65,15 @@ def _draw_laws(axes: Axes, rows: pd.DataFrame, fit: PowerLawFit) -> None:
         _draw_cells(axes, at_fpr, colour, f"FPR {law.fpr:g}")
         _draw_fit(axes, law, colour)
         shots_range = (int(at_fpr["shots"].min()), int(at_fpr["shots"].max()))
-        _draw_published(axes, law.fpr, shots_range, colour)
+        if set(rows["evaluation"]) == {"pooled"}:  # what was published
+            _draw_published(axes, law.fpr, shots_range, colour)
     shots = sorted(rows["shots"].unique())
     axes.set(xscale="log", yscale="log", xlabel="examples per class, S", ylabel="advantage, TPR − FPR")
     axes.set_xticks(shots, [str(value) for value in shots])
     axes.minorticks_off()
     axes.grid(alpha=0.25)
-    positive = rows["advantage"][rows["advantage"] > 0]
-    if len(positive):  # an interval that ends near chance must not stretch the axis over many decades
-        axes.set_ylim(bottom=positive.min() / 2)
+    # An interval that ends near chance must not stretch the axis over many decades.
+    axes.set_ylim(bottom=rows["advantage"][rows["advantage"] > 0].min() / 2)
 
 
 def _draw_cells(axes: Axes, cells: pd.DataFrame, colour: str, label: str) -> None:

@@ -100,10 +100,10 @@ def laws_tables(laws: Mapping[tuple[str, str], PowerLawFit]) -> Iterator[Table]:
                 "-" if law.r_squared is None else f"{law.r_squared:.3f}",
                 str(law.num_cells),
                 str((law.num_censored or 0) + (law.num_unresolved or 0)),
-                _published_slope(law.fpr),
+                _published_slope(law.fpr) if evaluation == "pooled" else "-",
             )
         table.caption = (
-            "left out: cells at or below chance, or unresolved. published: slopes of arXiv 2402.06674."
+            "left out: cells at or below chance, or unresolved. published: pooled slopes of arXiv 2402.06674."
         )
         yield table
 

@@ -1,0 +1,152 @@
+"""What attacks achieve on one set of scores, as rows: for a cell of an experiment or for anyone's scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from jaxmia import attacks
+from jaxmia._validate import check
+from jaxmia.config import AttackSettings
+from jaxmia.evaluation import AttackResult, OperatingPoint, operating_points, roc
+from jaxmia.scores import Scores
+from jaxmia.vulnerability import per_example_vulnerability
+
+MIN_MODELS = 3  # a target and two shadows
+_POINT_COLUMNS = tuple(field.name for field in dataclasses.fields(OperatingPoint))
+_COLUMNS = ("attack", *_POINT_COLUMNS[:-2], "auc", "balanced_accuracy", "num_undefined", "status", "reason")
+_PER_EXAMPLE_COLUMNS = (
+    *("num_in", "num_out", "mean_in", "mean_out", "std_in", "std_out", "separation", "separation_error"),
+    *("tpr", "tpr_error", "status"),
+)
+_COUNTS = ("num_members", "num_nonmembers", "true_positives", "false_positives", "num_undefined")
+
+
+def assess(
+    attack_settings: Sequence[AttackSettings],
+    scores: Scores,
+    *,
+    fprs: Sequence[float],
+    evaluations: Sequence[str],
+    features: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Return one row per attack, evaluation and FPR; rows without a number carry the reason.
+
+    Args:
+        attack_settings: the attacks.
+        scores: log_odds and member [models, examples].
+        fprs: fractions.
+        evaluations: as in jaxmia.evaluation.
+        features: float[examples, dim], for attacks that read them.
+
+    Raises:
+        InputError: what the attacks refuse.
+    """
+    if len(scores.log_odds) < MIN_MODELS:
+        reason = f"only {len(scores.log_odds)} models have finite scores; an attack needs {MIN_MODELS}"
+        rows = [
+            {"attack": attack.label, "evaluation": evaluation, "fpr": fpr}
+            for attack in attack_settings
+            for evaluation in evaluations
+            for fpr in fprs
+        ]
+        return _table(pd.DataFrame(rows).assign(status="diverged", reason=reason))
+    return pd.concat(
+        [
+            result_rows(
+                attack.label, run_attack(attack, scores, features), fprs=fprs, evaluations=evaluations
+            )
+            for attack in attack_settings
+        ],
+        ignore_index=True,
+    )
+
+
+def needs_features(attack: str) -> bool:
+    """Whether an attack of the registry reads the examples' features beside their scores."""
+    return "features" in inspect.signature(attacks.REGISTRY[attack]).parameters
+
+
+def run_attack(attack: AttackSettings, scores: Scores, features: np.ndarray | None = None) -> AttackResult:
+    """Run a configured attack.
+
+    Args:
+        attack: its name and options.
+        scores: log_odds and member [models, examples].
+        features: float[examples, dim], for an attack that reads them.
+
+    Raises:
+        InputError: without features for an attack that needs them, and what the attack refuses.
+    """
+    function = attacks.REGISTRY[attack.name]
+    if not needs_features(attack.name):
+        return function(scores, **attack.options)
+    check(features is not None, "attack", attack.label, "be one that works from scores without features")
+    return function(scores, features=features, **attack.options)
+
+
+def result_rows(
+    attack: str,
+    result: AttackResult,
+    *,
+    fprs: Sequence[float],
+    evaluations: Sequence[str],
+    targets: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """Return one row per evaluation and FPR of one attack: its OperatingPoint, and the areas of its ROC.
+
+    Args:
+        attack: its label.
+        result: what it said, [models, examples].
+        fprs: fractions.
+        evaluations: as in jaxmia.evaluation.
+        targets: the models whose pairs are counted; all by default.
+
+    Raises:
+        InputError: as jaxmia.evaluation.tpr_at_fpr, but never for an unresolved FPR.
+    """
+    defined = result.defined if targets is None else result.defined[list(targets)]
+    rows = []
+    for evaluation in evaluations:
+        curve = roc(result, evaluation=evaluation, targets=targets)
+        facts = {
+            "attack": attack,
+            "auc": curve.auc,
+            "balanced_accuracy": curve.balanced_accuracy,
+            "num_undefined": int(np.count_nonzero(~defined)),
+        }
+        points = operating_points(result, fprs, evaluation=evaluation, targets=targets)
+        rows += [facts | dataclasses.asdict(point) for point in points]
+    return _table(pd.DataFrame(rows))
+
+
+def _table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with all columns, missing counts as missing integers."""
+    return rows.reindex(columns=_COLUMNS).astype(dict.fromkeys(_COUNTS, "Int64"))
+
+
+def per_example_rows(scores: Scores, fprs: Sequence[float], examples: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per example and FPR: what is known of the example, its shadow statistics, its own TPR.
+
+    Args:
+        scores: log_odds and member [models, examples].
+        fprs: fractions.
+        examples: one row per example, which names it; alone what is returned, without rows, if the models are
+            too few to say more.
+    """
+    if len(scores.log_odds) < MIN_MODELS:
+        return examples.iloc[:0]
+    return pd.concat(list(_vulnerability_rows(scores, fprs, examples)), ignore_index=True)
+
+
+def _vulnerability_rows(
+    scores: Scores, fprs: Sequence[float], examples: pd.DataFrame
+) -> Iterator[pd.DataFrame]:
+    for fpr in fprs:
+        curve = per_example_vulnerability(scores, fpr)
+        columns = {name: getattr(curve, name) for name in _PER_EXAMPLE_COLUMNS}
+        yield examples.assign(fpr=fpr, **columns)
