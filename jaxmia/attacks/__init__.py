@@ -8,15 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import MappingProxyType
 
+from jaxmia.attacks.base import base
+from jaxmia.attacks.bavaria import bavaria_n, bavaria_t
+from jaxmia.attacks.difficulty import difficulty
 from jaxmia.attacks.lira import lira
+from jaxmia.attacks.rmia import rmia
 from jaxmia.attacks.threshold import threshold
 from jaxmia.evaluation import AttackResult
 
-__all__ = ["REGISTRY", "lira", "threshold"]
+__all__ = ["REGISTRY", "base", "bavaria_n", "bavaria_t", "difficulty", "lira", "rmia", "threshold"]
 
 REGISTRY: MappingProxyType[str, Callable[..., AttackResult]] = MappingProxyType(
     {
         "lira": lira,
+        "rmia": rmia,
+        "base": base,
+        "bavaria_t": bavaria_t,
+        "bavaria_n": bavaria_n,
         "threshold": threshold,
+        "difficulty": difficulty,
     }
 )

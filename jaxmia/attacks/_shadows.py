@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from jaxmia._validate import check
 from jaxmia.scores import Scores
 
 BLOCK_SIZE = 1 << 15  # values of one temporary array: 256 kB in float64, so that a few stay in a core's cache
 RESOLUTION = 1e-9  # nats of log-odds; a smaller deviation is rounding, not information
-LARGEST = 1e100  # nats of log-odds; squares of larger scores overflow
+LARGEST = 1e60  # nats of log-odds; fourth powers of larger scores overflow
 
 
 class SideMoments(NamedTuple):
@@ -33,6 +34,18 @@ class SideMoments(NamedTuple):
     number: np.ndarray
     mean: np.ndarray
     variance: np.ndarray
+
+
+class SideLogMeans(NamedTuple):
+    """Log of the mean probability over one side; log_mean is 0 where number is 0.
+
+    Attributes:
+        number: int64[gaps, block], models behind the mean.
+        log_mean: float64[gaps, block].
+    """
+
+    number: np.ndarray
+    log_mean: np.ndarray
 
 
 def score_arrays(scores: Scores, *, min_models: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +70,7 @@ def score_arrays(scores: Scores, *, min_models: int = 3) -> tuple[np.ndarray, np
 
 
 def check_log_odds(name: str, log_odds: np.ndarray) -> None:
-    """Raise InputError unless the scores are floating point numbers of at most 1e100 in size."""
+    """Raise InputError unless the scores are floating point numbers of at most LARGEST in size."""
     dtype = log_odds.dtype
     check(jnp.issubdtype(dtype, jnp.floating), f"{name}.dtype", str(dtype), "be floating")
     largest = max(abs(float(log_odds.min())), abs(float(log_odds.max())))
@@ -140,3 +153,41 @@ def side_medians(log_odds: np.ndarray, on_side: np.ndarray) -> np.ndarray:
     everyone = (place((total - 1) // 2) + place(total // 2)) / 2
     others = (place_without_target((total - 2) // 2) + place_without_target((total - 1) // 2)) / 2
     return np.where(total > on_side, np.where(on_side, others, everyone), 0.0)
+
+
+def side_log_means(log_p: np.ndarray, on_side: np.ndarray, *, leave_out: int = 1) -> SideLogMeans:
+    """Return the log of the mean probability of one side's models, neighbouring models left out.
+
+    Sums of the models before and after the gap lose no digits, whatever the models in the gap hold.
+
+    Args:
+        log_p: float64[models, block], at most 0.
+        on_side: bool[models, block].
+        leave_out: 1 for every target's shadows; 2 leaves out models k and k + 1 for every k.
+
+    Returns:
+        Arrays [models - leave_out + 1, block].
+    """
+    gaps = len(log_p) - leave_out + 1
+    counts = _with_zero(np.cumsum(on_side, axis=0))
+    number = counts[:gaps] + counts[-1] - counts[leave_out:]
+    largest = np.max(log_p, axis=0, where=on_side, initial=-np.inf)
+    largest = np.where(counts[-1] > 0, largest, 0.0)
+    shares = np.where(on_side, np.exp(np.minimum(log_p - largest, 0)), 0.0)
+    before = _with_zero(np.cumsum(shares, axis=0))[:gaps]
+    after = _with_zero(np.cumsum(shares[::-1], axis=0))[::-1][leave_out:]
+    total = before + after
+    # Where the gap holds a model far above the others, theirs underflow: start again from their own largest.
+    gap, example = np.nonzero((total < 1e-290) & (number > 0))
+    others = on_side[:, example]
+    for offset in range(leave_out):
+        others[gap + offset, np.arange(gap.size)] = False
+    log_mean = largest + np.log(np.maximum(total, 1e-300) / np.maximum(number, 1))
+    rest = np.where(others, log_p[:, example], -np.inf)
+    log_mean[gap, example] = scipy.special.logsumexp(rest, axis=0) - np.log(number[gap, example])
+    return SideLogMeans(number, np.where(number > 0, log_mean, 0.0))
+
+
+def _with_zero(sums: np.ndarray) -> np.ndarray:
+    """Put a row of zeros before the cumulative sums: the sum of no model."""
+    return np.concatenate([np.zeros_like(sums[:1]), sums])

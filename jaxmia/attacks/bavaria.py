@@ -1,0 +1,173 @@
+"""BaVarIA (Brännvall 2026, arXiv 2603.11799): LiRA with a posterior over each example's mean and variance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import scipy.special
+
+from jaxmia.attacks._shadows import RESOLUTION, SideMoments, blocks_of, score_arrays, side_moments
+from jaxmia.evaluation import AttackResult
+from jaxmia.scores import Scores
+
+_MAX_STRENGTH = (
+    1000.0  # shadows that a prior may count for: beyond it, examples differ by sampling error alone
+)
+
+
+class _NormalInverseGamma(NamedTuple):
+    """Mean ~ N(location, variance / kappa) given a variance ~ inverse gamma(alpha, beta)."""
+
+    location: np.ndarray
+    kappa: np.ndarray
+    alpha: np.ndarray
+    beta: np.ndarray
+
+
+_Density = Callable[[np.ndarray, _NormalInverseGamma], np.ndarray]
+
+
+def bavaria_t(scores: Scores) -> AttackResult:
+    """Return log p_in(s) - log p_out(s), each the posterior predictive Student-t of one side.
+
+    Per example and side, over n shadows with mean x̄, a normal-inverse-gamma prior is updated to kappa_n =
+    kappa_0 + n, mu_n = (kappa_0 mu_0 + n x̄) / kappa_n, alpha_n = alpha_0 + n / 2 and beta_n = beta_0 + sum
+    (x_i - x̄)^2 / 2 + kappa_0 n (x̄ - mu_0)^2 / (2 kappa_n). The predictive law of s has 2 alpha_n degrees
+    of freedom, location mu_n and scale^2 = beta_n (kappa_n + 1) / (alpha_n kappa_n).
+
+    The prior is ours, not the paper's: empirical Bayes by the method of moments, per target and side, over
+    the examples. With v the pooled variance within examples (ddof 1): beta_0 / (alpha_0 - 1) = v; alpha_0 =
+    2 + 1 / (R - 1), R the mean square of the examples' variances (each divided by 1 + 2 / (n - 1) for its
+    sampling error) over their squared mean; mu_0 the mean of the examples' means; kappa_0 = v / tau^2,
+    tau^2 their variance less its sampling part. Neither alpha_0 - 2 nor kappa_0 exceeds 1000. Where no
+    example has 2 shadows or all scores are equal, v is that of the other side, or else 1 square nat, and
+    alpha_0 is 3.
+
+    Args:
+        scores: log_odds and member [models, examples], at least 3 models.
+
+    Returns:
+        float64 statistic [models, examples]; 0 and undefined where a side has no shadow.
+
+    Raises:
+        InputError: bad scores.
+    """
+    return _attack(scores, _student_t)
+
+
+def bavaria_n(scores: Scores) -> AttackResult:
+    """Return log N(s; mu_n, v_n) of the IN side minus that of the OUT side, v_n = beta_n / (alpha_n - 1).
+
+    The posterior means of mean and variance stand in for LiRA's estimates: with many shadows it is LiRA with
+    per-example deviations, with few they are drawn to what the examples have in common. Prior and update are
+    those of bavaria_t.
+
+    Args:
+        scores: log_odds and member [models, examples], at least 3 models.
+
+    Returns:
+        float64 statistic [models, examples]; 0 and undefined where a side has no shadow.
+
+    Raises:
+        InputError: bad scores.
+    """
+    return _attack(scores, _normal)
+
+
+def _student_t(log_odds: np.ndarray, posterior: _NormalInverseGamma) -> np.ndarray:
+    """Return the log density of the posterior predictive law."""
+    location, kappa, alpha, beta = posterior
+    spread = 2 * beta * (kappa + 1) / kappa  # degrees of freedom times squared scale
+    constant = scipy.special.gammaln(alpha + 0.5) - scipy.special.gammaln(alpha)
+    return (
+        constant - np.log(np.pi * spread) / 2 - (alpha + 0.5) * np.log1p((log_odds - location) ** 2 / spread)
+    )
+
+
+def _normal(log_odds: np.ndarray, posterior: _NormalInverseGamma) -> np.ndarray:
+    """Return the log density of the Gaussian with the posterior means of mean and variance."""
+    variance = posterior.beta / (posterior.alpha - 1)
+    return -(np.log(2 * np.pi * variance) + (log_odds - posterior.location) ** 2 / variance) / 2
+
+
+def _attack(scores: Scores, log_density: _Density) -> AttackResult:
+    """Return the log ratio of the two sides' densities."""
+    log_odds, member = score_arrays(scores)
+    priors = _priors(log_odds, member)
+    statistic, defined = np.empty(log_odds.shape), np.empty(log_odds.shape, bool)
+    for columns in blocks_of(*log_odds.shape):
+        block, inside = log_odds[:, columns].astype(np.float64), member[:, columns]
+        moments = [side_moments(block, on_side) for on_side in (inside, ~inside)]
+        log_in, log_out = (
+            log_density(block, _update(prior, side)) for prior, side in zip(priors, moments, strict=True)
+        )
+        defined[:, columns] = (moments[0].number > 0) & (moments[1].number > 0)
+        statistic[:, columns] = np.where(defined[:, columns], log_in - log_out, 0.0)
+    return AttackResult(statistic, member, defined)
+
+
+def _update(prior: _NormalInverseGamma, side: SideMoments) -> _NormalInverseGamma:
+    """Return the posterior of every target and example given the moments of one side's shadows."""
+    number, mean, variance = side
+    kappa = prior.kappa + number
+    location = (prior.kappa * prior.location + number * mean) / kappa
+    shift = prior.kappa * number * (mean - prior.location) ** 2 / kappa
+    return _NormalInverseGamma(
+        location, kappa, prior.alpha + number / 2, prior.beta + (number * variance + shift) / 2
+    )
+
+
+def _priors(log_odds: np.ndarray, member: np.ndarray) -> list[_NormalInverseGamma]:
+    """Fit the priors [models, 1] of the IN and the OUT side by the method of moments over the examples."""
+    centre = float(log_odds.mean(dtype=np.float64))  # keeps digits in the variance of the means
+    sums = [_prior_sums(log_odds, member, side, centre) for side in (True, False)]
+    own = [_ratio(total["squares"], total["degrees"]) for total in sums]
+    largest = np.maximum(*own)
+    largest = np.where(largest > RESOLUTION**2, largest, 1.0)
+    return [
+        _prior(total, np.where(within > RESOLUTION**2, within, largest), centre)
+        for total, within in zip(sums, own, strict=True)
+    ]
+
+
+def _prior_sums(log_odds: np.ndarray, member: np.ndarray, side: bool, centre: float) -> dict[str, np.ndarray]:
+    """Sum what the prior of one side needs over the examples, each float64[models, 1]."""
+    sums: dict[str, np.ndarray] = {}
+    for columns in blocks_of(*log_odds.shape):
+        block, on_side = log_odds[:, columns].astype(np.float64), member[:, columns] == side
+        number, mean, variance = side_moments(block, on_side)
+        has_mean, degrees = number > 0, np.maximum(number - 1, 0)
+        unbiased = np.where(degrees > 0, variance * number / np.maximum(degrees, 1), 0.0)
+        terms = {
+            "means": has_mean,
+            "mean": np.where(has_mean, mean - centre, 0.0),
+            "mean_square": np.where(has_mean, mean - centre, 0.0) ** 2,
+            "inverse_number": has_mean / np.maximum(number, 1),
+            "variances": degrees > 0,
+            "variance": unbiased,
+            "variance_square": unbiased**2 / (1 + 2 / np.maximum(degrees, 1)),
+            "squares": number * variance,
+            "degrees": degrees,
+        }
+        for name, term in terms.items():
+            sums[name] = sums.get(name, 0.0) + term.sum(axis=1, keepdims=True)
+    return sums
+
+
+def _prior(sums: dict[str, np.ndarray], within: np.ndarray, centre: float) -> _NormalInverseGamma:
+    """Return the prior of one side from its sums and the variance within examples, never 0."""
+    location = _ratio(sums["mean"], sums["means"])
+    between = _ratio(sums["mean_square"], sums["means"]) - location**2
+    between -= within * _ratio(sums["inverse_number"], sums["means"])
+    kappa = within / np.maximum(between, within / _MAX_STRENGTH)
+    square = _ratio(sums["variance"], sums["variances"]) ** 2
+    excess = _ratio(_ratio(sums["variance_square"], sums["variances"]), square) - 1
+    alpha = np.where(square > RESOLUTION**4, 2 + 1 / np.maximum(excess, 1 / _MAX_STRENGTH), 3.0)
+    return _NormalInverseGamma(location + centre, kappa, alpha, (alpha - 1) * within)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Return the quotient, 0 where there is nothing to divide by."""
+    return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), 0.0)

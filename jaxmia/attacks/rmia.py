@@ -1,0 +1,72 @@
+"""RMIA, the robust membership inference attack (Zarifzadeh et al. 2024, arXiv 2312.03262)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxmia._validate import check
+from jaxmia.attacks._ratios import count_below, log_ratios, offline_coefficients
+from jaxmia.attacks._shadows import blocks_of, check_log_odds, score_arrays
+from jaxmia.evaluation import AttackResult
+from jaxmia.scores import Scores
+
+
+def rmia(
+    scores: Scores, *, offline: bool = False, gamma: float = 1.0, a: float | None = None
+) -> AttackResult:
+    """Return the share of population examples z with [p(x) / p̄(x)] / [p(z) / p̄(z)] > gamma (their eq. 4).
+
+    Online: p̄(x) = (p̄_in + p̄_out) / 2, each side's mean over all its shadows. Offline: p̄(x) = ((1 + a)
+    p̄_out + 1 - a) / 2, from OUT shadows alone. The population is the target's own non-members, x among
+    them if it is one (x never exceeds itself for gamma >= 1), or scores.population_log_odds, whose p̄(z) is
+    the mean over all shadows (online) or the offline form (offline), since no model trained on z. Log
+    ratios are rounded to 1e-12 nats, so that what is equal in exact arithmetic stays equal.
+
+    For one target the population and gamma change only ties and how targets compare with one another.
+
+    Args:
+        scores: log_odds and member [models, examples], at least 3 models; population_log_odds
+            [models, population] or None.
+        offline: use OUT shadows alone.
+        gamma: positive threshold on the ratio.
+        a: of the offline form, in [0, 1]; by default tuned for each target on one of its shadows.
+
+    Returns:
+        float64 statistic [models, examples] in [0, 1]. An example without the shadows it needs is undefined
+        and treated as if p(x) = p̄(x); so is every example, at 1/2, of a target without population.
+
+    Raises:
+        InputError: bad scores or population, gamma not positive, a outside [0, 1] or without offline.
+    """
+    check(0 < gamma < np.inf, "gamma", gamma, "be positive and finite")
+    log_odds, member = score_arrays(scores)
+    offline_a = offline_coefficients(log_odds, member, offline=offline, a=a)
+    statistic, defined = log_ratios(log_odds, member, offline_a)
+    population = None
+    if scores.population_log_odds is not None:
+        outside = _checked_population(np.asarray(scores.population_log_odds), len(log_odds))
+        # With a = 1 the offline form is the plain mean over OUT shadows, which for a population are all of
+        # them.
+        mean_a = np.ones((len(log_odds), 1)) if offline_a is None else offline_a
+        population, _ = log_ratios(outside, np.zeros(outside.shape, bool), mean_a)
+    for rows in blocks_of(2 * log_odds.shape[1], len(log_odds)):
+        others = np.where(~member[rows] & defined[rows], statistic[rows], np.inf)
+        others = others if population is None else population[rows]
+        number = np.sum(others < np.inf, axis=1, keepdims=True)
+        below = count_below(statistic[rows] - np.log(gamma), others)
+        statistic[rows] = np.where(number > 0, below / np.maximum(number, 1), 0.5)
+        defined[rows] &= number > 0
+    return AttackResult(statistic, member, defined)
+
+
+def _checked_population(population: np.ndarray, models: int) -> np.ndarray:
+    """Return the population's scores, or raise InputError unless they are [models, at least 1]."""
+    name, shape = "population_log_odds", population.shape
+    check(
+        len(shape) == 2 and shape[0] == models and shape[1] > 0,
+        f"{name}.shape",
+        shape,
+        f"be [{models}, z > 0]",
+    )
+    check_log_odds(name, population)
+    return population
