@@ -138,6 +138,8 @@ class ExperimentConfig(_Settings):
         AttackSettings(name="threshold"),
     )
     fpr: Annotated[tuple[Fpr, ...], Field(min_length=1, strict=False)] = (0.1, 0.01, 0.001)
+    correction: Literal["none", "finite_pool"] = "none"
+    """Of per-example vulnerability: "finite_pool" multiplies D by sqrt(1 - inclusion rate). Attacks know none."""
     data: DataSettings = DataSettings()
     grid: GridSettings
     shadows: ShadowSettings = ShadowSettings()
@@ -151,7 +153,9 @@ class ExperimentConfig(_Settings):
 
     def evaluation_identity(self) -> dict[str, Any]:
         """The settings that a cell's rows depend on beside its heads."""
-        return self.model_dump(mode="json", include={"attack", "fpr"}) | {"models": self.shadows.models}
+        return self.model_dump(mode="json", include={"attack", "fpr", "correction"}) | {
+            "models": self.shadows.models
+        }
 
 
 def builtin_configs() -> dict[str, Traversable]:

@@ -177,7 +177,10 @@ class _Run:
             "num_diverged": len(diverged),
             "accuracy": float(accuracies.mean()) if len(accuracies) else math.nan,
         }
-        results = result_rows(self.config, scores).assign(**dataclasses.asdict(cell), **facts)
+        # Ranks have no finite-pool correction: the rows of attacks say so, whatever the per-example rows carry.
+        results = result_rows(self.config, scores).assign(
+            correction="none", **dataclasses.asdict(cell), **facts
+        )
         per_example = per_example_rows(self.config, pool, scores).assign(**dataclasses.asdict(cell))
         for table in (results, per_example):
             table.insert(0, "dataset", self.config.data.features)
@@ -280,8 +283,11 @@ def result_rows(config: ExperimentConfig, scores: Scores) -> pd.DataFrame:
 def per_example_rows(config: ExperimentConfig, pool: CandidatePool, scores: Scores) -> pd.DataFrame:
     """One row per candidate and FPR: its shadow statistics and its own TPR."""
     tables = []
+    inclusion_rate = 1 / config.shadows.pool_multiplier
     for fpr in config.fpr if len(scores.log_odds) >= _MIN_MODELS else ():
-        curve = per_example_vulnerability(scores, fpr)
+        curve = per_example_vulnerability(
+            scores, fpr, correction=config.correction, inclusion_rate=inclusion_rate
+        )
         tables.append(
             pd.DataFrame(
                 {
@@ -292,6 +298,8 @@ def per_example_rows(config: ExperimentConfig, pool: CandidatePool, scores: Scor
                     "mean_out": curve.mean_out,
                     "separation": curve.separation,
                     "tpr": curve.tpr,
+                    "correction": curve.correction,
+                    "inclusion_rate": curve.inclusion_rate,
                 }
             )
         )
