@@ -30,6 +30,10 @@ from jaxmia.store import Cell, RunFolder, content_key, load_results, versions
 from jaxmia.vulnerability import per_example_vulnerability
 
 _MIN_MODELS = 3  # a target and two shadows
+_PER_EXAMPLE_COLUMNS = (
+    *("num_in", "num_out", "mean_in", "mean_out", "std_in", "std_out", "separation", "separation_error"),
+    *("tpr", "tpr_error", "status", "correction", "inclusion_rate"),
+)
 _RESULT_COLUMNS = (
     *(
         "attack",
@@ -294,12 +298,7 @@ def per_example_rows(config: ExperimentConfig, pool: CandidatePool, scores: Scor
                     "record": pool.rows,
                     "class_name": np.array(pool.data.class_names)[pool.data.labels],
                     "fpr": fpr,
-                    "mean_in": curve.mean_in,
-                    "mean_out": curve.mean_out,
-                    "separation": curve.separation,
-                    "tpr": curve.tpr,
-                    "correction": curve.correction,
-                    "inclusion_rate": curve.inclusion_rate,
+                    **{name: getattr(curve, name) for name in _PER_EXAMPLE_COLUMNS},
                 }
             )
         )

@@ -26,11 +26,6 @@ class GridProgress:
         self._heads += count
         self._progress.update(self._task, advance=work, heads=self._heads)
 
-    def skip(self, work: float) -> None:
-        """Take work off the total that turned out not to be needed."""
-        total = self._progress.tasks[self._task].total or 0.0
-        self._progress.update(self._task, total=max(total - work, 0.0))
-
 
 class _HeadsPerSecond(rich.progress.ProgressColumn):
     def render(self, task: rich.progress.Task) -> str:
@@ -47,13 +42,11 @@ def grid_progress(console: rich.console.Console | None, total_work: float) -> It
     """Show progress on a console; on None, or where it is no terminal, nothing is drawn."""
     progress = rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
+        rich.progress.BarColumn(bar_width=24),
         rich.progress.TaskProgressColumn(),
         _HeadsPerSecond(),
-        rich.progress.TextColumn("elapsed"),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TextColumn("remaining"),
-        rich.progress.TimeRemainingColumn(),
+        rich.progress.TimeRemainingColumn(compact=True),
+        rich.progress.TextColumn("left"),
         console=console,
         disable=console is None,
     )

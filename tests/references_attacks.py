@@ -225,3 +225,46 @@ def bavaria_n(log_odds, member):
             s, location, np.sqrt(beta / (alpha - 1))
         ),
     )
+
+
+def folds_of(features, folds):
+    """The fold of every example: its place, modulo folds, in the lexicographic order of the features."""
+    order = sorted(range(len(features)), key=lambda example: tuple(features[example][::-1]))
+    fold = np.empty(len(features), int)
+    fold[order] = np.arange(len(features)) % folds
+    return fold
+
+
+def ridge_prediction(design, response, penalty, at):
+    """Prediction at a row, from least squares with rows sqrt(penalty) e_j for every column but the last."""
+    extra = np.sqrt(penalty) * np.eye(design.shape[1])[:-1]
+    coefficients = np.linalg.lstsq(
+        np.concatenate([design, extra]), np.append(response, np.zeros(len(extra))), rcond=None
+    )[0]
+    return at @ coefficients
+
+
+def quantile(log_odds, member, *, features, folds=5, ridge=None):
+    """(statistic, defined) of the Gaussian quantile attack."""
+    log_odds = np.asarray(log_odds, float)
+    features = np.asarray(features, float)
+    ridge = features.shape[1] if ridge is None else ridge
+    columns = [(column - column.mean()) / column.std() for column in features.T]
+    design = np.stack([*columns, np.ones(len(features))], axis=1)
+    fold = folds_of(features, folds)
+    statistic, defined = np.zeros(log_odds.shape), np.zeros(log_odds.shape, bool)
+    for target, example in np.ndindex(*log_odds.shape):
+        training = [j for j in range(len(features)) if fold[j] != fold[example] and not member[target, j]]
+        if len(training) < 2:
+            continue
+        defined[target, example] = True
+        known, scores = design[training], log_odds[target, training]
+        rows = np.concatenate([known, design[[example]]])
+        fitted = np.array([ridge_prediction(known, scores, ridge, row) for row in rows])
+        squares = (scores - fitted[:-1]) ** 2
+        logs = np.log(squares + max(1e-3 * squares.mean(), RESOLUTION**2))
+        factors = [ridge_prediction(known, logs - logs.mean(), ridge, row) for row in rows]
+        factors = np.exp(np.clip(factors, -np.log(100), np.log(100)))
+        variance = factors[-1] * max(np.mean(squares / factors[:-1]), RESOLUTION**2)
+        statistic[target, example] = (log_odds[target, example] - fitted[-1]) / np.sqrt(variance)
+    return statistic, defined

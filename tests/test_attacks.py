@@ -33,8 +33,11 @@ CASES = [
     ("bavaria_n", {}),
     ("threshold", {}),
     ("difficulty", {}),
+    ("quantile", {}),
+    ("quantile", {"ridge": 0.5, "folds": 3}),
+    ("quantile", {"method": "pinball", "fpr": 0.2, "steps": 200}),
 ]
-SHADOWLESS = {"threshold"}
+SHADOWLESS = {"threshold", "quantile"}
 every_case = pytest.mark.parametrize(
     ("name", "options"),
     CASES,
@@ -60,10 +63,25 @@ def degenerate(seed, *, models=5, examples=60) -> Scores:
     return Scores(log_odds, member)
 
 
+def features_of(examples):
+    """Features for the one attack that wants them, which say nothing of the scores."""
+    return np.random.default_rng(99).normal(size=(examples, 3))
+
+
+def completed(name, options, examples):
+    """The options, with features where the attack needs them."""
+    return options | {"features": features_of(examples)} if name == "quantile" else options
+
+
+def is_iterative(options):
+    """Whether a fit in float32 stops near its optimum, so that rounding moves the result by about 1e-3."""
+    return options.get("method") == "pinball"
+
+
 def run(name, options, scores):
-    """The attack's result; the arrays of a seed are shared, so each attack must leave them as they are."""
+    """The attack's result, after checking that it left its input as it was."""
     before = np.array(scores.log_odds), np.array(scores.member)
-    result = attacks.REGISTRY[name](scores, **options)
+    result = attacks.REGISTRY[name](scores, **completed(name, options, before[0].shape[1]))
     np.testing.assert_array_equal(scores.log_odds, before[0])
     np.testing.assert_array_equal(scores.member, before[1])
     return result
@@ -86,7 +104,10 @@ def test_every_attack_runs_through_the_contract():
     "scores", [planted(1), planted(2, rate=0.15), degenerate(3)], ids=["even", "few", "nasty"]
 )
 def test_agrees_with_the_loop_reference(name, options, scores):
+    if is_iterative(options):
+        pytest.skip("the optimum need not be unique: compared by its loss in test_attacks_quantile.py")
     result = run(name, options, scores)
+    options = completed(name, options, scores.log_odds.shape[1])
     statistic, defined = getattr(references, name)(scores.log_odds, scores.member, **options)
     np.testing.assert_array_equal(result.defined, defined)
     np.testing.assert_allclose(result.statistic, statistic, rtol=1e-9, atol=1e-9)
@@ -127,9 +148,13 @@ def test_order_of_examples_and_models_does_not_matter(name, options):
     scores = planted(6)
     models, examples = rng.permutation(9), rng.permutation(30)
     grid = np.ix_(models, examples)
-    permuted = run(name, options, Scores(scores.log_odds[grid], scores.member[grid]))
-    result = run(name, options, scores)
-    np.testing.assert_allclose(permuted.statistic, result.statistic[grid], rtol=1e-10, atol=1e-10)
+    options = completed(name, options, 30)
+    result = attacks.REGISTRY[name](scores, **options)
+    if name == "quantile":
+        options = options | {"features": options["features"][examples]}
+    permuted = attacks.REGISTRY[name](Scores(scores.log_odds[grid], scores.member[grid]), **options)
+    tolerance = 0.02 if is_iterative(options) else 1e-10
+    np.testing.assert_allclose(permuted.statistic, result.statistic[grid], rtol=tolerance, atol=tolerance)
     np.testing.assert_array_equal(permuted.defined, result.defined[grid])
 
 
@@ -138,7 +163,9 @@ def test_blocks_do_not_matter(name, options, monkeypatch):
     scores = planted(7)
     whole = run(name, options, scores)
     monkeypatch.setattr(attacks._shadows, "BLOCK_SIZE", 40)
-    np.testing.assert_allclose(run(name, options, scores).statistic, whole.statistic, rtol=1e-12, atol=1e-12)
+    tolerance = 0.02 if is_iterative(options) else 1e-10
+    blocks = run(name, options, scores)
+    np.testing.assert_allclose(blocks.statistic, whole.statistic, rtol=tolerance, atol=tolerance)
 
 
 @every_case
@@ -162,7 +189,8 @@ def test_pitfall_leave_one_out_forgotten(name, options):
 @hypothesis.given(data=st.data())
 def test_never_nan(name, options, data):
     dtype = data.draw(st.sampled_from([np.float16, np.float32, np.float64]))
-    shape = data.draw(st.tuples(st.integers(3, 6), st.integers(1, 5)))
+    # Each new shape would compile the iterative fit anew.
+    shape = (4, 6) if is_iterative(options) else data.draw(st.tuples(st.integers(3, 6), st.integers(1, 7)))
     values = st.one_of(
         st.sampled_from([-1e4, -1.0, 0.0, 1e-3, 1.0, 1e4]), st.floats(-1e4, 1e4, width=16), st.just(0.0)
     )
@@ -176,7 +204,7 @@ def test_never_nan(name, options, data):
 @every_case
 def test_bad_scores_are_refused(name, options):
     scores = planted(9)
-    attack = attacks.REGISTRY[name]
+    attack, options = attacks.REGISTRY[name], completed(name, options, 30)
     bad = [
         (Scores(scores.log_odds, scores.member[:, 1:]), r"member.shape=\(9, 29\)"),
         (Scores(scores.log_odds, scores.member.astype(int)), "member.dtype"),
@@ -197,6 +225,7 @@ def test_bad_scores_are_refused(name, options):
 def test_peak_memory_is_below_four_times_the_scores(name, options):
     scores = planted(10, models=257, examples=20_000)
     scores = Scores(scores.log_odds.astype(np.float32), scores.member)
+    options = completed(name, options, 20_000)
     tracemalloc.start()
     try:
         attacks.REGISTRY[name](scores, **options)

@@ -80,8 +80,8 @@ def test_prior_equals_the_moment_formulas_on_awkward_numbers_of_shadows():
 
 
 def test_student_t_grows_with_the_log_of_an_outlying_score():
-    # (alpha_n + 1/2) log(1 + distance^2 / spread) a side, where no prior makes alpha_n exceed 1002 + 11 / 2; the
-    # Gaussian's square is of order 10^12.
+    # (alpha_n + 1/2) log(1 + distance^2 / spread) a side, where no prior makes alpha_n exceed 1002 + 11 /
+    # 2; the Gaussian's square is of order 10^12.
     scores = planted(6, models=12, examples=60)
     log_odds = np.array(scores.log_odds)
     log_odds[0] += 1e6

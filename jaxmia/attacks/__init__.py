@@ -12,11 +12,22 @@ from jaxmia.attacks.base import base
 from jaxmia.attacks.bavaria import bavaria_n, bavaria_t
 from jaxmia.attacks.difficulty import difficulty
 from jaxmia.attacks.lira import lira
+from jaxmia.attacks.quantile import quantile
 from jaxmia.attacks.rmia import rmia
 from jaxmia.attacks.threshold import threshold
 from jaxmia.evaluation import AttackResult
 
-__all__ = ["REGISTRY", "base", "bavaria_n", "bavaria_t", "difficulty", "lira", "rmia", "threshold"]
+__all__ = [
+    "REGISTRY",
+    "base",
+    "bavaria_n",
+    "bavaria_t",
+    "difficulty",
+    "lira",
+    "quantile",
+    "rmia",
+    "threshold",
+]
 
 REGISTRY: MappingProxyType[str, Callable[..., AttackResult]] = MappingProxyType(
     {
@@ -27,5 +38,6 @@ REGISTRY: MappingProxyType[str, Callable[..., AttackResult]] = MappingProxyType(
         "bavaria_n": bavaria_n,
         "threshold": threshold,
         "difficulty": difficulty,
+        "quantile": quantile,
     }
 )
