@@ -149,6 +149,7 @@ class ExperimentConfig(_Settings):
         """The settings that every trained head depends on; grid and number of models only say which heads exist."""
         settings = self.model_dump(mode="json", include={"data", "shadows", "train"})
         del settings["shadows"]["models"]
+        del settings["data"]["features"]  # a place; what lies there is identified by its hash
         return settings
 
     def evaluation_identity(self) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class _Run:
         """Compute the cells that are missing, then tables, laws and plots over all cells of the folder."""
         todo = [cell for cell in self.folder.cells if not self.is_done(cell)]
         if todo or not self.folder.is_finished:
-            self.folder.start()
+            self.folder.start(todo)
             with grid_progress(console, sum((self.work(cell) for cell in todo), 0.0)) as bar:
                 for cell in todo:
                     self.compute(cell, bar)

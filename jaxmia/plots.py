@@ -61,7 +61,8 @@ def _draw_laws(axes: Axes, rows: pd.DataFrame, fit: PowerLawFit) -> None:
         at_fpr = rows[rows["fpr"] == law.fpr]
         _draw_cells(axes, at_fpr, colour, f"FPR {law.fpr:g}")
         _draw_fit(axes, law, colour)
-        _draw_published(axes, law.fpr, (at_fpr["shots"].min(), at_fpr["shots"].max()), colour)
+        shots_range = (int(at_fpr["shots"].min()), int(at_fpr["shots"].max()))
+        _draw_published(axes, law.fpr, shots_range, colour)
     shots = sorted(rows["shots"].unique())
     axes.set(xscale="log", yscale="log", xlabel="examples per class, S", ylabel="advantage, TPR − FPR")
     axes.set_xticks(shots, [str(value) for value in shots])

@@ -101,15 +101,14 @@ class RunFolder:
         _read_manifest(path)  # refuse a foreign folder before a lock file appears in it
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(path / ".lock", timeout=0)
-            lock.acquire()
+            held = filelock.FileLock(path / ".lock", timeout=0).acquire()
         except filelock.Timeout:
             raise InputError(f"out={str(path)!r} is in use by another process.") from None
         except OSError as error:
             raise InputError(
                 f"out={str(path)!r} must be a folder that can be written: {error.strerror}."
             ) from None
-        with lock:
+        with held:
             manifest = _read_manifest(path)
             if manifest is not None:
                 _check_continues(manifest, path, identity=identity, models=models, resume=resume)
@@ -148,9 +147,11 @@ class RunFolder:
         """Whether every cell of the folder and everything made from them is on disk."""
         return self.manifest.get("status") == "finished"
 
-    def start(self) -> None:
-        """Mark the run as unfinished, on disk."""
+    def start(self, todo: Iterable[Cell]) -> None:
+        """Mark the run as unfinished and the cells as not computed, on disk, before their rows are replaced."""
         self.manifest["status"] = "running"
+        for cell in todo:
+            self.manifest["cells"][str(cell)].pop("key", None)
         self._write_manifest()
 
     def trained_models(self, cell: Cell) -> list[tuple[int, int]]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import filelock
 import numpy as np
 import pandas as pd
 import pytest
@@ -170,6 +171,46 @@ def test_other_features_of_the_same_shape_and_name_are_refused(tmp_path):
     save_features(path, data.replace(features=data.features[::-1].copy()))
     with pytest.raises(InputError, match=r"features.sha256='\w+' must equal"):
         run_experiment(settings, tmp_path / "run")
+
+
+def test_the_same_features_at_another_place_are_the_same_features(finished, tmp_path):
+    save_features(tmp_path / "copy.npz", demo_features())
+    again = run_experiment(changed(data={"features": str(tmp_path / "copy.npz")}), finished.path)
+    assert again.heads_trained == 0
+
+
+def test_a_folder_is_free_again_after_a_run(finished):
+    with filelock.FileLock(finished.path / ".lock", timeout=0):
+        pass
+
+
+def test_rows_of_an_evaluation_cut_short_are_not_taken_for_another_ones(tmp_path, monkeypatch):
+    """New attacks overwrite a cell's rows; killed before the manifest knows, the old settings must not find them."""
+    path = tmp_path / "run"
+    run_experiment(SETTINGS, path)
+    before = contents(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "assemble", _interrupt)
+        patch.setattr(RunFolder, "_write_manifest", _write_manifest_once())
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment({**SETTINGS, "attack": ["threshold"]}, path)
+    run_experiment(SETTINGS, path, resume=True)
+    assert contents(path) == before
+
+
+def _interrupt(*args):
+    raise KeyboardInterrupt
+
+
+def _write_manifest_once(write=RunFolder._write_manifest):
+    calls = []
+
+    def write_first(folder):
+        calls.append(folder)
+        if len(calls) == 1:
+            write(folder)
+
+    return write_first
 
 
 def test_other_versions_are_refused(finished, monkeypatch):
