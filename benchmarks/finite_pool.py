@@ -254,6 +254,7 @@ def _measure(
         "shift / fresh": float(np.median(shifts)),
         "s_in / fresh": float(np.nanmedian(moments.sigma_in / truth.sigma_in)),
         "s_out / fresh": float(np.nanmedian(moments.sigma_out / truth.sigma_out)),
+        "s_in / s_out": float(np.nanmedian(moments.sigma_in / moments.sigma_out)),
     }
     for fpr, at_fpr in zip(FPRS, curves, strict=True):
         figures[f"parametric {fpr:g}"] = float(np.mean(at_fpr.tpr))
@@ -272,7 +273,7 @@ def _row(
     """Return one row: (mean, standard error) over replicates of every figure."""
     row: dict[str, Any] = {"setting": setting, "r": rate, "correction": correction}
     row["predicted s / fresh"] = predicted
-    names = ["D", "D / fresh", "D= / fresh", "shift / fresh", "s_in / fresh", "s_out / fresh"]
+    names = ["D", "D / fresh", "D= / fresh", "shift / fresh", "s_in / fresh", "s_out / fresh", "s_in / s_out"]
     kinds = ("parametric", "two deviations", "calibrated", "pooled")
     names += [f"{kind} {fpr:g}" for kind in kinds for fpr in FPRS]
     for name in names:
@@ -285,7 +286,10 @@ def _row(
 def _exact_row(setting: str, moments: ScoreMoments) -> dict[str, Any]:
     """Return the row of the closed form."""
     separation = _separation(moments)
-    figures = {"D": float(separation.mean())}
+    figures = {
+        "D": float(separation.mean()),
+        "s_in / s_out": float(np.median(moments.sigma_in / moments.sigma_out)),
+    }
     for fpr in FPRS:
         figures[f"parametric {fpr:g}"] = float(np.mean(norm.cdf(norm.ppf(fpr) + separation)))
         figures[f"two deviations {fpr:g}"] = float(np.mean(threshold_tpr(moments, fpr=fpr)))
