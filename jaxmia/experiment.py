@@ -159,17 +159,24 @@ class _Run:
             "num_diverged": len(diverged),
             "accuracy": float(accuracies.mean()) if len(accuracies) else math.nan,
         }
+        # Ranks have no finite-pool correction: the rows of attacks say so, whatever the per-example rows carry.
         results = assess(
             self.config.attack,
             scores,
             fprs=self.config.fpr,
             evaluations=self.config.evaluation,
             features=pool.data.features,
-        ).assign(**dataclasses.asdict(cell), **facts)
+        ).assign(correction="none", **dataclasses.asdict(cell), **facts)
         records = pd.DataFrame(
             {"record": pool.rows, "class_name": np.array(pool.data.class_names)[pool.data.labels]}
         )
-        per_example = per_example_rows(scores, self.config.fpr, records).assign(**dataclasses.asdict(cell))
+        per_example = per_example_rows(
+            scores,
+            self.config.fpr,
+            records,
+            correction=self.config.correction,
+            inclusion_rate=facts["inclusion_rate"],
+        ).assign(**dataclasses.asdict(cell))
         for table in (results, per_example):
             table.insert(0, "dataset", self.config.data.features)
         record = {
