@@ -152,9 +152,10 @@ class _Run:
         trained = time.perf_counter()
         scores, diverged = split_diverged(score(ensemble, pool.data))
         accuracies = np.delete(accuracy(ensemble, pool.test), diverged)
+        inclusion_rate = 1 / settings.pool_multiplier
         facts = {
             "design": settings.design,
-            "inclusion_rate": 1 / settings.pool_multiplier,
+            "inclusion_rate": inclusion_rate,
             "num_models": settings.models,
             "num_diverged": len(diverged),
             "accuracy": float(accuracies.mean()) if len(accuracies) else math.nan,
@@ -175,7 +176,7 @@ class _Run:
             self.config.fpr,
             records,
             correction=self.config.correction,
-            inclusion_rate=facts["inclusion_rate"],
+            inclusion_rate=inclusion_rate,
         ).assign(**dataclasses.asdict(cell))
         for table in (results, per_example):
             table.insert(0, "dataset", self.config.data.features)
