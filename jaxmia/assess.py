@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ _POINT_COLUMNS = tuple(field.name for field in dataclasses.fields(OperatingPoint
 _COLUMNS = ("attack", *_POINT_COLUMNS[:-2], "auc", "balanced_accuracy", "num_undefined", "status", "reason")
 _PER_EXAMPLE_COLUMNS = (
     *("num_in", "num_out", "mean_in", "mean_out", "std_in", "std_out", "separation", "separation_error"),
-    *("tpr", "tpr_error", "status"),
+    *("tpr", "tpr_error", "status", "correction", "inclusion_rate"),
 )
 _COUNTS = ("num_members", "num_nonmembers", "true_positives", "false_positives", "num_undefined")
 
@@ -148,7 +148,14 @@ def _table(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.reindex(columns=_COLUMNS).astype(dict.fromkeys(_COUNTS, "Int64"))
 
 
-def per_example_rows(scores: Scores, fprs: Sequence[float], examples: pd.DataFrame) -> pd.DataFrame:
+def per_example_rows(
+    scores: Scores,
+    fprs: Sequence[float],
+    examples: pd.DataFrame,
+    *,
+    correction: str = "none",
+    inclusion_rate: float | None = None,
+) -> pd.DataFrame:
     """Return one row per example and FPR: what is known of the example, its shadow statistics, its own TPR.
 
     Args:
@@ -156,16 +163,14 @@ def per_example_rows(scores: Scores, fprs: Sequence[float], examples: pd.DataFra
         fprs: fractions.
         examples: one row per example, which names it; alone what is returned, without rows, if the models are
             too few to say more.
+        correction: as in per_example_vulnerability, recorded in every row.
+        inclusion_rate: share of the pool that each model trained on, if known; recorded in every row.
     """
     if len(scores.log_odds) < MIN_MODELS:
         return examples.iloc[:0]
-    return pd.concat(list(_vulnerability_rows(scores, fprs, examples)), ignore_index=True)
-
-
-def _vulnerability_rows(
-    scores: Scores, fprs: Sequence[float], examples: pd.DataFrame
-) -> Iterator[pd.DataFrame]:
+    tables = []
     for fpr in fprs:
-        curve = per_example_vulnerability(scores, fpr)
+        curve = per_example_vulnerability(scores, fpr, correction=correction, inclusion_rate=inclusion_rate)
         columns = {name: getattr(curve, name) for name in _PER_EXAMPLE_COLUMNS}
-        yield examples.assign(fpr=fpr, **columns)
+        tables.append(examples.assign(fpr=fpr, **columns))
+    return pd.concat(tables, ignore_index=True)

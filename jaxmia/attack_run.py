@@ -143,11 +143,11 @@ def _save_statistics(path: pathlib.Path, result: AttackResult) -> None:
 
 
 def _per_example(read: ExternalScores, fprs: Sequence[float]) -> pd.DataFrame:
-    num_examples = np.asarray(read.scores.member).shape[1]
-    examples = pd.DataFrame({"example": np.arange(num_examples)})
+    member = np.asarray(read.scores.member)
+    examples = pd.DataFrame({"example": np.arange(member.shape[1])})
     if read.labels is not None:
         examples["label"] = read.labels
-    return per_example_rows(read.scores, fprs, examples)
+    return per_example_rows(read.scores, fprs, examples, inclusion_rate=float(member.mean()))
 
 
 def _manifest(

@@ -96,7 +96,6 @@ def attack(
     num_models, num_examples = run.read.scores.member.shape
     console.print(f"{scores}: {num_models} models, {num_examples} examples", *run.read.notes, sep="\n")
     console.print(*attack_tables(run.results))
-    console.print("acc.: balanced accuracy at the best threshold. realised: the FPR reached.")
     for line in attack_problems(run.results):
         console.print(line, style="yellow", highlight=False)
     console.print(f"All files are in {out}")

@@ -140,6 +140,8 @@ class ExperimentConfig(_Settings):
     evaluation: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("pooled", "calibrated")
     """Which pairs share a threshold: see jaxmia.evaluation.tpr_at_fpr."""
     fpr: Annotated[tuple[Fpr, ...], Field(min_length=1, strict=False)] = (0.1, 0.01, 0.001)
+    correction: Literal["none", "finite_pool"] = "none"
+    """Of per-example vulnerability: "finite_pool" multiplies D by sqrt(1 - inclusion rate). Attacks know none."""
     data: DataSettings = DataSettings()
     grid: GridSettings
     shadows: ShadowSettings = ShadowSettings()
@@ -161,7 +163,7 @@ class ExperimentConfig(_Settings):
 
     def evaluation_identity(self) -> dict[str, Any]:
         """The settings that a cell's rows depend on beside its heads."""
-        return self.model_dump(mode="json", include={"attack", "evaluation", "fpr"}) | {
+        return self.model_dump(mode="json", include={"attack", "correction", "evaluation", "fpr"}) | {
             "models": self.shadows.models
         }
 

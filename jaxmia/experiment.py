@@ -150,24 +150,32 @@ class _Run:
         trained = time.perf_counter()
         scores, diverged = split_diverged(score(ensemble, pool.data))
         accuracies = np.delete(accuracy(ensemble, pool.test), diverged)
+        inclusion_rate = 1 / settings.pool_multiplier
         facts = {
             "design": settings.design,
-            "inclusion_rate": 1 / settings.pool_multiplier,
+            "inclusion_rate": inclusion_rate,
             "num_models": settings.models,
             "num_diverged": len(diverged),
             "accuracy": float(accuracies.mean()) if len(accuracies) else math.nan,
         }
+        # Ranks have no finite-pool correction: the rows of attacks say so, whatever the per-example rows carry.
         results = assess(
             self.config.attack,
             scores,
             fprs=self.config.fpr,
             evaluations=self.config.evaluation,
             features=pool.data.features,
-        ).assign(**dataclasses.asdict(cell), **facts)
+        ).assign(correction="none", **dataclasses.asdict(cell), **facts)
         records = pd.DataFrame(
             {"record": pool.rows, "class_name": np.array(pool.data.class_names)[pool.data.labels]}
         )
-        per_example = per_example_rows(scores, self.config.fpr, records).assign(**dataclasses.asdict(cell))
+        per_example = per_example_rows(
+            scores,
+            self.config.fpr,
+            records,
+            correction=self.config.correction,
+            inclusion_rate=inclusion_rate,
+        ).assign(**dataclasses.asdict(cell))
         for table in (results, per_example):
             table.insert(0, "dataset", self.config.data.features)
         record = {

@@ -7,18 +7,19 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import pandas as pd
 import rich.box
+from rich.console import RenderableType
 from rich.table import Table
 
 from jaxmia.power_law import PowerLaw, PowerLawFit, published_lines
 
 
-def results_tables(results: pd.DataFrame) -> Iterator[Table]:
+def results_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
     """TPR at each FPR against classes and shots, one table for each attack and evaluation."""
+    yield "TPR: median over seeds, with the outermost ends of their 95% intervals\n"
     for (attack, evaluation), rows in results.groupby(["attack", "evaluation"], sort=False):
         fprs = sorted(rows["fpr"].unique(), reverse=True)
         table = _table(
-            f"{attack}, {evaluation}: TPR, median over seeds ({rows['seed'].nunique()}),"
-            " with the outermost ends of their 95% intervals",
+            f"{attack}, {evaluation} (seeds: {rows['seed'].nunique()})",
             ("C", "S", "acc.", *(f"at FPR {fpr:g}" for fpr in fprs)),
         )
         for (classes, shots), cells in rows.groupby(["classes", "shots"]):
@@ -46,8 +47,9 @@ def problems(results: pd.DataFrame) -> list[str]:
     return lines
 
 
-def attack_tables(results: pd.DataFrame) -> Iterator[Table]:
+def attack_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
     """What each attack of attack_scores reaches at each resolved FPR, one table for each targets and evaluation."""
+    yield "acc.: balanced accuracy at the best threshold. realised: the FPR reached.\n"
     for (targets, evaluation), rows in results.groupby(["targets", "evaluation"], sort=False):
         resolved = set(rows["fpr"][rows["status"] == "ok"])
         if not resolved:  # attack_problems() says why
@@ -99,15 +101,16 @@ def _tpr_cell(rows: pd.DataFrame) -> str:
     return f"{resolved['tpr'].median():.3f}{mark} {low:.3f}-{high:.3f}"
 
 
-def laws_tables(laws: Mapping[tuple[str, str], PowerLawFit]) -> Iterator[Table]:
+def laws_tables(laws: Mapping[tuple[str, str], PowerLawFit]) -> Iterator[RenderableType]:
     """The fitted laws beside the published ones, one table for each attack and evaluation."""
+    yield (
+        "Power law: log10(TPR - FPR) = slope log10 S + slope_C log10 C + intercept, ± standard error\n"
+        "left out: cells at or below chance, or unresolved. published: pooled slopes of arXiv 2402.06674, C = 2\n"
+    )
     for (attack, evaluation), fit in laws.items():
         over_classes = any(law.slope_classes is not None for law in fit.lines)
-        formula = (
-            "slope log10 S + slope_C log10 C + intercept" if over_classes else "slope log10 S + intercept"
-        )
         table = _table(
-            f"{attack}, {evaluation}: log10(TPR - FPR) = {formula} (± standard error)",
+            f"{attack}, {evaluation}",
             (
                 "FPR",
                 "slope",
@@ -132,9 +135,6 @@ def laws_tables(laws: Mapping[tuple[str, str], PowerLawFit]) -> Iterator[Table]:
                 str((law.num_censored or 0) + (law.num_unresolved or 0)),
                 _published_slope(law.fpr) if evaluation == "pooled" else "-",
             )
-        table.caption = (
-            "left out: cells at or below chance, or unresolved. published: pooled slopes of arXiv 2402.06674."
-        )
         yield table
 
 

@@ -56,7 +56,7 @@ def test_run_prints_tables_and_a_second_run_says_nothing_is_left(capsys, run_fol
     code, out, _ = jaxmia(capsys, "run", "smoke", "--out", run_folder, *SMALL)
     assert code == 0
     words = " ".join(out.split())
-    assert "lira, pooled: TPR" in words
+    assert "lira, pooled (seeds: 1)" in words
     assert "published" in words
     assert "nothing was left to do" in words
 

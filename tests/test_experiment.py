@@ -11,6 +11,7 @@ import filelock
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 from jaxmia import attacks, experiment
 from jaxmia._validate import InputError
@@ -98,6 +99,24 @@ def test_per_example_rows_point_into_the_feature_set(finished):
     names = np.array(data.class_names)[data.labels[rows["record"]]]
     np.testing.assert_array_equal(rows["class_name"], names)
     assert rows["tpr"].between(0, 1).all()
+
+
+def test_correction_is_applied_and_recorded_per_example(tmp_path):
+    """At inclusion rate r it multiplies every separation by sqrt(1 - r), trains nothing and leaves ROCs alone."""
+    settings = changed(shadows={"models": 17, "pool_multiplier": 4})
+    plain = run_experiment(settings, tmp_path / "run")
+    before = pd.read_parquet(plain.path / "per_example.parquet")
+    corrected = run_experiment(settings | {"correction": "finite_pool"}, tmp_path / "run")
+    after = pd.read_parquet(plain.path / "per_example.parquet")
+    assert (corrected.cells_computed, corrected.heads_trained) == (2, 0)
+    np.testing.assert_allclose(after["separation"], before["separation"] * np.sqrt(3 / 4), rtol=1e-12)
+    unresolved = before["tpr"].isna()  # a few candidates are in none of the 17 models
+    expected = norm.cdf(norm.ppf(after["fpr"]) + after["separation"])
+    np.testing.assert_allclose(after["tpr"][~unresolved], expected[~unresolved], rtol=1e-12)
+    assert (set(before["correction"]), set(after["correction"])) == ({"none"}, {"finite_pool"})
+    assert set(after["inclusion_rate"]) == set(corrected.results["inclusion_rate"]) == {0.25}
+    assert set(corrected.results["correction"]) == {"none"}
+    pd.testing.assert_frame_equal(corrected.results, plain.results)
 
 
 def test_law_in_the_folder_is_the_fit_of_its_rows(finished):
