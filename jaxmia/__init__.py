@@ -37,6 +37,7 @@ _MODULE_OF = {
     "load_results": "store",
     "load_scores": "external",
     "operating_points": "evaluation",
+    "permuted_control": "controls",
     "per_example_vulnerability": "vulnerability",
     "positive_predictive_value": "decisions",
     "published_lines": "power_law",

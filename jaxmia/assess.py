@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ import pandas as pd
 from jaxmia import attacks
 from jaxmia._validate import InputError, check
 from jaxmia.config import AttackSettings
+from jaxmia.controls import Control, permuted_control
 from jaxmia.evaluation import (
     AttackResult,
     OperatingPoint,
@@ -31,6 +34,7 @@ _PER_EXAMPLE_COLUMNS = (
     *("num_in", "num_out", "mean_in", "mean_out", "std_in", "std_out", "separation", "separation_error"),
     *("tpr", "tpr_error", "status", "correction", "inclusion_rate"),
 )
+_CONTROL_COLUMNS = ("attack", *(field.name for field in dataclasses.fields(Control)), "seed")
 _COUNTS = ("num_members", "num_nonmembers", "true_positives", "false_positives", "num_undefined")
 
 
@@ -68,6 +72,40 @@ def assess(
         result = run_attack(attack, scores, features)
         tables.append(result_rows(attack.label, result, rocs(result, evaluations), fprs=fprs))
     return pd.concat(tables, ignore_index=True)
+
+
+def control_rows(
+    attack_settings: Sequence[AttackSettings],
+    scores: Scores,
+    *,
+    fprs: Sequence[float],
+    seed: int,
+    features: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Return one row per attack: its negative control at the largest FPR that the scores resolve.
+
+    Args:
+        attack_settings: the attacks.
+        scores: log_odds and member [models, examples].
+        fprs: fractions.
+        seed: of the permutation of labels.
+        features: float[examples, dim], for attacks that read them.
+
+    Raises:
+        InputError: what the attacks refuse.
+    """
+    num_nonmembers = int(np.count_nonzero(~np.asarray(scores.member)))
+    resolved = [fpr for fpr in fprs if resolvable(fpr, num_nonmembers)]
+    rows: list[dict[str, Any]] = []
+    for attack in attack_settings:
+        row = {"attack": attack.label, "seed": seed}
+        if resolved and len(scores.log_odds) >= MIN_MODELS:
+            bound = functools.partial(run_attack, attack, features=features)
+            control = permuted_control(bound, scores, max(resolved), seed=seed)
+            rows.append(row | dataclasses.asdict(control))
+        else:
+            rows.append(row | {"status": "unresolved"})
+    return pd.DataFrame(rows).reindex(columns=_CONTROL_COLUMNS)
 
 
 def check_resolvable(fprs: Sequence[float], num_nonmembers: int, where: str) -> None:

@@ -12,7 +12,15 @@ import pandas as pd
 
 from jaxmia import attacks
 from jaxmia._validate import check, check_choice, check_fpr
-from jaxmia.assess import check_resolvable, needs_features, per_example_rows, result_rows, rocs, run_attack
+from jaxmia.assess import (
+    check_resolvable,
+    control_rows,
+    needs_features,
+    per_example_rows,
+    result_rows,
+    rocs,
+    run_attack,
+)
 from jaxmia.config import AttackSettings
 from jaxmia.evaluation import AttackResult, Roc
 from jaxmia.external import ExternalScores, check_target, load_scores
@@ -20,6 +28,7 @@ from jaxmia.plots import plot_rocs, thinned
 from jaxmia.store import file_hash, new_folder, versions, write_json, write_parquet
 
 FPRS = (0.1, 0.01, 0.001)
+CONTROL_SEED = 0  # recorded in controls.parquet
 EVALUATIONS = ("pooled", "per_target", "calibrated")
 
 
@@ -31,11 +40,13 @@ class AttackRun:
         path: the folder.
         read: the scores, and notes on reading them.
         results: one row per targets, attack, evaluation and FPR.
+        controls: one row per attack: its negative control.
     """
 
     path: pathlib.Path
     read: ExternalScores
     results: pd.DataFrame
+    controls: pd.DataFrame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +71,8 @@ def attack_scores(
     Each model is the target once and the others are its shadows. With one model under audit, its own results
     stand apart from those of the others, which tell what to expect of a model trained alike.
 
-    The folder gets manifest.json, results.parquet, per_example.parquet, statistics/ATTACK.npz (the arrays of an
-    AttackResult) and plots/.
+    The folder gets manifest.json, results.parquet, controls.parquet, per_example.parquet, statistics/ATTACK.npz
+    (the arrays of an AttackResult) and plots/.
 
     Args:
         source: an .npz file for load_scores.
@@ -89,9 +100,11 @@ def attack_scores(
         check_resolvable(fpr, num_nonmembers, "the audit" if read.target is None else f"row {read.target}")
         results = _run(settings, read, list(fpr), folder)
         write_parquet(folder / "results.parquet", results)
+        controls = control_rows(settings, read.scores, fprs=fpr, seed=CONTROL_SEED)
+        write_parquet(folder / "controls.parquet", controls)
         write_parquet(folder / "per_example.parquet", _per_example(read, fpr))
         write_json(folder / "manifest.json", _manifest(source, settings, read, fpr))
-    return AttackRun(pathlib.Path(out), read, results)
+    return AttackRun(pathlib.Path(out), read, results, controls)
 
 
 def _target_groups(read: ExternalScores) -> list[_Targets]:

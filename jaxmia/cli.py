@@ -31,7 +31,8 @@ Folder = Annotated[pathlib.Path, typer.Argument(metavar="DIR", help="A run folde
 @app.command(
     epilog="""Example: `jaxmia run configs/demo.toml --out runs/demo --set train.steps=200 --set grid.seeds=[0,1]`
 
-The folder gets manifest.json, results.parquet, per_example.parquet, power_law.json, plots/ and checkpoints/."""
+The folder gets manifest.json, results.parquet, per_example.parquet, controls.parquet, power_law.json, plots/ and
+checkpoints/."""
 )
 def run(
     config: Annotated[
@@ -51,13 +52,13 @@ def run(
     """
     from jaxmia.config import load_config
     from jaxmia.experiment import run_experiment
-    from jaxmia.tables import laws_tables, problems, results_tables
+    from jaxmia.tables import control_lines, laws_tables, problems, results_tables
 
     settings = load_config(config, override or ())
     console = rich.console.Console()
     result = run_experiment(settings, out, resume=resume, console=rich.console.Console(stderr=True))
     console.print(*results_tables(result.results), *laws_tables(result.laws))
-    for line in problems(result.results):
+    for line in (*control_lines(result.controls), *problems(result.results)):
         console.print(line, style="yellow", highlight=False)
     if result.cells_computed:
         console.print(
@@ -71,7 +72,7 @@ def run(
     epilog="""Example: `jaxmia attack scores.npz --out audits/mine --attack lira --attack rmia --fpr 0.01`
 
 The file holds `member` and one of `log_odds`, `logits` or `probabilities`: see docs/scores.md. The folder gets
-manifest.json, results.parquet, per_example.parquet, statistics/ and plots/."""
+manifest.json, results.parquet, controls.parquet, per_example.parquet, statistics/ and plots/."""
 )
 def attack(
     scores: Annotated[pathlib.Path, typer.Argument(metavar="SCORES", help="An .npz of scores.")],
@@ -89,14 +90,14 @@ def attack(
 ) -> None:
     """Run attacks on scores of models that were trained anywhere: PyTorch, TensorFlow, ..."""
     from jaxmia.attack_run import FPRS, attack_scores
-    from jaxmia.tables import attack_problems, attack_tables
+    from jaxmia.tables import attack_problems, attack_tables, control_lines
 
     run = attack_scores(scores, out, attack=name or (), fpr=fpr or FPRS, target=target)
     console = rich.console.Console()
     num_models, num_examples = run.read.scores.member.shape
     console.print(f"{scores}: {num_models} models, {num_examples} examples", *run.read.notes, sep="\n")
     console.print(*attack_tables(run.results))
-    for line in attack_problems(run.results):
+    for line in (*control_lines(run.controls), *attack_problems(run.results)):
         console.print(line, style="yellow", highlight=False)
     console.print(f"All files are in {out}")
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import rich.console
 
-from jaxmia.assess import assess, check_resolvable, per_example_rows, run_attack
+from jaxmia.assess import assess, check_resolvable, control_rows, per_example_rows, run_attack
 from jaxmia.config import ExperimentConfig, load_config, parse_config
 from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, pool_batch, train_ensemble
 from jaxmia.features import CandidatePool, FeatureSet, candidate_pool, load_features
@@ -24,7 +24,7 @@ from jaxmia.plots import plot_power_law
 from jaxmia.power_law import PowerLawFit, fit_power_law
 from jaxmia.progress import GridProgress, grid_progress
 from jaxmia.scores import Scores, accuracy, score, split_diverged
-from jaxmia.store import Cell, RunFolder, content_key, load_results, versions
+from jaxmia.store import Cell, RunFolder, content_key, load_results, load_table, versions
 
 Law = tuple[str, str]  # attack and evaluation
 
@@ -36,6 +36,7 @@ class RunResult:
     Attributes:
         path: the run folder.
         results: one row per cell, attack, evaluation and FPR.
+        controls: one row per cell and attack: its negative control.
         laws: the power law of each attack and evaluation.
         cells_computed: cells that this call computed; the others were there.
         heads_trained: heads that this call trained.
@@ -43,6 +44,7 @@ class RunResult:
 
     path: pathlib.Path
     results: pd.DataFrame
+    controls: pd.DataFrame
     laws: Mapping[Law, PowerLawFit]
     cells_computed: int
     heads_trained: int
@@ -112,13 +114,17 @@ class _Run:
                     self.compute(cell, bar)
                     self.folder.assemble("results", filter(self.is_done, self.folder.cells))
             self.folder.assemble("per_example", self.folder.cells)
+            self.folder.assemble("controls", self.folder.cells)
             results = self.folder.assemble("results", self.folder.cells)
             laws = fit_laws(results)
             self.folder.write_json("power_law.json", laws_to_json(laws))
             plot_power_law(results, laws, self.folder.path / "plots")
             self.folder.finish()
         results = load_results(self.folder.path)
-        return RunResult(self.folder.path, results, fit_laws(results), len(todo), self.heads_trained)
+        controls = load_table(self.folder.path, "controls")
+        return RunResult(
+            self.folder.path, results, controls, fit_laws(results), len(todo), self.heads_trained
+        )
 
     def cell_key(self, cell: Cell) -> str:
         """What the rows of a cell are computed from."""
@@ -176,14 +182,22 @@ class _Run:
             correction=self.config.correction,
             inclusion_rate=inclusion_rate,
         ).assign(**dataclasses.asdict(cell))
-        for table in (results, per_example):
+        controls = control_rows(
+            self.config.attack,
+            scores,
+            fprs=self.config.fpr,
+            seed=cell.seed,
+            features=pool.data.features,
+        ).assign(**dataclasses.asdict(cell))
+        tables = {"results": results, "per_example": per_example, "controls": controls}
+        for table in tables.values():
             table.insert(0, "dataset", self.config.data.features)
         record = {
             "diverged_models": diverged.tolist(),
             "seconds_training": round(trained - clock, 3),
             "seconds_attacking": round(time.perf_counter() - trained, 3),
         }
-        self.folder.finish_cell(cell, self.cell_key(cell), results, per_example, record)
+        self.folder.finish_cell(cell, self.cell_key(cell), tables, record)
 
     def train(self, cell: Cell, pool: CandidatePool, bar: GridProgress) -> ShadowEnsemble:
         """The heads of a cell: those on disk, and the missing ones trained and checkpointed."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,6 +46,28 @@ def problems(results: pd.DataFrame) -> list[str]:
             f"FPR {fpr:g} is {status} at {where}: for the first, {rows['reason'].iloc[0].rstrip('.')}."
         )
     return lines
+
+
+def control_lines(controls: pd.DataFrame) -> list[str]:
+    """How many attacks were at chance on permuted labels, and one line for each that was not."""
+    resolved = controls[controls["status"] != "unresolved"]
+    if resolved.empty:
+        return ["Negative control (permuted labels): not possible, too few scores or models."]
+    failed = resolved[resolved["status"] == "failed"]
+    used = (resolved["advantage"].abs() / resolved["limit"]).max()
+    return [
+        f"Negative control (permuted labels): {len(resolved) - len(failed)} of {len(resolved)} attacks at chance;"
+        f" |TPR - FPR| up to {used:.2f} of its limit.",
+        *(
+            f"NEGATIVE CONTROL FAILED: {row['attack']}{_cell_name(row)} reaches TPR - FPR = {row['advantage']:.4f} at"
+            f" FPR {row['fpr']:g} on permuted labels (limit {row['limit']:.4f}): its results are not to be trusted."
+            for row in failed.to_dict("records")
+        ),
+    ]
+
+
+def _cell_name(row: Mapping[Hashable, Any]) -> str:
+    return f" at C={row['classes']} S={row['shots']} seed={row['seed']}" if "shots" in row else ""
 
 
 def attack_tables(results: pd.DataFrame) -> Iterator[RenderableType]:

@@ -28,7 +28,7 @@ SETTINGS = {
     "shadows": {"models": 17},
     "train": {"steps": 10},
 }
-TABLES = ("results.parquet", "per_example.parquet", "power_law.json")
+TABLES = ("results.parquet", "per_example.parquet", "controls.parquet", "power_law.json")
 
 
 def changed(**tables):
@@ -78,6 +78,14 @@ def test_results_rows_are_complete_and_consistent(finished):
     assert unresolved["reason"].str.contains("needs at least 10000 non-member scores").all()
     assert ((results["accuracy"] > 0.5) & (results["accuracy"] < 1)).all()
     assert (results["num_models"] == 17).all()
+
+
+def test_every_attack_has_its_negative_control_in_every_cell(finished):
+    controls = pd.read_parquet(finished.path / "controls.parquet")
+    pd.testing.assert_frame_equal(controls, finished.controls)
+    assert len(controls) == 2 * 3
+    assert (controls["fpr"] == 0.1).all()  # 0.001 is not resolved
+    assert (controls["status"] == "ok").all()
 
 
 def test_an_attack_on_features_runs_on_those_of_the_candidates(tmp_path):

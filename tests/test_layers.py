@@ -27,6 +27,7 @@ RANKS = {
     "counterfactual": 6,
     "attacks": 7,
     "external": 7,
+    "controls": 7,
     "vulnerability": 8,
     "auditing": 8,
     "config": 8,
