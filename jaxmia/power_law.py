@@ -18,7 +18,8 @@ import pandas as pd
 from scipy import stats
 from statsmodels.regression.linear_model import OLS
 
-from jaxmia._validate import InputError, check, check_choice, check_fpr
+from jaxmia._validate import InputError, check, check_choice
+from jaxmia.tradeoff import kairouz_ceiling
 
 COLUMNS = ("shots", "classes", "advantage", "fpr")
 SLOPE_CONFIDENCE = 0.95
@@ -264,22 +265,6 @@ def fit_power_law(table: pd.DataFrame | Mapping[str, Any]) -> PowerLawFit:
     return PowerLawFit(tuple(_fit_line(float(fpr), columns, columns["fpr"] == fpr) for fpr in fprs))
 
 
-def kairouz_ceiling(fpr: float, *, epsilon: float, delta: float) -> float:
-    """Return the largest TPR at an FPR that (epsilon, delta)-DP allows, never above 1.
-
-    min{e^epsilon fpr + delta, 1 - e^-epsilon (1 - delta - fpr)}: Kairouz et al. 2015 (arXiv 1311.0776).
-
-    Raises:
-        InputError: fpr outside (0, 1), epsilon negative or infinite, delta outside [0, 1).
-    """
-    check_fpr("fpr", fpr)
-    check(0 <= epsilon < math.inf, "epsilon", epsilon, "be a finite number of at least 0")
-    check(0 <= delta < 1, "delta", delta, "lie in [0, 1)")
-    shrink = math.exp(-epsilon)  # e^epsilon would overflow from 710 on
-    relaxed = fpr / shrink + delta if shrink > fpr else math.inf
-    return min(relaxed, 1.0 - shrink * (1.0 - delta - fpr), 1.0)
-
-
 def required_shots(
     fit: PowerLawFit | PublishedLine,
     *,
@@ -304,7 +289,7 @@ def required_shots(
     Raises:
         InputError: bad argument, undetermined law, or classes that the law does not cover.
     """
-    ceiling = kairouz_ceiling(fpr, epsilon=epsilon, delta=delta)
+    ceiling = float(kairouz_ceiling(fpr, epsilon=epsilon, delta=delta))
     law = _law_at(fit, fpr)
     coefficients = _coefficients(law)
     slope, at_one_shot = float(coefficients[0]), float(coefficients @ _regressors(law, 0.0, classes))

@@ -13,9 +13,10 @@ RANKS = {
     "_npz": 1,
     "features": 2,
     "membership": 1,
-    "accounting": 1,
     "evaluation": 1,
-    "power_law": 1,
+    "tradeoff": 1,
+    "accounting": 2,
+    "power_law": 2,
     "heads": 2,
     "theory": 2,
     "bootstrap": 2,
@@ -87,7 +88,7 @@ def test_the_test_sees_imports():
 
 
 @pytest.mark.parametrize(
-    "name", ["evaluation", "calibration", "bootstrap", "decisions", "power_law", "accounting"]
+    "name", ["evaluation", "calibration", "bootstrap", "decisions", "tradeoff", "power_law", "accounting"]
 )
 def test_statistics_need_no_jax(name):
     path = PACKAGE / f"{name}.py"

@@ -12,10 +12,10 @@ from jaxmia._validate import InputError
 from jaxmia.power_law import (
     PowerLawFit,
     fit_power_law,
-    kairouz_ceiling,
     published_lines,
     required_shots,
 )
+from jaxmia.tradeoff import kairouz_ceiling
 
 SHOTS = np.array([8.0, 16.0, 32.0, 64.0, 128.0])
 CLASSES = np.array([2, 5, 10])
@@ -281,34 +281,6 @@ def test_a_hopelessly_wide_interval_is_infinite_not_an_overflow():
 def test_prediction_refuses_bad_arguments(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         fit_power_law(planted_table()).predict(**{"shots": 8, "classes": 2, "fpr": 0.01, **bad})
-
-
-def test_ceiling_is_the_region_of_hypothesis_tests():
-    """Every (FPR, TPR) with both DP inequalities, found by bisection on each, is at most the ceiling."""
-    for fpr, epsilon, delta in [(0.1, 0.25, 1e-5), (0.01, 3.0, 0.0), (0.6, 2.0, 0.01), (0.9, 0.1, 0.3)]:
-        allowed = [
-            tpr
-            for tpr in np.linspace(0, 1, 200_001)
-            if tpr <= math.exp(epsilon) * fpr + delta
-            and 1 - fpr
-            <= math.exp(epsilon) * (1 - tpr) + delta  # the same with the roles of the worlds swapped
-        ]
-        assert kairouz_ceiling(fpr, epsilon=epsilon, delta=delta) == pytest.approx(max(allowed), abs=6e-6)
-
-
-def test_ceiling_in_its_limits():
-    assert kairouz_ceiling(0.1, epsilon=0.0, delta=0.0) == pytest.approx(0.1)
-    assert kairouz_ceiling(0.1, epsilon=1000.0, delta=0.0) == 1
-    assert kairouz_ceiling(0.9, epsilon=0.0, delta=0.5) == 1
-
-
-@pytest.mark.parametrize(
-    "bad", [{"fpr": 0.0}, {"fpr": 1.5}, {"epsilon": -1.0}, {"epsilon": math.inf}, {"delta": 1.0}]
-)
-def test_ceiling_refuses_bad_arguments(bad):
-    arguments = {"fpr": 0.1, "epsilon": 1.0, "delta": 1e-5, **bad}
-    with pytest.raises(InputError, match=next(iter(bad))):
-        kairouz_ceiling(arguments.pop("fpr"), **arguments)
 
 
 @pytest.mark.parametrize("query", ["shots * classes < 600", "classes == 5"])
