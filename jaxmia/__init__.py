@@ -32,6 +32,7 @@ _MODULE_OF = {
     "demo_features": "features",
     "dp_epsilon": "accounting",
     "draw_membership": "membership",
+    "epsilon_lower_bound": "auditing",
     "feature_set": "features",
     "fit_power_law": "power_law",
     "kairouz_ceiling": "power_law",

@@ -45,6 +45,7 @@ NOISE_TOLERANCE = 1e-4  # relative, of a calibrated noise multiplier
 # gets at most 20 000 points, for speed, which coarsens the grid where rare losses are large.
 POINTS_PER_DEVIATION = 50
 POINTS_PER_STEP = 20_000
+ALMOST_ONE = float(np.nextafter(1.0, 0.0))  # the delta of no privacy at all; a delta is less than 1
 MAX_EPSILON = 30.0  # of the trade-off curve: e^-30 is 1e-13, far below any FPR that scores could resolve
 
 
@@ -61,6 +62,30 @@ def adjacency_for(design: str) -> str:
     """
     check_choice("design", design, ADJACENCY_OF_DESIGN)
     return ADJACENCY_OF_DESIGN[design]
+
+
+def sampling_rate_of(batch: str | int, *, shots: int | None = None, classes: int | None = None) -> float:
+    """Return q of a full batch, or of Poisson-sampled batches of an expected size among shots · classes members.
+
+    The rate is that of the recipe, never of a model's realised number of members: epsilon must not differ by model.
+
+    Args:
+        batch: "full", or the expected number of members in a batch.
+        shots: S, needed by an expected size.
+        classes: C, needed by an expected size.
+
+    Raises:
+        InputError: for a batch that is neither, without shots or classes, or larger than shots · classes.
+    """
+    if batch == "full":
+        return 1.0
+    check(str(batch).isdecimal() and int(batch) > 0, "batch", batch, "be 'full' or a positive integer")
+    for name, number in (("shots", shots), ("classes", classes)):
+        check(number is not None, name, number, f"be given with batch={batch}")
+        check_at_least(name, number, 1)
+    members = cast(int, shots) * cast(int, classes)
+    check(int(batch) <= members, "batch", batch, f"be at most shots x classes = {members}")
+    return int(batch) / members
 
 
 def check_batch(batch: str, *, sampling_rate: float) -> None:
@@ -172,9 +197,6 @@ def tpr_ceiling(
     """
     _check_recipe(noise_multiplier, sampling_rate, steps, adjacency)
     fprs = np.asarray(fpr, np.float64)
-    if noise_multiplier == 0:
-        check(bool(np.all((fprs > 0) & (fprs < 1))), "fpr", fprs, "lie strictly between 0 and 1")
-        return np.ones_like(fprs)
     epsilons, deltas = _privacy_profile(float(noise_multiplier), float(sampling_rate), int(steps), adjacency)
     ceilings = [kairouz_ceiling(one, epsilon=epsilons, delta=deltas).min() for one in fprs.ravel()]
     return np.reshape(ceilings, fprs.shape)
@@ -382,6 +404,8 @@ def _privacy_profile(
     noise: float, sampling_rate: float, steps: int, adjacency: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return points (epsilon, delta) of a recipe, on a scale that is fine wherever the losses are."""
+    if noise == 0:
+        return np.zeros(1), np.array([ALMOST_ONE])
     losses = _privacy_loss(noise, sampling_rate, steps, adjacency)
     top = min(losses.get_epsilon_for_delta(MIN_DELTA), MAX_EPSILON)
     if top == 0:  # the losses are below the resolution of delta
@@ -389,7 +413,7 @@ def _privacy_profile(
     else:
         epsilons = np.unique(np.append(np.linspace(0, top, 4000), np.geomspace(1e-6 * top, top, 4000)))
     deltas = losses.get_delta_for_epsilon(epsilons)
-    return epsilons, np.clip(deltas, 0.0, np.nextafter(1.0, 0.0))  # rounding may leave [0, 1)
+    return epsilons, np.clip(deltas, 0.0, ALMOST_ONE)  # rounding may leave [0, 1)
 
 
 @functools.lru_cache(maxsize=4096)

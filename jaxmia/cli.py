@@ -164,6 +164,43 @@ def predict(
     console.print(*prediction_tables(laws, shots=shots, classes=classes))
 
 
+@app.command(
+    epilog="""Example: `jaxmia dp --epsilon 1 --delta 1e-5 --shots 100 --classes 10 --steps 200 --batch full`
+
+Epsilons are those of the mechanism on paper. JAX's generators are not cryptographic: what is trained with them
+simulates private training, and must not be released as private."""
+)
+def dp(
+    steps: Annotated[int, typer.Option(help="T, steps of DP-SGD.")],
+    epsilon: Annotated[float | None, typer.Option(help="Target; the noise is searched. 'inf': none.")] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Noise over clipping norm; epsilon is computed.")
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Of the guarantee.")] = 1e-5,
+    batch: Annotated[
+        str,
+        typer.Option(metavar="full|N", help="Full batch, or expected members in a Poisson-sampled batch."),
+    ] = "full",
+    shots: Annotated[int | None, typer.Option(help="S, examples per class; needed by --batch N.")] = None,
+    classes: Annotated[int | None, typer.Option(help="C, number of classes; needed by --batch N.")] = None,
+    design: Annotated[
+        str, typer.Option(help="bernoulli (adjacency: add or remove one) or fixed_size (replace one).")
+    ] = "bernoulli",
+    fpr: Annotated[list[float] | None, typer.Option(help="FPRs of the ceilings; may be repeated.")] = None,
+) -> None:
+    """Noise for a target epsilon, or epsilon of a noise multiplier, and the ceilings on any attack."""
+    from jaxmia.accounting import PrivacySpec, adjacency_for, sampling_rate_of
+    from jaxmia.tables import privacy_tables
+
+    spec = PrivacySpec(epsilon=epsilon, noise_multiplier=noise_multiplier, delta=delta)
+    guarantee = spec.guarantee(
+        sampling_rate=sampling_rate_of(batch, shots=shots, classes=classes),
+        steps=steps,
+        adjacency=adjacency_for(design),
+    )
+    rich.console.Console().print(*privacy_tables(guarantee, fpr or (0.1, 0.01, 0.001)))
+
+
 def main() -> None:
     """Run the command line; wrong input ends with one line on stderr and exit code 2."""
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+import decimal
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ import rich.box
 from rich.console import RenderableType
 from rich.table import Table
 
+from jaxmia.accounting import PrivacyGuarantee
 from jaxmia.power_law import PowerLaw, PowerLawFit, published_lines
+from jaxmia.tradeoff import kairouz_ceiling
 
 
 def results_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
@@ -226,3 +230,41 @@ def _prediction_cells(law: PowerLaw, shots: float, classes: int) -> tuple[str, .
     notes = {"outside the fitted cells": prediction.extrapolated, "TPR cut at 1": prediction.capped}
     note = ", ".join(words for words, holds in notes.items() if holds)
     return f"{prediction.tpr:.5f}", f"{prediction.advantage:.5f}", interval, note
+
+
+def privacy_tables(guarantee: PrivacyGuarantee, fprs: Sequence[float]) -> Iterator[Table]:
+    """What a DP-SGD recipe guarantees, and the ceilings that it puts on any attack; bounds are rounded up."""
+    recipe = _table("DP-SGD", ("", ""))
+    recipe.show_header, recipe.columns[0].justify = False, "left"
+    for name, value in (
+        ("noise multiplier", _rounded_up(guarantee.noise_multiplier)),
+        ("sampling rate", f"{guarantee.sampling_rate:g}"),
+        ("steps", str(guarantee.steps)),
+        ("epsilon, achieved", _rounded_up(guarantee.epsilon)),
+        ("delta", f"{guarantee.delta:g}"),
+        ("adjacency", guarantee.adjacency),
+    ):
+        recipe.add_row(name, value)
+    yield recipe
+    ceilings = _table(
+        "The largest TPR that any attack on one record can have",
+        ("FPR", "trade-off curve", "advantage", f"Kairouz, at delta {guarantee.delta:g} alone"),
+    )
+    for fpr, ceiling in zip(fprs, guarantee.tpr_ceiling(np.asarray(fprs, float)), strict=True):
+        single = 1.0
+        if math.isfinite(guarantee.epsilon):
+            single = float(kairouz_ceiling(fpr, epsilon=guarantee.epsilon, delta=guarantee.delta))
+        ceilings.add_row(
+            f"{fpr:g}", _rounded_up(ceiling), _rounded_up(max(ceiling - fpr, 0.0)), _rounded_up(single)
+        )
+    ceilings.caption = (
+        "Of the mechanism on paper. JAX's generators are not cryptographic: heads trained with them are for"
+        " measurement, not for release."
+    )
+    yield ceilings
+
+
+def _rounded_up(value: float) -> str:
+    """Five significant digits, rounded up: a bound stays a bound, and noise stays enough."""
+    digits = decimal.Context(prec=5, rounding=decimal.ROUND_CEILING).create_decimal_from_float(float(value))
+    return f"{float(digits):g}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from jaxmia._validate import check
+from jaxmia._validate import check, check_fpr
 
 MAX_EXPONENT = 700.0  # e^709 is the largest float64; the ceiling is 1 long before
 
@@ -57,4 +57,5 @@ def gaussian_ceiling(fpr: np.ndarray | float, mu: np.ndarray | float) -> np.ndar
 
 
 def _check_fprs(fprs: np.ndarray) -> None:
-    check(bool(np.all((fprs > 0) & (fprs < 1))), "fpr", fprs, "lie strictly between 0 and 1")
+    for outside in fprs[~((fprs > 0) & (fprs < 1))]:
+        check_fpr("fpr", float(outside))

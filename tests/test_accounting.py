@@ -25,6 +25,7 @@ from jaxmia.accounting import (
     gdp_mu,
     individual_mu,
     noise_multiplier_for,
+    sampling_rate_of,
     tpr_ceiling,
 )
 from jaxmia.tradeoff import gaussian_ceiling, kairouz_ceiling
@@ -252,6 +253,29 @@ def test_adjacency_is_known_for_every_design():
     assert adjacency_for("fixed_size") == REPLACE
     with pytest.raises(InputError, match="design='paired'"):
         adjacency_for("paired")
+
+
+def test_sampling_rate_is_that_of_the_recipe():
+    assert sampling_rate_of("full") == 1
+    assert sampling_rate_of("200", shots=100, classes=10) == 0.2
+    assert sampling_rate_of(1000, shots=100, classes=10) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"batch": "half"}, "batch='half' must be 'full' or a positive integer"),
+        ({"batch": "-3"}, "batch='-3'"),
+        ({"batch": 0}, "batch=0"),
+        ({"batch": "10", "classes": 2}, "shots=None must be given with batch=10"),
+        ({"batch": "10", "shots": 2}, "classes=None must be given"),
+        ({"batch": "10", "shots": 0, "classes": 2}, "shots=0"),
+        ({"batch": "10", "shots": 3, "classes": 3}, "be at most shots x classes = 9"),
+    ],
+)
+def test_batches_without_a_sampling_rate_are_refused(arguments, match):
+    with pytest.raises(InputError, match=match):
+        sampling_rate_of(**arguments)
 
 
 def test_batches_without_a_valid_epsilon_are_refused():

@@ -45,7 +45,11 @@ def run_folder(tmp_path_factory):
 def test_help_reads_well_and_is_quick_to_import(capsys):
     code, out, _ = jaxmia(capsys, "--help")
     assert code == 0
+<<<<<<< HEAD
     assert {"run", "attack", "fit", "predict"} <= set(re.findall(r"│ (\w+) ", out))
+=======
+    assert {"run", "fit", "predict", "dp"} <= set(re.findall(r"│ (\w+) ", out))
+>>>>>>> acc
     code, out, _ = jaxmia(capsys, "run", "--help")
     assert "jaxmia run configs/demo.toml --out runs/demo" in " ".join(out.split())
     script = "import sys, jaxmia, jaxmia.cli; sys.exit('jax' in sys.modules)"
@@ -114,6 +118,43 @@ def test_predict_published_gives_the_published_law(capsys):
     assert tpr == pytest.approx(0.1 + advantage, abs=1e-5)
 
 
+RECIPE = ["--steps", 200, "--shots", 100, "--classes", 10]
+
+
+@pytest.mark.parametrize("batch", ["full", "200"])
+@pytest.mark.parametrize(
+    ("design", "adjacency"), [("bernoulli", "add_or_remove_one"), ("fixed_size", "replace_one")]
+)
+def test_dp_finds_noise_that_keeps_the_target_as_printed(capsys, batch, design, adjacency):
+    words = [*RECIPE, "--batch", batch, "--design", design]
+    code, out, _ = jaxmia(capsys, "dp", "--epsilon", 1, *words)
+    assert code == 0
+    assert adjacency in out
+    assert "not cryptographic" in out
+    noise = re.search(r"noise multiplier +(\S+)", out)[1]
+    code, out, _ = jaxmia(capsys, "dp", "--noise-multiplier", noise, *words)
+    assert code == 0
+    assert 0.999 < float(re.search(r"achieved +(\S+)", out)[1]) <= 1
+    rows = re.findall(r"^ *(0\.\d+) +(\S+) +(\S+) +(\S+) *$", out, re.M)
+    assert [float(row[0]) for row in rows] == [0.1, 0.01, 0.001]
+    for fpr, ceiling, advantage, kairouz in ([float(cell) for cell in row] for row in rows):
+        assert fpr < ceiling < kairouz <= 1
+        assert advantage == pytest.approx(ceiling - fpr, rel=0.05)
+
+
+def test_dp_without_noise_says_that_nothing_is_bounded(capsys):
+    code, out, _ = jaxmia(capsys, "dp", "--epsilon", "inf", "--steps", 10, "--fpr", 0.05)
+    assert code == 0
+    assert re.search(r"achieved +inf", out)
+    assert re.search(r"0\.05 +1 +0\.95 +1", out)
+
+
+def test_help_of_dp_says_what_it_is_not(capsys):
+    code, out, _ = jaxmia(capsys, "dp", "--help")
+    assert code == 0
+    assert "not cryptographic" in " ".join(out.split())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -134,6 +175,11 @@ def test_predict_published_gives_the_published_law(capsys):
         (["fit", "OUT"], "must be a run folder with results.parquet"),
         (["predict", "OUT", "--shots", "10", "--classes", "3"], "must be a run folder with power_law.json"),
         (["predict", "--published", "--shots", "10", "--classes", "3"], "classes=3"),
+        (["dp", "--steps", "5"], "Exactly one of epsilon=None and noise_multiplier=None must be given"),
+        (["dp", "--steps", "5", "--epsilon", "0"], "epsilon=0.0 must be positive"),
+        (["dp", "--steps", "5", "--epsilon", "1", "--batch", "20"], "shots=None must be given with batch=20"),
+        (["dp", "--steps", "5", "--epsilon", "1", "--design", "paired"], "design='paired' must be one of"),
+        (["dp", "--steps", "5", "--epsilon", "1", "--fpr", "1.5"], "fpr=1.5 must lie strictly"),
         (["predict", "--published", "--shots", "-1"], "shots=-1.0 must be a positive number"),
     ],
 )
