@@ -45,11 +45,7 @@ def run_folder(tmp_path_factory):
 def test_help_reads_well_and_is_quick_to_import(capsys):
     code, out, _ = jaxmia(capsys, "--help")
     assert code == 0
-<<<<<<< HEAD
-    assert {"run", "attack", "fit", "predict"} <= set(re.findall(r"│ (\w+) ", out))
-=======
-    assert {"run", "fit", "predict", "dp"} <= set(re.findall(r"│ (\w+) ", out))
->>>>>>> acc
+    assert {"run", "attack", "fit", "predict", "dp"} <= set(re.findall(r"│ (\w+) ", out))
     code, out, _ = jaxmia(capsys, "run", "--help")
     assert "jaxmia run configs/demo.toml --out runs/demo" in " ".join(out.split())
     script = "import sys, jaxmia, jaxmia.cli; sys.exit('jax' in sys.modules)"
