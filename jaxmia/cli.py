@@ -31,7 +31,8 @@ Folder = Annotated[pathlib.Path, typer.Argument(metavar="DIR", help="A run folde
 @app.command(
     epilog="""Example: `jaxmia run configs/demo.toml --out runs/demo --set train.steps=200 --set grid.seeds=[0,1]`
 
-The folder gets manifest.json, results.parquet, per_example.parquet, power_law.json, plots/ and checkpoints/."""
+The folder gets manifest.json, results.parquet, per_example.parquet, controls.parquet, power_law.json, plots/ and
+checkpoints/."""
 )
 def run(
     config: Annotated[
@@ -51,13 +52,13 @@ def run(
     """
     from jaxmia.config import load_config
     from jaxmia.experiment import run_experiment
-    from jaxmia.tables import laws_tables, problems, results_tables
+    from jaxmia.tables import control_lines, laws_tables, problems, results_tables
 
     settings = load_config(config, override or ())
     console = rich.console.Console()
     result = run_experiment(settings, out, resume=resume, console=rich.console.Console(stderr=True))
     console.print(*results_tables(result.results), *laws_tables(result.laws))
-    for line in problems(result.results):
+    for line in (*control_lines(result.controls), *problems(result.results)):
         console.print(line, style="yellow", highlight=False)
     if result.cells_computed:
         console.print(
@@ -65,6 +66,40 @@ def run(
         )
     else:
         console.print(f"{out} already holds all of this run: nothing was left to do.")
+
+
+@app.command(
+    epilog="""Example: `jaxmia attack scores.npz --out audits/mine --attack lira --attack rmia --fpr 0.01`
+
+The file holds `member` and one of `log_odds`, `logits` or `probabilities`: see docs/scores.md. The folder gets
+manifest.json, results.parquet, controls.parquet, per_example.parquet, statistics/ and plots/."""
+)
+def attack(
+    scores: Annotated[pathlib.Path, typer.Argument(metavar="SCORES", help="An .npz of scores.")],
+    out: Annotated[pathlib.Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--attack", metavar="NAME", help="By default all that work from scores alone."),
+    ] = None,
+    fpr: Annotated[
+        list[float] | None, typer.Option(metavar="FPR", help="By default 0.1, 0.01 and 0.001.")
+    ] = None,
+    target: Annotated[
+        int | None, typer.Option(metavar="ROW", help="Report on this model; the others are its shadows.")
+    ] = None,
+) -> None:
+    """Run attacks on scores of models that were trained anywhere: PyTorch, TensorFlow, ..."""
+    from jaxmia.attack_run import FPRS, attack_scores
+    from jaxmia.tables import attack_problems, attack_tables, control_lines
+
+    run = attack_scores(scores, out, attack=name or (), fpr=fpr or FPRS, target=target)
+    console = rich.console.Console()
+    num_models, num_examples = run.read.scores.member.shape
+    console.print(f"{scores}: {num_models} models, {num_examples} examples", *run.read.notes, sep="\n")
+    console.print(*attack_tables(run.results))
+    for line in (*control_lines(run.controls), *attack_problems(run.results)):
+        console.print(line, style="yellow", highlight=False)
+    console.print(f"All files are in {out}")
 
 
 @app.command()

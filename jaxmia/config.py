@@ -16,6 +16,7 @@ from pydantic import Field
 
 from jaxmia import attacks
 from jaxmia._validate import InputError, check_choice, suggestion
+from jaxmia.evaluation import EVALUATIONS
 from jaxmia.training import Hyperparams, TrainConfig
 
 Fpr = Annotated[float, Field(gt=0, lt=1)]
@@ -111,10 +112,9 @@ class AttackSettings(pydantic.BaseModel):
     def _known(self) -> AttackSettings:
         check_choice("attack", self.name, attacks.REGISTRY)
         parameters = inspect.signature(attacks.REGISTRY[self.name]).parameters
+        known = [key for key in parameters if key not in ("scores", "features")]  # these come with the data
         for option in self.options:
-            check_choice(
-                f"option of attack {self.name!r}", option, [key for key in parameters if key != "scores"]
-            )
+            check_choice(f"option of attack {self.name!r}", option, known)
         return self
 
     @property
@@ -137,11 +137,22 @@ class ExperimentConfig(_Settings):
         AttackSettings(name="lira"),
         AttackSettings(name="threshold"),
     )
+    evaluation: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("pooled", "calibrated")
+    """Which pairs share a threshold: see jaxmia.evaluation.tpr_at_fpr."""
     fpr: Annotated[tuple[Fpr, ...], Field(min_length=1, strict=False)] = (0.1, 0.01, 0.001)
+    correction: Literal["none", "finite_pool"] = "none"
+    """Of per-example vulnerability: "finite_pool" multiplies D by sqrt(1 - inclusion rate). Attacks know none."""
     data: DataSettings = DataSettings()
     grid: GridSettings
     shadows: ShadowSettings = ShadowSettings()
     train: TrainSettings = TrainSettings()
+
+    @pydantic.field_validator("evaluation")
+    @classmethod
+    def _known_evaluations(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            check_choice("evaluation", name, EVALUATIONS)
+        return tuple(dict.fromkeys(names))
 
     def training_identity(self) -> dict[str, Any]:
         """The settings that every trained head depends on; grid and number of models only say which heads exist."""
@@ -152,7 +163,9 @@ class ExperimentConfig(_Settings):
 
     def evaluation_identity(self) -> dict[str, Any]:
         """The settings that a cell's rows depend on beside its heads."""
-        return self.model_dump(mode="json", include={"attack", "fpr"}) | {"models": self.shadows.models}
+        return self.model_dump(mode="json", include={"attack", "correction", "evaluation", "fpr"}) | {
+            "models": self.shadows.models
+        }
 
 
 def builtin_configs() -> dict[str, Traversable]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import fractions
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple, overload
 
 import numpy as np
@@ -137,15 +137,28 @@ def checked_arrays(result: AttackResult) -> tuple[np.ndarray, np.ndarray, np.nda
     return statistic, member, defined
 
 
-def roc(result: AttackResult) -> Roc:
-    """Return the ROC pooled over all (model, example) pairs, as the papers report. One sort.
+def roc(result: AttackResult, *, evaluation: str = "pooled", targets: Sequence[int] | None = None) -> Roc:
+    """Return the ROC over all (model, example) pairs under an evaluation of tpr_at_fpr. One sort.
 
-    One threshold for all examples gives each example its own FPR: it is not calibrated per example.
+    Pooled, as the papers report, one threshold for all examples gives each example its own FPR. Under the
+    other evaluations pairs are ranked by the FPR from which on they are called, and thresholds are minus it;
+    the curve's own FPR is the realised one. No pair is left out, however small its null.
+
+    Args:
+        result: what the attack said, [models, examples].
+        evaluation: one of the four.
+        targets: the models whose pairs are counted; all by default.
 
     Raises:
-        InputError: for a NaN statistic, or if members or non-members are missing.
+        InputError: for an unknown evaluation, a NaN statistic, or if members or non-members are missing.
     """
-    statistic, member, _ = checked_arrays(result)
+    check_choice("evaluation", evaluation, EVALUATIONS)
+    if evaluation in CALIBRATED:
+        p_values = calibrated_p_values(result, method=CALIBRATED[evaluation])
+        result = dataclasses.replace(result, statistic=-p_values)
+    statistic, member, _ = checked_arrays(_of_targets(result, targets))
+    if evaluation == "per_target":
+        statistic = -_fpr_within_targets(statistic, member)
     order = np.argsort(statistic, axis=None)[::-1]
     ranked = statistic.ravel()[order]
     last_of_tie = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), ranked.size - 1)
@@ -159,6 +172,27 @@ def roc(result: AttackResult) -> Roc:
         num_members=num_members,
         num_nonmembers=num_nonmembers,
     )
+
+
+def _of_targets(result: AttackResult, targets: Sequence[int] | None) -> AttackResult:
+    """Return the rows of some models, all for None."""
+    if targets is None:
+        return result
+    num_models = len(result.statistic)
+    check(len(targets) > 0, "targets", targets, "name at least 1 model")
+    for row in targets:
+        check(0 <= row < num_models, "target", row, f"be the row of a model, 0 to {num_models - 1}")
+    arrays = (result.statistic, result.member, result.defined)
+    return AttackResult(*(np.asarray(array)[list(targets)] for array in arrays))
+
+
+def _fpr_within_targets(statistic: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """Return the share of its target's non-members whose statistic is at least that of each pair."""
+    share = np.empty(statistic.shape)
+    for row, (values, members) in enumerate(zip(statistic, member, strict=True)):
+        others = np.sort(values[~members])
+        share[row] = 1 - np.searchsorted(others, values, side="left") / max(len(others), 1)
+    return share
 
 
 class UnresolvedError(InputError):
@@ -283,9 +317,19 @@ def tpr_at_fpr(
 
 
 def operating_points(
-    result: AttackResult, fprs: Iterable[float], *, evaluation: str = "pooled"
+    result: AttackResult,
+    fprs: Iterable[float],
+    *,
+    evaluation: str = "pooled",
+    targets: Sequence[int] | None = None,
 ) -> tuple[OperatingPoint, ...]:
     """Return the points of tpr_at_fpr, unresolved ones marked even if there is no other: rows of a table.
+
+    Args:
+        result: what the attack said, [models, examples].
+        fprs: fractions.
+        evaluation: as in tpr_at_fpr.
+        targets: the models whose pairs are counted, all by default; nulls always come from all models.
 
     Raises:
         InputError: as tpr_at_fpr, but never for an unresolved FPR.
@@ -294,8 +338,8 @@ def operating_points(
     check(len(fprs) > 0, "number of FPRs", len(fprs), "be at least 1")
     for fpr in fprs:
         check_fpr("fpr", fpr)
-    decide = decision_rule(result, evaluation)
-    member = np.asarray(result.member)
+    decide = decision_rule(result, evaluation, targets=targets)
+    member = np.asarray(_of_targets(result, targets).member)
     return tuple(_operating_point(fpr, decide, member=member, evaluation=evaluation) for fpr in fprs)
 
 
@@ -303,7 +347,7 @@ class Calls(NamedTuple):
     """The pairs that an evaluation calls members at one FPR.
 
     Attributes:
-        called: bool[models, examples].
+        called: bool[targets, examples].
         counted: bool[examples], False for examples whose null cannot resolve the FPR.
         threshold: the smallest statistic called, NaN unless all pairs share it.
     """
@@ -313,8 +357,15 @@ class Calls(NamedTuple):
     threshold: float
 
 
-def decision_rule(result: AttackResult, evaluation: str) -> Callable[[float], Calls]:
+def decision_rule(
+    result: AttackResult, evaluation: str, *, targets: Sequence[int] | None = None
+) -> Callable[[float], Calls]:
     """Return the function from FPR to Calls; what does not depend on the FPR is computed once, here.
+
+    Args:
+        result: what the attack said, [models, examples].
+        evaluation: as in tpr_at_fpr.
+        targets: as in operating_points.
 
     Raises:
         InputError: for an unknown evaluation, a NaN statistic, or if members or non-members are missing. The
@@ -322,8 +373,8 @@ def decision_rule(result: AttackResult, evaluation: str) -> Callable[[float], Ca
     """
     check_choice("evaluation", evaluation, EVALUATIONS)
     if evaluation in CALIBRATED:
-        return _p_value_rule(result, CALIBRATED[evaluation])
-    return _threshold_rule(result, pooled=evaluation == "pooled")
+        return _p_value_rule(result, CALIBRATED[evaluation], targets=targets)
+    return _threshold_rule(_of_targets(result, targets), pooled=evaluation == "pooled")
 
 
 def _threshold_rule(result: AttackResult, *, pooled: bool) -> Callable[[float], Calls]:
@@ -346,11 +397,14 @@ def _threshold_rule(result: AttackResult, *, pooled: bool) -> Callable[[float], 
     return decide
 
 
-def _p_value_rule(result: AttackResult, method: str) -> Callable[[float], Calls]:
+def _p_value_rule(
+    result: AttackResult, method: str, *, targets: Sequence[int] | None
+) -> Callable[[float], Calls]:
     """Call the pairs whose p-value under their example's own null is at most the FPR."""
-    p_values = calibrated_p_values(result, method=method)
     _, member, defined = checked_arrays(result)
     null_sizes = np.count_nonzero(~member & defined, axis=0) - 1  # the target itself is left out
+    ranked = dataclasses.replace(result, statistic=calibrated_p_values(result, method=method))
+    p_values, member, _ = checked_arrays(_of_targets(ranked, targets))
 
     def decide(fpr: float) -> Calls:
         if method == "empirical":

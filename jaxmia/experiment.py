@@ -15,40 +15,16 @@ import numpy as np
 import pandas as pd
 import rich.console
 
-from jaxmia import attacks
-from jaxmia._validate import InputError
-from jaxmia.config import AttackSettings, ExperimentConfig, load_config, parse_config
+from jaxmia.assess import assess, check_resolvable, control_rows, per_example_rows, run_attack
+from jaxmia.config import ExperimentConfig, load_config, parse_config
 from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, pool_batch, train_ensemble
-from jaxmia.evaluation import AttackResult, operating_points, required_nonmembers, resolvable, roc
 from jaxmia.features import CandidatePool, FeatureSet, candidate_pool, load_features
 from jaxmia.membership import MembershipMasks, draw_membership
 from jaxmia.plots import plot_power_law
 from jaxmia.power_law import PowerLawFit, fit_power_law
 from jaxmia.progress import GridProgress, grid_progress
 from jaxmia.scores import Scores, accuracy, score, split_diverged
-from jaxmia.store import Cell, RunFolder, content_key, load_results, versions
-from jaxmia.vulnerability import per_example_vulnerability
-
-_MIN_MODELS = 3  # a target and two shadows
-_PER_EXAMPLE_COLUMNS = (
-    *("num_in", "num_out", "mean_in", "mean_out", "std_in", "std_out", "separation", "separation_error"),
-    *("tpr", "tpr_error", "status"),
-)
-_RESULT_COLUMNS = (
-    *(
-        "attack",
-        "evaluation",
-        "fpr",
-        "fpr_realised",
-        "tpr",
-        "tpr_low",
-        "tpr_high",
-        "advantage",
-        "auc",
-        "threshold",
-    ),
-    *("num_members", "num_nonmembers", "num_undefined", "status", "reason"),
-)
+from jaxmia.store import Cell, RunFolder, content_key, load_results, load_table, versions
 
 Law = tuple[str, str]  # attack and evaluation
 
@@ -60,6 +36,7 @@ class RunResult:
     Attributes:
         path: the run folder.
         results: one row per cell, attack, evaluation and FPR.
+        controls: one row per cell and attack: its negative control.
         laws: the power law of each attack and evaluation.
         cells_computed: cells that this call computed; the others were there.
         heads_trained: heads that this call trained.
@@ -67,6 +44,7 @@ class RunResult:
 
     path: pathlib.Path
     results: pd.DataFrame
+    controls: pd.DataFrame
     laws: Mapping[Law, PowerLawFit]
     cells_computed: int
     heads_trained: int
@@ -136,13 +114,17 @@ class _Run:
                     self.compute(cell, bar)
                     self.folder.assemble("results", filter(self.is_done, self.folder.cells))
             self.folder.assemble("per_example", self.folder.cells)
+            self.folder.assemble("controls", self.folder.cells)
             results = self.folder.assemble("results", self.folder.cells)
             laws = fit_laws(results)
             self.folder.write_json("power_law.json", laws_to_json(laws))
             plot_power_law(results, laws, self.folder.path / "plots")
             self.folder.finish()
         results = load_results(self.folder.path)
-        return RunResult(self.folder.path, results, fit_laws(results), len(todo), self.heads_trained)
+        controls = load_table(self.folder.path, "controls")
+        return RunResult(
+            self.folder.path, results, controls, fit_laws(results), len(todo), self.heads_trained
+        )
 
     def cell_key(self, cell: Cell) -> str:
         """What the rows of a cell are computed from."""
@@ -174,23 +156,48 @@ class _Run:
         trained = time.perf_counter()
         scores, diverged = split_diverged(score(ensemble, pool.data))
         accuracies = np.delete(accuracy(ensemble, pool.test), diverged)
+        inclusion_rate = 1 / settings.pool_multiplier
         facts = {
             "design": settings.design,
-            "inclusion_rate": 1 / settings.pool_multiplier,
+            "inclusion_rate": inclusion_rate,
             "num_models": settings.models,
             "num_diverged": len(diverged),
             "accuracy": float(accuracies.mean()) if len(accuracies) else math.nan,
         }
-        results = result_rows(self.config, scores).assign(**dataclasses.asdict(cell), **facts)
-        per_example = per_example_rows(self.config, pool, scores).assign(**dataclasses.asdict(cell))
-        for table in (results, per_example):
+        # Ranks have no finite-pool correction: the rows of attacks say so, whatever the per-example rows carry.
+        results = assess(
+            self.config.attack,
+            scores,
+            fprs=self.config.fpr,
+            evaluations=self.config.evaluation,
+            features=pool.data.features,
+        ).assign(correction="none", **dataclasses.asdict(cell), **facts)
+        records = pd.DataFrame(
+            {"record": pool.rows, "class_name": np.array(pool.data.class_names)[pool.data.labels]}
+        )
+        per_example = per_example_rows(
+            scores,
+            self.config.fpr,
+            records,
+            correction=self.config.correction,
+            inclusion_rate=inclusion_rate,
+        ).assign(**dataclasses.asdict(cell))
+        controls = control_rows(
+            self.config.attack,
+            scores,
+            fprs=self.config.fpr,
+            seed=cell.seed,
+            features=pool.data.features,
+        ).assign(**dataclasses.asdict(cell))
+        tables = {"results": results, "per_example": per_example, "controls": controls}
+        for table in tables.values():
             table.insert(0, "dataset", self.config.data.features)
         record = {
             "diverged_models": diverged.tolist(),
             "seconds_training": round(trained - clock, 3),
             "seconds_attacking": round(time.perf_counter() - trained, 3),
         }
-        self.folder.finish_cell(cell, self.cell_key(cell), results, per_example, record)
+        self.folder.finish_cell(cell, self.cell_key(cell), tables, record)
 
     def train(self, cell: Cell, pool: CandidatePool, bar: GridProgress) -> ShadowEnsemble:
         """The heads of a cell: those on disk, and the missing ones trained and checkpointed."""
@@ -254,58 +261,6 @@ def draw_pool(config: ExperimentConfig, data: FeatureSet, cell: Cell) -> Candida
     )
 
 
-def result_rows(config: ExperimentConfig, scores: Scores) -> pd.DataFrame:
-    """One row per attack, evaluation and FPR; rows without a number carry the reason."""
-    rows: list[dict[str, Any]] = []
-    for attack in config.attack:
-        if len(scores.log_odds) < _MIN_MODELS:
-            reason = f"only {len(scores.log_odds)} models have finite scores; an attack needs {_MIN_MODELS}"
-            rows += [
-                {
-                    "attack": attack.label,
-                    "evaluation": "pooled",
-                    "fpr": fpr,
-                    "status": "diverged",
-                    "reason": reason,
-                }
-                for fpr in config.fpr
-            ]
-            continue
-        result = run_attack(attack, scores)
-        facts = {
-            "attack": attack.label,
-            "auc": roc(result).auc,
-            "num_undefined": int(np.count_nonzero(~result.defined)),
-        }
-        rows += [facts | dataclasses.asdict(point) for point in operating_points(result, config.fpr)]
-    return pd.DataFrame(rows).reindex(columns=_RESULT_COLUMNS)
-
-
-def per_example_rows(config: ExperimentConfig, pool: CandidatePool, scores: Scores) -> pd.DataFrame:
-    """One row per candidate and FPR: its shadow statistics and its own TPR."""
-    tables = []
-    for fpr in config.fpr if len(scores.log_odds) >= _MIN_MODELS else ():
-        curve = per_example_vulnerability(scores, fpr)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "record": pool.rows,
-                    "class_name": np.array(pool.data.class_names)[pool.data.labels],
-                    "fpr": fpr,
-                    **{name: getattr(curve, name) for name in _PER_EXAMPLE_COLUMNS},
-                }
-            )
-        )
-    return (
-        pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"record": pd.Series(dtype="int64")})
-    )
-
-
-def run_attack(attack: AttackSettings, scores: Scores) -> AttackResult:
-    """Run a configured attack."""
-    return attacks.REGISTRY[attack.name](scores, **attack.options)
-
-
 def fit_laws(results: pd.DataFrame) -> dict[Law, PowerLawFit]:
     """Fit the power law to each attack and evaluation of a results table, over all its cells."""
     groups = results.groupby(["attack", "evaluation"], sort=False)
@@ -330,11 +285,7 @@ def _check_before_training(config: ExperimentConfig, data: FeatureSet, cells: li
     tiny = np.random.default_rng(0)
     scores = Scores(tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4)
     for attack in config.attack:
-        run_attack(attack, scores)
+        run_attack(attack, scores, tiny.normal(size=(4, 2)))
     largest = max(cell.shots * cell.classes for cell in cells) * (config.shadows.pool_multiplier - 1)
     expected = largest * config.shadows.models
-    if not any(resolvable(fpr, expected) for fpr in config.fpr):
-        needs = ", ".join(f"{fpr} needs {required_nonmembers(fpr)}" for fpr in config.fpr)
-        raise InputError(
-            f"fpr={list(config.fpr)} cannot be resolved: {needs} non-member scores, the largest cell has {expected}."
-        )
+    check_resolvable(config.fpr, expected, "the largest cell")

@@ -6,7 +6,6 @@ import hashlib
 import importlib.resources
 import os
 import pathlib
-import zipfile
 from collections.abc import Sequence
 
 import flax.struct
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxmia._npz import read_npz
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 
 DEMO_NAME = "demo"
@@ -125,44 +125,14 @@ def load_features(source: str | os.PathLike[str]) -> FeatureSet:
     """
     if str(source) == DEMO_NAME:
         return demo_features()
-    arrays = _read_npz(pathlib.Path(source), required=("features", "labels"), optional=("class_names",))
+    arrays = read_npz(
+        pathlib.Path(source), name="features", required=("features", "labels"), optional=("class_names",)
+    )
     names = arrays.get("class_names")
     try:
         return feature_set(arrays["features"], arrays["labels"], None if names is None else names.tolist())
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
-
-
-def _read_npz(
-    path: pathlib.Path, *, required: Sequence[str], optional: Sequence[str]
-) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise InputError(
-            f"features={str(path)!r} must be an existing .npz file (or {DEMO_NAME!r}); there is none."
-        )
-    try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{path} must be an .npz archive, got a single .npy array.")
-            for key in required:
-                if key not in archive.files:
-                    raise InputError(
-                        f"{path} must hold the key {key!r}, got {', '.join(archive.files) or 'no keys'}."
-                    )
-            return {key: archive[key] for key in (*required, *optional) if key in archive.files}
-    except InputError:
-        raise
-    except ValueError as error:
-        if "pickle" in str(error).lower():
-            raise InputError(
-                f"{path} must hold plain numeric arrays; it has pickled objects, which are never loaded."
-            ) from None
-        raise InputError(f"{path} must be a readable .npz archive: {error}.") from None
-    except (OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise InputError(
-            f"{path} must be a complete .npz archive; it is truncated or damaged ({error})."
-        ) from None
 
 
 def save_features(path: str | os.PathLike[str], data: FeatureSet, *, dtype: str = "float32") -> None:
@@ -196,7 +166,7 @@ def demo_features() -> FeatureSet:
     per dimension (relative error 0.9%). WordNet's licence stands beside the file in jaxmia/data.
     """
     with importlib.resources.as_file(importlib.resources.files("jaxmia") / "data" / _DEMO_FILE) as path:
-        arrays = _read_npz(path, required=("q", "scale", "labels", "class_names"), optional=())
+        arrays = read_npz(path, name="features", required=("q", "scale", "labels", "class_names"))
     features = arrays["q"].astype(np.float32) * arrays["scale"]
     return feature_set(features, arrays["labels"], arrays["class_names"].tolist())
 

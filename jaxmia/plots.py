@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxmia.evaluation import MIN_FALSE_POSITIVES, Roc
 from jaxmia.power_law import PowerLaw, PowerLawFit, published_lines
 
 _COLOURS = (
@@ -22,6 +24,7 @@ _COLOURS = (
     "#e69f00",
     "#56b4e9",
 )  # Okabe and Ito: safe for colour blindness
+_LINES = ("-", "--", "-.")
 _STYLE: Any = {
     "svg.hashsalt": "jaxmia",
     "axes.spines.top": False,
@@ -36,23 +39,79 @@ def plot_power_law(
     """Advantage against shots on log axes, one picture per attack and evaluation, with the fitted and published laws.
 
     Returns:
-        The files written: FOLDER/advantage-ATTACK-EVALUATION.png and .svg.
+        The files written: FOLDER/advantage-ATTACK-EVALUATION.png and .svg; none of a law without any cell above
+        chance, which log axes cannot show.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for (attack, evaluation), fit in laws.items():
         rows = results[(results["attack"] == attack) & (results["evaluation"] == evaluation)]
+        if not (rows["advantage"] > 0).any():
+            continue
         with mpl.rc_context(_STYLE):
             figure = Figure(figsize=(9, 5), layout="constrained")
             axes = figure.subplots()
             _draw_laws(axes, rows, fit)
             figure.legend(loc="outside right upper", frameon=False, fontsize=8)
             axes.set_title(f"{attack}, {evaluation}: vulnerability against examples per class")
-            stem = f"advantage-{attack}-{evaluation}".translate(str.maketrans("(=,", "---", ")"))
-            for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-                paths.append(folder / f"{stem}.{suffix}")
-                figure.savefig(paths[-1], dpi=150, metadata=metadata)
+            paths += _save(figure, folder / f"advantage-{attack}-{evaluation}")
     return paths
+
+
+def _save(figure: Figure, stem: pathlib.Path) -> list[pathlib.Path]:
+    """Write STEM.png and STEM.svg, without the time, and with a stem that shells leave alone."""
+    name = stem.name.translate(str.maketrans("(=, ", "----", ")"))
+    paths = []
+    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        paths.append(stem.with_name(f"{name}.{suffix}"))
+        figure.savefig(paths[-1], dpi=150, metadata=metadata)
+    return paths
+
+
+def plot_rocs(curves: Mapping[str, Roc], stem: pathlib.Path, *, title: str) -> list[pathlib.Path]:
+    """ROC curves on log axes, with chance and the FPR below which a TPR is not resolved.
+
+    Args:
+        curves: by attack, at least one.
+        stem: path of the pictures without suffix; its folder must exist.
+        title: what the curves have in common.
+
+    Returns:
+        The files written: STEM.png and STEM.svg.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.subplots()
+        for number, (attack, curve) in enumerate(curves.items()):
+            thin = thinned(curve)
+            style = _LINES[number // len(_COLOURS) % len(_LINES)]
+            colour = _COLOURS[number % len(_COLOURS)]
+            # No false positive at all has no place on a log axis: it is drawn at a single one.
+            fpr = np.maximum(thin.fpr, 1 / thin.num_nonmembers)
+            axes.plot(fpr, thin.tpr, style, drawstyle="steps-post", color=colour, linewidth=1.5, label=attack)
+        _draw_chance_and_resolution(axes, min(curve.num_nonmembers for curve in curves.values()))
+        axes.set_title(title)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+        return _save(figure, stem)
+
+
+def thinned(curve: Roc, *, num_points: int = 300) -> Roc:
+    """Return at most num_points points of a curve: what it reaches at FPRs evenly spaced on a log axis."""
+    grid = np.geomspace(1 / max(curve.num_nonmembers, 2), 1, num_points)
+    kept = np.unique(np.searchsorted(curve.fpr, grid, side="right") - 1)
+    return dataclasses.replace(
+        curve, fpr=curve.fpr[kept], tpr=curve.tpr[kept], threshold=curve.threshold[kept]
+    )
+
+
+def _draw_chance_and_resolution(axes: Axes, num_nonmembers: int) -> None:
+    lowest = 1 / max(num_nonmembers, 2)
+    axes.plot([lowest, 1], [lowest, 1], color="0.6", linewidth=1, label="chance")
+    label = f"resolution: {MIN_FALSE_POSITIVES} of {num_nonmembers} non-member scores"
+    axes.axvline(MIN_FALSE_POSITIVES / num_nonmembers, color="0.6", linewidth=1, linestyle=":", label=label)
+    axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1))
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
+    axes.grid(alpha=0.25)
 
 
 def _draw_laws(axes: Axes, rows: pd.DataFrame, fit: PowerLawFit) -> None:
@@ -61,15 +120,16 @@ def _draw_laws(axes: Axes, rows: pd.DataFrame, fit: PowerLawFit) -> None:
         at_fpr = rows[rows["fpr"] == law.fpr]
         _draw_cells(axes, at_fpr, colour, f"FPR {law.fpr:g}")
         _draw_fit(axes, law, colour)
-        _draw_published(axes, law.fpr, (at_fpr["shots"].min(), at_fpr["shots"].max()), colour)
+        shots_range = (int(at_fpr["shots"].min()), int(at_fpr["shots"].max()))
+        if set(rows["evaluation"]) == {"pooled"}:  # what was published
+            _draw_published(axes, law.fpr, shots_range, colour)
     shots = sorted(rows["shots"].unique())
     axes.set(xscale="log", yscale="log", xlabel="examples per class, S", ylabel="advantage, TPR − FPR")
     axes.set_xticks(shots, [str(value) for value in shots])
     axes.minorticks_off()
     axes.grid(alpha=0.25)
-    positive = rows["advantage"][rows["advantage"] > 0]
-    if len(positive):  # an interval that ends near chance must not stretch the axis over many decades
-        axes.set_ylim(bottom=positive.min() / 2)
+    # An interval that ends near chance must not stretch the axis over many decades.
+    axes.set_ylim(bottom=rows["advantage"][rows["advantage"] > 0].min() / 2)
 
 
 def _draw_cells(axes: Axes, cells: pd.DataFrame, colour: str, label: str) -> None:

@@ -3,6 +3,7 @@
     manifest.json        settings, versions, feature hash, device, and the state of every cell
     results.parquet      one row per cell, attack, evaluation and FPR
     per_example.parquet  one row per cell, candidate and FPR
+    controls.parquet     one row per cell and attack: the attack on permuted labels
     power_law.json       the fitted laws
     plots/               PNG and SVG
     checkpoints/CELL/    heads (orbax, one folder per range of models) and the cell's own rows
@@ -22,6 +23,7 @@ import os
 import pathlib
 import platform
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -33,6 +35,7 @@ import pandas as pd
 from jaxmia._validate import InputError
 
 _FORMAT = 1
+TABLES = ("results", "per_example", "controls")
 _PACKAGES = ("jaxmia", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 _PART = re.compile(r"models-(\d+)-(\d+)")
 
@@ -53,6 +56,12 @@ class Cell:
 def content_key(content: Any) -> str:
     """SHA-256 of a JSON-ready value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -140,7 +149,8 @@ class RunFolder:
     def is_done(self, cell: Cell, key: str) -> bool:
         """Whether the cell's rows were computed from exactly what the key says."""
         entry = self.manifest["cells"][str(cell)]
-        return entry.get("key") == key and (self._cell_path(cell) / "per_example.parquet").is_file()
+        there = all((self._cell_path(cell) / f"{name}.parquet").is_file() for name in TABLES)
+        return there and entry.get("key") == key
 
     @property
     def is_finished(self) -> bool:
@@ -178,19 +188,19 @@ class RunFolder:
             return checkpointer.restore(self._part_path(cell, models), template)
 
     def finish_cell(
-        self, cell: Cell, key: str, results: pd.DataFrame, per_example: pd.DataFrame, facts: Mapping[str, Any]
+        self, cell: Cell, key: str, tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]
     ) -> None:
         """Write a cell's rows, then its entry in the manifest: the entry stands only for rows that are there."""
-        _write_parquet(self._cell_path(cell) / "results.parquet", results)
-        _write_parquet(self._cell_path(cell) / "per_example.parquet", per_example)
+        for name in TABLES:
+            write_parquet(self._cell_path(cell) / f"{name}.parquet", tables[name])
         self.manifest["cells"][str(cell)] |= {"key": key, "finished": _now(), **facts}
         self._write_manifest()
 
     def assemble(self, name: str, cells: Iterable[Cell]) -> pd.DataFrame:
-        """Join one table ("results" or "per_example") over cells, write it and return it."""
+        """Join one of TABLES over cells, write it and return it."""
         paths = (self._cell_path(cell) / f"{name}.parquet" for cell in cells)
         table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
-        _write_parquet(self.path / f"{name}.parquet", table)
+        write_parquet(self.path / f"{name}.parquet", table)
         return table
 
     def write_json(self, name: str, content: Any) -> None:
@@ -212,6 +222,30 @@ class RunFolder:
         return self._cell_path(cell) / f"models-{models[0]}-{models[1]}"
 
 
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Yield a folder to fill, which takes its place once it is complete; if filling fails, nothing is left.
+
+    Raises:
+        InputError: if there is something at the place already, or it cannot be written.
+    """
+    path = pathlib.Path(path).resolve()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"out={str(path)!r} must be a new or an empty folder; there is something already.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"out={str(path)!r} must be a folder that can be written: {error.strerror}."
+        ) from None
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Write a JSON file in one step; NaN and infinity are refused."""
     with _replacing(path) as temporary:
@@ -224,9 +258,18 @@ def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
     Raises:
         InputError: if there is none, or it cannot be read.
     """
-    path = pathlib.Path(folder) / "results.parquet"
+    return load_table(folder, "results")
+
+
+def load_table(folder: str | os.PathLike[str], name: str) -> pd.DataFrame:
+    """One of TABLES of a run folder.
+
+    Raises:
+        InputError: if there is none, or it cannot be read.
+    """
+    path = pathlib.Path(folder) / f"{name}.parquet"
     if not path.is_file():
-        raise InputError(f"folder={str(folder)!r} must be a run folder with results.parquet; there is none.")
+        raise InputError(f"folder={str(folder)!r} must be a run folder with {path.name}; there is none.")
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
@@ -293,7 +336,8 @@ def _check_same(
             )
 
 
-def _write_parquet(path: pathlib.Path, table: pd.DataFrame) -> None:
+def write_parquet(path: pathlib.Path, table: pd.DataFrame) -> None:
+    """Write a table in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path) as temporary:
         table.to_parquet(temporary, index=False)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import rich.box
+from rich.console import RenderableType
 from rich.table import Table
 
 from jaxmia.power_law import PowerLaw, PowerLawFit, published_lines
 
 
-def results_tables(results: pd.DataFrame) -> Iterator[Table]:
+def results_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
     """TPR at each FPR against classes and shots, one table for each attack and evaluation."""
+    yield "TPR: median over seeds, with the outermost ends of their 95% intervals\n"
     for (attack, evaluation), rows in results.groupby(["attack", "evaluation"], sort=False):
         fprs = sorted(rows["fpr"].unique(), reverse=True)
         table = _table(
-            f"{attack}, {evaluation}: TPR, median over seeds ({rows['seed'].nunique()}),"
-            " with the outermost ends of their 95% intervals",
+            f"{attack}, {evaluation} (seeds: {rows['seed'].nunique()})",
             ("C", "S", "acc.", *(f"at FPR {fpr:g}" for fpr in fprs)),
         )
         for (classes, shots), cells in rows.groupby(["classes", "shots"]):
@@ -46,6 +48,59 @@ def problems(results: pd.DataFrame) -> list[str]:
     return lines
 
 
+def control_lines(controls: pd.DataFrame) -> list[str]:
+    """How many attacks were at chance on permuted labels, and one line for each that was not."""
+    resolved = controls[controls["status"] != "unresolved"]
+    if resolved.empty:
+        return ["Negative control (permuted labels): not possible, too few scores or models."]
+    failed = resolved[resolved["status"] == "failed"]
+    used = (resolved["advantage"].abs() / resolved["limit"]).max()
+    return [
+        f"Negative control (permuted labels): {len(resolved) - len(failed)} of {len(resolved)} attacks at chance;"
+        f" |TPR - FPR| up to {used:.2f} of its limit.",
+        *(
+            f"NEGATIVE CONTROL FAILED: {row['attack']}{_cell_name(row)} reaches TPR - FPR = {row['advantage']:.4f} at"
+            f" FPR {row['fpr']:g} on permuted labels (limit {row['limit']:.4f}): its results are not to be trusted."
+            for row in failed.to_dict("records")
+        ),
+    ]
+
+
+def _cell_name(row: Mapping[Hashable, Any]) -> str:
+    return f" at C={row['classes']} S={row['shots']} seed={row['seed']}" if "shots" in row else ""
+
+
+def attack_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
+    """What each attack of attack_scores reaches at each resolved FPR, one table for each targets and evaluation."""
+    yield "acc.: balanced accuracy at the best threshold. realised: the FPR reached.\n"
+    for (targets, evaluation), rows in results.groupby(["targets", "evaluation"], sort=False):
+        resolved = set(rows["fpr"][rows["status"] == "ok"])
+        if not resolved:  # attack_problems() says why
+            continue
+        pooled = ("threshold",) if evaluation == "pooled" else ()  # elsewhere each target or pair has its own
+        table = _table(
+            f"{evaluation}, targets: {targets}",
+            ("attack", "AUC", "acc.", "FPR", "realised", "TPR, 95% interval", *pooled),
+        )
+        for attack, points in rows[rows["fpr"].isin(resolved)].groupby("attack", sort=False):
+            areas = (f"{points[name].iloc[0]:.3f}" for name in ("auc", "balanced_accuracy"))
+            head = (str(attack), *areas)
+            for _, point in points.iterrows():
+                cells = (f"{point['fpr']:g}", f"{point['fpr_realised']:.4f}", _tpr_cell(point.to_frame().T))
+                table.add_row(*head, *cells, *(f"{point[name]:.3g}" for name in pooled))
+                head = ("",) * len(head)
+        yield table
+
+
+def attack_problems(results: pd.DataFrame) -> list[str]:
+    """Why rows of attack_scores have no number: one line for each targets and evaluation."""
+    missing = results[results["status"] != "ok"]
+    return [
+        f"Unresolved, {evaluation}, targets: {targets}: {' '.join(rows['reason'].unique())}"
+        for (targets, evaluation), rows in missing.groupby(["targets", "evaluation"], sort=False)
+    ]
+
+
 def _table(title: str, headings: Iterable[str]) -> Table:
     table = Table(
         title=title,
@@ -69,15 +124,16 @@ def _tpr_cell(rows: pd.DataFrame) -> str:
     return f"{resolved['tpr'].median():.3f}{mark} {low:.3f}-{high:.3f}"
 
 
-def laws_tables(laws: Mapping[tuple[str, str], PowerLawFit]) -> Iterator[Table]:
+def laws_tables(laws: Mapping[tuple[str, str], PowerLawFit]) -> Iterator[RenderableType]:
     """The fitted laws beside the published ones, one table for each attack and evaluation."""
+    yield (
+        "Power law: log10(TPR - FPR) = slope log10 S + slope_C log10 C + intercept, ± standard error\n"
+        "left out: cells at or below chance, or unresolved. published: pooled slopes of arXiv 2402.06674, C = 2\n"
+    )
     for (attack, evaluation), fit in laws.items():
         over_classes = any(law.slope_classes is not None for law in fit.lines)
-        formula = (
-            "slope log10 S + slope_C log10 C + intercept" if over_classes else "slope log10 S + intercept"
-        )
         table = _table(
-            f"{attack}, {evaluation}: log10(TPR - FPR) = {formula} (± standard error)",
+            f"{attack}, {evaluation}",
             (
                 "FPR",
                 "slope",
@@ -100,11 +156,8 @@ def laws_tables(laws: Mapping[tuple[str, str], PowerLawFit]) -> Iterator[Table]:
                 "-" if law.r_squared is None else f"{law.r_squared:.3f}",
                 str(law.num_cells),
                 str((law.num_censored or 0) + (law.num_unresolved or 0)),
-                _published_slope(law.fpr),
+                _published_slope(law.fpr) if evaluation == "pooled" else "-",
             )
-        table.caption = (
-            "left out: cells at or below chance, or unresolved. published: slopes of arXiv 2402.06674."
-        )
         yield table
 
 

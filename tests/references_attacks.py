@@ -100,8 +100,8 @@ def log_expected(sides, offline, a):
     return log_mean([log_mean(sides[0]), log_mean(sides[1])]) if sides[0] and sides[1] else None
 
 
-def base(log_odds, member, *, offline=False, a=None):
-    """(statistic, defined) of BASE."""
+def base(log_odds, member, *, offline=False, a=None, targets=None):
+    """(statistic, defined) of BASE, of all targets or of a few."""
     log_odds = np.asarray(log_odds, float)
     log_p = scipy.stats.logistic.logcdf(log_odds)
     if offline and a is None:
@@ -109,6 +109,8 @@ def base(log_odds, member, *, offline=False, a=None):
     a = np.broadcast_to(0.0 if a is None else a, len(log_odds))
     statistic, defined = np.zeros(log_odds.shape), np.zeros(log_odds.shape, bool)
     for target, example in np.ndindex(*log_odds.shape):
+        if targets is not None and target not in targets:
+            continue
         expected = log_expected(shadows_of(log_p, member, target, example), offline, a[target])
         if expected is not None:
             defined[target, example] = True
@@ -126,7 +128,7 @@ def tuned_a(log_odds, member):
         rest = [shadow, *(model for model in order if model not in (target, shadow))]
         best = -1.0
         for a in np.arange(11) / 10:
-            statistic, defined = base(log_odds[rest], member[rest], offline=True, a=a)
+            statistic, defined = base(log_odds[rest], member[rest], offline=True, a=a, targets=[0])
             statistic = statistic[0].round(12)
             members = statistic[defined[0] & member[shadow]]
             nonmembers = statistic[defined[0] & ~member[shadow]]

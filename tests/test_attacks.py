@@ -221,7 +221,15 @@ def test_bad_scores_are_refused(name, options):
             attack(wrong, **options)
 
 
-@every_case
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param(
+            name, options, marks=pytest.mark.slow if options == {"offline": True} and name != "lira" else ()
+        )
+        for name, options in CASES
+    ],
+)
 def test_peak_memory_is_below_four_times_the_scores(name, options):
     scores = planted(10, models=257, examples=20_000)
     scores = Scores(scores.log_odds.astype(np.float32), scores.member)

@@ -21,11 +21,11 @@ SMALL = [
 ]
 
 
-def jaxmia(capsys, *words):
+def jaxmia(capsys, *words, columns=100):
     """Run the command line in this process; (exit code, stdout, stderr)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["jaxmia", *map(str, words)])
-        patch.setenv("COLUMNS", "100")
+        patch.setenv("COLUMNS", str(columns))
         try:
             main()
             code = 0
@@ -45,7 +45,7 @@ def run_folder(tmp_path_factory):
 def test_help_reads_well_and_is_quick_to_import(capsys):
     code, out, _ = jaxmia(capsys, "--help")
     assert code == 0
-    assert {"run", "fit", "predict"} <= set(re.findall(r"│ (\w+) ", out))
+    assert {"run", "attack", "fit", "predict"} <= set(re.findall(r"│ (\w+) ", out))
     code, out, _ = jaxmia(capsys, "run", "--help")
     assert "jaxmia run configs/demo.toml --out runs/demo" in " ".join(out.split())
     script = "import sys, jaxmia, jaxmia.cli; sys.exit('jax' in sys.modules)"
@@ -56,9 +56,41 @@ def test_run_prints_tables_and_a_second_run_says_nothing_is_left(capsys, run_fol
     code, out, _ = jaxmia(capsys, "run", "smoke", "--out", run_folder, *SMALL)
     assert code == 0
     words = " ".join(out.split())
-    assert "lira, pooled: TPR" in words
+    assert "lira, pooled (seeds: 1)" in words
     assert "published" in words
     assert "nothing was left to do" in words
+
+
+@pytest.fixture(scope="module")
+def scores_file(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    member = rng.random((9, 200)) < 0.5
+    path = tmp_path_factory.mktemp("scores") / "scores.npz"
+    np.savez(path, log_odds=rng.normal(size=member.shape) + 2 * member, member=member)
+    return path
+
+
+def test_attack_prints_tables_of_80_columns_and_the_control(capsys, scores_file, tmp_path):
+    words = ("attack", scores_file, "--out", tmp_path / "audit", "--fpr", "0.1")
+    code, out, err = jaxmia(capsys, *words, columns=80)
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    words = " ".join(out.split())
+    assert "9 models, 200 examples" in words
+    assert "pooled, targets: all" in words
+    assert "7 of 7 attacks at chance" in words
+    assert "Unresolved, per_target, targets: all: fpr=0.1 needs at least 100" in words
+    assert (tmp_path / "audit" / "plots" / "roc-all-pooled.svg").is_file()
+
+
+def test_attack_reports_one_model(capsys, scores_file, tmp_path):
+    words = ["--attack", "lira", "--attack", "rmia", "--fpr", "0.2", "--fpr", "0.001", "--target", 4]
+    code, out, _ = jaxmia(capsys, "attack", scores_file, "--out", tmp_path / "audit", *words)
+    assert code == 0
+    assert "calibrated, targets: row 4" in out
+    assert "pooled, targets: others" in out
+    assert "needs at least 10000 non-member scores" in " ".join(out.split())
 
 
 def test_fit_and_predict_agree_with_the_folder(capsys, run_folder, tmp_path):
@@ -92,20 +124,33 @@ def test_predict_published_gives_the_published_law(capsys):
         (["run", "smoke", "--out", "OUT", "--set", "grid.shots=[999]"], "needs 2 x 999 = 1998 examples"),
         (["run", "smoke", "--out", "OUT", "--set", "fpr=[1e-7]"], "1e-07 needs 100000000 non-member scores"),
         (["run", "smoke", "--out", "OUT", "--set", "fpr=[1.5]"], "fpr.0=1.5"),
+        (["attack", "NONE", "--out", "OUT"], "none.npz' must be an existing .npz file"),
+        (["attack", "NAN", "--out", "OUT"], "must hold the key 'member', got features, labels"),
+        (["attack", "SCORES", "--out", "OUT", "--attack", "lirra"], "Did you mean 'lira'"),
+        (["attack", "SCORES", "--out", "OUT", "--attack", "quantile"], "works from scores without features"),
+        (["attack", "SCORES", "--out", "OUT", "--fpr", "1e-9"], "1e-09 needs 10000000000 non-member scores"),
+        (["attack", "SCORES", "--out", "OUT", "--target", "9"], "target=9 must be the row of a model, 0..8"),
+        (["attack", "SCORES", "--out", "SCORES"], "must be a new or an empty folder"),
         (["fit", "OUT"], "must be a run folder with results.parquet"),
         (["predict", "OUT", "--shots", "10", "--classes", "3"], "must be a run folder with power_law.json"),
         (["predict", "--published", "--shots", "10", "--classes", "3"], "classes=3"),
         (["predict", "--published", "--shots", "-1"], "shots=-1.0 must be a positive number"),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(capsys, tmp_path, words, message):
+def test_wrong_input_is_one_line_and_exit_code_2(capsys, tmp_path, scores_file, words, message):
     features = np.ones((40, 2))
     features[3] = np.nan
     np.savez(tmp_path / "nan.npz", features=features, labels=np.arange(40) % 2)
-    places = {"OUT": str(tmp_path / "out"), "data.features=NAN": f"data.features={tmp_path / 'nan.npz'}"}
+    places = {
+        "OUT": tmp_path / "out",
+        "NONE": tmp_path / "none.npz",
+        "NAN": tmp_path / "nan.npz",
+        "SCORES": scores_file,
+        "data.features=NAN": f"data.features={tmp_path / 'nan.npz'}",
+    }
     code, _, err = jaxmia(capsys, *(places.get(word, word) for word in words))
     assert code == 2
     assert message in err
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["nan.npz"]

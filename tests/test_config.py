@@ -51,8 +51,14 @@ def test_overrides_take_toml_values_and_bare_words(tmp_path):
         ({"grid": GRID | {"classes": [1]}}, r"grid.classes.0=1"),
         ({"grid": GRID, "shadows": {"models": 0}}, r"shadows.models=0"),
         ({"grid": GRID, "shadows": {"design": "poisson"}}, r"shadows.design='poisson'"),
+        (
+            {"grid": GRID, "correction": "finite"},
+            r"correction='finite': input should be 'none' or 'finite_pool'",
+        ),
         ({"grid": GRID, "fpr": [0.1, 1.0]}, r"fpr.1=1.0"),
         ({"grid": GRID, "fpr": [0.0]}, r"fpr.0=0.0"),
+        ({"grid": GRID, "evaluation": ["pooledd"]}, r"evaluation='pooledd' must be one of .* 'pooled'"),
+        ({"grid": GRID, "evaluation": []}, r"evaluation=\[\]"),
         ({"grid": GRID, "attack": ["lirra"]}, r"attack='lirra' must be one of .* Did you mean 'lira'"),
         ({"grid": GRID, "attack": [{"name": "lira", "varience": "global"}]}, r"Did you mean 'variance'"),
         ({"grid": GRID, "train": {"steps": 0, "schedule": "x"}}, r"\(1 more wrong\)"),
@@ -80,7 +86,11 @@ def test_identities_part_what_is_trained_from_what_is_evaluated():
     base = parse_config({"grid": GRID})
     more_models = parse_config({"grid": GRID, "shadows": {"models": 300}})
     other_fpr = parse_config({"grid": GRID, "fpr": [0.5]})
+    other_evaluation = parse_config({"grid": GRID, "evaluation": ["pooled"]})
     other_rate = parse_config({"grid": GRID, "train": {"learning_rate": 0.2}})
     assert base.training_identity() == more_models.training_identity() == other_fpr.training_identity()
     assert base.training_identity() != other_rate.training_identity()
-    assert len({str(c.evaluation_identity()) for c in (base, more_models, other_fpr)}) == 3
+    corrected = parse_config({"grid": GRID, "correction": "finite_pool"})
+    assert base.training_identity() == corrected.training_identity()
+    others = (base, more_models, other_fpr, other_evaluation, corrected)
+    assert len({str(config.evaluation_identity()) for config in others}) == 5

@@ -12,7 +12,9 @@ from jaxmia._validate import InputError
 from jaxmia.evaluation import (
     EVALUATIONS,
     AttackResult,
+    calibrated_p_values,
     clopper_pearson,
+    operating_points,
     required_nonmembers,
     resolvable,
     roc,
@@ -298,3 +300,51 @@ def test_permuted_membership_is_at_chance(evaluation):
     # A rank among n others reaches the FPR only to 1 / n, and n is at least 10 / fpr.
     grid = fpr / 10 if evaluation == "calibrated_empirical" else 0
     assert abs(point.tpr - point.fpr_realised) < bound + grid
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_the_curve_of_an_evaluation_passes_through_its_operating_points(evaluation):
+    result = gaussian_result(31, models=70, examples=60, digits=1)
+    curve = roc(result, evaluation=evaluation)
+    for point in operating_points(result, [0.5, 0.6], evaluation=evaluation):
+        assert (point.status, point.reason) == ("ok", "")
+        assert (point.fpr_realised, point.tpr) in set(zip(curve.fpr, curve.tpr, strict=True))
+    assert curve.tpr[-1] == curve.fpr[-1] == 1
+
+
+def test_per_target_curve_ranks_pairs_by_the_fpr_that_calls_them():
+    result = gaussian_result(32, models=3, examples=20, digits=0)
+    curve = roc(result, evaluation="per_target")
+    for fpr in curve.fpr:
+        calls = [
+            values >= min((t for t in values if np.mean(values[~members] >= t) <= fpr + 1e-9), default=np.inf)
+            for values, members in zip(result.statistic, result.member, strict=True)
+        ]
+        at = np.searchsorted(-curve.threshold, fpr + 1e-9, side="right") - 1
+        assert curve.tpr[at] == np.mean(np.array(calls)[result.member])
+
+
+@pytest.mark.parametrize("evaluation", ["pooled", "per_target"])
+def test_targets_are_evaluated_as_if_alone(evaluation):
+    result = gaussian_result(33, models=5, examples=100)
+    alone = AttackResult(*(array[[3, 1]] for array in (result.statistic, result.member, result.defined)))
+    points = operating_points(result, [0.25], evaluation=evaluation, targets=[3, 1])
+    assert points == operating_points(alone, [0.25], evaluation=evaluation)
+    assert roc(result, evaluation=evaluation, targets=[3, 1]).auc == roc(alone, evaluation=evaluation).auc
+
+
+def test_a_calibrated_target_keeps_the_null_of_all_other_models():
+    result = gaussian_result(34, models=30, examples=200)
+    p_values = calibrated_p_values(result)[7]
+    point = operating_points(result, [0.2], evaluation="calibrated", targets=[7])[0]
+    assert point.tpr == np.mean(p_values[result.member[7]] <= 0.2)
+    assert point.fpr_realised == np.mean(p_values[~result.member[7]] <= 0.2)
+    assert point.num_members == result.member[7].sum()
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"), [([], "at least 1"), ([5], "target=5 must"), ([-1], "0 to 4")]
+)
+def test_targets_must_be_models(targets, message):
+    with pytest.raises(InputError, match=message):
+        operating_points(gaussian_result(35, models=5), [0.2], targets=targets)

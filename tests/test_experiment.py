@@ -11,10 +11,11 @@ import filelock
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
-from jaxmia import experiment
+from jaxmia import attacks, experiment
 from jaxmia._validate import InputError
-from jaxmia.evaluation import operating_points
+from jaxmia.evaluation import operating_points, roc
 from jaxmia.experiment import run_experiment
 from jaxmia.features import demo_features, save_features
 from jaxmia.power_law import fit_power_law
@@ -27,7 +28,7 @@ SETTINGS = {
     "shadows": {"models": 17},
     "train": {"steps": 10},
 }
-TABLES = ("results.parquet", "per_example.parquet", "power_law.json")
+TABLES = ("results.parquet", "per_example.parquet", "controls.parquet", "power_law.json")
 
 
 def changed(**tables):
@@ -59,11 +60,17 @@ def test_folder_holds_what_it_promises(finished):
 
 def test_results_rows_are_complete_and_consistent(finished):
     results = pd.read_parquet(finished.path / "results.parquet")
-    assert len(results) == 2 * 3 * 2
+    assert len(results) == 2 * 3 * 2 * 2
+    assert set(results["evaluation"]) == {"pooled", "calibrated"}
     assert set(results["attack"]) == {"lira", "lira(variance=global)", "threshold"}
     resolved = results[results["status"] == "ok"]
     np.testing.assert_allclose(resolved["advantage"], resolved["tpr"] - resolved["fpr"])
-    assert (resolved["fpr_realised"] <= resolved["fpr"]).all()
+    pooled = resolved[resolved["evaluation"] == "pooled"]
+    assert (pooled["fpr_realised"] <= pooled["fpr"]).all()
+    np.testing.assert_allclose(resolved["true_positives"] / resolved["num_members"], resolved["tpr"])
+    np.testing.assert_allclose(
+        resolved["false_positives"] / resolved["num_nonmembers"], resolved["fpr_realised"]
+    )
     assert ((resolved["tpr_low"] <= resolved["tpr"]) & (resolved["tpr"] <= resolved["tpr_high"])).all()
     unresolved = results[results["status"] == "unresolved"]
     assert set(unresolved["fpr"]) == {0.001}
@@ -71,6 +78,26 @@ def test_results_rows_are_complete_and_consistent(finished):
     assert unresolved["reason"].str.contains("needs at least 10000 non-member scores").all()
     assert ((results["accuracy"] > 0.5) & (results["accuracy"] < 1)).all()
     assert (results["num_models"] == 17).all()
+
+
+def test_every_attack_has_its_negative_control_in_every_cell(finished):
+    controls = pd.read_parquet(finished.path / "controls.parquet")
+    pd.testing.assert_frame_equal(controls, finished.controls)
+    assert len(controls) == 2 * 3
+    assert (controls["fpr"] == 0.1).all()  # 0.001 is not resolved
+    assert (controls["status"] == "ok").all()
+
+
+def test_an_attack_on_features_runs_on_those_of_the_candidates(tmp_path):
+    settings = changed(grid={"shots": [8]}) | {"attack": ["quantile"], "evaluation": ["pooled"]}
+    run = run_experiment(settings, tmp_path / "run")
+    config, cell = experiment.parse_config(settings), experiment.Cell(3, 8, 0)
+    pool = experiment.draw_pool(config, demo_features(), cell)
+    masks = experiment.draw_membership(experiment.cell_keys(0)["membership"], pool.data.labels, num_models=17)
+    static, hyper = config.train.split()
+    ensemble = experiment.train_ensemble(experiment.cell_keys(0)["training"], pool.data, masks, hyper, static)
+    result = attacks.quantile(experiment.score(ensemble, pool.data), features=pool.data.features)
+    assert run.results["auc"].iloc[0] == roc(result).auc
 
 
 def test_per_example_rows_point_into_the_feature_set(finished):
@@ -82,9 +109,28 @@ def test_per_example_rows_point_into_the_feature_set(finished):
     assert rows["tpr"].between(0, 1).all()
 
 
+def test_correction_is_applied_and_recorded_per_example(tmp_path):
+    """At inclusion rate r it multiplies every separation by sqrt(1 - r), trains nothing and leaves ROCs alone."""
+    settings = changed(shadows={"models": 17, "pool_multiplier": 4})
+    plain = run_experiment(settings, tmp_path / "run")
+    before = pd.read_parquet(plain.path / "per_example.parquet")
+    corrected = run_experiment(settings | {"correction": "finite_pool"}, tmp_path / "run")
+    after = pd.read_parquet(plain.path / "per_example.parquet")
+    assert (corrected.cells_computed, corrected.heads_trained) == (2, 0)
+    np.testing.assert_allclose(after["separation"], before["separation"] * np.sqrt(3 / 4), rtol=1e-12)
+    unresolved = before["tpr"].isna()  # a few candidates are in none of the 17 models
+    expected = norm.cdf(norm.ppf(after["fpr"]) + after["separation"])
+    np.testing.assert_allclose(after["tpr"][~unresolved], expected[~unresolved], rtol=1e-12)
+    assert (set(before["correction"]), set(after["correction"])) == ({"none"}, {"finite_pool"})
+    assert set(after["inclusion_rate"]) == set(corrected.results["inclusion_rate"]) == {0.25}
+    assert set(corrected.results["correction"]) == {"none"}
+    pd.testing.assert_frame_equal(corrected.results, plain.results)
+
+
 def test_law_in_the_folder_is_the_fit_of_its_rows(finished):
-    rows = finished.results[finished.results["attack"] == "lira"]
-    assert finished.laws[("lira", "pooled")] == fit_power_law(rows)
+    for evaluation in ("pooled", "calibrated"):
+        rows = finished.results.query("attack == 'lira' and evaluation == @evaluation")
+        assert finished.laws[("lira", evaluation)] == fit_power_law(rows)
     content = json.loads((finished.path / "power_law.json").read_text())
     assert experiment.laws_from_json(content) == finished.laws
 
@@ -334,8 +380,11 @@ def test_pooled_rows_are_recomputed_from_public_parts(finished):
     masks = experiment.draw_membership(keys["membership"], pool.data.labels, num_models=17)
     static, hyper = config.train.split()
     ensemble = experiment.train_ensemble(keys["training"], pool.data, masks, hyper, static)
-    result = experiment.attacks.lira(experiment.score(ensemble, pool.data))
-    point = operating_points(result, [0.1])[0]
-    row = finished.results.query("attack == 'lira' and shots == 8 and fpr == 0.1").iloc[0]
-    assert point.tpr == row["tpr"]
-    assert point.threshold == row["threshold"]
+    result = attacks.lira(experiment.score(ensemble, pool.data))
+    for evaluation in ("pooled", "calibrated"):
+        point = operating_points(result, [0.1], evaluation=evaluation)[0]
+        where = "attack == 'lira' and evaluation == @evaluation and shots == 8 and fpr == 0.1"
+        row = finished.results.query(where).iloc[0]
+        assert point.tpr == row["tpr"]
+        np.testing.assert_equal(point.threshold, row["threshold"])
+        assert roc(result, evaluation=evaluation).auc == row["auc"]

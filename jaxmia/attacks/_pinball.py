@@ -62,7 +62,8 @@ def _fit_one(
 
     def step(state: tuple[Array, optax.OptState], _: None) -> tuple[tuple[Array, optax.OptState], None]:
         coefficients, moments = state
-        updates, moments = optimizer.update(jax.grad(loss)(coefficients), moments)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes float and int32
+            updates, moments = optimizer.update(jax.grad(loss)(coefficients), moments)
         return (optax.apply_updates(coefficients, updates), moments), None
 
     # Start at the quantile of a standard normal score that the features say nothing of.

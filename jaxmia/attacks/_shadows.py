@@ -140,19 +140,19 @@ def side_medians(log_odds: np.ndarray, on_side: np.ndarray) -> np.ndarray:
     Returns:
         float64[models, block].
     """
-    models, block = log_odds.shape
     ordered = np.sort(np.where(on_side, log_odds, np.inf).T, axis=1)
     total = on_side.sum(axis=0)
-
-    def place(rank: np.ndarray) -> np.ndarray:
-        return ordered[np.arange(block), np.clip(rank, 0, models - 1)]
-
-    def place_without_target(rank: np.ndarray) -> np.ndarray:
-        return np.where(place(rank) < log_odds, place(rank), place(rank + 1))
-
-    everyone = (place((total - 1) // 2) + place(total // 2)) / 2
-    others = (place_without_target((total - 2) // 2) + place_without_target((total - 1) // 2)) / 2
+    everyone = (_place(ordered, (total - 1) // 2) + _place(ordered, total // 2)) / 2
+    others = np.zeros_like(log_odds)
+    for rank in ((total - 2) // 2, (total - 1) // 2):
+        below = _place(ordered, rank)
+        others += np.where(below < log_odds, below, _place(ordered, rank + 1)) / 2
     return np.where(total > on_side, np.where(on_side, others, everyone), 0.0)
+
+
+def _place(ordered: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """Return the value at a rank of each row, [block]; ranks beyond either end mean that end."""
+    return ordered[np.arange(len(ordered)), np.clip(rank, 0, ordered.shape[1] - 1)]
 
 
 def side_log_means(log_p: np.ndarray, on_side: np.ndarray, *, leave_out: int = 1) -> SideLogMeans:

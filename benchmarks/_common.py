@@ -1,0 +1,106 @@
+"""What every benchmark shares: its options, its table, and the line that says what it ran on."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmia.features import FeatureSet, feature_set, load_features
+
+_PACKAGES = ("jaxmia", "jax", "numpy", "scipy")
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks have."""
+    result = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    result.add_argument("--seed", type=int, default=0, help="all randomness follows from it")
+    result.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the rows as JSON")
+    return result
+
+
+def add_features(options: argparse.ArgumentParser) -> None:
+    """Add the options that choose a feature set."""
+    options.add_argument("--features", default="demo", metavar="PATH", help="an .npz of features, or 'demo'")
+    options.add_argument("--classes", type=int, default=10, help="C, the largest classes are taken")
+    options.add_argument("--standardize", action="store_true", help=standardized.__doc__)
+
+
+def chosen_features(arguments: argparse.Namespace) -> FeatureSet:
+    """Load the feature set, or say that it is absent and end: a skipped set is no failure."""
+    if arguments.features != "demo" and not pathlib.Path(arguments.features).is_file():
+        print(f"skipped: the feature set {arguments.features} is absent")
+        sys.exit(0)
+    data = load_features(arguments.features)
+    return standardized(data) if arguments.standardize else data
+
+
+def standardized(data: FeatureSet) -> FeatureSet:
+    """Centre and scale each dimension over all examples, then divide by sqrt(dim): unit mean square norm."""
+    deviation = data.features.std(axis=0)
+    features = (data.features - data.features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    return feature_set(features / np.sqrt(features.shape[1]), data.labels, data.class_names)
+
+
+def machine() -> str:
+    """Return processor, core count and versions as one line."""
+    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = {device.device_kind for device in jax.devices()}
+    return (
+        f"{cores}-core {platform.machine()} {'/'.join(sorted(devices)).upper()}, Python {platform.python_version()},"
+        f" {packages}"
+    )
+
+
+def report(
+    title: str,
+    rows: Sequence[dict[str, Any]],
+    *,
+    dtype: str,
+    facts: dict[str, Any],
+    arguments: argparse.Namespace,
+) -> None:
+    """Print rows as one Markdown table with what they ran on, and write them if --json asks for it.
+
+    Args:
+        title: what the table shows.
+        rows: cells by heading; every row has the same headings.
+        dtype: of what was computed.
+        facts: further figures, printed below the table.
+        arguments: of the command line.
+    """
+    headings = list(rows[0])
+    print(f"\n{title}\n")
+    print("| " + " | ".join(headings) + " |")
+    print("|" + "---|" * len(headings))
+    for row in rows:
+        print("| " + " | ".join(_cell(row[heading]) for heading in headings) + " |")
+    print()
+    for name, value in facts.items():
+        print(f"{name}: {_cell(value)}")
+    print(f"{machine()}; {dtype}")
+    if arguments.json:
+        settings = {name: str(value) for name, value in vars(arguments).items()}
+        content = {"title": title, "machine": machine(), "dtype": dtype, "arguments": settings, "rows": rows}
+        arguments.json.write_text(json.dumps(content | facts, indent=1, default=float) + "\n")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, tuple):  # mean and standard error
+        mean, error = value
+        return f"{mean:.3f}" if np.isnan(error) else f"{mean:.3f} ({error:.3f})"
+    return f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value)

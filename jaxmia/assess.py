@@ -1,0 +1,214 @@
+"""What attacks achieve on one set of scores, as rows: for a cell of an experiment or for anyone's scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmia import attacks
+from jaxmia._validate import InputError, check
+from jaxmia.config import AttackSettings
+from jaxmia.controls import Control, permuted_control
+from jaxmia.evaluation import (
+    AttackResult,
+    OperatingPoint,
+    Roc,
+    operating_points,
+    required_nonmembers,
+    resolvable,
+    roc,
+)
+from jaxmia.scores import Scores
+from jaxmia.vulnerability import per_example_vulnerability
+
+MIN_MODELS = 3  # a target and two shadows
+_POINT_COLUMNS = tuple(field.name for field in dataclasses.fields(OperatingPoint))
+_COLUMNS = ("attack", *_POINT_COLUMNS[:-2], "auc", "balanced_accuracy", "num_undefined", "status", "reason")
+_PER_EXAMPLE_COLUMNS = (
+    *("num_in", "num_out", "mean_in", "mean_out", "std_in", "std_out", "separation", "separation_error"),
+    *("tpr", "tpr_error", "status", "correction", "inclusion_rate"),
+)
+_CONTROL_COLUMNS = ("attack", *(field.name for field in dataclasses.fields(Control)), "seed")
+_COUNTS = ("num_members", "num_nonmembers", "true_positives", "false_positives", "num_undefined")
+
+
+def assess(
+    attack_settings: Sequence[AttackSettings],
+    scores: Scores,
+    *,
+    fprs: Sequence[float],
+    evaluations: Sequence[str],
+    features: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Return one row per attack, evaluation and FPR; rows without a number carry the reason.
+
+    Args:
+        attack_settings: the attacks.
+        scores: log_odds and member [models, examples].
+        fprs: fractions.
+        evaluations: as in jaxmia.evaluation.
+        features: float[examples, dim], for attacks that read them.
+
+    Raises:
+        InputError: what the attacks refuse.
+    """
+    if len(scores.log_odds) < MIN_MODELS:
+        reason = f"only {len(scores.log_odds)} models have finite scores; an attack needs {MIN_MODELS}"
+        rows = [
+            {"attack": attack.label, "evaluation": evaluation, "fpr": fpr}
+            for attack in attack_settings
+            for evaluation in evaluations
+            for fpr in fprs
+        ]
+        return _table(pd.DataFrame(rows).assign(status="diverged", reason=reason))
+    tables = []
+    for attack in attack_settings:
+        result = run_attack(attack, scores, features)
+        tables.append(result_rows(attack.label, result, rocs(result, evaluations), fprs=fprs))
+    return pd.concat(tables, ignore_index=True)
+
+
+def control_rows(
+    attack_settings: Sequence[AttackSettings],
+    scores: Scores,
+    *,
+    fprs: Sequence[float],
+    seed: int,
+    features: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Return one row per attack: its negative control at the largest FPR that the scores resolve.
+
+    Args:
+        attack_settings: the attacks.
+        scores: log_odds and member [models, examples].
+        fprs: fractions.
+        seed: of the permutation of labels.
+        features: float[examples, dim], for attacks that read them.
+
+    Raises:
+        InputError: what the attacks refuse.
+    """
+    num_nonmembers = int(np.count_nonzero(~np.asarray(scores.member)))
+    resolved = [fpr for fpr in fprs if resolvable(fpr, num_nonmembers)]
+    rows: list[dict[str, Any]] = []
+    for attack in attack_settings:
+        row = {"attack": attack.label, "seed": seed}
+        if resolved and len(scores.log_odds) >= MIN_MODELS:
+            bound = functools.partial(run_attack, attack, features=features)
+            control = permuted_control(bound, scores, max(resolved), seed=seed)
+            rows.append(row | dataclasses.asdict(control))
+        else:
+            rows.append(row | {"status": "unresolved"})
+    return pd.DataFrame(rows).reindex(columns=_CONTROL_COLUMNS)
+
+
+def check_resolvable(fprs: Sequence[float], num_nonmembers: int, where: str) -> None:
+    """Raise InputError, with what each needs, unless the non-member scores resolve at least one FPR."""
+    if not any(resolvable(fpr, num_nonmembers) for fpr in fprs):
+        needs = ", ".join(f"{fpr} needs {required_nonmembers(fpr)}" for fpr in fprs)
+        raise InputError(
+            f"fpr={list(fprs)} cannot be resolved: {needs} non-member scores, {where} has {num_nonmembers}."
+        )
+
+
+def needs_features(attack: str) -> bool:
+    """Whether an attack of the registry reads the examples' features beside their scores."""
+    return "features" in inspect.signature(attacks.REGISTRY[attack]).parameters
+
+
+def run_attack(attack: AttackSettings, scores: Scores, features: np.ndarray | None = None) -> AttackResult:
+    """Run a configured attack.
+
+    Args:
+        attack: its name and options.
+        scores: log_odds and member [models, examples].
+        features: float[examples, dim], for an attack that reads them.
+
+    Raises:
+        InputError: without features for an attack that needs them, and what the attack refuses.
+    """
+    function = attacks.REGISTRY[attack.name]
+    if not needs_features(attack.name):
+        return function(scores, **attack.options)
+    check(features is not None, "attack", attack.label, "be one that works from scores without features")
+    return function(scores, features=features, **attack.options)
+
+
+def rocs(
+    result: AttackResult, evaluations: Sequence[str], *, targets: Sequence[int] | None = None
+) -> dict[str, Roc]:
+    """Return the curves of one attack by evaluation."""
+    return {name: roc(result, evaluation=name, targets=targets) for name in evaluations}
+
+
+def result_rows(
+    attack: str,
+    result: AttackResult,
+    curves: Mapping[str, Roc],
+    *,
+    fprs: Sequence[float],
+    targets: Sequence[int] | None = None,
+) -> pd.DataFrame:
+    """Return one row per evaluation and FPR of one attack: its OperatingPoint, and what its ROC sums up to.
+
+    Args:
+        attack: its label.
+        result: what it said, [models, examples].
+        curves: rocs of the result, for the same targets.
+        fprs: fractions.
+        targets: the models whose pairs are counted; all by default.
+
+    Raises:
+        InputError: as jaxmia.evaluation.tpr_at_fpr, but never for an unresolved FPR.
+    """
+    defined = result.defined if targets is None else result.defined[list(targets)]
+    rows = []
+    for evaluation, curve in curves.items():
+        facts = {
+            "attack": attack,
+            "auc": curve.auc,
+            "balanced_accuracy": curve.balanced_accuracy,
+            "num_undefined": int(np.count_nonzero(~defined)),
+        }
+        points = operating_points(result, fprs, evaluation=evaluation, targets=targets)
+        rows += [facts | dataclasses.asdict(point) for point in points]
+    return _table(pd.DataFrame(rows))
+
+
+def _table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with all columns, missing counts as missing integers."""
+    return rows.reindex(columns=_COLUMNS).astype(dict.fromkeys(_COUNTS, "Int64"))
+
+
+def per_example_rows(
+    scores: Scores,
+    fprs: Sequence[float],
+    examples: pd.DataFrame,
+    *,
+    correction: str = "none",
+    inclusion_rate: float | None = None,
+) -> pd.DataFrame:
+    """Return one row per example and FPR: what is known of the example, its shadow statistics, its own TPR.
+
+    Args:
+        scores: log_odds and member [models, examples].
+        fprs: fractions.
+        examples: one row per example, which names it; alone what is returned, without rows, if the models are
+            too few to say more.
+        correction: as in per_example_vulnerability, recorded in every row.
+        inclusion_rate: share of the pool that each model trained on, if known; recorded in every row.
+    """
+    if len(scores.log_odds) < MIN_MODELS:
+        return examples.iloc[:0]
+    tables = []
+    for fpr in fprs:
+        curve = per_example_vulnerability(scores, fpr, correction=correction, inclusion_rate=inclusion_rate)
+        columns = {name: getattr(curve, name) for name in _PER_EXAMPLE_COLUMNS}
+        tables.append(examples.assign(fpr=fpr, **columns))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,183 @@
+"""Attacks on one file of scores, end to end: tables, statistics and ROC curves, for scores from anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from jaxmia import attacks
+from jaxmia._validate import check, check_choice, check_fpr
+from jaxmia.assess import (
+    check_resolvable,
+    control_rows,
+    needs_features,
+    per_example_rows,
+    result_rows,
+    rocs,
+    run_attack,
+)
+from jaxmia.config import AttackSettings
+from jaxmia.evaluation import AttackResult, Roc
+from jaxmia.external import ExternalScores, check_target, load_scores
+from jaxmia.plots import plot_rocs, thinned
+from jaxmia.store import file_hash, new_folder, versions, write_json, write_parquet
+
+FPRS = (0.1, 0.01, 0.001)
+CONTROL_SEED = 0  # recorded in controls.parquet
+EVALUATIONS = ("pooled", "per_target", "calibrated")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackRun:
+    """What attacks on a file of scores leave.
+
+    Attributes:
+        path: the folder.
+        read: the scores, and notes on reading them.
+        results: one row per targets, attack, evaluation and FPR.
+        controls: one row per attack: its negative control.
+    """
+
+    path: pathlib.Path
+    read: ExternalScores
+    results: pd.DataFrame
+    controls: pd.DataFrame
+
+
+@dataclasses.dataclass(frozen=True)
+class _Targets:
+    """Models whose pairs are counted together: their rows, None for all, and how."""
+
+    name: str
+    rows: tuple[int, ...] | None
+    evaluations: tuple[str, ...]
+
+
+def attack_scores(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    attack: Sequence[str] = (),
+    fpr: Sequence[float] = FPRS,
+    target: int | None = None,
+) -> AttackRun:
+    """Run attacks on anyone's scores and write what they achieve into a new folder.
+
+    Each model is the target once and the others are its shadows. With one model under audit, its own results
+    stand apart from those of the others, which tell what to expect of a model trained alike.
+
+    The folder gets manifest.json, results.parquet, controls.parquet, per_example.parquet, statistics/ATTACK.npz
+    (the arrays of an AttackResult) and plots/.
+
+    Args:
+        source: an .npz file for load_scores.
+        out: a new or empty folder.
+        attack: names of attacks; by default all that work from scores without features.
+        fpr: fractions.
+        target: row of the model under audit; by default what the file says, if it does.
+
+    Raises:
+        InputError: for whatever is wrong with scores, names, FPRs or folder; nothing is then left in it.
+    """
+    for name in attack:
+        check_choice("attack", name, attacks.REGISTRY)
+    names = attack or [name for name in attacks.REGISTRY if not needs_features(name)]
+    settings = [AttackSettings(name=name) for name in dict.fromkeys(names)]
+    check(len(fpr) > 0, "fpr", list(fpr), "hold at least one FPR")
+    for value in fpr:
+        check_fpr("fpr", value)
+    with new_folder(out) as folder:
+        read = load_scores(source)
+        if target is not None:
+            read = dataclasses.replace(read, target=check_target(target, len(read.scores.member)))
+        audited = slice(None) if read.target is None else read.target
+        num_nonmembers = int(np.count_nonzero(~np.asarray(read.scores.member)[audited]))
+        check_resolvable(fpr, num_nonmembers, "the audit" if read.target is None else f"row {read.target}")
+        results = _run(settings, read, list(fpr), folder)
+        write_parquet(folder / "results.parquet", results)
+        controls = control_rows(settings, read.scores, fprs=fpr, seed=CONTROL_SEED)
+        write_parquet(folder / "controls.parquet", controls)
+        write_parquet(folder / "per_example.parquet", _per_example(read, fpr))
+        write_json(folder / "manifest.json", _manifest(source, settings, read, fpr))
+    return AttackRun(pathlib.Path(out), read, results, controls)
+
+
+def _target_groups(read: ExternalScores) -> list[_Targets]:
+    """Return all models as targets, or the one under audit and the others."""
+    if read.target is None:
+        return [_Targets("all", None, EVALUATIONS)]
+    others = tuple(row for row in range(len(read.scores.member)) if row != read.target)
+    # One target has one threshold: pooled over it is per target.
+    return [
+        _Targets(f"row {read.target}", (read.target,), EVALUATIONS[1:]),
+        _Targets("others", others, EVALUATIONS),
+    ]
+
+
+def _run(
+    settings: Sequence[AttackSettings], read: ExternalScores, fprs: list[float], folder: pathlib.Path
+) -> pd.DataFrame:
+    """Run the attacks, write statistics and plots, and return the rows of results."""
+    (folder / "statistics").mkdir()
+    (folder / "plots").mkdir()
+    groups, tables = _target_groups(read), []
+    curves: dict[tuple[str, str], dict[str, Roc]] = {
+        (group.name, name): {} for group in groups for name in group.evaluations
+    }
+    for attack in settings:
+        result = run_attack(attack, read.scores)
+        _save_statistics(folder / "statistics" / f"{attack.label}.npz", result)
+        for group in groups:
+            of_group = rocs(result, group.evaluations, targets=group.rows)
+            rows = result_rows(attack.label, result, of_group, fprs=fprs, targets=group.rows)
+            tables.append(rows.assign(targets=group.name))
+            for name, curve in of_group.items():
+                curves[group.name, name][attack.label] = thinned(curve)
+    _plot(curves, folder / "plots")
+    results = pd.concat(tables, ignore_index=True)
+    results.insert(0, "targets", results.pop("targets"))
+    return results
+
+
+def _plot(curves: Mapping[tuple[str, str], Mapping[str, Roc]], folder: pathlib.Path) -> None:
+    for (targets, evaluation), of_attacks in curves.items():
+        plot_rocs(
+            of_attacks, folder / f"roc-{targets}-{evaluation}", title=f"{evaluation}, targets: {targets}"
+        )
+
+
+def _save_statistics(path: pathlib.Path, result: AttackResult) -> None:
+    np.savez(path, statistic=result.statistic, member=result.member, defined=result.defined)
+
+
+def _per_example(read: ExternalScores, fprs: Sequence[float]) -> pd.DataFrame:
+    member = np.asarray(read.scores.member)
+    examples = pd.DataFrame({"example": np.arange(member.shape[1])})
+    if read.labels is not None:
+        examples["label"] = read.labels
+    return per_example_rows(read.scores, fprs, examples, inclusion_rate=float(member.mean()))
+
+
+def _manifest(
+    source: str | os.PathLike[str],
+    settings: Sequence[AttackSettings],
+    read: ExternalScores,
+    fprs: Sequence[float],
+) -> dict[str, object]:
+    num_models, num_examples = np.asarray(read.scores.member).shape
+    return {
+        "source": str(source),
+        "sha256": file_hash(source),
+        "models": num_models,
+        "examples": num_examples,
+        "target": read.target,
+        "attacks": [attack.label for attack in settings],
+        "fprs": list(fprs),
+        "notes": list(read.notes),
+        "versions": versions(),
+    }

@@ -1,0 +1,142 @@
+"""Every benchmark runs, tiny, and measures what it says."""
+
+import importlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from jaxmia import attacks
+from jaxmia.features import demo_features
+from jaxmia.scores import Scores
+
+FOLDER = pathlib.Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Import a benchmark as `python benchmarks/NAME.py` would."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+def rows_of(path):
+    content = json.loads(path.read_text())
+    assert "numpy" in content["machine"]
+    assert "float32" in content["dtype"]
+    return content["rows"]
+
+
+FINITE_POOL = ["--shots", "4", "--targets", "2", "--classes", "2", "--models", "24", "--replicates", "2"]
+FINITE_POOL += ["--multipliers", "2", "--designs", "fixed_size", "--steps", "5"]
+
+
+def test_finite_pool_runs_and_corrects_by_its_factor(benchmark, tmp_path, capsys):
+    benchmark("finite_pool").main([*FINITE_POOL, "--json", str(tmp_path / "rows.json")])
+    rows = rows_of(tmp_path / "rows.json")
+    assert capsys.readouterr().out.count("| heads, fixed_size |") == 3
+    exact, fresh, plain, corrected = (row for row in rows if row["setting"] == "class means")
+    assert exact["r"] == "fresh, exact"
+    assert (fresh["r"], plain["correction"], corrected["correction"]) == ("fresh", "none", "finite_pool")
+    for name, factor in {"D": 0.5, "D= / fresh": 0.5, "s_in / fresh": 2, "shift / fresh": 1}.items():
+        assert corrected[name][0] == pytest.approx(plain[name][0] * factor**0.5, rel=1e-6)
+    assert corrected["pooled 0.1"] is None  # ranks have no correction
+
+
+def test_fresh_draws_hold_every_target_in_one_head_of_the_stated_size(benchmark, monkeypatch):
+    """Seen from the training calls: S members of each class, one target of it at most, scored under that head."""
+    finite_pool = benchmark("finite_pool")
+    calls, train_ensemble, score = [], finite_pool.train_ensemble, finite_pool.score
+
+    def spy(key, pool, masks, *rest):
+        heads = train_ensemble(key, pool, masks, *rest)
+        calls.append((pool.labels, np.asarray(masks.member), heads))
+        return heads
+
+    monkeypatch.setattr(finite_pool, "train_ensemble", spy)
+    data, rng = demo_features(), np.random.default_rng(0)
+    chosen = finite_pool.choose_classes(data, 3)
+    rows = [np.flatnonzero(data.labels == label) for label in chosen]
+    targets, others = [row[:2] for row in rows], [row[2:50] for row in rows]
+    arguments = finite_pool.argparse.Namespace(shots=4, targets=2, classes=3, models=5, replicates=1)
+    config = finite_pool.TrainConfig(steps=3)
+    scores = finite_pool.fresh_scores(
+        arguments, data, targets, others, rng=rng, design="fixed_size", config=config
+    )
+    audited = finite_pool._feature_set(data, targets, chosen)
+    assert len(calls) == 5
+    for (labels, masks, heads), log_odds, member in zip(calls, scores.log_odds, scores.member, strict=True):
+        for label in range(3):
+            np.testing.assert_array_equal(masks[:, labels == label].sum(axis=1), 4)
+            assert (masks[:, 2 * label : 2 * label + 2].sum(axis=1) <= 1).all()
+        np.testing.assert_array_equal(masks[:, :6].sum(axis=0), member)
+        under_all_heads = score(heads, audited).log_odds
+        for target in np.flatnonzero(member):
+            assert log_odds[target] == under_all_heads[masks[:, target].argmax(), target]
+
+
+def test_attack_speed_runs(benchmark, tmp_path):
+    sizes = ["--models", "33", "--examples", "64", "--loop-examples", "8", "--dim", "2"]
+    benchmark("attack_speed").main([*sizes, "--json", str(tmp_path / "rows.json")])
+    rows = rows_of(tmp_path / "rows.json")
+    assert {row["attack"].split(",")[0] for row in rows} == set(attacks.REGISTRY)
+    assert all(row["seconds"] > 0 for row in rows)
+
+
+def test_the_loops_compute_what_the_attack_does(benchmark):
+    """With equally many shadows on both sides of every example the half loop cuts nothing."""
+    attack_speed = benchmark("attack_speed")
+    rng = np.random.default_rng(3)
+    member = np.argsort(rng.random((17, 30)), axis=0) < 8
+    member[0] = False  # the target: 8 of its 16 shadows are IN, at every example
+    member[1:] = np.argsort(rng.random((16, 30)), axis=0) < 8
+    log_odds = rng.normal(size=(17, 30)) + member
+    expected = attacks.lira(Scores(log_odds, member), location="median").statistic[0]
+    for loop in (attack_speed.published_loop, attack_speed.published_half_loop):
+        np.testing.assert_allclose(loop(log_odds, member, 0), expected, rtol=1e-9)
+
+
+def test_shadow_budget_runs(benchmark, tmp_path):
+    benchmark("shadow_budget").main(
+        ["--quick", "--json", str(tmp_path / "rows.json"), "--plot", str(tmp_path / "plot.png")]
+    )
+    rows = {(row["FPR"], row["attack"]): row for row in rows_of(tmp_path / "rows.json")}
+    assert rows[0.1, "lira"]["K = 1"] is None  # attacks with shadows need two
+    assert 0 <= rows[0.1, "lira"]["K = 4"][0] <= 1
+    assert rows[0.1, "threshold"]["K = 1"] == rows[0.1, "threshold"]["K = 4"]
+    best = rows[0.1, "best"]["K = 4"]
+    assert rows[0.1, best]["K = 4"][0] == max(
+        row["K = 4"][0] for (fpr, name), row in rows.items() if fpr == 0.1 and name != "best"
+    )
+    assert rows[0.001, "best"]["K = 4"] is None  # 160 non-member scores do not resolve it
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_shadows_are_complementary_pairs_and_targets_stand_apart(benchmark):
+    shadow_budget = benchmark("shadow_budget")
+    arguments = shadow_budget.argparse.Namespace(shadows=4, targets=3)
+    keys = shadow_budget.jax.random.split(shadow_budget.jax.random.key(0), 3)
+    pool = shadow_budget.candidate_pool(demo_features(), classes=2, shots=4, key=keys[0], test_per_class=0)
+    config = shadow_budget.TrainConfig(steps=2)
+    shadows, targets = shadow_budget.trained_scores(arguments, pool, config, keys[1:])
+    assert (shadows.member.shape, targets.member.shape) == ((4, 16), (3, 16))
+    np.testing.assert_array_equal(shadows.member[::2], ~shadows.member[1::2])
+    seen = []
+
+    def attack(scores):
+        seen.append(np.asarray(scores.log_odds))
+        return attacks.threshold(scores)
+
+    shadow_budget.with_shadows(attack, {}, targets, shadows, 2)
+    for target, rows in enumerate(seen):
+        np.testing.assert_array_equal(rows[0], targets.log_odds[target])
+        pair = 2 * (target % 2)
+        np.testing.assert_array_equal(rows[1:], shadows.log_odds[pair : pair + 2])
+
+
+def test_an_absent_feature_set_is_skipped_and_said(benchmark, capsys):
+    with pytest.raises(SystemExit) as end:
+        benchmark("shadow_budget").main(["--features", "no/such.npz"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == "skipped: the feature set no/such.npz is absent\n"
