@@ -15,7 +15,7 @@ from jaxmia._validate import check, check_at_least
 from jaxmia.features import FeatureSet
 from jaxmia.heads import LinearHead
 from jaxmia.membership import MembershipMasks
-from jaxmia.training import Hyperparams, Params, TrainConfig, shared_order, train_head
+from jaxmia.training import Hyperparams, Params, TrainConfig, check_hyperparams, shared_order, train_head
 
 # Logits, their softmax, the gradient and a margin: about four arrays [models, classes, batch] live at once.
 _LIVE_ARRAYS = 4
@@ -48,6 +48,7 @@ def train_ensemble(
     """Train one head per row of masks, side by side.
 
     Model i's key is fold_in(key, i) with its id, never its chunk, so that chunking changes nothing beyond rounding.
+    Private training divides by q x inclusion_rate x examples, the expected batch, which is the same for all models.
 
     Args:
         key: random key of the ensemble.
@@ -59,8 +60,13 @@ def train_ensemble(
         on_chunk: called with the number of models each time a chunk is done.
 
     Raises:
-        InputError: if masks and pool disagree, or the batch is larger than the pool.
+        InputError: if masks and pool disagree, the batch is larger than the pool, hyper does not fit config, or Poisson
+            sampling or private training is given a key other than threefry.
     """
+    check_hyperparams(hyper, config)
+    if config.private or config.sampling == "poisson":
+        # Other generators give a model other draws when it is batched with other models.
+        check(str(jax.random.key_impl(key)) == "threefry2x32", "key", key, "be a threefry2x32 key")
     num_models, num_examples = masks.member.shape
     check(
         num_examples == len(pool.labels),
@@ -90,6 +96,7 @@ def train_ensemble(
             features,
             labels,
             hyper,
+            expected_members=masks.inclusion_rate * num_examples,
             batch=batch,
             num_classes=pool.num_classes,
             config=config,
@@ -135,6 +142,7 @@ def _train_chunk(
     labels: Array,
     hyper: Hyperparams,
     *,
+    expected_members: float | Array,
     batch: int | None,
     num_classes: int,
     config: TrainConfig,
@@ -146,7 +154,15 @@ def _train_chunk(
     def one(model_id: Array, row: Array) -> Params:
         model_key = jax.random.fold_in(key, model_id)
         return train_head(
-            model_key, row, features, labels, order, num_classes=num_classes, hyper=hyper, config=config
+            model_key,
+            row,
+            features,
+            labels,
+            order,
+            num_classes=num_classes,
+            hyper=hyper,
+            config=config,
+            expected_members=expected_members,
         )
 
     return jax.vmap(one)(model_ids, member)

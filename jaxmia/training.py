@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, cast
 
 import flax.struct
@@ -11,11 +12,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmia._validate import check_at_least, check_choice
+from jaxmia._validate import InputError, check, check_at_least, check_choice
+from jaxmia.dpsgd import poisson_sample, private_gradient, step_keys
 from jaxmia.heads import LinearHead
 
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine")
+SAMPLINGS = ("shared", "poisson")
 Params = Any  # a flax parameter tree: {"params": {"kernel": [classes, dim], "bias": [classes]}}
 
 
@@ -29,20 +32,31 @@ class TrainConfig:
         steps: T, optimiser steps.
         batch_size: expected members per step, or None for the full batch. The pool candidates of a batch are the same
             for all models; each model uses those that are its members.
+        sampling: "shared" batches as above; or "poisson": at every step each model samples each of its own members
+            independently with probability Hyperparams.sampling_rate, and batch_size is None. Poisson sampling masks
+            the full batch: a step costs the same at every rate.
+        private: train by DP-SGD (jaxmia.dpsgd), on the full batch or by Poisson sampling.
     """
 
     optimizer: str = "adam"
     schedule: str = "constant"
     steps: int = 100
     batch_size: int | None = None
+    sampling: str = "shared"
+    private: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no training run can have."""
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_at_least("steps", self.steps, 1)
+        check_choice("sampling", self.sampling, SAMPLINGS)
         if self.batch_size is not None:
             check_at_least("batch_size", self.batch_size, 1)
+            rule = "be None for sampling='poisson', whose batches follow from Hyperparams.sampling_rate"
+            check(self.sampling != "poisson", "batch_size", self.batch_size, rule)
+            rule = "be None for private training: batches in a shared order are not an independent sample per model"
+            check(not self.private, "batch_size", self.batch_size, rule)
 
 
 @flax.struct.dataclass
@@ -53,11 +67,37 @@ class Hyperparams:
         learning_rate: peak step size.
         momentum: of sgd; adam ignores it.
         weight_decay: L2 coefficient: the objective is the mean member loss + weight_decay / 2 * ||kernel||^2.
+        sampling_rate: q of Poisson sampling; 1 without it.
+        clipping_norm: c of private training, the largest L2 norm of one example's gradient; else None.
+        noise_multiplier: sigma of private training, the noise's standard deviation over clipping_norm; else None.
     """
 
     learning_rate: float | Array
     momentum: float | Array = 0.0
     weight_decay: float | Array = 0.0
+    sampling_rate: float | Array = 1.0
+    clipping_norm: float | Array | None = None
+    noise_multiplier: float | Array | None = None
+
+
+def check_hyperparams(hyper: Hyperparams, config: TrainConfig) -> None:
+    """Refuse settings that training would ignore or that make private training void; on the host.
+
+    Raises:
+        InputError: for a sampling rate outside (0, 1] or without Poisson sampling; for a clipping norm or noise
+            multiplier that is missing or out of range in private training, or given without it.
+    """
+    rate = float(hyper.sampling_rate)
+    check(0 < rate <= 1, "sampling_rate", rate, "lie in (0, 1]")
+    check(rate == 1 or config.sampling == "poisson", "sampling_rate", rate, "be 1 unless sampling='poisson'")
+    clip, noise = hyper.clipping_norm, hyper.noise_multiplier
+    if config.private:
+        clips, noisy = clip is not None and 0 < clip < math.inf, noise is not None and 0 <= noise < math.inf
+        check(bool(clips), "clipping_norm", clip, "be a finite number above 0 when private=True")
+        check(bool(noisy), "noise_multiplier", noise, "be a finite number of at least 0 when private=True")
+    else:
+        check(clip is None, "clipping_norm", clip, "be None unless private=True")
+        check(noise is None, "noise_multiplier", noise, "be None unless private=True")
 
 
 def make_optimizer(hyper: Hyperparams, config: TrainConfig) -> optax.GradientTransformation:
@@ -90,6 +130,7 @@ def train_head(
     num_classes: int,
     hyper: Hyperparams,
     config: TrainConfig,
+    expected_members: float | Array | None = None,
 ) -> Params:
     """Train one head on the candidates it has as members.
 
@@ -102,33 +143,76 @@ def train_head(
         num_classes: C.
         hyper: traced settings.
         config: static settings.
+        expected_members: how many members a model has on average, public; private training divides by it, and only
+            private training needs it.
 
     Returns:
         The head's parameters after config.steps steps.
     """
-    head = LinearHead(num_classes)
-    share = member.astype(features.dtype) / jnp.maximum(member.sum(), 1).astype(features.dtype)
+    one_hot = jax.nn.one_hot(labels, num_classes, axis=0)
+    num_members = jnp.maximum(member.sum(), 1).astype(features.dtype)
     optimizer = make_optimizer(hyper, config)
 
-    def objective(params: Params, batch: Int[Array, "batch"] | None) -> Array:
+    def objective(
+        params: Params, batch: Int[Array, "batch"] | None, sampled: Bool[Array, "examples"]
+    ) -> Array:
         rows = slice(None) if batch is None else batch
-        one_hot = jax.nn.one_hot(labels[rows], num_classes, axis=0)
-        losses = cross_entropy(apply_head(params, features[rows]), one_hot)
+        losses = cross_entropy(apply_head(params, features[rows]), one_hot[:, rows])
         # Divided by the expected number of members in the batch: a realised count would weigh examples unevenly.
-        scale = 1.0 if batch is None else features.shape[0] / batch.shape[0]
-        penalty = 0.5 * hyper.weight_decay * jnp.sum(params["params"]["kernel"] ** 2)
-        return scale * jnp.sum(share[rows] * losses) + penalty
+        share = 1.0 if batch is None else batch.shape[0] / features.shape[0]
+        total = jnp.sum(jnp.where(sampled[rows], losses, 0.0))
+        return total / (share * hyper.sampling_rate * num_members) + _penalty(params, hyper)
 
-    def step(carry: tuple[Params, optax.OptState], batch: Int[Array, "batch"] | None) -> tuple[Any, None]:
-        params, state = carry
-        gradient = jax.grad(objective)(params, batch)
+    def step(carry: tuple[Params, optax.OptState], inputs: tuple[Array, Array | None]) -> tuple[Any, None]:
+        (params, state), (index, batch) = carry, inputs
+        sampling_key, noise_key = step_keys(key, index)
+        sampled = member
+        if config.sampling == "poisson":
+            sampled = poisson_sample(sampling_key, member, hyper.sampling_rate)
+        if config.private:
+            gradient = _private_gradient(
+                noise_key, params, sampled, features, one_hot, hyper=hyper, expected_members=expected_members
+            )
+        else:
+            gradient = jax.grad(objective)(params, batch, sampled)
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes float and int32
             updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    params = head.init(key, features[:1])
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), order, length=config.steps)
+    params = LinearHead(num_classes).init(key, features[:1])
+    steps = (jnp.arange(config.steps), order)
+    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), steps)
     return params
+
+
+def _penalty(params: Params, hyper: Hyperparams) -> Array:
+    return 0.5 * hyper.weight_decay * jnp.sum(params["params"]["kernel"] ** 2)
+
+
+def _private_gradient(
+    key: jax.Array,
+    params: Params,
+    sampled: Bool[Array, "examples"],
+    features: Float[Array, "examples dim"],
+    one_hot: Float[Array, "classes examples"],
+    *,
+    hyper: Hyperparams,
+    expected_members: float | Array | None,
+) -> Params:
+    if hyper.clipping_norm is None or hyper.noise_multiplier is None or expected_members is None:
+        raise InputError("private=True needs clipping_norm, noise_multiplier and expected_members.")
+    gradient = private_gradient(
+        key,
+        apply_head(params, features),
+        one_hot,
+        features,
+        sampled,
+        clipping_norm=hyper.clipping_norm,
+        noise_multiplier=hyper.noise_multiplier,
+        expected_batch=hyper.sampling_rate * expected_members,
+    )
+    # The penalty depends on the parameters alone, which earlier steps released: it needs neither clipping nor noise.
+    return jax.tree.map(jnp.add, gradient, jax.grad(_penalty)(params, hyper))
 
 
 def shared_order(key: jax.Array, *, num_examples: int, batch: int, steps: int) -> Int[Array, "steps batch"]:
