@@ -139,11 +139,11 @@ def predict(
     from jaxmia.experiment import laws_from_json
     from jaxmia.power_law import PowerLawFit, published_lines
     from jaxmia.store import load_json
-    from jaxmia.tables import prediction_tables, published_table
+    from jaxmia.tables import prediction_tables
 
     console = rich.console.Console()
     if published:
-        console.print(published_table())
+        console.print(*published_tables())
         if shots is None:
             return
         lines = published_lines().lines

@@ -178,30 +178,25 @@ def _published_slope(fpr: float) -> str:
     return "-"
 
 
-def published_table() -> Table:
-    """The published lines and the published required shots."""
+def published_tables() -> Iterator[RenderableType]:
+    """The published lines, and the published required shots."""
     published = published_lines()
     epsilons = sorted({epsilon for line in published.lines for epsilon in line.required_shots})
-    table = _table(
-        f"{published.source}\n{published.setting}",
-        ("record", "FPR", "slope", "intercept, C = 2", *(f"S at ε {epsilon:g}" for epsilon in epsilons)),
+    yield f"{published.source}\n{published.setting}\n"
+    lines = _table(
+        "Lines that the published table leaves possible", ("record", "FPR", "slope", "intercept, C = 2")
     )
-    table.caption = (
-        f"S at ε: examples per class at the ceiling of (ε, {published.delta:g})-DP. {published.derivation}"
+    lines.caption = published.derivation
+    shots = _table(
+        f"Examples per class at the ceiling of (ε, {published.delta:g})-DP, C = 2",
+        ("record", "FPR", *(f"ε = {epsilon:g}" for epsilon in epsilons)),
     )
     for line in published.lines:
-        shots = (
-            f"{line.required_shots[epsilon]:.2g}" if epsilon in line.required_shots else "-"
-            for epsilon in epsilons
-        )
-        table.add_row(
-            line.record,
-            f"{line.law.fpr:g}",
-            _range(line.slope_shots_range),
-            _range(line.intercept_range),
-            *shots,
-        )
-    return table
+        name = (line.record, f"{line.law.fpr:g}")
+        lines.add_row(*name, _range(line.slope_shots_range), _range(line.intercept_range))
+        required = (line.required_shots.get(epsilon) for epsilon in epsilons)
+        shots.add_row(*name, *("-" if number is None else f"{number:,.0f}" for number in required))
+    yield from (lines, shots)
 
 
 def _range(interval: tuple[float, float]) -> str:
