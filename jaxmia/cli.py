@@ -139,7 +139,7 @@ def predict(
     from jaxmia.experiment import laws_from_json
     from jaxmia.power_law import PowerLawFit, published_lines
     from jaxmia.store import load_json
-    from jaxmia.tables import prediction_tables
+    from jaxmia.tables import prediction_tables, published_tables
 
     console = rich.console.Console()
     if published:
