@@ -150,10 +150,12 @@ def scaled_seconds(
     num_targets = min(arguments.loop_targets, arguments.models)
     columns = slice(min(arguments.loop_examples, arguments.examples))
     log_odds, member = np.asarray(scores.log_odds)[:, columns], np.asarray(scores.member)[:, columns]
-    start = time.perf_counter()
-    for target in range(num_targets):
-        loop(log_odds, member, target)
-    seconds = time.perf_counter() - start
+
+    def run(part: Scores) -> None:
+        for target in range(num_targets):
+            loop(part.log_odds, part.member, target)
+
+    seconds = fastest(run, Scores(log_odds, member))
     return seconds * scores.log_odds.size / (num_targets * log_odds.shape[1])
 
 
