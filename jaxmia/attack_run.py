@@ -15,11 +15,11 @@ from jaxmia._validate import check, check_choice, check_fpr
 from jaxmia.assess import (
     check_resolvable,
     control_rows,
+    evaluated_results,
     needs_features,
     per_example_rows,
     result_rows,
     rocs,
-    run_attack,
 )
 from jaxmia.config import AttackSettings
 from jaxmia.evaluation import AttackResult, Roc
@@ -51,11 +51,11 @@ class AttackRun:
 
 @dataclasses.dataclass(frozen=True)
 class _Targets:
-    """Models whose pairs are counted together: their rows, None for all, and how."""
+    """Models whose pairs are counted together: their rows, None for all, and the evaluations left out."""
 
     name: str
     rows: tuple[int, ...] | None
-    evaluations: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def attack_scores(
@@ -110,12 +110,12 @@ def attack_scores(
 def _target_groups(read: ExternalScores) -> list[_Targets]:
     """Return all models as targets, or the one under audit and the others."""
     if read.target is None:
-        return [_Targets("all", None, EVALUATIONS)]
+        return [_Targets("all", None)]
     others = tuple(row for row in range(len(read.scores.member)) if row != read.target)
     # One target has one threshold: pooled over it is per target.
     return [
-        _Targets(f"row {read.target}", (read.target,), EVALUATIONS[1:]),
-        _Targets("others", others, EVALUATIONS),
+        _Targets(f"row {read.target}", (read.target,), left_out=("pooled",)),
+        _Targets("others", others),
     ]
 
 
@@ -126,22 +126,21 @@ def _run(
     (folder / "statistics").mkdir()
     (folder / "plots").mkdir()
     groups, tables = _target_groups(read), []
-    curves: dict[tuple[str, str], dict[str, Roc]] = {
-        (group.name, name): {} for group in groups for name in group.evaluations
-    }
+    curves: dict[tuple[str, str], dict[str, Roc]] = {}
     for attack in settings:
-        result = run_attack(attack, read.scores)
-        _save_statistics(folder / "statistics" / f"{attack.label}.npz", result)
+        results = evaluated_results(attack, read.scores, EVALUATIONS)
+        _save_statistics(folder / "statistics" / f"{attack.label}.npz", results["pooled"])
         for group in groups:
-            of_group = rocs(result, group.evaluations, targets=group.rows)
-            rows = result_rows(attack.label, result, of_group, fprs=fprs, targets=group.rows)
+            of_group = {name: result for name, result in results.items() if name not in group.left_out}
+            curves_of_group = rocs(of_group, targets=group.rows)
+            rows = result_rows(attack.label, of_group, curves_of_group, fprs=fprs, targets=group.rows)
             tables.append(rows.assign(targets=group.name))
-            for name, curve in of_group.items():
-                curves[group.name, name][attack.label] = thinned(curve)
+            for name, curve in curves_of_group.items():
+                curves.setdefault((group.name, name), {})[attack.label] = thinned(curve)
     _plot(curves, folder / "plots")
-    results = pd.concat(tables, ignore_index=True)
-    results.insert(0, "targets", results.pop("targets"))
-    return results
+    rows = pd.concat(tables, ignore_index=True)
+    rows.insert(0, "targets", rows.pop("targets"))
+    return rows
 
 
 def _plot(curves: Mapping[tuple[str, str], Mapping[str, Roc]], folder: pathlib.Path) -> None:
