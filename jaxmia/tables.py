@@ -35,19 +35,20 @@ def results_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
 
 
 def problems(results: pd.DataFrame) -> list[str]:
-    """What a reader of the tables must know: diverged heads, and why rows have no number, one line per FPR."""
+    """What a reader of the tables must know: diverged heads, and why rows have no number."""
     cells = results.drop_duplicates(["classes", "shots", "seed"])
     lines = [
         f"C={row.classes} S={row.shots} seed={row.seed}: {row.num_diverged} of {row.num_models} heads diverged and are"
         " left out; manifest.json names them."
         for row in cells[cells["num_diverged"] > 0].itertuples()
     ]
-    for (fpr, status), rows in results[results["status"] != "ok"].groupby(["fpr", "status"]):
+    missing = results[results["status"] != "ok"].groupby(["evaluation", "fpr", "status"])
+    for (evaluation, fpr, status), rows in missing:
         where = ", ".join(
             f"C={c} S={s}" for c, s in sorted({*zip(rows["classes"], rows["shots"], strict=True)})
         )
         lines.append(
-            f"FPR {fpr:g} is {status} at {where}: for the first, {rows['reason'].iloc[0].rstrip('.')}."
+            f"{evaluation}: FPR {fpr:g} is {status} at {where}: for the first, {rows['reason'].iloc[0].rstrip('.')}."
         )
     return lines
 
