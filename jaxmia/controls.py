@@ -76,9 +76,7 @@ def chance_check(result: AttackResult, fpr: float) -> Control:
     An attack that never looks at the target's own label makes each product (label - mean label) * (call - mean
     call) zero on average, and the advantage is their sum over a constant. Products of different examples are
     independent, as labels are; those of one example under different models are not, since each model is a
-    shadow of the others: so the standard error is that of a sum of one term per example. Beyond
-    MAX_STANDARD_ERRORS of them, 1 / (n + 1) is allowed for n non-members of a target: where statistics are ranks
-    among these (RMIA), a non-member can be first among n, a member among n + 1.
+    shadow of the others: so the standard error is that of a sum of one term per example.
 
     Raises:
         InputError: unless 0 < fpr < 1; for a NaN statistic, or if members or non-members are missing.
@@ -91,8 +89,7 @@ def chance_check(result: AttackResult, fpr: float) -> Control:
     products = np.sum((member - rate) * (called - called.mean()), axis=0)
     scale = member.size * rate * (1 - rate)
     advantage, error = np.sum(products) / scale, np.sqrt(np.sum(products**2)) / scale
-    fewest_nonmembers = int(np.count_nonzero(~member, axis=1).min())
-    limit = MAX_STANDARD_ERRORS * error + 1 / (fewest_nonmembers + 1)
+    limit = MAX_STANDARD_ERRORS * error
     return Control(
         fpr=fpr,
         fpr_realised=float(called[~member].mean()),

@@ -139,12 +139,13 @@ def tuned_a(log_odds, member):
 
 
 def rmia(log_odds, member, *, offline=False, gamma=1.0, a=None):
-    """(statistic, defined) of RMIA over each target's own non-members."""
+    """(statistic, defined) of RMIA over each target's own non-members other than the example."""
     ratios, defined = base(log_odds, member, offline=offline, a=a)
     ratios = ratios.round(12)
     statistic = np.full(ratios.shape, 0.5)
     for target, example in np.ndindex(*ratios.shape):
-        population = ratios[target, defined[target] & ~member[target]]
+        others = np.arange(ratios.shape[1]) != example
+        population = ratios[target, defined[target] & ~member[target] & others]
         if len(population):
             statistic[target, example] = np.mean(ratios[target, example] - np.log(gamma) > population)
         else:

@@ -18,6 +18,7 @@ from jaxmia.attacks.threshold import threshold
 from jaxmia.evaluation import AttackResult
 
 __all__ = [
+    "READS_TARGET_MEMBERSHIP",
     "REGISTRY",
     "base",
     "bavaria_n",
@@ -41,3 +42,7 @@ REGISTRY: MappingProxyType[str, Callable[..., AttackResult]] = MappingProxyType(
         "quantile": quantile,
     }
 )
+
+# Attacks that compare with the target's own non-members, and so read which of the *other* candidates it trained on.
+# Differential privacy bounds them like any other, but one-run audits of a model need statistics blind to all its coins.
+READS_TARGET_MEMBERSHIP = frozenset({"rmia", "quantile"})
