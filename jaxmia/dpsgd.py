@@ -96,10 +96,40 @@ def clipped_gradient_sum(
         clipping_norm: c.
     """
     error = jax.nn.softmax(logits, axis=0) - one_hot
-    norms = jnp.sqrt(jnp.sum(error**2, axis=0) * (1.0 + jnp.sum(features**2, axis=1)))
+    norms = _gradient_norms(error, features)
     weighted = error * jnp.where(sampled, jnp.minimum(1.0, clipping_norm / norms), 0.0)
     weighted = jnp.where(jnp.isnan(weighted), 0.0, weighted)
     return {"params": {"kernel": weighted @ features, "bias": jnp.sum(weighted, axis=1)}}
+
+
+def clipped_squares(
+    logits: Float[Array, "classes examples"],
+    one_hot: Float[Array, "classes examples"],
+    features: Float[Array, "examples dim"],
+    member: Bool[Array, "examples"],
+    *,
+    clipping_norm: float | Array,
+) -> Float[Array, "examples"]:
+    """Squared norm of every member's clipped gradient, in squared units of a gradient; 0 for the others.
+
+    Summed over the steps of a full-batch run they give each record's own mu: jaxmia.accounting.individual_mu.
+
+    Args:
+        logits: of the head at its present parameters.
+        one_hot: labels.
+        features: of all examples.
+        member: which examples the model trains on.
+        clipping_norm: c.
+    """
+    norms = _gradient_norms(jax.nn.softmax(logits, axis=0) - one_hot, features)
+    counted = member & ~jnp.isnan(norms)  # what is not finite counts as nothing in the sum too
+    return jnp.where(counted, jnp.minimum(norms, clipping_norm) ** 2, 0.0)
+
+
+def _gradient_norms(
+    error: Float[Array, "classes examples"], features: Float[Array, "examples dim"]
+) -> Float[Array, "examples"]:
+    return jnp.sqrt(jnp.sum(error**2, axis=0) * (1.0 + jnp.sum(features**2, axis=1)))
 
 
 def clipped_gradient_sum_of(

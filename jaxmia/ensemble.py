@@ -29,10 +29,13 @@ class ShadowEnsemble:
     Attributes:
         params: parameter tree; every leaf has the models on its first axis.
         masks: row k belongs to model k of params.
+        clipped_squares: float32[models, examples], sums over the steps of squared clipped gradient norms, if
+            TrainConfig.odometer asked for them.
     """
 
     params: Params
     masks: MembershipMasks
+    clipped_squares: Array | None = None
 
 
 def train_ensemble(
@@ -88,7 +91,7 @@ def train_ensemble(
         rows = np.minimum(
             np.arange(start, start + size), num_models - 1
         )  # the last chunk repeats its last model
-        params = _train_chunk(
+        trained = _train_chunk(
             key,
             order_key,
             masks.model_ids[rows],
@@ -102,9 +105,10 @@ def train_ensemble(
             config=config,
         )
         kept = min(size, num_models - start)
-        chunks.append(jax.tree.map(lambda leaf, kept=kept: leaf[:kept], jax.block_until_ready(params)))
+        chunks.append(jax.tree.map(lambda leaf, kept=kept: leaf[:kept], jax.block_until_ready(trained)))
         on_chunk(kept)
-    return ShadowEnsemble(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks), masks)
+    params, squares = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks)
+    return ShadowEnsemble(params, masks, squares)
 
 
 def join_ensembles(parts: Sequence[ShadowEnsemble]) -> ShadowEnsemble:
@@ -146,12 +150,12 @@ def _train_chunk(
     batch: int | None,
     num_classes: int,
     config: TrainConfig,
-) -> Params:
+) -> tuple[Params, Array | None]:
     order = None
     if batch is not None:
         order = shared_order(order_key, num_examples=features.shape[0], batch=batch, steps=config.steps)
 
-    def one(model_id: Array, row: Array) -> Params:
+    def one(model_id: Array, row: Array) -> tuple[Params, Array | None]:
         model_key = jax.random.fold_in(key, model_id)
         return train_head(
             model_key,

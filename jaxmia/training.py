@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmia._validate import InputError, check, check_at_least, check_choice
-from jaxmia.dpsgd import poisson_sample, private_gradient, step_keys
+from jaxmia.dpsgd import clipped_squares, poisson_sample, private_gradient, step_keys
 from jaxmia.heads import LinearHead
 
 OPTIMIZERS = ("adam", "sgd")
@@ -36,6 +36,8 @@ class TrainConfig:
             independently with probability Hyperparams.sampling_rate, and batch_size is None. Poisson sampling masks
             the full batch: a step costs the same at every rate.
         private: train by DP-SGD (jaxmia.dpsgd), on the full batch or by Poisson sampling.
+        odometer: of private training on the full batch: also sum each member's squared clipped gradient norms over the
+            steps, for jaxmia.accounting.individual_mu.
     """
 
     optimizer: str = "adam"
@@ -44,6 +46,7 @@ class TrainConfig:
     batch_size: int | None = None
     sampling: str = "shared"
     private: bool = False
+    odometer: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no training run can have."""
@@ -57,6 +60,13 @@ class TrainConfig:
             check(self.sampling != "poisson", "batch_size", self.batch_size, rule)
             rule = "be None for private training: batches in a shared order are not an independent sample per model"
             check(not self.private, "batch_size", self.batch_size, rule)
+        full = self.private and self.sampling == "shared"
+        check(
+            full or not self.odometer,
+            "odometer",
+            self.odometer,
+            "be False but in full-batch private training",
+        )
 
 
 @flax.struct.dataclass
@@ -131,7 +141,7 @@ def train_head(
     hyper: Hyperparams,
     config: TrainConfig,
     expected_members: float | Array | None = None,
-) -> Params:
+) -> tuple[Params, Float[Array, "examples"] | None]:
     """Train one head on the candidates it has as members.
 
     Args:
@@ -147,7 +157,8 @@ def train_head(
             private training needs it.
 
     Returns:
-        The head's parameters after config.steps steps.
+        The head's parameters after config.steps steps; the sums of squared clipped gradient norms if config.odometer is
+        set, else None.
     """
     one_hot = jax.nn.one_hot(labels, num_classes, axis=0)
     num_members = jnp.maximum(member.sum(), 1).astype(features.dtype)
@@ -163,8 +174,10 @@ def train_head(
         total = jnp.sum(jnp.where(sampled[rows], losses, 0.0))
         return total / (share * hyper.sampling_rate * num_members) + _penalty(params, hyper)
 
-    def step(carry: tuple[Params, optax.OptState], inputs: tuple[Array, Array | None]) -> tuple[Any, None]:
-        (params, state), (index, batch) = carry, inputs
+    def step(
+        carry: tuple[Params, optax.OptState, Any], inputs: tuple[Array, Array | None]
+    ) -> tuple[Any, None]:
+        (params, state, squares), (index, batch) = carry, inputs
         sampling_key, noise_key = step_keys(key, index)
         sampled = member
         if config.sampling == "poisson":
@@ -177,12 +190,16 @@ def train_head(
             gradient = jax.grad(objective)(params, batch, sampled)
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes float and int32
             updates, state = optimizer.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), None
+        if config.odometer and hyper.clipping_norm is not None:
+            logits = apply_head(params, features)
+            squares += clipped_squares(logits, one_hot, features, member, clipping_norm=hyper.clipping_norm)
+        return (optax.apply_updates(params, updates), state, squares), None
 
     params = LinearHead(num_classes).init(key, features[:1])
     steps = (jnp.arange(config.steps), order)
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), steps)
-    return params
+    squares = jnp.zeros(features.shape[0], features.dtype) if config.odometer else None
+    (params, _, squares), _ = jax.lax.scan(step, (params, optimizer.init(params), squares), steps)
+    return params, squares
 
 
 def _penalty(params: Params, hyper: Hyperparams) -> Array:

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import references_dpsgd
+import scipy.special
 import scipy.stats
 
 import jaxmia.ensemble as ensemble_module
 import jaxmia.training as training_module
 from jaxmia._validate import InputError
+from jaxmia.accounting import gdp_mu, individual_mu
 from jaxmia.dpsgd import add_noise, clipped_gradient_sum, clipped_gradient_sum_of, poisson_sample, step_keys
 from jaxmia.ensemble import train_ensemble
 from jaxmia.features import candidate_pool, demo_features
@@ -171,7 +173,7 @@ def test_a_private_head_is_the_slow_loop(pool, config, hyper):
         if config.sampling == "poisson":
             samples = [np.asarray(poisson_sample(key, member, hyper.sampling_rate)) for key, _ in keys]
         features = jnp.asarray(pool.features.astype(np.float64))
-        params = train_head(
+        params, _ = train_head(
             KEY,
             member,
             features,
@@ -217,8 +219,8 @@ def test_huge_clip_and_no_noise_is_ordinary_training(pool, sampling, optimizer, 
             train = functools.partial(
                 train_head, KEY, member, features, jnp.asarray(pool.labels), None, num_classes=3
             )
-            expected = flat(train(hyper=hyper, config=ordinary))
-            found = flat(train(hyper=limit, config=private, expected_members=18.0))
+            expected = flat(train(hyper=hyper, config=ordinary)[0])
+            found = flat(train(hyper=limit, config=private, expected_members=18.0)[0])
         assert np.abs(expected).max() > 0.1
         np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
@@ -466,6 +468,56 @@ def test_static_settings_that_void_privacy_are_refused():
         TrainConfig(batch_size=5, sampling="poisson")
     with pytest.raises(InputError, match="sampling='poison' must be one of shared, poisson"):
         TrainConfig(sampling="poison")
+
+
+# ---- Individual accounting ----
+
+
+def test_odometer_is_the_sum_over_the_steps_of_heads_trained_one_step_further(pool):
+    """Of SGD with noise: each step's norms from the head that the run had then, by the slow loop."""
+    hyper = Hyperparams(0.5, clipping_norm=CLIP, noise_multiplier=1.0)
+    masks = draw_membership(KEY, pool.labels, num_models=3)
+    expected = np.zeros(masks.member.shape)
+    kernels = [np.zeros((3, 3, pool.features.shape[1] + 1))]
+    for steps in (1, 2):
+        kernels.append(
+            flat(
+                train_ensemble(KEY, pool, masks, hyper, TrainConfig("sgd", steps=steps, private=True)).params
+            )
+        )
+    inputs = np.append(pool.features, np.ones((len(pool.labels), 1)), axis=1)
+    for heads, (model, example) in itertools.product(kernels, np.ndindex(*expected.shape)):
+        if masks.member[model, example]:
+            error = scipy.special.softmax(heads[model] @ inputs[example]) - np.eye(3)[pool.labels[example]]
+            expected[model, example] += min(np.linalg.norm(np.outer(error, inputs[example])), CLIP) ** 2
+    found = train_ensemble(KEY, pool, masks, hyper, TrainConfig("sgd", steps=3, private=True, odometer=True))
+    np.testing.assert_allclose(found.clipped_squares, expected, rtol=2e-5)
+    assert (
+        0 < np.mean(np.isclose(expected[np.asarray(masks.member)], 3 * CLIP**2)) < 1
+    )  # clipped and unclipped
+
+
+def test_individual_mu_of_a_run_is_at_most_that_of_the_recipe_and_reaches_it_where_all_is_clipped(pool):
+    masks = draw_membership(KEY, pool.labels, num_models=3)
+    config = TrainConfig("sgd", steps=5, private=True, odometer=True)
+    member = np.asarray(masks.member)
+    for clip, reaches in ((1e-3, True), (1.0, False)):
+        hyper = Hyperparams(0.5, clipping_norm=clip, noise_multiplier=2.0)
+        squares = np.asarray(train_ensemble(KEY, pool, masks, hyper, config, chunk_size=2).clipped_squares)
+        mu = individual_mu(squares, noise_multiplier=2.0, clipping_norm=clip, steps=5)
+        largest = gdp_mu(noise_multiplier=2.0, steps=5)
+        assert (mu[~member] == 0).all()
+        assert (mu[member] > 0).all()
+        assert (mu <= largest).all()
+        assert np.allclose(mu[member], largest, rtol=1e-5) == reaches
+
+
+def test_an_odometer_without_full_batches_is_refused():
+    for settings in ({}, {"private": True, "sampling": "poisson"}):
+        with pytest.raises(
+            InputError, match="odometer=True must be False but in full-batch private training"
+        ):
+            TrainConfig(odometer=True, **settings)
 
 
 def test_a_generator_that_depends_on_batching_is_refused(pool):

@@ -39,7 +39,9 @@ def test_a_head_is_the_slow_loop(pool, config, hyper):
     with jax.enable_x64(True):
         features = jax.numpy.asarray(pool.features.astype(np.float64))
         labels = jax.numpy.asarray(pool.labels)
-        params = train_head(KEY, member, features, labels, order, num_classes=3, hyper=hyper, config=config)
+        params, _ = train_head(
+            KEY, member, features, labels, order, num_classes=3, hyper=hyper, config=config
+        )
     expected = references.train_head(
         np.asarray(member), pool.features, pool.labels, order, num_classes=3, hyper=hyper, config=config
     )
