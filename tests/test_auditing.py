@@ -15,7 +15,7 @@ from references_auditing import (
 from scipy import stats
 
 from jaxmia._validate import InputError
-from jaxmia.auditing import epsilon_lower_bound
+from jaxmia.auditing import epsilon_lower_bound, median_epsilon_lower_bound
 from jaxmia.evaluation import AttackResult
 
 PUBLISHED = np.load(pathlib.Path(__file__).parent / "data" / "epsilon_bounds.npz", allow_pickle=False)
@@ -157,6 +157,54 @@ def test_one_run_bounds_stay_below_the_epsilon_of_a_gaussian_mechanism(method):
     if method == "one_run_fdp":
         plain = epsilon_lower_bound(one_run(statistic, member), delta=delta, method="one_run", **FAIR)
         assert bound.epsilon > plain.epsilon
+
+
+def ensemble(seed, *, mu, models=20, examples=400):
+    """Statistics that all models share in part, as those of one ensemble do."""
+    rng = np.random.default_rng(seed)
+    member = rng.random((models, examples)) < 0.5
+    shared = rng.normal(size=examples)
+    noise = np.sqrt(0.5) * (shared + rng.normal(size=member.shape))
+    return AttackResult(noise + mu * member, member, np.ones_like(member))
+
+
+@pytest.mark.parametrize("method", ["one_run", "one_run_fdp"])
+def test_the_bound_of_an_ensemble_is_the_median_of_its_models_at_half_the_significance(method):
+    result = ensemble(8, mu=2.0)
+    bounds = sorted(
+        epsilon_lower_bound(
+            AttackResult(result.statistic[[row]], result.member[[row]], result.defined[[row]]),
+            delta=1e-5,
+            method=method,
+            confidence=0.95,
+            **FAIR,
+        ).epsilon
+        for row in range(20)
+    )
+    found = median_epsilon_lower_bound(result, delta=1e-5, method=method, confidence=0.9, **FAIR)
+    assert found == bounds[9]
+    assert 0 < found < gaussian_epsilon(1e-5, 2.0)
+
+
+def test_the_bound_of_an_ensemble_exceeds_zero_no_more_often_than_stated():
+    runs = 300
+    exceeded = sum(
+        median_epsilon_lower_bound(ensemble(seed, mu=0.0, models=9, examples=64), delta=1e-6, **FAIR) > 0
+        for seed in range(runs)
+    )
+    assert exceeded <= stats.binom.isf(TAIL, runs, 0.05)
+
+
+def test_an_ensemble_is_audited_under_the_conditions_of_one_run():
+    result = ensemble(9, mu=1.0)
+    for arguments, message in (
+        ({"design": "fixed_size", "inclusion_rate": 0.5}, "design='fixed_size'"),
+        ({"design": "bernoulli", "inclusion_rate": 0.25}, "inclusion_rate=0.25"),
+        ({"method": "clopper_pearson", **FAIR}, "method='clopper_pearson'"),
+        ({"confidence": 1.0, **FAIR}, "confidence=1.0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            median_epsilon_lower_bound(result, delta=1e-5, **arguments)
 
 
 def test_an_audit_that_shows_nothing_says_so():
