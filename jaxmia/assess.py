@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ def assess(
     fprs: Sequence[float],
     evaluations: Sequence[str],
     features: np.ndarray | None = None,
+    audit: Callable[[AttackResult], float] | None = None,
 ) -> pd.DataFrame:
     """Return one row per attack, evaluation and FPR; rows without a number carry the reason.
 
@@ -54,6 +56,8 @@ def assess(
         fprs: fractions.
         evaluations: as in jaxmia.evaluation; "calibrated" takes the form of evaluated_results.
         features: float[examples, dim], for attacks that read them.
+        audit: lower bound on epsilon from what an attack says of all models, for the column epsilon_lower_bound;
+            attacks that read the target's membership have none.
 
     Raises:
         InputError: what the attacks refuse.
@@ -66,11 +70,17 @@ def assess(
             for evaluation in evaluations
             for fpr in fprs
         ]
-        return _table(pd.DataFrame(rows).assign(status="diverged", reason=reason))
+        return _table(pd.DataFrame(rows).assign(status="diverged", reason=reason)).assign(
+            epsilon_lower_bound=math.nan
+        )
     tables = []
     for attack in attack_settings:
         results = evaluated_results(attack, scores, evaluations, features)
-        tables.append(result_rows(attack.label, results, rocs(results), fprs=fprs))
+        bounds = dict.fromkeys(results, math.nan)
+        if audit is not None and attack.name not in attacks.READS_TARGET_MEMBERSHIP:
+            bounds = {name: audit(result) for name, result in results.items()}
+        points = result_rows(attack.label, results, rocs(results), fprs=fprs)
+        tables.append(points.assign(epsilon_lower_bound=points["evaluation"].map(bounds)))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -137,7 +137,7 @@ def predict(
 ) -> None:
     """Predict vulnerability at S shots and C classes from a run's law, or show the published laws."""
     from jaxmia.experiment import laws_from_json
-    from jaxmia.power_law import PowerLawFit, published_lines
+    from jaxmia.power_law import LawOf, PowerLawFit, published_lines
     from jaxmia.store import load_json
     from jaxmia.tables import prediction_tables, published_tables
 
@@ -148,7 +148,7 @@ def predict(
             return
         lines = published_lines().lines
         laws = {
-            (f"published {record}", "pooled"): PowerLawFit(
+            LawOf(f"published {record}", "pooled"): PowerLawFit(
                 tuple(line.law for line in lines if line.record == record)
             )
             for record in dict.fromkeys(line.record for line in lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import inspect
+import math
 import os
 import pathlib
 import tomllib
@@ -16,8 +17,8 @@ from pydantic import Field
 
 from jaxmia import attacks
 from jaxmia._validate import InputError, check_choice, suggestion
+from jaxmia.accounting import MIN_DELTA
 from jaxmia.evaluation import EVALUATIONS
-from jaxmia.training import Hyperparams, TrainConfig
 
 Fpr = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -75,7 +76,10 @@ class TrainSettings(_Settings):
     schedule: Literal["constant", "cosine"] = "constant"
     steps: Positive = 100
     batch_size: Positive | Literal["full"] = "full"
-    """Expected members per step; the candidates of a batch are shared by all models."""
+    """Expected members per step."""
+    sampling: Literal["shared", "poisson"] = "shared"
+    """How batches are drawn: "shared" (one order of the candidates for all models) or "poisson" (every model draws each
+    of its members at every step, independently). The full batch needs neither."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Of sgd."""
@@ -90,11 +94,27 @@ class TrainSettings(_Settings):
             )
         return self
 
-    def split(self) -> tuple[TrainConfig, Hyperparams]:
-        """Static and traced settings."""
-        batch_size = None if self.batch_size == "full" else self.batch_size
-        config = TrainConfig(self.optimizer, self.schedule, self.steps, batch_size)
-        return config, Hyperparams(self.learning_rate, self.momentum, self.weight_decay)
+
+class PrivacySettings(_Settings):
+    """Differential privacy of training; epsilon is an axis of the grid."""
+
+    epsilon: Annotated[
+        tuple[Annotated[float, Field(gt=0, allow_inf_nan=True)], ...], Field(min_length=1, strict=False)
+    ] = (math.inf,)
+    """Levels to train at, by DP-SGD with as much noise as they need; inf is ordinary training, neither clipped nor
+    noisy. The adjacency follows from shadows.design."""
+    delta: Annotated[float, Field(ge=MIN_DELTA, lt=1)] = 1e-5
+    clipping_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The largest norm of one example's gradient."""
+
+    @pydantic.field_validator("epsilon")
+    @classmethod
+    def _sorted_without_repeats(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(values)))
+
+    @pydantic.field_serializer("epsilon", when_used="json")
+    def _as_json(self, values: tuple[float, ...]) -> list[float | str]:
+        return ["inf" if value == math.inf else value for value in values]
 
 
 class AttackSettings(pydantic.BaseModel):
@@ -146,6 +166,7 @@ class ExperimentConfig(_Settings):
     grid: GridSettings
     shadows: ShadowSettings = ShadowSettings()
     train: TrainSettings = TrainSettings()
+    privacy: PrivacySettings = PrivacySettings()
 
     @pydantic.field_validator("evaluation")
     @classmethod
@@ -154,10 +175,25 @@ class ExperimentConfig(_Settings):
             check_choice("evaluation", name, EVALUATIONS)
         return tuple(dict.fromkeys(names))
 
+    @pydantic.model_validator(mode="after")
+    def _private_batches_are_secret(self) -> ExperimentConfig:
+        train, private = self.train, [epsilon for epsilon in self.privacy.epsilon if epsilon < math.inf]
+        if private and train.batch_size != "full" and train.sampling != "poisson":
+            raise ValueError(
+                f"privacy.epsilon={private} needs train.batch_size='full' or train.sampling='poisson', got"
+                f" batch_size={train.batch_size} with sampling={train.sampling!r}: batches in a shared order are no"
+                " independent sample of each model's members, so that no epsilon amplified by sampling holds"
+            )
+        return self
+
     def training_identity(self) -> dict[str, Any]:
-        """The settings that every trained head depends on; grid and number of models only say which heads exist."""
-        settings = self.model_dump(mode="json", include={"data", "shadows", "train"})
+        """The settings that every trained head depends on.
+
+        The grid, privacy levels and the number of models only say which heads exist.
+        """
+        settings = self.model_dump(mode="json", include={"data", "shadows", "train", "privacy"})
         del settings["shadows"]["models"]
+        del settings["privacy"]["epsilon"]
         del settings["data"]["features"]  # a place; what lies there is identified by its hash
         return settings
 

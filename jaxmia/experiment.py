@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,18 +16,20 @@ import numpy as np
 import pandas as pd
 import rich.console
 
+from jaxmia.accounting import adjacency_for
 from jaxmia.assess import assess, check_resolvable, control_rows, per_example_rows, run_attack
+from jaxmia.auditing import median_epsilon_lower_bound
 from jaxmia.config import ExperimentConfig, load_config, parse_config
 from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, pool_batch, train_ensemble
+from jaxmia.evaluation import AttackResult
 from jaxmia.features import CandidatePool, FeatureSet, candidate_pool, load_features
 from jaxmia.membership import MembershipMasks, draw_membership
-from jaxmia.plots import plot_power_law
-from jaxmia.power_law import PowerLawFit, fit_power_law
+from jaxmia.plots import plot_power_law, plot_privacy
+from jaxmia.power_law import LawOf, PowerLawFit, fit_power_law
 from jaxmia.progress import GridProgress, grid_progress
+from jaxmia.recipe import Recipe, recipe_for
 from jaxmia.scores import Scores, accuracy, score, split_diverged
-from jaxmia.store import Cell, RunFolder, content_key, load_results, load_table, versions
-
-Law = tuple[str, str]  # attack and evaluation
+from jaxmia.store import Cell, RunFolder, content_key, json_number, load_results, load_table, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,7 @@ class RunResult:
         path: the run folder.
         results: one row per cell, attack, evaluation and FPR.
         controls: one row per cell and attack: its negative control.
-        laws: the power law of each attack and evaluation.
+        laws: the power law of each attack, evaluation and privacy level.
         cells_computed: cells that this call computed; the others were there.
         heads_trained: heads that this call trained.
     """
@@ -45,7 +48,7 @@ class RunResult:
     path: pathlib.Path
     results: pd.DataFrame
     controls: pd.DataFrame
-    laws: Mapping[Law, PowerLawFit]
+    laws: Mapping[LawOf, PowerLawFit]
     cells_computed: int
     heads_trained: int
 
@@ -76,10 +79,11 @@ def run_experiment(
         config = parse_config(dict(config))
     data = load_features(config.data.features)
     cells = [
-        Cell(classes, shots, seed)
+        Cell(classes, shots, seed, epsilon)
         for classes in config.grid.classes
         for shots in config.grid.shots
         for seed in config.grid.seeds
+        for epsilon in config.privacy.epsilon
     ]
     _check_before_training(config, data, cells)
     identity = {
@@ -119,6 +123,7 @@ class _Run:
             laws = fit_laws(results)
             self.folder.write_json("power_law.json", laws_to_json(laws))
             plot_power_law(results, laws, self.folder.path / "plots")
+            plot_privacy(results, self.folder.path / "plots")
             self.folder.finish()
         results = load_results(self.folder.path)
         controls = load_table(self.folder.path, "controls")
@@ -128,7 +133,7 @@ class _Run:
 
     def cell_key(self, cell: Cell) -> str:
         """What the rows of a cell are computed from."""
-        return content_key([self.identity_key, dataclasses.asdict(cell), self.config.evaluation_identity()])
+        return content_key([self.identity_key, cell.entry(), self.config.evaluation_identity()])
 
     def is_done(self, cell: Cell) -> bool:
         """Whether the folder has the rows of a cell under the present settings."""
@@ -142,15 +147,20 @@ class _Run:
     def work(self, cell: Cell) -> float:
         """Arithmetic to be done for a cell, in an arbitrary unit."""
         first, end = self.missing_models(cell)
-        batch_size = self.config.train.batch_size
-        members = cell.shots * cell.classes if batch_size == "full" else batch_size
+        batch_size = self.recipe(cell).config.batch_size
+        members = cell.shots * cell.classes if batch_size is None else batch_size
         return float((end - first) * members * cell.classes)
+
+    def recipe(self, cell: Cell) -> Recipe:
+        """What the heads of a cell are trained with."""
+        return recipe_for(self.config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
 
     def compute(self, cell: Cell, bar: GridProgress) -> None:
         """Train what is missing of a cell, attack it, and write its rows."""
         bar.cell(str(cell))
         clock = time.perf_counter()
         settings = self.config.shadows
+        recipe = self.recipe(cell)
         pool = draw_pool(self.config, self.data, cell)
         ensemble = self.train(cell, pool, bar)
         trained = time.perf_counter()
@@ -163,6 +173,7 @@ class _Run:
             "num_models": settings.models,
             "num_diverged": len(diverged),
             "accuracy": float(accuracies.mean()) if len(accuracies) else math.nan,
+            **self.privacy_facts(recipe),
         }
         # Ranks have no finite-pool correction: the rows of attacks say so, whatever the per-example rows carry.
         results = assess(
@@ -171,7 +182,9 @@ class _Run:
             fprs=self.config.fpr,
             evaluations=self.config.evaluation,
             features=pool.data.features,
+            audit=None if len(diverged) else self.audit(recipe),
         ).assign(correction="none", **dataclasses.asdict(cell), **facts)
+        results["tpr_ceiling"] = recipe.tpr_ceiling(results["fpr"].to_numpy())
         records = pd.DataFrame(
             {"record": pool.rows, "class_name": np.array(pool.data.class_names)[pool.data.labels]}
         )
@@ -209,21 +222,44 @@ class _Run:
             template = empty_heads(pool.data, num_models=part[1] - part[0])
             parts.append(ShadowEnsemble(self.folder.load_heads(cell, part, template), masks))
         if first < end:
-            config, hyper = self.config.train.split()
+            recipe = self.recipe(cell)
             masks = self.masks(keys, pool, (first, end))
             share = self.work(cell) / (end - first)
             trained = train_ensemble(
                 keys["training"],
                 pool.data,
                 masks,
-                hyper,
-                config,
+                recipe.hyper,
+                recipe.config,
                 on_chunk=lambda count: bar.heads(count, count * share),
             )
             self.folder.save_heads(cell, (first, end), trained.params)
             self.heads_trained += end - first
             parts.append(trained)
         return join_ensembles(parts)
+
+    def privacy_facts(self, recipe: Recipe) -> dict[str, Any]:
+        """What a cell's rows say of its privacy; delta and adjacency are also those of its audit."""
+        return {
+            "delta": self.config.privacy.delta,
+            "adjacency": adjacency_for(self.config.shadows.design),
+            "noise_multiplier": recipe.guarantee.noise_multiplier if recipe.guarantee else 0.0,
+            "sampling_rate": float(recipe.hyper.sampling_rate),
+            "audit": recipe.audit_method() if self.audit(recipe) else "none",
+        }
+
+    def audit(self, recipe: Recipe) -> Callable[[AttackResult], float] | None:
+        """The lower bound on epsilon for the cells of a recipe, where the membership design allows one."""
+        design, inclusion_rate = self.config.shadows.design, 1 / self.config.shadows.pool_multiplier
+        if (design, inclusion_rate) != ("bernoulli", 0.5):
+            return None
+        return functools.partial(
+            median_epsilon_lower_bound,
+            delta=self.config.privacy.delta,
+            method=recipe.audit_method(),
+            design=design,
+            inclusion_rate=inclusion_rate,
+        )
 
     def masks(
         self, keys: Mapping[str, jax.Array], pool: CandidatePool, models: tuple[int, int]
@@ -261,27 +297,36 @@ def draw_pool(config: ExperimentConfig, data: FeatureSet, cell: Cell) -> Candida
     )
 
 
-def fit_laws(results: pd.DataFrame) -> dict[Law, PowerLawFit]:
-    """Fit the power law to each attack and evaluation of a results table, over all its cells."""
-    groups = results.groupby(["attack", "evaluation"], sort=False)
-    return {(str(attack), str(evaluation)): fit_power_law(rows) for (attack, evaluation), rows in groups}
+def fit_laws(results: pd.DataFrame) -> dict[LawOf, PowerLawFit]:
+    """Fit the power law to each attack, evaluation and privacy level of a results table, over all its cells."""
+    groups = results.groupby(["attack", "evaluation", "epsilon"], sort=False)
+    return {
+        LawOf(str(attack), str(evaluation), float(str(epsilon))): fit_power_law(rows)
+        for (attack, evaluation, epsilon), rows in groups
+    }
 
 
-def laws_to_json(laws: Mapping[Law, PowerLawFit]) -> list[dict[str, Any]]:
+def laws_to_json(laws: Mapping[LawOf, PowerLawFit]) -> list[dict[str, Any]]:
     """The content of power_law.json."""
-    return [{"attack": attack, "evaluation": name, **fit.to_dict()} for (attack, name), fit in laws.items()]
+    return [
+        {**law._asdict(), "epsilon": json_number(law.epsilon), **fit.to_dict()} for law, fit in laws.items()
+    ]
 
 
-def laws_from_json(content: list[dict[str, Any]]) -> dict[Law, PowerLawFit]:
+def laws_from_json(content: list[dict[str, Any]]) -> dict[LawOf, PowerLawFit]:
     """Laws from the content of power_law.json."""
-    return {(entry["attack"], entry["evaluation"]): PowerLawFit.from_dict(entry) for entry in content}
+    return {
+        LawOf(entry["attack"], entry["evaluation"], float(entry["epsilon"])): PowerLawFit.from_dict(entry)
+        for entry in content
+    }
 
 
 def _check_before_training(config: ExperimentConfig, data: FeatureSet, cells: list[Cell]) -> None:
     """Fail on what would fail later, while nothing is lost."""
     for cell in cells:
         pool = draw_pool(config, data, cell)
-        pool_batch(len(pool.rows), 1 / config.shadows.pool_multiplier, config.train.split()[0])
+        recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
+        pool_batch(len(pool.rows), 1 / config.shadows.pool_multiplier, recipe.config)
     tiny = np.random.default_rng(0)
     scores = Scores(tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4)
     for attack in config.attack:

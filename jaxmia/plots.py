@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -14,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxmia.evaluation import MIN_FALSE_POSITIVES, Roc
-from jaxmia.power_law import PowerLaw, PowerLawFit, published_lines
+from jaxmia.power_law import LawOf, PowerLaw, PowerLawFit, published_lines
 
 _COLOURS = (
     "#0072b2",
@@ -25,6 +26,10 @@ _COLOURS = (
     "#56b4e9",
 )  # Okabe and Ito: safe for colour blindness
 _LINES = ("-", "--", "-.")
+_PRIVACY_TITLES = {
+    "accuracy": "accuracy against vulnerability",
+    "ceiling": "what attacks reach and could reach at most",
+}
 _STYLE: Any = {
     "svg.hashsalt": "jaxmia",
     "axes.spines.top": False,
@@ -34,9 +39,11 @@ _STYLE: Any = {
 
 
 def plot_power_law(
-    results: pd.DataFrame, laws: Mapping[tuple[str, str], PowerLawFit], folder: pathlib.Path
+    results: pd.DataFrame, laws: Mapping[LawOf, PowerLawFit], folder: pathlib.Path
 ) -> list[pathlib.Path]:
     """Advantage against shots on log axes, one picture per attack and evaluation, with the fitted and published laws.
+
+    Of several privacy levels the least private is drawn: plot_privacy has the others.
 
     Returns:
         The files written: FOLDER/advantage-ATTACK-EVALUATION.png and .svg; none of a law without any cell above
@@ -44,18 +51,106 @@ def plot_power_law(
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for (attack, evaluation), fit in laws.items():
-        rows = results[(results["attack"] == attack) & (results["evaluation"] == evaluation)]
-        if not (rows["advantage"] > 0).any():
+    least_private = results["epsilon"].max()
+    for name, fit in laws.items():
+        rows = results
+        for column, value in name._asdict().items():
+            rows = rows[rows[column] == value]
+        if name.epsilon != least_private or not (rows["advantage"] > 0).any():
             continue
         with mpl.rc_context(_STYLE):
             figure = Figure(figsize=(9, 5), layout="constrained")
             axes = figure.subplots()
             _draw_laws(axes, rows, fit)
             figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-            axes.set_title(f"{attack}, {evaluation}: vulnerability against examples per class")
-            paths += _save(figure, folder / f"advantage-{attack}-{evaluation}")
+            axes.set_title(f"{name}: vulnerability against examples per class")
+            paths += _save(figure, folder / f"advantage-{name.attack}-{name.evaluation}")
     return paths
+
+
+def plot_privacy(results: pd.DataFrame, folder: pathlib.Path) -> list[pathlib.Path]:
+    """What privacy costs and what it buys, two pictures per evaluation; none without a private cell.
+
+    Points are medians over seeds; vertical lines span the outermost ends of their intervals.
+
+    Args:
+        results: of a run.
+        folder: where to write.
+
+    Returns:
+        The files written: FOLDER/accuracy-EVALUATION.png and .svg (accuracy against TPR), and
+        FOLDER/ceiling-EVALUATION.png and .svg (TPR and its ceiling against epsilon).
+    """
+    paths: list[pathlib.Path] = []
+    if not np.isfinite(results["epsilon"]).any():
+        return paths
+    folder.mkdir(parents=True, exist_ok=True)
+    for evaluation, rows in results.groupby("evaluation", sort=False):
+        for stem, draw in (("accuracy", _draw_accuracy), ("ceiling", _draw_ceilings)):
+            fprs = sorted(rows["fpr"].unique(), reverse=True)
+            with mpl.rc_context(_STYLE):
+                figure = Figure(figsize=(4.5 * len(fprs) + 2, 4.5), layout="constrained")
+                for axes, fpr in zip(figure.subplots(1, len(fprs), squeeze=False)[0], fprs, strict=True):
+                    draw(axes, rows[rows["fpr"] == fpr])
+                    axes.set_title(f"FPR {fpr:g}")
+                    axes.grid(alpha=0.25)
+                handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+                figure.legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=8)
+                figure.suptitle(f"{evaluation}: {_PRIVACY_TITLES[stem]}")
+                paths += _save(figure, folder / f"{stem}-{evaluation}")
+    return paths
+
+
+def _levels(rows: pd.DataFrame) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
+    """Yield label, colour, marker and, by epsilon, medians of each attack and size of cell that has a TPR."""
+    groups = rows[rows["status"] == "ok"].groupby(["attack", "classes", "shots"], sort=False)
+    markers = dict(zip(rows["attack"].unique(), itertools.cycle("os^Dv")))
+    colours = dict(
+        zip(sorted({*zip(rows["classes"], rows["shots"], strict=True)}), itertools.cycle(_COLOURS))
+    )
+    for (attack, classes, shots), cells in groups:
+        levels = cells.groupby("epsilon").agg(
+            tpr=("tpr", "median"),
+            low=("tpr_low", "min"),
+            high=("tpr_high", "max"),
+            accuracy=("accuracy", "median"),
+        )
+        yield f"{attack}, C = {classes}, S = {shots}", colours[classes, shots], markers[attack], levels
+
+
+def _draw_accuracy(axes: Axes, rows: pd.DataFrame) -> None:
+    for label, colour, marker, levels in _levels(rows):
+        axes.plot(levels["accuracy"], levels["tpr"], f"{marker}-", color=colour, markersize=4, label=label)
+        axes.vlines(levels["accuracy"], levels["low"], levels["high"], color=colour, linewidth=1)
+        for epsilon, level in levels.iterrows():
+            at = (level["accuracy"], level["tpr"])
+            axes.annotate(
+                f"ε {epsilon:g}".replace("inf", "∞"),
+                at,
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=7,
+            )
+    axes.axhline(rows["fpr"].iloc[0], color="0.6", linewidth=1, label="chance")
+    axes.set(yscale="log", xlabel="accuracy on held-out examples", ylabel="TPR")
+
+
+def _draw_ceilings(axes: Axes, rows: pd.DataFrame) -> None:
+    private = rows[np.isfinite(rows["epsilon"])]
+    for number, (adjacency, ceilings) in enumerate(private.groupby("adjacency")):
+        bound = ceilings.groupby("epsilon")["tpr_ceiling"].max()
+        axes.plot(bound.index, bound, _LINES[number], color="black", label=f"ceiling ({adjacency})")
+    right = 2 * private["epsilon"].max()  # where infinity is drawn
+    for label, colour, marker, levels in _levels(rows):
+        at = [min(epsilon, right) for epsilon in levels.index]
+        axes.plot(at, levels["tpr"], f"{marker}-", color=colour, markersize=4, label=label)
+        axes.vlines(at, levels["low"], levels["high"], color=colour, linewidth=1)
+    axes.axhline(rows["fpr"].iloc[0], color="0.6", linewidth=1, label="chance")
+    ticks = sorted({*private["epsilon"]})
+    infinite = [right] if np.isinf(rows["epsilon"]).any() else []
+    axes.set(xscale="log", yscale="log", xlabel="ε", ylabel="TPR", ylim=(None, 1.2))
+    axes.set_xticks([*ticks, *infinite], [*(f"{tick:g}" for tick in ticks), *("∞" for _ in infinite)])
+    axes.minorticks_off()
 
 
 def _save(figure: Figure, stem: pathlib.Path) -> list[pathlib.Path]:

@@ -11,7 +11,7 @@ import importlib.resources
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -166,6 +166,25 @@ class PowerLawFit:
             return cls(tuple(PowerLaw(**line) for line in lines))
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"The record must be one of PowerLawFit.to_dict, got {error!r}.") from error
+
+
+class LawOf(NamedTuple):
+    """What a law is of.
+
+    Attributes:
+        attack: its label.
+        evaluation: as in jaxmia.evaluation.
+        epsilon: of the training; inf for ordinary training.
+    """
+
+    attack: str
+    evaluation: str
+    epsilon: float = math.inf
+
+    def __str__(self) -> str:
+        """As a title."""
+        private = "" if self.epsilon == math.inf else f", ε = {self.epsilon:g}"
+        return f"{self.attack}, {self.evaluation}{private}"
 
 
 @dataclasses.dataclass(frozen=True)

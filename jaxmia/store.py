@@ -19,6 +19,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
@@ -42,15 +43,38 @@ _PART = re.compile(r"models-(\d+)-(\d+)")
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Cell:
-    """One ensemble of the grid."""
+    """One ensemble of the grid.
+
+    Attributes:
+        classes: C.
+        shots: S.
+        seed: of all its randomness.
+        epsilon: that it is trained to; inf for ordinary training.
+    """
 
     classes: int
     shots: int
     seed: int
+    epsilon: float = math.inf
 
     def __str__(self) -> str:
         """The name of the cell's folder."""
-        return f"classes-{self.classes}_shots-{self.shots}_seed-{self.seed}"
+        private = "" if self.epsilon == math.inf else f"_epsilon-{self.epsilon:g}"
+        return f"classes-{self.classes}_shots-{self.shots}_seed-{self.seed}{private}"
+
+    def entry(self) -> dict[str, int | float | str]:
+        """What the manifest says of the cell: JSON has no infinity."""
+        return {**dataclasses.asdict(self), "epsilon": json_number(self.epsilon)}
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> Cell:
+        """The cell of an entry."""
+        return cls(entry["classes"], entry["shots"], entry["seed"], float(entry["epsilon"]))
+
+
+def json_number(value: float) -> float | str:
+    """The value, or "inf", which float() reads back."""
+    return "inf" if value == math.inf else value
 
 
 def content_key(content: Any) -> str:
@@ -130,7 +154,7 @@ class RunFolder:
     ) -> None:
         known = self.manifest["cells"]
         for cell in cells:
-            known.setdefault(str(cell), dataclasses.asdict(cell))
+            known.setdefault(str(cell), cell.entry())
         self.manifest |= {
             "settings": dict(settings),
             "identity": dict(identity),
@@ -142,9 +166,7 @@ class RunFolder:
     @property
     def cells(self) -> list[Cell]:
         """All cells of the folder, in the order of its tables."""
-        return sorted(
-            Cell(entry["classes"], entry["shots"], entry["seed"]) for entry in self.manifest["cells"].values()
-        )
+        return sorted(Cell.from_entry(entry) for entry in self.manifest["cells"].values())
 
     def is_done(self, cell: Cell, key: str) -> bool:
         """Whether the cell's rows were computed from exactly what the key says."""

@@ -14,12 +14,15 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from jaxmia.accounting import PrivacyGuarantee
-from jaxmia.power_law import PowerLaw, PowerLawFit, published_lines
+from jaxmia.power_law import LawOf, PowerLaw, PowerLawFit, published_lines
 from jaxmia.tradeoff import kairouz_ceiling
 
 
 def results_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
-    """TPR at each FPR against classes and shots, one table for each attack and evaluation."""
+    """TPR at each FPR against classes and shots, one table for each attack and evaluation; or the privacy tables."""
+    if np.isfinite(results["epsilon"]).any():
+        yield from _privacy_levels_tables(results)
+        return
     yield "TPR: median over seeds, with the outermost ends of their 95% intervals\n"
     for (attack, evaluation), rows in results.groupby(["attack", "evaluation"], sort=False):
         fprs = sorted(rows["fpr"].unique(), reverse=True)
@@ -34,13 +37,45 @@ def results_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
         yield table
 
 
+def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
+    """What each privacy level costs, what attacks reach, and what they could reach; one table for each evaluation."""
+    first = results.iloc[0]
+    yield (
+        "TPR: median over seeds, with the outermost ends of their 95% intervals. ceiling: the largest TPR that any"
+        f" attack can have.\nε: at delta {first['delta']:g}, {first['adjacency']}; inf: ordinary training. shown: ε"
+        f" that an audit by {first['attack']} proves at 95% (median over seeds)\n"
+    )
+    for evaluation, rows in results.groupby("evaluation", sort=False):
+        attacks = list(rows["attack"].unique())
+        title = f"{evaluation} (seeds: {rows['seed'].nunique()})"
+        table = _table(title, ("C", "S", "ε", "noise", "acc.", "shown", "FPR", *attacks, "ceiling"))
+        for (classes, shots), of_size in rows.groupby(["classes", "shots"]):
+            for epsilon, level in sorted(of_size.groupby("epsilon"), reverse=True):
+                names = ("noise_multiplier", "accuracy", "epsilon_lower_bound")
+                noise, accuracy, shown = (level[name].median() for name in names)
+                head = [
+                    f"{classes}",
+                    f"{shots}",
+                    f"{epsilon:g}",
+                    f"{noise:.3g}",
+                    f"{accuracy:.3f}",
+                    f"{shown:.2f}",
+                ]
+                for fpr, points in sorted(level.groupby("fpr"), reverse=True):
+                    tprs = (_tpr_cell(points[points["attack"] == attack]) for attack in attacks)
+                    table.add_row(*head, f"{fpr:g}", *tprs, _rounded_up(points["tpr_ceiling"].iloc[0], 3))
+                    head = [""] * len(head)
+                table.add_section()
+        yield table
+
+
 def problems(results: pd.DataFrame) -> list[str]:
     """What a reader of the tables must know: diverged heads, and why rows have no number."""
-    cells = results.drop_duplicates(["classes", "shots", "seed"])
+    cells = results.drop_duplicates(["classes", "shots", "seed", "epsilon"])
     lines = [
-        f"C={row.classes} S={row.shots} seed={row.seed}: {row.num_diverged} of {row.num_models} heads diverged and are"
+        f"{_cell_name(row)}: {row['num_diverged']} of {row['num_models']} heads diverged and are"
         " left out; manifest.json names them."
-        for row in cells[cells["num_diverged"] > 0].itertuples()
+        for row in cells[cells["num_diverged"] > 0].to_dict("records")
     ]
     missing = results[results["status"] != "ok"].groupby(["evaluation", "fpr", "status"])
     for (evaluation, fpr, status), rows in missing:
@@ -64,15 +99,20 @@ def control_lines(controls: pd.DataFrame) -> list[str]:
         f"Negative control (permuted labels): {len(resolved) - len(failed)} of {len(resolved)} attacks at chance;"
         f" |TPR - FPR| up to {used:.2f} of its limit.",
         *(
-            f"NEGATIVE CONTROL FAILED: {row['attack']}{_cell_name(row)} reaches TPR - FPR = {row['advantage']:.4f} at"
+            f"NEGATIVE CONTROL FAILED: {row['attack']}{_where(row)} reaches TPR - FPR = {row['advantage']:.4f} at"
             f" FPR {row['fpr']:g} on permuted labels (limit {row['limit']:.4f}): its results are not to be trusted."
             for row in failed.to_dict("records")
         ),
     ]
 
 
+def _where(row: Mapping[Hashable, Any]) -> str:
+    return f" at {_cell_name(row)}" if "shots" in row else ""
+
+
 def _cell_name(row: Mapping[Hashable, Any]) -> str:
-    return f" at C={row['classes']} S={row['shots']} seed={row['seed']}" if "shots" in row else ""
+    private = f" epsilon={row['epsilon']:g}" if np.isfinite(row["epsilon"]) else ""
+    return f"C={row['classes']} S={row['shots']} seed={row['seed']}{private}"
 
 
 def attack_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
@@ -129,16 +169,22 @@ def _tpr_cell(rows: pd.DataFrame) -> str:
     return f"{resolved['tpr'].median():.3f}{mark} {low:.3f}-{high:.3f}"
 
 
-def laws_tables(laws: Mapping[tuple[str, str], PowerLawFit]) -> Iterator[RenderableType]:
-    """The fitted laws beside the published ones, one table for each attack and evaluation."""
+def laws_tables(laws: Mapping[LawOf, PowerLawFit]) -> Iterator[RenderableType]:
+    """The fitted laws beside the published ones, one table for each attack and evaluation.
+
+    Of several privacy levels the least private is shown; power_law.json has all.
+    """
     yield (
         "Power law: log10(TPR - FPR) = slope log10 S + slope_C log10 C + intercept, ± standard error\n"
         "left out: cells at or below chance, or unresolved. published: pooled slopes of arXiv 2402.06674, C = 2\n"
     )
-    for (attack, evaluation), fit in laws.items():
+    least_private = max(name.epsilon for name in laws)
+    for name, fit in laws.items():
+        if name.epsilon != least_private:
+            continue
         over_classes = any(law.slope_classes is not None for law in fit.lines)
         table = _table(
-            f"{attack}, {evaluation}",
+            str(name),
             (
                 "FPR",
                 "slope",
@@ -161,7 +207,7 @@ def laws_tables(laws: Mapping[tuple[str, str], PowerLawFit]) -> Iterator[Rendera
                 "-" if law.r_squared is None else f"{law.r_squared:.3f}",
                 str(law.num_cells),
                 str((law.num_censored or 0) + (law.num_unresolved or 0)),
-                _published_slope(law.fpr) if evaluation == "pooled" else "-",
+                _published_slope(law.fpr) if name.evaluation == "pooled" else "-",
             )
         yield table
 
@@ -204,13 +250,11 @@ def _range(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.3f}…{interval[1]:.3f}"
 
 
-def prediction_tables(
-    laws: Mapping[tuple[str, str], PowerLawFit], *, shots: float, classes: int
-) -> Iterator[Table]:
-    """What laws predict at one S and C, with 95% prediction intervals, one table for each attack and evaluation."""
-    for (attack, evaluation), fit in laws.items():
+def prediction_tables(laws: Mapping[LawOf, PowerLawFit], *, shots: float, classes: int) -> Iterator[Table]:
+    """What laws predict at one S and C, with 95% prediction intervals, one table for each law."""
+    for name, fit in laws.items():
         table = _table(
-            f"{attack}, {evaluation}: at S = {shots:g}, C = {classes} (95% interval for one new cell)",
+            f"{name}: at S = {shots:g}, C = {classes} (95% interval for one new cell)",
             ("FPR", "TPR", "advantage", "interval", "note"),
         )
         for fpr in fit:
@@ -260,7 +304,9 @@ def privacy_tables(guarantee: PrivacyGuarantee, fprs: Sequence[float]) -> Iterat
     yield ceilings
 
 
-def _rounded_up(value: float) -> str:
-    """Five significant digits, rounded up: a bound stays a bound, and noise stays enough."""
-    digits = decimal.Context(prec=5, rounding=decimal.ROUND_CEILING).create_decimal_from_float(float(value))
-    return f"{float(digits):g}"
+def _rounded_up(value: float, digits: int = 5) -> str:
+    """So many significant digits, rounded up: a bound stays a bound, and noise stays enough."""
+    rounded = decimal.Context(prec=digits, rounding=decimal.ROUND_CEILING).create_decimal_from_float(
+        float(value)
+    )
+    return f"{float(rounded):g}"

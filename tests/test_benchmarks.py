@@ -140,3 +140,17 @@ def test_an_absent_feature_set_is_skipped_and_said(benchmark, capsys):
         benchmark("shadow_budget").main(["--features", "no/such.npz"])
     assert end.value.code == 0
     assert capsys.readouterr().out == "skipped: the feature set no/such.npz is absent\n"
+
+
+def test_dp_speed_runs_and_its_heads_learn(benchmark, tmp_path):
+    options = ["--models", "3", "--peer-heads", "1", "--examples", "40", "--classes", "2", "--dims", "8"]
+    benchmark("dp_speed").main(
+        [*options, "--steps", "30", "--repeats", "1", "--json", str(tmp_path / "rows.json")]
+    )
+    rows = rows_of(tmp_path / "rows.json")
+    assert [(row["d"], row["q"]) for row in rows] == [(8, 1.0), (8, 0.2)]
+    for row in rows:
+        assert row["private / ordinary"] == pytest.approx(
+            row["private, ms / step"] / row["ordinary, ms / step"]
+        )
+        assert float(row["accuracies"].split()[0]) > 0.6

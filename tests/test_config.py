@@ -1,9 +1,8 @@
-import dataclasses
-
 import pytest
 
 from jaxmia._validate import InputError
 from jaxmia.config import builtin_configs, load_config, parse_config
+from jaxmia.recipe import recipe_for
 from jaxmia.training import TrainConfig
 
 GRID = {"shots": [8, 4], "classes": [2]}
@@ -28,10 +27,10 @@ def test_overrides_take_toml_values_and_bare_words(tmp_path):
     config = load_config(
         path, ["train.steps=7", "train.optimizer=sgd", "grid.seeds=[2, 1, 1]", "train.batch_size=5"]
     )
-    static, hyper = config.train.split()
-    assert dataclasses.asdict(static) == dataclasses.asdict(TrainConfig("sgd", "constant", 7, 5))
+    recipe = recipe_for(config, classes=2, shots=8)
+    assert recipe.config == TrainConfig("sgd", "constant", 7, 5)
     assert config.grid.seeds == (1, 2)
-    assert hyper.learning_rate == 0.1
+    assert recipe.hyper.learning_rate == 0.1
 
 
 @pytest.mark.parametrize(
@@ -45,6 +44,16 @@ def test_overrides_take_toml_values_and_bare_words(tmp_path):
         ({"grid": GRID, "train": {"learning_rate": float("nan")}}, r"train.learning_rate=nan"),
         ({"grid": GRID, "train": {"momentum": 0.9}}, r"train: momentum=0.9 is for optimizer='sgd'"),
         ({"grid": GRID, "train": {"optimizer": "lamb"}}, r"train.optimizer='lamb'"),
+        (
+            {"grid": GRID, "privacy": {"epsilon": [0.0]}},
+            r"privacy.epsilon.0=0.0: input should be greater than 0",
+        ),
+        ({"grid": GRID, "privacy": {"epsilon": [float("nan")]}}, r"privacy.epsilon.0=nan"),
+        ({"grid": GRID, "privacy": {"delta": 0.0}}, r"privacy.delta=0.0"),
+        (
+            {"grid": GRID, "train": {"batch_size": 8}, "privacy": {"epsilon": [1.0]}},
+            r"privacy.epsilon=\[1.0\] needs train.batch_size='full' or train.sampling='poisson'",
+        ),
         ({"grid": GRID | {"shots": [0]}}, r"grid.shots.0=0"),
         ({"grid": GRID | {"shots": []}}, r"grid.shots=\[\]"),
         ({"grid": GRID | {"shots": [8.5]}}, r"grid.shots.0=8.5"),

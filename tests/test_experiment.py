@@ -18,7 +18,8 @@ from jaxmia._validate import InputError
 from jaxmia.evaluation import operating_points, roc
 from jaxmia.experiment import run_experiment
 from jaxmia.features import demo_features, save_features
-from jaxmia.power_law import fit_power_law
+from jaxmia.power_law import LawOf, fit_power_law
+from jaxmia.recipe import recipe_for
 from jaxmia.store import RunFolder
 
 SETTINGS = {
@@ -99,8 +100,10 @@ def test_an_attack_on_features_runs_on_those_of_the_candidates(tmp_path):
     config, cell = experiment.parse_config(settings), experiment.Cell(3, 8, 0)
     pool = experiment.draw_pool(config, demo_features(), cell)
     masks = experiment.draw_membership(experiment.cell_keys(0)["membership"], pool.data.labels, num_models=17)
-    static, hyper = config.train.split()
-    ensemble = experiment.train_ensemble(experiment.cell_keys(0)["training"], pool.data, masks, hyper, static)
+    recipe = recipe_for(config, classes=3, shots=8)
+    ensemble = experiment.train_ensemble(
+        experiment.cell_keys(0)["training"], pool.data, masks, recipe.hyper, recipe.config
+    )
     result = attacks.quantile(experiment.score(ensemble, pool.data), features=pool.data.features)
     assert run.results["auc"].iloc[0] == roc(result).auc
 
@@ -135,7 +138,7 @@ def test_correction_is_applied_and_recorded_per_example(tmp_path):
 def test_law_in_the_folder_is_the_fit_of_its_rows(finished):
     for evaluation in ("pooled", "calibrated"):
         rows = finished.results.query("attack == 'lira' and evaluation == @evaluation")
-        assert finished.laws[("lira", evaluation)] == fit_power_law(rows)
+        assert finished.laws[LawOf("lira", evaluation)] == fit_power_law(rows)
     content = json.loads((finished.path / "power_law.json").read_text())
     assert experiment.laws_from_json(content) == finished.laws
 
@@ -383,8 +386,8 @@ def test_pooled_rows_are_recomputed_from_public_parts(finished):
     pool = experiment.draw_pool(config, demo_features(), cell)
     keys = experiment.cell_keys(0)
     masks = experiment.draw_membership(keys["membership"], pool.data.labels, num_models=17)
-    static, hyper = config.train.split()
-    ensemble = experiment.train_ensemble(keys["training"], pool.data, masks, hyper, static)
+    recipe = recipe_for(config, classes=3, shots=8)
+    ensemble = experiment.train_ensemble(keys["training"], pool.data, masks, recipe.hyper, recipe.config)
     scores = experiment.score(ensemble, pool.data)
     for evaluation in ("pooled", "calibrated"):
         result = attacks.lira(scores, calibrated=evaluation == "calibrated")

@@ -33,6 +33,7 @@ RANKS = {
     "auditing": 8,
     "config": 8,
     "assess": 9,
+    "recipe": 9,
     "plots": 9,
     "progress": 9,
     "store": 9,
