@@ -122,6 +122,8 @@ def _draw_accuracy(axes: Axes, rows: pd.DataFrame) -> None:
     for label, colour, marker, levels in _levels(rows):
         axes.plot(levels["accuracy"], levels["tpr"], f"{marker}-", color=colour, markersize=4, label=label)
         axes.vlines(levels["accuracy"], levels["low"], levels["high"], color=colour, linewidth=1)
+        if not label.startswith(f"{rows['attack'].iloc[0]},"):
+            continue  # the other attacks' points stand at the same accuracies
         for epsilon, level in levels.iterrows():
             at = (level["accuracy"], level["tpr"])
             axes.annotate(
@@ -133,6 +135,7 @@ def _draw_accuracy(axes: Axes, rows: pd.DataFrame) -> None:
             )
     axes.axhline(rows["fpr"].iloc[0], color="0.6", linewidth=1, label="chance")
     axes.set(yscale="log", xlabel="accuracy on held-out examples", ylabel="TPR")
+    axes.set_ylim(bottom=rows["fpr"].iloc[0] / 2)
 
 
 def _draw_ceilings(axes: Axes, rows: pd.DataFrame) -> None:
@@ -148,7 +151,7 @@ def _draw_ceilings(axes: Axes, rows: pd.DataFrame) -> None:
     axes.axhline(rows["fpr"].iloc[0], color="0.6", linewidth=1, label="chance")
     ticks = sorted({*private["epsilon"]})
     infinite = [right] if np.isinf(rows["epsilon"]).any() else []
-    axes.set(xscale="log", yscale="log", xlabel="ε", ylabel="TPR", ylim=(None, 1.2))
+    axes.set(xscale="log", yscale="log", xlabel="ε", ylabel="TPR", ylim=(rows["fpr"].iloc[0] / 2, 1.2))
     axes.set_xticks([*ticks, *infinite], [*(f"{tick:g}" for tick in ticks), *("∞" for _ in infinite)])
     axes.minorticks_off()
 
