@@ -32,6 +32,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from jaxmia.heads import product
+
 Gradient = Any  # a tree like the parameters': {"params": {"kernel": [classes, dim], "bias": [classes]}}
 
 
@@ -96,10 +98,22 @@ def clipped_gradient_sum(
         clipping_norm: c.
     """
     error = jax.nn.softmax(logits, axis=0) - one_hot
-    norms = _gradient_norms(error, features)
-    weighted = error * jnp.where(sampled, jnp.minimum(1.0, clipping_norm / norms), 0.0)
-    weighted = jnp.where(jnp.isnan(weighted), 0.0, weighted)
-    return {"params": {"kernel": weighted @ features, "bias": jnp.sum(weighted, axis=1)}}
+    # Rounding to the products' dtype may enlarge a gradient by that dtype's unit roundoff: the clip makes room for it.
+    room = 1.0 - float(jnp.finfo(features.dtype).eps) / 2 if features.dtype == jnp.bfloat16 else 1.0
+    scale = jnp.minimum(1.0, room * clipping_norm / _gradient_norms(error, features))
+    weighted = error * jnp.where(sampled, scale, 0.0)
+    return gradient_sum(jnp.where(jnp.isnan(weighted), 0.0, weighted), features)
+
+
+def gradient_sum(
+    weighted: Float[Array, "classes examples"], features: Float[Array, "examples dim"]
+) -> Gradient:
+    """Sum over the examples of weighted[:, i] [x_i, 1]^T, of the logits' gradients p_i - y_i with their weights.
+
+    The bias takes the weights as the kernel's product rounds them.
+    """
+    rounded = weighted.astype(features.dtype).astype(weighted.dtype)
+    return {"params": {"kernel": product(rounded, features), "bias": jnp.sum(rounded, axis=1)}}
 
 
 def clipped_squares(
@@ -129,7 +143,8 @@ def clipped_squares(
 def _gradient_norms(
     error: Float[Array, "classes examples"], features: Float[Array, "examples dim"]
 ) -> Float[Array, "examples"]:
-    return jnp.sqrt(jnp.sum(error**2, axis=0) * (1.0 + jnp.sum(features**2, axis=1)))
+    inputs = features.astype(error.dtype)
+    return jnp.sqrt(jnp.sum(error**2, axis=0) * (1.0 + jnp.sum(inputs**2, axis=1)))
 
 
 def clipped_gradient_sum_of(

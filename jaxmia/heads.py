@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 from jaxtyping import Array, Float
 
 
@@ -21,4 +22,14 @@ class LinearHead(nn.Module):
         """Logits of every class for every example."""
         kernel = self.param("kernel", nn.initializers.zeros, (self.num_classes, features.shape[1]))
         bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
-        return kernel @ features.T + bias[:, None]
+        return product(kernel, features.T) + bias[:, None]
+
+
+def product(
+    left: Float[Array, "rows inner"], features: Float[Array, "inner columns"]
+) -> Float[Array, "rows columns"]:
+    """The matrix product, multiplied in the dtype of features and accumulated in that of left.
+
+    With features in bfloat16 a product takes half of the time where processors have such arithmetic.
+    """
+    return jax.lax.dot(left.astype(features.dtype), features, preferred_element_type=left.dtype)

@@ -69,5 +69,6 @@ def recipe_for(settings: ExperimentConfig, *, classes: int, shots: int, epsilon:
         batch_size=None if full or poisson else int(train.batch_size),
         sampling="poisson" if poisson else "shared",
         private=private,
+        products=train.products,
     )
     return Recipe(config, hyper, guarantee)

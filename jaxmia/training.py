@@ -13,12 +13,13 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmia._validate import InputError, check, check_at_least, check_choice
-from jaxmia.dpsgd import clipped_squares, poisson_sample, private_gradient, step_keys
+from jaxmia.dpsgd import clipped_squares, gradient_sum, poisson_sample, private_gradient, step_keys
 from jaxmia.heads import LinearHead
 
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine")
 SAMPLINGS = ("shared", "poisson")
+PRODUCTS = ("float32", "bfloat16")
 Params = Any  # a flax parameter tree: {"params": {"kernel": [classes, dim], "bias": [classes]}}
 
 
@@ -38,6 +39,8 @@ class TrainConfig:
         private: train by DP-SGD (jaxmia.dpsgd), on the full batch or by Poisson sampling.
         odometer: of private training on the full batch: also sum each member's squared clipped gradient norms over the
             steps, for jaxmia.accounting.individual_mu.
+        products: dtype in which the two matrix products of a step multiply, "float32" or "bfloat16"; they accumulate in
+            float32, and everything else is float32.
     """
 
     optimizer: str = "adam"
@@ -47,6 +50,7 @@ class TrainConfig:
     sampling: str = "shared"
     private: bool = False
     odometer: bool = False
+    products: str = "float32"
 
     def __post_init__(self) -> None:
         """Refuse what no training run can have."""
@@ -54,6 +58,7 @@ class TrainConfig:
         check_choice("schedule", self.schedule, SCHEDULES)
         check_at_least("steps", self.steps, 1)
         check_choice("sampling", self.sampling, SAMPLINGS)
+        check_choice("products", self.products, PRODUCTS)
         if self.batch_size is not None:
             check_at_least("batch_size", self.batch_size, 1)
             rule = "be None for sampling='poisson', whose batches follow from Hyperparams.sampling_rate"
@@ -123,13 +128,6 @@ def apply_head(params: Params, features: Float[Array, "examples dim"]) -> Float[
     return cast(Array, LinearHead(params["params"]["bias"].shape[0]).apply(params, features))
 
 
-def cross_entropy(
-    logits: Float[Array, "classes examples"], one_hot: Float[Array, "classes examples"]
-) -> Float[Array, "examples"]:
-    """Negative log-likelihood of the true class, in nats."""
-    return jax.nn.logsumexp(logits, axis=0) - jnp.sum(logits * one_hot, axis=0)
-
-
 def train_head(
     key: jax.Array,
     member: Bool[Array, "examples"],
@@ -163,36 +161,38 @@ def train_head(
     one_hot = jax.nn.one_hot(labels, num_classes, axis=0)
     num_members = jnp.maximum(member.sum(), 1).astype(features.dtype)
     optimizer = make_optimizer(hyper, config)
+    inputs = features if config.products == "float32" else features.astype(config.products)
 
-    def objective(
+    def gradient_of(
         params: Params, batch: Int[Array, "batch"] | None, sampled: Bool[Array, "examples"]
-    ) -> Array:
+    ) -> Params:
+        """Gradient of the mean member loss: p - y for each logit, and one product with the features."""
         rows = slice(None) if batch is None else batch
-        losses = cross_entropy(apply_head(params, features[rows]), one_hot[:, rows])
+        error = jax.nn.softmax(apply_head(params, inputs[rows]), axis=0) - one_hot[:, rows]
         # Divided by the expected number of members in the batch: a realised count would weigh examples unevenly.
         share = 1.0 if batch is None else batch.shape[0] / features.shape[0]
-        total = jnp.sum(jnp.where(sampled[rows], losses, 0.0))
-        return total / (share * hyper.sampling_rate * num_members) + _penalty(params, hyper)
+        weight = jnp.where(sampled[rows], 1 / (share * hyper.sampling_rate * num_members), 0.0)
+        return gradient_sum(error * weight, inputs[rows])
 
-    def step(
-        carry: tuple[Params, optax.OptState, Any], inputs: tuple[Array, Array | None]
-    ) -> tuple[Any, None]:
-        (params, state, squares), (index, batch) = carry, inputs
+    def step(carry: tuple[Params, optax.OptState, Any], at: tuple[Array, Array | None]) -> tuple[Any, None]:
+        (params, state, squares), (index, batch) = carry, at
         sampling_key, noise_key = step_keys(key, index)
         sampled = member
         if config.sampling == "poisson":
             sampled = poisson_sample(sampling_key, member, hyper.sampling_rate)
         if config.private:
             gradient = _private_gradient(
-                noise_key, params, sampled, features, one_hot, hyper=hyper, expected_members=expected_members
+                noise_key, params, sampled, inputs, one_hot, hyper=hyper, expected_members=expected_members
             )
         else:
-            gradient = jax.grad(objective)(params, batch, sampled)
+            gradient = gradient_of(params, batch, sampled)
+        # The penalty depends on the parameters alone: private training may add it without clipping or noise.
+        gradient["params"]["kernel"] += hyper.weight_decay * params["params"]["kernel"]
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes float and int32
             updates, state = optimizer.update(gradient, state, params)
         if config.odometer and hyper.clipping_norm is not None:
-            logits = apply_head(params, features)
-            squares += clipped_squares(logits, one_hot, features, member, clipping_norm=hyper.clipping_norm)
+            logits = apply_head(params, inputs)
+            squares += clipped_squares(logits, one_hot, inputs, member, clipping_norm=hyper.clipping_norm)
         return (optax.apply_updates(params, updates), state, squares), None
 
     params = LinearHead(num_classes).init(key, features[:1])
@@ -200,10 +200,6 @@ def train_head(
     squares = jnp.zeros(features.shape[0], features.dtype) if config.odometer else None
     (params, _, squares), _ = jax.lax.scan(step, (params, optimizer.init(params), squares), steps)
     return params, squares
-
-
-def _penalty(params: Params, hyper: Hyperparams) -> Array:
-    return 0.5 * hyper.weight_decay * jnp.sum(params["params"]["kernel"] ** 2)
 
 
 def _private_gradient(
@@ -218,7 +214,7 @@ def _private_gradient(
 ) -> Params:
     if hyper.clipping_norm is None or hyper.noise_multiplier is None or expected_members is None:
         raise InputError("private=True needs clipping_norm, noise_multiplier and expected_members.")
-    gradient = private_gradient(
+    return private_gradient(
         key,
         apply_head(params, features),
         one_hot,
@@ -228,8 +224,6 @@ def _private_gradient(
         noise_multiplier=hyper.noise_multiplier,
         expected_batch=hyper.sampling_rate * expected_members,
     )
-    # The penalty depends on the parameters alone, which earlier steps released: it needs neither clipping nor noise.
-    return jax.tree.map(jnp.add, gradient, jax.grad(_penalty)(params, hyper))
 
 
 def shared_order(key: jax.Array, *, num_examples: int, batch: int, steps: int) -> Int[Array, "steps batch"]:

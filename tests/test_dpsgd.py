@@ -7,6 +7,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import references_dpsgd
 import scipy.special
@@ -20,7 +21,7 @@ from jaxmia.dpsgd import add_noise, clipped_gradient_sum, clipped_gradient_sum_o
 from jaxmia.ensemble import train_ensemble
 from jaxmia.features import candidate_pool, demo_features
 from jaxmia.membership import MembershipMasks, draw_membership
-from jaxmia.training import Hyperparams, TrainConfig, apply_head, cross_entropy, train_head
+from jaxmia.training import Hyperparams, TrainConfig, apply_head, train_head
 
 KEY = jax.random.key(23)
 CLASSES, EXAMPLES, DIM = 4, 30, 7
@@ -80,7 +81,7 @@ def sum_by_jax_privacy(batch, dtype):
     def loss(params, example):
         x, y = example
         one_hot = jax.nn.one_hot(y, CLASSES, dtype=x.dtype)
-        return cross_entropy(apply_head(params, x[None]), one_hot[:, None])[0]
+        return optax.softmax_cross_entropy(apply_head(params, x[None])[:, 0], one_hot)
 
     params = {"params": {"kernel": jnp.asarray(kernel, dtype), "bias": jnp.asarray(bias, dtype)}}
     examples = (jnp.asarray(features, dtype), jnp.asarray(labels))
@@ -114,6 +115,23 @@ def test_no_example_contributes_more_than_the_clipping_norm(batch):
     assert np.mean(raw > CLIP) > 0.2  # with clipping off the bound below fails: the test has teeth
     assert np.mean(raw < CLIP) > 0.2
     np.testing.assert_allclose(contribution_norms(batch, CLIP), np.minimum(raw, CLIP), rtol=1e-12)
+
+
+def test_products_in_bfloat16_round_no_example_above_the_clipping_norm(batch):
+    """Of many heads, so that rounding goes either way; without the room for it, half of the norms would be above."""
+    _, bias, features, labels, _ = batch
+    rounded = jnp.asarray(features, jnp.bfloat16)
+    norms = []
+    for seed in range(20):
+        kernel = 3 * jax.random.normal(jax.random.key(seed), (CLASSES, DIM))
+        logits = apply_head({"params": {"kernel": kernel, "bias": jnp.asarray(bias, jnp.float32)}}, rounded)
+        one_hot = jax.nn.one_hot(labels, CLASSES, axis=0)
+        for row in range(EXAMPLES):
+            alone = jnp.arange(EXAMPLES) == row
+            total = clipped_gradient_sum(logits, one_hot, rounded, alone, clipping_norm=0.01)
+            norms.append(np.linalg.norm(flat(total).astype(np.float64)))
+    assert max(norms) <= 0.01
+    assert np.median(norms) > 0.01 * (1 - 2 * 2**-8)
 
 
 def test_neighbouring_sums_differ_by_at_most_the_clipping_norm(batch):
@@ -417,24 +435,32 @@ def test_a_grid_over_clip_noise_and_rate_compiles_once(pool):
     assert ensemble_module._train_chunk._cache_size() == compiled
 
 
-def test_all_models_share_two_products_with_the_features(pool):
-    """No product has a batch axis: the features stand once for all models."""
-    config = TrainConfig("sgd", steps=3, sampling="poisson", private=True)
+@pytest.mark.parametrize(
+    ("private", "products"), [(True, "float32"), (False, "float32"), (True, "bfloat16"), (False, "bfloat16")]
+)
+def test_all_models_share_two_products_with_the_features(pool, private, products):
+    """No product has a batch axis: the features stand once for all models. All accumulate in float32."""
+    config = TrainConfig("sgd", steps=3, sampling="poisson", private=private, products=products)
+    noise = (1.0, 1.0) if private else ()
     train = functools.partial(
         train_head,
         features=jnp.asarray(pool.features),
         labels=jnp.asarray(pool.labels),
         order=None,
         num_classes=3,
-        hyper=Hyperparams(0.1, 0.0, 0.0, 0.5, 1.0, 1.0),
+        hyper=Hyperparams(0.1, 0.0, 0.0, 0.5, *noise),
         config=config,
         expected_members=18.0,
     )
     member = draw_membership(KEY, pool.labels, num_models=5).member
     program = jax.jit(jax.vmap(train)).lower(jax.random.split(KEY, 5), member).as_text()
-    products = [line for line in program.splitlines() if "dot_general" in line]
-    assert len(products) == 2
-    assert not any("batching_dims" in product for product in products)
+    dots = [line for line in program.splitlines() if "dot_general" in line]
+    assert len(dots) == 2
+    assert not any("batching_dims" in dot for dot in dots)
+    for dot in dots:
+        assert dot.count("xbf16>") == (2 if products == "bfloat16" else 0)
+        assert "-> tensor" in dot
+        assert dot.rsplit("-> tensor", 1)[1].count("xf32>") == 1
 
 
 # ---- Bad input ----

@@ -1,6 +1,7 @@
 """Training of one head and of many: against a slow loop, and free of the layout's influence."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import references
@@ -9,6 +10,7 @@ import jaxmia.ensemble as ensemble_module
 from jaxmia._validate import InputError
 from jaxmia.ensemble import empty_heads, join_ensembles, train_ensemble
 from jaxmia.features import candidate_pool, demo_features
+from jaxmia.heads import product
 from jaxmia.membership import draw_membership
 from jaxmia.scores import score
 from jaxmia.training import Hyperparams, TrainConfig, shared_order, train_head
@@ -62,6 +64,36 @@ def test_chunks_change_no_score_beyond_rounding(pool, batch_size):
         )
         np.testing.assert_allclose(score(ensemble, pool).log_odds, whole, atol=1e-5, rtol=1e-5)
         assert sum(counted) == 11
+
+
+def test_products_in_bfloat16_change_scores_by_less_than_a_tenth_of_what_another_order_of_batches_does():
+    """At three times the size of the fixture, where orders matter; on real features."""
+    pool = candidate_pool(demo_features(), classes=5, shots=20, key=KEY).data
+    masks = draw_membership(KEY, pool.labels, num_models=17)
+    scores = {}
+    for products in ("float32", "bfloat16"):
+        config = TrainConfig(steps=100, batch_size=20, products=products)
+        for seed in range(3):
+            heads = train_ensemble(jax.random.key(seed), pool, masks, Hyperparams(0.1), config)
+            scores[products, seed] = np.asarray(score(heads, pool).log_odds, np.float64)
+    spread = np.sqrt(np.mean(np.var([scores["float32", seed] for seed in range(3)], axis=0, ddof=1)))
+    for seed in range(3):
+        error = np.sqrt(np.mean((scores["bfloat16", seed] - scores["float32", seed]) ** 2))
+        assert 0 < error < spread / 10
+
+
+def test_a_product_multiplies_in_the_dtype_of_features_and_accumulates_in_float32():
+    rng = np.random.default_rng(0)
+    left, right = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 5000), (5000, 4)))
+    rounded = [
+        np.asarray(array.astype(jnp.bfloat16).astype(jnp.float32), np.float64) for array in (left, right)
+    ]
+    found = product(left, right.astype(jnp.bfloat16))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(
+        found, rounded[0] @ rounded[1], atol=1e-2
+    )  # in bfloat16 the sums would be off by 0.5
+    np.testing.assert_allclose(product(left, right), np.asarray(left) @ np.asarray(right), atol=1e-3)
 
 
 def test_same_seed_same_bits(pool):
