@@ -4,7 +4,7 @@ Everything is trained on the same data with the same settings for the same numbe
 trains one head after another, as published code does: "opacus" with PrivacyEngine's own Poisson data loader, and with
 its search for the noise multiplier, which that code repeats for every head; "indexed" without the search, with
 PrivacyEngine's model and optimiser on batches taken from one tensor. Where Opacus (pip install opacus) is absent its
-columns are nan.
+columns are nan. "private" multiplies in float32, "bfloat16" in bfloat16, accumulated in float32.
 """
 
 from __future__ import annotations
@@ -64,8 +64,14 @@ def measure(arguments: argparse.Namespace, dim: int, rate: float) -> dict[str, A
         jax.random.key(arguments.seed), pool.labels, num_models=arguments.models, design="fixed_size"
     )
     trainings = {
-        name: functools.partial(train_jaxmia, pool, masks, rate, steps=arguments.steps, private=private)
-        for name, private in (("ordinary", False), ("private", True))
+        name: functools.partial(
+            train_jaxmia, pool, masks, rate, steps=arguments.steps, private=private, products=products
+        )
+        for name, private, products in (
+            ("ordinary", False, "float32"),
+            ("private", True, "float32"),
+            ("bfloat16", True, "bfloat16"),
+        )
     }
     if importlib.util.find_spec("opacus"):
         member = np.asarray(masks.member)[: arguments.peer_heads]
@@ -77,6 +83,7 @@ def measure(arguments: argparse.Namespace, dim: int, rate: float) -> dict[str, A
     searching = min(search_seconds(rate, arguments.steps) for _ in range(arguments.repeats))
     per_head = {
         "private": seconds["private"] / arguments.models,
+        "bfloat16": seconds["bfloat16"] / arguments.models,
         "opacus": seconds.get("opacus", np.nan) / arguments.peer_heads + searching,
         "indexed": seconds.get("indexed", np.nan) / arguments.peer_heads,
     }
@@ -87,9 +94,11 @@ def measure(arguments: argparse.Namespace, dim: int, rate: float) -> dict[str, A
         "private, ms / step": 1e3 * seconds["private"] / arguments.steps,
         "private / ordinary": seconds["private"] / seconds["ordinary"],
         "private, heads / s": 1 / per_head["private"],
+        "in bfloat16": 1 / per_head["bfloat16"],
         "opacus, s / head": per_head["opacus"],
         "of it search, s": searching,
         "opacus / private": per_head["opacus"] / per_head["private"],
+        "opacus / bfloat16": per_head["opacus"] / per_head["bfloat16"],
         "indexed / private": per_head["indexed"] / per_head["private"],
         "accuracies": " ".join(f"{value:.3f}" for value in accuracies.values()),
     }
@@ -121,14 +130,14 @@ def synthetic_pool(arguments: argparse.Namespace, dim: int) -> FeatureSet:
 
 
 def train_jaxmia(
-    pool: FeatureSet, masks: MembershipMasks, rate: float, *, steps: int, private: bool
+    pool: FeatureSet, masks: MembershipMasks, rate: float, *, steps: int, private: bool, products: str
 ) -> float:
     """Train all heads side by side; their mean accuracy on the candidates."""
     hyper = Hyperparams(LEARNING_RATE, sampling_rate=rate)
     if private:
         hyper = hyper.replace(clipping_norm=CLIPPING_NORM, noise_multiplier=NOISE_MULTIPLIER)
     sampling = "shared" if rate == 1 else "poisson"  # shared, without a batch size: the full batch
-    config = TrainConfig("sgd", steps=steps, sampling=sampling, private=private)
+    config = TrainConfig("sgd", steps=steps, sampling=sampling, private=private, products=products)
     heads = train_ensemble(jax.random.key(0), pool, masks, hyper, config)
     return float(accuracy(heads, pool).mean())
 
