@@ -44,6 +44,10 @@ def run(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in train.steps=200."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What training may hold on each device, as in 8GiB."),
+    ] = None,
 ) -> None:
     """Train, attack and fit over a grid of shots, classes and seeds.
 
@@ -52,11 +56,18 @@ def run(
     """
     from jaxmia.config import load_config
     from jaxmia.experiment import run_experiment
+    from jaxmia.memory import parse_bytes
     from jaxmia.tables import control_lines, laws_tables, problems, results_tables
 
     settings = load_config(config, override or ())
     console = rich.console.Console()
-    result = run_experiment(settings, out, resume=resume, console=rich.console.Console(stderr=True))
+    result = run_experiment(
+        settings,
+        out,
+        resume=resume,
+        memory=None if memory is None else parse_bytes(memory),
+        console=rich.console.Console(stderr=True),
+    )
     console.print(*results_tables(result.results), *laws_tables(result.laws))
     for line in (*control_lines(result.controls), *problems(result.results)):
         console.print(line, style="yellow", highlight=False)

@@ -55,28 +55,6 @@ def poisson_sample(
     return member & jax.random.bernoulli(key, sampling_rate, member.shape)
 
 
-def private_gradient(
-    key: jax.Array,
-    logits: Float[Array, "classes examples"],
-    one_hot: Float[Array, "classes examples"],
-    features: Float[Array, "examples dim"],
-    sampled: Bool[Array, "examples"],
-    *,
-    clipping_norm: float | Array,
-    noise_multiplier: float | Array,
-    expected_batch: float | Array,
-) -> Gradient:
-    """G_t of a linear head with bias: clipped_gradient_sum, then add_noise, which say what the arguments are."""
-    gradient_sum = clipped_gradient_sum(logits, one_hot, features, sampled, clipping_norm=clipping_norm)
-    return add_noise(
-        key,
-        gradient_sum,
-        clipping_norm=clipping_norm,
-        noise_multiplier=noise_multiplier,
-        expected_batch=expected_batch,
-    )
-
-
 def clipped_gradient_sum(
     logits: Float[Array, "classes examples"],
     one_hot: Float[Array, "classes examples"],

@@ -15,11 +15,10 @@ from jaxmia._validate import check, check_at_least
 from jaxmia.features import FeatureSet
 from jaxmia.heads import LinearHead
 from jaxmia.membership import MembershipMasks
+from jaxmia.memory import plan
 from jaxmia.training import Hyperparams, Params, TrainConfig, check_hyperparams, shared_order, train_head
 
-# Logits, their softmax, the gradient and a margin: about four arrays [models, classes, batch] live at once.
-_LIVE_ARRAYS = 4
-_CHUNK_BYTES = 2**30
+_MODELS = "models"  # the axis of the mesh of devices
 
 
 @flax.struct.dataclass
@@ -46,6 +45,8 @@ def train_ensemble(
     config: TrainConfig,
     *,
     chunk_size: int | None = None,
+    memory: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
     on_chunk: Callable[[int], None] = lambda _: None,
 ) -> ShadowEnsemble:
     """Train one head per row of masks, side by side.
@@ -59,12 +60,15 @@ def train_ensemble(
         masks: membership [models, examples].
         hyper: traced settings, shared by all models.
         config: static settings.
-        chunk_size: at most this many models at once; by default as many as fit in about 1 GiB.
+        chunk_size: at most this many models at once; by default as many as fit in memory.
+        memory: bytes that training may hold on each device, as in jaxmia.memory.plan, which has the default. Where
+            the logits of a few models do not fit, examples are taken in blocks.
+        devices: the models of a chunk are spread over these; by default all local ones.
         on_chunk: called with the number of models each time a chunk is done.
 
     Raises:
-        InputError: if masks and pool disagree, the batch is larger than the pool, hyper does not fit config, or Poisson
-            sampling or private training is given a key other than threefry.
+        InputError: if masks and pool disagree, the batch is larger than the pool, hyper does not fit config, memory
+            holds no model, or Poisson sampling or private training is given a key other than threefry.
     """
     check_hyperparams(hyper, config)
     if config.private or config.sampling == "poisson":
@@ -78,12 +82,24 @@ def train_ensemble(
         f"equal the pool's {len(pool.labels)}",
     )
     batch = pool_batch(num_examples, masks.inclusion_rate, config)
+    devices = jax.local_devices() if devices is None else devices
+    budget = plan(
+        memory,
+        num_models=-(-num_models // len(devices)),
+        num_examples=num_examples,
+        batch=batch,
+        num_classes=pool.num_classes,
+        dim=pool.features.shape[1],
+    )
     if chunk_size is None:
-        chunk_size = max(1, _CHUNK_BYTES // (4 * _LIVE_ARRAYS * pool.num_classes * (batch or num_examples)))
+        chunk_size = budget.models * len(devices)
     check_at_least("chunk_size", chunk_size, 1)
     num_chunks = -(-num_models // chunk_size)
     size = -(-num_models // num_chunks)  # even chunks: one compiled shape, little padding
-    features, labels = jnp.asarray(pool.features), jnp.asarray(pool.labels)
+    size = -(-size // len(devices)) * len(devices)
+    mesh = jax.sharding.Mesh(np.array(devices), (_MODELS,))
+    by_model = jax.NamedSharding(mesh, jax.P(_MODELS))
+    features, labels = jax.device_put((pool.features, pool.labels), jax.NamedSharding(mesh, jax.P()))
     # 2^31 - 1 is no model's id: the shared order has a stream of its own.
     order_key = jax.random.fold_in(key, np.iinfo(np.int32).max)
     chunks = []
@@ -94,13 +110,13 @@ def train_ensemble(
         trained = _train_chunk(
             key,
             order_key,
-            masks.model_ids[rows],
-            masks.member[rows],
+            *jax.device_put((masks.model_ids[rows], masks.member[rows]), by_model),
             features,
             labels,
             hyper,
             expected_members=masks.inclusion_rate * num_examples,
             batch=batch,
+            block=budget.block,
             num_classes=pool.num_classes,
             config=config,
         )
@@ -136,7 +152,7 @@ def pool_batch(num_examples: int, inclusion_rate: float, config: TrainConfig) ->
     return batch
 
 
-@functools.partial(jax.jit, static_argnames=("batch", "num_classes", "config"))
+@functools.partial(jax.jit, static_argnames=("batch", "block", "num_classes", "config"))
 def _train_chunk(
     key: jax.Array,
     order_key: jax.Array,
@@ -148,6 +164,7 @@ def _train_chunk(
     *,
     expected_members: float | Array,
     batch: int | None,
+    block: int,
     num_classes: int,
     config: TrainConfig,
 ) -> tuple[Params, Array | None]:
@@ -167,6 +184,7 @@ def _train_chunk(
             hyper=hyper,
             config=config,
             expected_members=expected_members,
+            block=block,
         )
 
     return jax.vmap(one)(model_ids, member)

@@ -24,6 +24,7 @@ from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, pool_ba
 from jaxmia.evaluation import AttackResult
 from jaxmia.features import CandidatePool, FeatureSet, candidate_pool, load_features
 from jaxmia.membership import MembershipMasks, draw_membership
+from jaxmia.memory import plan
 from jaxmia.plots import plot_power_law, plot_privacy
 from jaxmia.power_law import LawOf, PowerLawFit, fit_power_law
 from jaxmia.progress import GridProgress, grid_progress
@@ -58,6 +59,7 @@ def run_experiment(
     out: str | os.PathLike[str],
     *,
     resume: bool = False,
+    memory: int | None = None,
     console: rich.console.Console | None = None,
 ) -> RunResult:
     """Run an experiment into a folder; what the folder already holds is kept and not computed again.
@@ -68,6 +70,7 @@ def run_experiment(
         config: settings, as an object, nested dictionaries, or a TOML file.
         out: the run folder.
         resume: continue an unfinished run.
+        memory: bytes that training may hold on each device, as in train_ensemble; more or less of it changes rounding.
         console: where progress is shown, if anywhere.
 
     Raises:
@@ -85,7 +88,7 @@ def run_experiment(
         for seed in config.grid.seeds
         for epsilon in config.privacy.epsilon
     ]
-    _check_before_training(config, data, cells)
+    _check_before_training(config, data, cells, memory)
     identity = {
         "settings": config.training_identity(),
         "features": {"sha256": data.content_hash()},
@@ -95,7 +98,7 @@ def run_experiment(
     with RunFolder.open(
         out, settings=settings, identity=identity, cells=cells, models=config.shadows.models, resume=resume
     ) as folder:
-        return _Run(config, data, folder, content_key(identity)).complete(console)
+        return _Run(config, data, folder, content_key(identity), memory).complete(console)
 
 
 @dataclasses.dataclass
@@ -106,6 +109,7 @@ class _Run:
     data: FeatureSet
     folder: RunFolder
     identity_key: str
+    memory: int | None
     heads_trained: int = 0
 
     def complete(self, console: rich.console.Console | None) -> RunResult:
@@ -231,6 +235,7 @@ class _Run:
                 masks,
                 recipe.hyper,
                 recipe.config,
+                memory=self.memory,
                 on_chunk=lambda count: bar.heads(count, count * share),
             )
             self.folder.save_heads(cell, (first, end), trained.params)
@@ -321,12 +326,21 @@ def laws_from_json(content: list[dict[str, Any]]) -> dict[LawOf, PowerLawFit]:
     }
 
 
-def _check_before_training(config: ExperimentConfig, data: FeatureSet, cells: list[Cell]) -> None:
+def _check_before_training(
+    config: ExperimentConfig, data: FeatureSet, cells: list[Cell], memory: int | None
+) -> None:
     """Fail on what would fail later, while nothing is lost."""
     for cell in cells:
         pool = draw_pool(config, data, cell)
         recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
-        pool_batch(len(pool.rows), 1 / config.shadows.pool_multiplier, recipe.config)
+        plan(
+            memory,
+            num_models=-(-config.shadows.models // jax.local_device_count()),
+            num_examples=len(pool.rows),
+            batch=pool_batch(len(pool.rows), 1 / config.shadows.pool_multiplier, recipe.config),
+            num_classes=cell.classes,
+            dim=data.features.shape[1],
+        )
     tiny = np.random.default_rng(0)
     scores = Scores(tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4)
     for attack in config.attack:

@@ -13,7 +13,14 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmia._validate import InputError, check, check_at_least, check_choice
-from jaxmia.dpsgd import clipped_squares, gradient_sum, poisson_sample, private_gradient, step_keys
+from jaxmia.dpsgd import (
+    add_noise,
+    clipped_gradient_sum,
+    clipped_squares,
+    gradient_sum,
+    poisson_sample,
+    step_keys,
+)
 from jaxmia.heads import LinearHead
 
 OPTIMIZERS = ("adam", "sgd")
@@ -139,6 +146,7 @@ def train_head(
     hyper: Hyperparams,
     config: TrainConfig,
     expected_members: float | Array | None = None,
+    block: int | None = None,
 ) -> tuple[Params, Float[Array, "examples"] | None]:
     """Train one head on the candidates it has as members.
 
@@ -153,6 +161,7 @@ def train_head(
         config: static settings.
         expected_members: how many members a model has on average, public; private training divides by it, and only
             private training needs it.
+        block: logits of at most this many examples are held at once; None for no limit.
 
     Returns:
         The head's parameters after config.steps steps; the sums of squared clipped gradient norms if config.odometer is
@@ -163,16 +172,42 @@ def train_head(
     optimizer = make_optimizer(hyper, config)
     inputs = features if config.products == "float32" else features.astype(config.products)
 
-    def gradient_of(
-        params: Params, batch: Int[Array, "batch"] | None, sampled: Bool[Array, "examples"]
-    ) -> Params:
-        """Gradient of the mean member loss: p - y for each logit, and one product with the features."""
-        rows = slice(None) if batch is None else batch
-        error = jax.nn.softmax(apply_head(params, inputs[rows]), axis=0) - one_hot[:, rows]
-        # Divided by the expected number of members in the batch: a realised count would weigh examples unevenly.
-        share = 1.0 if batch is None else batch.shape[0] / features.shape[0]
-        weight = jnp.where(sampled[rows], 1 / (share * hyper.sampling_rate * num_members), 0.0)
-        return gradient_sum(error * weight, inputs[rows])
+    share = 1.0 if order is None else order.shape[1] / features.shape[0]
+    # Divided by the expected number of members in the batch: a realised count would weigh examples unevenly.
+    weight = 1 / (share * hyper.sampling_rate * num_members)
+
+    def contribution(
+        params: Params, rows: Int[Array, "rows"] | slice, counted: Bool[Array, "rows"]
+    ) -> tuple[Params, Array | None]:
+        """Weighted or clipped sum of the gradients of these rows, and their squared norms for the odometer."""
+        batch, labels_of_batch = inputs[rows], one_hot[:, rows]
+        logits = apply_head(params, batch)
+        if not config.private:
+            error = jax.nn.softmax(logits, axis=0) - labels_of_batch
+            return gradient_sum(error * jnp.where(counted, weight, 0.0), batch), None
+        clip = {"clipping_norm": cast(Any, hyper.clipping_norm)}
+        squares = (
+            clipped_squares(logits, labels_of_batch, batch, counted, **clip) if config.odometer else None
+        )
+        return clipped_gradient_sum(logits, labels_of_batch, batch, counted, **clip), squares
+
+    def in_blocks(
+        params: Params, rows: Int[Array, "rows"], sampled: Bool[Array, "examples"], size: int
+    ) -> tuple[Params, Array | None]:
+        """The same of all rows, with the logits of only so many at once."""
+        padding = -len(rows) % size
+        real = (jnp.arange(len(rows) + padding) < len(rows)).reshape(-1, size)
+        blocks = jnp.pad(rows, (0, padding)).reshape(-1, size)
+
+        def add(total: Any, block: tuple[Array, Array]) -> tuple[Any, None]:
+            (gradient, squares), (taken, is_real) = total, block
+            more, more_squares = contribution(params, taken, sampled[taken] & is_real)
+            squares = None if more_squares is None else squares.at[taken].add(more_squares)
+            return (jax.tree.map(jnp.add, gradient, more), squares), None
+
+        nothing = jax.tree.map(jnp.zeros_like, params)
+        empty = jnp.zeros(features.shape[0], features.dtype) if config.odometer else None
+        return cast(Any, jax.lax.scan(add, (nothing, empty), (blocks, real))[0])
 
     def step(carry: tuple[Params, optax.OptState, Any], at: tuple[Array, Array | None]) -> tuple[Any, None]:
         (params, state, squares), (index, batch) = carry, at
@@ -180,19 +215,20 @@ def train_head(
         sampled = member
         if config.sampling == "poisson":
             sampled = poisson_sample(sampling_key, member, hyper.sampling_rate)
-        if config.private:
-            gradient = _private_gradient(
-                noise_key, params, sampled, inputs, one_hot, hyper=hyper, expected_members=expected_members
-            )
+        size = features.shape[0] if batch is None else len(batch)
+        if block is not None and block < size:
+            rows = jnp.arange(size) if batch is None else batch
+            gradient, more_squares = in_blocks(params, rows, sampled, block)
         else:
-            gradient = gradient_of(params, batch, sampled)
+            everything = slice(None) if batch is None else batch
+            gradient, more_squares = contribution(params, everything, sampled[everything])
+        if config.private:
+            gradient = _with_noise(noise_key, gradient, hyper, expected_members)
         # The penalty depends on the parameters alone: private training may add it without clipping or noise.
         gradient["params"]["kernel"] += hyper.weight_decay * params["params"]["kernel"]
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes float and int32
             updates, state = optimizer.update(gradient, state, params)
-        if config.odometer and hyper.clipping_norm is not None:
-            logits = apply_head(params, inputs)
-            squares += clipped_squares(logits, one_hot, inputs, member, clipping_norm=hyper.clipping_norm)
+        squares = None if squares is None else squares + more_squares
         return (optax.apply_updates(params, updates), state, squares), None
 
     params = LinearHead(num_classes).init(key, features[:1])
@@ -202,24 +238,14 @@ def train_head(
     return params, squares
 
 
-def _private_gradient(
-    key: jax.Array,
-    params: Params,
-    sampled: Bool[Array, "examples"],
-    features: Float[Array, "examples dim"],
-    one_hot: Float[Array, "classes examples"],
-    *,
-    hyper: Hyperparams,
-    expected_members: float | Array | None,
+def _with_noise(
+    key: jax.Array, gradient: Params, hyper: Hyperparams, expected_members: float | Array | None
 ) -> Params:
     if hyper.clipping_norm is None or hyper.noise_multiplier is None or expected_members is None:
         raise InputError("private=True needs clipping_norm, noise_multiplier and expected_members.")
-    return private_gradient(
+    return add_noise(
         key,
-        apply_head(params, features),
-        one_hot,
-        features,
-        sampled,
+        gradient,
         clipping_norm=hyper.clipping_norm,
         noise_multiplier=hyper.noise_multiplier,
         expected_batch=hyper.sampling_rate * expected_members,

@@ -13,6 +13,7 @@ RANKS = {
     "_npz": 1,
     "features": 2,
     "membership": 1,
+    "memory": 1,
     "evaluation": 1,
     "tradeoff": 1,
     "accounting": 2,

@@ -1,0 +1,79 @@
+"""A memory budget, and how many models and examples training may hold at once under it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import jax
+
+from jaxmia._validate import InputError, check
+
+_UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+# Logits, their softmax, its difference from the labels, and a margin: arrays [models, classes, examples] at once.
+_LIVE_ARRAYS = 5
+# Parameters, gradient, two moments, their updates and the new parameters: arrays [models, classes, dim] at once.
+_LIVE_HEADS = 8
+_ROWS = 256  # of the matrix products, models x classes: with fewer, they fall behind the processor
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is held at once.
+
+    Attributes:
+        models: trained side by side.
+        block: examples whose logits are held at once; each step adds up the gradients of its blocks.
+    """
+
+    models: int
+    block: int
+
+
+def parse_bytes(text: str | int) -> int:
+    """Return the bytes of "8GiB", "500 MB" or a plain number.
+
+    Raises:
+        InputError: for anything else.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
+    if match is None or match[2].upper() not in _UNITS:
+        raise InputError(f"memory={str(text)!r} must be a number of bytes with a unit, as in 8GiB or 500MB.")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def plan(
+    budget: int | None, *, num_models: int, num_examples: int, batch: int | None, num_classes: int, dim: int
+) -> Plan:
+    """Return how to train under a budget: all models at once if it allows, else fewer, else examples in blocks.
+
+    Args:
+        budget: bytes for the features, all trained heads, and what is held in a step. By default half of an
+            accelerator's memory, and on a CPU 1 GiB beside features and heads: a number that is the same on every
+            machine, since what is held at once decides how sums are rounded.
+        num_models: M.
+        num_examples: candidates.
+        batch: candidates per step, or None for all.
+        num_classes: C.
+        dim: of the features.
+
+    Raises:
+        InputError: if the budget does not hold the features, the heads and one example's logits.
+    """
+    head, step = 4 * num_classes * (dim + 1), batch or num_examples
+    # The features once in float32, once more as a batch or in bfloat16; memberships; the heads that are done.
+    fixed = 8 * num_examples * dim + 4 * num_classes * num_examples + num_models * (num_examples + head)
+    per_model, per_pair = _LIVE_HEADS * head, 4 * _LIVE_ARRAYS * num_classes
+    least = fixed + per_model + per_pair
+    if budget is None:
+        stats = jax.local_devices()[0].memory_stats() or {}
+        budget = stats["bytes_limit"] // 2 if "bytes_limit" in stats else fixed + per_model + 2**30
+    rule = f"be at least {least / 2**20:.0f} MiB: {num_examples} candidates of dimension {dim} and {num_models} heads"
+    check(budget >= least, "memory", f"{budget / 2**20:.0f} MiB", rule)
+    room = budget - fixed
+    models = min(num_models, room // (per_model + per_pair * step))
+    wanted = min(num_models, -(-_ROWS // num_classes))
+    if models >= wanted:
+        return Plan(models, step)
+    models = max(1, min(wanted, room // (2 * per_model)))
+    return Plan(models, max(1, min(step, (room - models * per_model) // (models * per_pair))))
