@@ -77,9 +77,9 @@ class TrainSettings(_Settings):
     steps: Positive = 100
     batch_size: Positive | Literal["full"] = "full"
     """Expected members per step."""
-    sampling: Literal["shared", "poisson"] = "shared"
-    """How batches are drawn: "shared" (one order of the candidates for all models) or "poisson" (every model draws each
-    of its members at every step, independently). The full batch needs neither."""
+    sampling: Literal["shared", "independent", "poisson"] = "shared"
+    """How batches are drawn: "shared" (one order of the candidates for all models), "independent" (every model shuffles
+    on its own) or "poisson" (every model draws each of its members at every step). The full batch needs none."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Of sgd."""

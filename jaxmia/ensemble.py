@@ -68,10 +68,10 @@ def train_ensemble(
 
     Raises:
         InputError: if masks and pool disagree, the batch is larger than the pool, hyper does not fit config, memory
-            holds no model, or Poisson sampling or private training is given a key other than threefry.
+            holds no model, or independent or Poisson batches or private training are given a key other than threefry.
     """
     check_hyperparams(hyper, config)
-    if config.private or config.sampling == "poisson":
+    if config.private or config.sampling != "shared":
         # Other generators give a model other draws when it is batched with other models.
         check(str(jax.random.key_impl(key)) == "threefry2x32", "key", key, "be a threefry2x32 key")
     num_models, num_examples = masks.member.shape
@@ -87,7 +87,7 @@ def train_ensemble(
         memory,
         num_models=-(-num_models // len(devices)),
         num_examples=num_examples,
-        batch=batch,
+        batch=batch if config.sampling == "shared" else None,
         num_classes=pool.num_classes,
         dim=pool.features.shape[1],
     )
@@ -169,7 +169,7 @@ def _train_chunk(
     config: TrainConfig,
 ) -> tuple[Params, Array | None]:
     order = None
-    if batch is not None:
+    if batch is not None and config.sampling == "shared":
         order = shared_order(order_key, num_examples=features.shape[0], batch=batch, steps=config.steps)
 
     def one(model_id: Array, row: Array) -> tuple[Params, Array | None]:
@@ -184,6 +184,7 @@ def _train_chunk(
             hyper=hyper,
             config=config,
             expected_members=expected_members,
+            batch_candidates=batch,
             block=block,
         )
 

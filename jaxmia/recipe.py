@@ -67,7 +67,7 @@ def recipe_for(settings: ExperimentConfig, *, classes: int, shots: int, epsilon:
         train.schedule,
         train.steps,
         batch_size=None if full or poisson else int(train.batch_size),
-        sampling="poisson" if poisson else "shared",
+        sampling="shared" if full else train.sampling,
         private=private,
         products=train.products,
     )

@@ -25,7 +25,7 @@ from jaxmia.heads import LinearHead
 
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine")
-SAMPLINGS = ("shared", "poisson")
+SAMPLINGS = ("shared", "independent", "poisson")
 PRODUCTS = ("float32", "bfloat16")
 Params = Any  # a flax parameter tree: {"params": {"kernel": [classes, dim], "bias": [classes]}}
 
@@ -40,9 +40,11 @@ class TrainConfig:
         steps: T, optimiser steps.
         batch_size: expected members per step, or None for the full batch. The pool candidates of a batch are the same
             for all models; each model uses those that are its members.
-        sampling: "shared" batches as above; or "poisson": at every step each model samples each of its own members
-            independently with probability Hyperparams.sampling_rate, and batch_size is None. Poisson sampling masks
-            the full batch: a step costs the same at every rate.
+        sampling: "shared" batches as above; "independent": the same, but every model shuffles the candidates on its
+            own, and each of its epochs ends with what is left of its shuffle; or "poisson": at every step each model samples
+            each of its own members independently with probability Hyperparams.sampling_rate, and batch_size is None.
+            Independent and Poisson batches mask the full batch, one product for all models: a step costs the same at
+            every size.
         private: train by DP-SGD (jaxmia.dpsgd), on the full batch or by Poisson sampling.
         odometer: of private training on the full batch: also sum each member's squared clipped gradient norms over the
             steps, for jaxmia.accounting.individual_mu.
@@ -65,12 +67,14 @@ class TrainConfig:
         check_choice("schedule", self.schedule, SCHEDULES)
         check_at_least("steps", self.steps, 1)
         check_choice("sampling", self.sampling, SAMPLINGS)
+        if self.sampling == "independent":
+            check(self.batch_size is not None, "batch_size", None, "be given for sampling='independent'")
         check_choice("products", self.products, PRODUCTS)
         if self.batch_size is not None:
             check_at_least("batch_size", self.batch_size, 1)
             rule = "be None for sampling='poisson', whose batches follow from Hyperparams.sampling_rate"
             check(self.sampling != "poisson", "batch_size", self.batch_size, rule)
-            rule = "be None for private training: batches in a shared order are not an independent sample per model"
+            rule = "be None for private training: shuffled batches are no Poisson sample of a model's members"
             check(not self.private, "batch_size", self.batch_size, rule)
         full = self.private and self.sampling == "shared"
         check(
@@ -146,6 +150,7 @@ def train_head(
     hyper: Hyperparams,
     config: TrainConfig,
     expected_members: float | Array | None = None,
+    batch_candidates: int | None = None,
     block: int | None = None,
 ) -> tuple[Params, Float[Array, "examples"] | None]:
     """Train one head on the candidates it has as members.
@@ -155,12 +160,13 @@ def train_head(
         member: which candidates this model trains on.
         features: of all candidates.
         labels: of all candidates, 0 .. num_classes - 1.
-        order: candidates of each step's batch, or None for the full batch at every step.
+        order: candidates of each step's batch, or None where batches mask the full one.
         num_classes: C.
         hyper: traced settings.
         config: static settings.
         expected_members: how many members a model has on average, public; private training divides by it, and only
             private training needs it.
+        batch_candidates: candidates per step of independent batches.
         block: logits of at most this many examples are held at once; None for no limit.
 
     Returns:
@@ -172,7 +178,9 @@ def train_head(
     optimizer = make_optimizer(hyper, config)
     inputs = features if config.products == "float32" else features.astype(config.products)
 
-    share = 1.0 if order is None else order.shape[1] / features.shape[0]
+    num_examples = features.shape[0]
+    candidates = order.shape[1] if order is not None else batch_candidates or num_examples
+    share = candidates / num_examples
     # Divided by the expected number of members in the batch: a realised count would weigh examples unevenly.
     weight = 1 / (share * hyper.sampling_rate * num_members)
 
@@ -209,12 +217,21 @@ def train_head(
         empty = jnp.zeros(features.shape[0], features.dtype) if config.odometer else None
         return cast(Any, jax.lax.scan(add, (nothing, empty), (blocks, real))[0])
 
-    def step(carry: tuple[Params, optax.OptState, Any], at: tuple[Array, Array | None]) -> tuple[Any, None]:
-        (params, state, squares), (index, batch) = carry, at
+    def step(
+        carry: tuple[Params, optax.OptState, Any, Any], at: tuple[Array, Array | None]
+    ) -> tuple[Any, None]:
+        (params, state, squares, places), (index, batch) = carry, at
         sampling_key, noise_key = step_keys(key, index)
         sampled = member
         if config.sampling == "poisson":
             sampled = poisson_sample(sampling_key, member, hyper.sampling_rate)
+        if config.sampling == "independent":
+            epoch, turn = jnp.divmod(index, -(-num_examples // candidates))
+            # The step is the same for all models, so that under vmap this stays a branch: one shuffle an epoch.
+            places = jax.lax.cond(
+                turn == 0, lambda: _shuffled_places(key, epoch, num_examples), lambda: places
+            )
+            sampled = member & (places // candidates == turn)
         size = features.shape[0] if batch is None else len(batch)
         if block is not None and block < size:
             rows = jnp.arange(size) if batch is None else batch
@@ -229,13 +246,19 @@ def train_head(
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes float and int32
             updates, state = optimizer.update(gradient, state, params)
         squares = None if squares is None else squares + more_squares
-        return (optax.apply_updates(params, updates), state, squares), None
+        return (optax.apply_updates(params, updates), state, squares, places), None
 
     params = LinearHead(num_classes).init(key, features[:1])
     steps = (jnp.arange(config.steps), order)
     squares = jnp.zeros(features.shape[0], features.dtype) if config.odometer else None
-    (params, _, squares), _ = jax.lax.scan(step, (params, optimizer.init(params), squares), steps)
+    places = jnp.zeros(num_examples, jnp.int32) if config.sampling == "independent" else None
+    (params, _, squares, _), _ = jax.lax.scan(step, (params, optimizer.init(params), squares, places), steps)
     return params, squares
+
+
+def _shuffled_places(key: jax.Array, epoch: Array, num_examples: int) -> Int[Array, "examples"]:
+    """The place of every candidate in a model's shuffle of one epoch."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples).astype(jnp.int32)
 
 
 def _with_noise(

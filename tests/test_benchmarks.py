@@ -154,3 +154,16 @@ def test_dp_speed_runs_and_its_heads_learn(benchmark, tmp_path):
             row["private, ms / step"] / row["ordinary, ms / step"]
         )
         assert float(row["accuracies"].split()[0]) > 0.6
+
+
+def test_batch_order_compares_seed_by_seed(benchmark, tmp_path, monkeypatch):
+    options = ["--models", "9", "--shots", "40", "--classes", "3", "--steps", "6", "--batch-size", "30"]
+    options += ["--num-seeds", "2", "--optimizers", "sgd:1", "--json", str(tmp_path / "rows.json")]
+    module = benchmark("batch_order")
+    monkeypatch.setattr(module, "FPRS", (0.1,))
+    module.main(options)
+    shared, independent, difference = rows_of(tmp_path / "rows.json")
+    for name in ("TPR at 0.1", "mu_in - mu_out", "sigma_in", "sigma_out"):
+        assert difference[name][0] == pytest.approx(shared[name][0] - independent[name][0])
+        assert difference[name][1] > 0
+    assert (shared["optimizer"], shared["order"], independent["order"]) == ("sgd:1", "shared", "independent")

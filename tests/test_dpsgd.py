@@ -492,7 +492,7 @@ def test_static_settings_that_void_privacy_are_refused():
         TrainConfig(batch_size=5, private=True)
     with pytest.raises(InputError, match="batch_size=5 must be None for sampling='poisson'"):
         TrainConfig(batch_size=5, sampling="poisson")
-    with pytest.raises(InputError, match="sampling='poison' must be one of shared, poisson"):
+    with pytest.raises(InputError, match="sampling='poison' must be one of shared, independent, poisson"):
         TrainConfig(sampling="poison")
 
 

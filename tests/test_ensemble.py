@@ -7,6 +7,7 @@ import pytest
 import references
 
 import jaxmia.ensemble as ensemble_module
+import jaxmia.training as training_module
 from jaxmia._validate import InputError
 from jaxmia.ensemble import empty_heads, join_ensembles, train_ensemble
 from jaxmia.features import candidate_pool, demo_features
@@ -138,6 +139,36 @@ def test_shared_order_takes_each_candidate_once_before_any_again():
     for start in (0, 10):
         assert sorted(order[start : start + 10]) == list(range(10))
     assert not np.array_equal(order[:10], order[10:20])
+
+
+def test_independent_batches_are_the_slow_loop_over_each_models_own_shuffles(pool):
+    """12 candidates of 36 a step and what is left of each shuffle: here 5 batches of 8 in an epoch, the last of 4."""
+    masks = draw_membership(KEY, pool.labels, num_models=3)
+    config = TrainConfig("sgd", steps=12, batch_size=4, sampling="independent")
+    found = train_ensemble(KEY, pool, masks, Hyperparams(1.0), config)
+    one_hot, inputs = np.eye(3)[pool.labels], np.append(pool.features, np.ones((36, 1)), axis=1)
+    batches = set()
+    for model in range(3):
+        model_key = jax.random.fold_in(KEY, model)
+        member, heads = np.asarray(masks.member[model]), np.zeros((3, inputs.shape[1]))
+        for step in range(12):
+            places = np.asarray(jax.random.permutation(jax.random.fold_in(model_key, step // 5), 36))
+            batch = np.flatnonzero(member & (places // 8 == step % 5))
+            batches.add(batch.tobytes())
+            logits = inputs[batch] @ heads.T
+            odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+            error = odds / odds.sum(axis=1, keepdims=True) - one_hot[batch]
+            heads -= error.T @ inputs[batch] / (member.sum() * 8 / 36)
+        np.testing.assert_allclose(found.params["params"]["kernel"][model], heads[:, :-1], atol=1e-5)
+        np.testing.assert_allclose(found.params["params"]["bias"][model], heads[:, -1], atol=1e-5)
+    assert len(batches) == 36
+
+
+def test_a_shuffle_gives_each_candidate_one_place_and_each_epoch_another():
+    places = np.asarray(training_module._shuffled_places(KEY, jnp.int32(0), 36))
+    assert sorted(places) == list(range(36))
+    other = np.asarray(training_module._shuffled_places(KEY, jnp.int32(1), 36))
+    assert (places != other).any()
 
 
 def test_empty_heads_have_the_shapes_of_trained_ones(pool):
