@@ -41,10 +41,10 @@ class TrainConfig:
         batch_size: expected members per step, or None for the full batch. The pool candidates of a batch are the same
             for all models; each model uses those that are its members.
         sampling: "shared" batches as above; "independent": the same, but every model shuffles the candidates on its
-            own, and each of its epochs ends with what is left of its shuffle; or "poisson": at every step each model samples
-            each of its own members independently with probability Hyperparams.sampling_rate, and batch_size is None.
-            Independent and Poisson batches mask the full batch, one product for all models: a step costs the same at
-            every size.
+            own, and each of its epochs ends with what is left of its shuffle; or "poisson": at every step each model
+            samples each of its own members independently with probability Hyperparams.sampling_rate, and batch_size is
+            None. Independent and Poisson batches mask the full batch, one product for all models: a step costs the
+            same at every size.
         private: train by DP-SGD (jaxmia.dpsgd), on the full batch or by Poisson sampling.
         odometer: of private training on the full batch: also sum each member's squared clipped gradient norms over the
             steps, for jaxmia.accounting.individual_mu.
