@@ -11,7 +11,8 @@ The others train few heads, and their seconds are divided by those. "published":
 DataLoader, as published code does; "tight": the same on batches sliced from tensors; "stacked": torch, --stack models
 in batched products, each on batches in its own order; "gathered": the same by jax.vmap. "scikit-learn": one
 unpenalised LogisticRegression after another, with as few iterations of L-BFGS as reach the loss of jaxmia's full-batch
-heads. torch runs with each number of --threads: two win on two idle cores and lose by far on busy ones.
+heads. torch runs with each number of --threads: two win on two idle cores; on busy ones their spinning loses fifty-fold
+unless the environment says OMP_WAIT_POLICY=PASSIVE.
 
 "shared order / this" and "in bfloat16" are the heads per second of jaxmia's shared order over those of the row. Loss
 (of the members) and accuracy (on the candidates) are those of the same first --peer-heads heads in every row.
