@@ -167,3 +167,28 @@ def test_batch_order_compares_seed_by_seed(benchmark, tmp_path, monkeypatch):
         assert difference[name][0] == pytest.approx(shared[name][0] - independent[name][0])
         assert difference[name][1] > 0
     assert (shared["optimizer"], shared["order"], independent["order"]) == ("sgd:1", "shared", "independent")
+
+
+TRAIN_SPEED = ["--models", "4", "--peer-heads", "2", "--stack", "3", "--examples", "80", "--classes", "2"]
+TRAIN_SPEED += ["--dims", "64", "--epochs", "10", "--batch-size", "10", "--threads", "1"]
+
+
+def test_train_speed_runs_and_every_way_trains_the_same_heads(benchmark, tmp_path):
+    benchmark("train_speed").main([*TRAIN_SPEED, "--repeats", "1", "--json", str(tmp_path / "rows.json")])
+    rows = {row["what"]: row for row in rows_of(tmp_path / "rows.json")}
+    modes = ("shared order", "full batch", "Poisson")
+    ours = {f"jaxmia, {mode}, {products}" for mode in modes for products in ("float32", "bfloat16")}
+    assert {name for name, row in rows.items() if row["share of peak"] is not None} == ours
+    assert rows.keys() > ours
+    for name, row in rows.items():
+        assert row["heads / s"] == pytest.approx(1 / row["s / head"])
+        for column, products in (("shared order / this", "float32"), ("in bfloat16", "bfloat16")):
+            shared = rows[f"jaxmia, shared order, {products}"]
+            assert row[column] == pytest.approx(shared["heads / s"] / row["heads / s"])
+        assert row["accuracy"] > 0.6
+        full = rows["jaxmia, full batch, float32"]["loss"]
+        if name.startswith("scikit"):  # as few iterations as reach it
+            assert row["loss"] <= full
+        elif "full" not in name:  # batches differ, the recipe does not
+            assert row["loss"] == pytest.approx(rows["gathered"]["loss"], abs=0.05)
+            assert row["loss"] < np.log(2) - 0.1
