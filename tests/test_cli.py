@@ -42,6 +42,27 @@ def run_folder(tmp_path_factory):
     return out
 
 
+def test_a_private_run_prints_one_table_of_levels_and_grows_a_plot_of_each_kind(capsys, tmp_path):
+    settings = [
+        "--set",
+        "privacy.epsilon=[inf,1]",
+        "--set",
+        "grid.shots=[8]",
+        "--set",
+        "train.products=bfloat16",
+    ]
+    words = ["run", "smoke", "--out", tmp_path / "run", *SMALL, *settings, "--memory", "1GiB"]
+    code, out, _ = jaxmia(capsys, *words, columns=160)
+    assert code == 0
+    assert "at delta 1e-05, add_or_remove_one; inf: ordinary training" in " ".join(out.split())
+    table = out[out.index("pooled") : out.index("Power law")]
+    assert re.search(r"inf +0 +0\.\d+ +\d\.\d\d +0\.2 +\d\.\d+ ", table)
+    assert re.search(r" 1 +[\d.]+ +0\.\d+ +0\.00 +0\.2 ", table)
+    assert {"accuracy-pooled.png", "ceiling-pooled.svg"} <= {
+        path.name for path in (tmp_path / "run/plots").iterdir()
+    }
+
+
 def test_help_reads_well_and_is_quick_to_import(capsys):
     code, out, _ = jaxmia(capsys, "--help")
     assert code == 0
@@ -161,6 +182,13 @@ def test_help_of_dp_says_what_it_is_not(capsys):
         (["run", "smoke", "--out", "OUT", "--set", "grid.shots=[999]"], "needs 2 x 999 = 1998 examples"),
         (["run", "smoke", "--out", "OUT", "--set", "fpr=[1e-7]"], "1e-07 needs 100000000 non-member scores"),
         (["run", "smoke", "--out", "OUT", "--set", "fpr=[1.5]"], "fpr.0=1.5"),
+        (["run", "smoke", "--out", "OUT", "--memory", "8 gibi"], "memory='8 gibi' must be a number of bytes"),
+        (["run", "smoke", "--out", "OUT", "--memory", "100kB"], "memory='0.0954 MiB' must be at least"),
+        (["run", "smoke", "--out", "OUT", "--set", "privacy.epsilon=[0]"], "privacy.epsilon.0="),
+        (
+            ["run", "smoke", "--out", "OUT", "--set", "privacy.epsilon=[1]", "--set", "train.batch_size=10"],
+            "no independent sample of each model's members",
+        ),
         (["attack", "NONE", "--out", "OUT"], "none.npz' must be an existing .npz file"),
         (["attack", "NAN", "--out", "OUT"], "must hold the key 'member', got features, labels"),
         (["attack", "SCORES", "--out", "OUT", "--attack", "lirra"], "Did you mean 'lira'"),

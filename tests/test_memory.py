@@ -169,6 +169,6 @@ def test_scores_do_not_depend_on_the_budget(pool):
 def test_a_budget_that_holds_no_model_is_refused_before_training(pool):
     masks = draw_membership(KEY, pool.labels, num_models=3)
     with pytest.raises(
-        InputError, match=r"memory='0 MiB' must be at least .* 36 candidates of dimension 384"
+        InputError, match=r"memory='0.000954 MiB' must be at least .* 36 candidates of dimension 384"
     ):
         train_ensemble(KEY, pool, masks, Hyperparams(0.1), TrainConfig(), memory=1000)
