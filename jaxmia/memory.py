@@ -69,7 +69,10 @@ def plan(
     if budget is None:
         stats = jax.local_devices()[0].memory_stats() or {}
         budget = stats["bytes_limit"] // 2 if "bytes_limit" in stats else fixed + per_model + 2**30
-    rule = f"be at least {math.ceil(100 * least / 2**20) / 100:g} MiB: {num_examples} candidates of dimension {dim} and {num_models} heads"
+    mebibytes = math.ceil(100 * least / 2**20) / 100
+    rule = (
+        f"be at least {mebibytes:g} MiB: {num_examples} candidates of dimension {dim} and {num_models} heads"
+    )
     check(budget >= least, "memory", f"{budget / 2**20:.3g} MiB", rule)
     room = budget - fixed
     models = min(num_models, room // (per_model + per_pair * step))
