@@ -35,7 +35,7 @@ import pandas as pd
 
 from jaxmia._validate import InputError
 
-_FORMAT = 1
+_FORMAT = 2  # 2: cells have an epsilon
 TABLES = ("results", "per_example", "controls")
 _PACKAGES = ("jaxmia", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 _PART = re.compile(r"models-(\d+)-(\d+)")
