@@ -192,3 +192,14 @@ def test_train_speed_runs_and_every_way_trains_the_same_heads(benchmark, tmp_pat
         elif "full" not in name:  # batches differ, the recipe does not
             assert row["loss"] == pytest.approx(rows["gathered"]["loss"], abs=0.05)
             assert row["loss"] < np.log(2) - 0.1
+
+
+def test_scaling_runs_and_its_exponent_is_the_slope(benchmark, tmp_path):
+    options = ["--examples", "40", "--dim", "8", "--classes", "8", "--models", "4", "--steps", "4"]
+    module = benchmark("scaling")
+    module.main([*options, "--repeats", "1", "--json", str(tmp_path / "rows.json")])
+    rows = rows_of(tmp_path / "rows.json")
+    assert [row["quantity"] for row in rows] == ["examples", "dim", "classes", "models", "steps"]
+    assert module.exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx((2, 0), abs=1e-7)
+    times = [rows[0][f"{share} of base, s"] for share in ("0.25", "0.5", "1")]
+    assert rows[0]["exponent"][0] == pytest.approx(np.log2(times[2] / times[0]) / 2)

@@ -1,0 +1,80 @@
+"""How the time of training grows with each of examples, dimension, classes, models and steps.
+
+One quantity doubles from a quarter of its base to the base, the others stay at theirs. The exponent is the slope of log
+time over log size: 1 where the work is all in the matrix products, less where fixed costs remain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import _common
+import jax
+import numpy as np
+from dp_speed import synthetic_pool
+from scipy import stats
+
+from jaxmia.ensemble import train_ensemble
+from jaxmia.membership import draw_membership
+from jaxmia.training import Hyperparams, TrainConfig
+
+QUANTITIES = ("examples", "dim", "classes", "models", "steps")
+SHARES = (0.25, 0.5, 1.0)
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = _common.parser(__doc__)
+    for name, base in zip(QUANTITIES, (2000, 768, 20, 256, 20), strict=True):
+        options.add_argument(f"--{name}", type=int, default=base, help="base, divisible by 4")
+    options.add_argument("--batch-size", type=int, help="members on average; by default the full batch")
+    options.add_argument("--products", default="float32", help="float32 or bfloat16")
+    options.add_argument("--repeats", type=int, default=3, help="of each training; the median counts")
+    arguments = options.parse_args(argv)
+    base = {name: getattr(arguments, name) for name in QUANTITIES}
+    rows = []
+    for name in QUANTITIES:
+        sizes = [round(share * base[name]) for share in SHARES]
+        times = [seconds(arguments, **{**base, name: size}) for size in sizes]
+        rows.append(
+            {
+                "quantity": name,
+                **{f"{share:g} of base, s": spent for share, spent in zip(SHARES, times, strict=True)},
+                "exponent": exponent(sizes, times),
+            }
+        )
+    _common.report(
+        "Seconds of training, " + ", ".join(f"{name} {size}" for name, size in base.items()),
+        rows,
+        dtype=arguments.products,
+        facts={"batch": arguments.batch_size or "full"},
+        arguments=arguments,
+    )
+
+
+def seconds(
+    arguments: argparse.Namespace, *, examples: int, dim: int, classes: int, models: int, steps: int
+) -> float:
+    """Median time of training after a first that compiles."""
+    shape = argparse.Namespace(seed=arguments.seed, classes=classes, examples=examples)
+    pool = synthetic_pool(shape, dim)
+    masks = draw_membership(jax.random.key(arguments.seed), pool.labels, num_models=models)
+    config = TrainConfig(steps=steps, batch_size=arguments.batch_size, products=arguments.products)
+    spent = []
+    for _ in range(arguments.repeats + 1):
+        start = time.perf_counter()
+        heads = train_ensemble(jax.random.key(arguments.seed), pool, masks, Hyperparams(0.01), config)
+        jax.block_until_ready(heads.params)
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent[1:])
+
+
+def exponent(sizes: list[int], times: list[float]) -> tuple[float, float]:
+    """Slope of log time over log size, and its standard error."""
+    fit = stats.linregress(np.log(sizes), np.log(times))
+    return float(fit.slope), float(fit.stderr)
+
+
+if __name__ == "__main__":
+    main()
