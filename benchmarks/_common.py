@@ -53,6 +53,15 @@ def standardized(data: FeatureSet) -> FeatureSet:
     return feature_set(features / np.sqrt(features.shape[1]), data.labels, data.class_names)
 
 
+def synthetic_pool(seed: int, *, examples: int, classes: int, dim: int) -> FeatureSet:
+    """Gaussian classes around random means, of about unit norm."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes), examples // classes)
+    means = rng.normal(size=(classes, dim))
+    features = (0.1 * means[labels] + rng.normal(size=(len(labels), dim))) / np.sqrt(dim)
+    return feature_set(features, labels)
+
+
 def machine() -> str:
     """Return processor, core count and versions as one line."""
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from jaxmia.ensemble import train_ensemble
-from jaxmia.features import FeatureSet, feature_set
+from jaxmia.features import FeatureSet
 from jaxmia.membership import MembershipMasks, draw_membership
 from jaxmia.scores import accuracy
 from jaxmia.training import Hyperparams, TrainConfig
@@ -59,7 +59,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def measure(arguments: argparse.Namespace, dim: int, rate: float) -> dict[str, Any]:
     """Time every way to train at one dimension and sampling rate."""
-    pool = synthetic_pool(arguments, dim)
+    pool = _common.synthetic_pool(
+        arguments.seed, examples=arguments.examples, classes=arguments.classes, dim=dim
+    )
     masks = draw_membership(
         jax.random.key(arguments.seed), pool.labels, num_models=arguments.models, design="fixed_size"
     )
@@ -118,15 +120,6 @@ def fastest(
             accuracies[name] = train()
             seconds[name] = min(seconds[name], time.perf_counter() - start)
     return seconds, accuracies
-
-
-def synthetic_pool(arguments: argparse.Namespace, dim: int) -> FeatureSet:
-    """Gaussian classes around random means, of about unit norm."""
-    rng = np.random.default_rng(arguments.seed)
-    labels = np.repeat(np.arange(arguments.classes), arguments.examples // arguments.classes)
-    means = rng.normal(size=(arguments.classes, dim))
-    features = (0.1 * means[labels] + rng.normal(size=(len(labels), dim))) / np.sqrt(dim)
-    return feature_set(features, labels)
 
 
 def train_jaxmia(

@@ -13,7 +13,6 @@ import time
 import _common
 import jax
 import numpy as np
-from dp_speed import synthetic_pool
 from scipy import stats
 
 from jaxmia.ensemble import train_ensemble
@@ -57,8 +56,7 @@ def seconds(
     arguments: argparse.Namespace, *, examples: int, dim: int, classes: int, models: int, steps: int
 ) -> float:
     """Median time of training after a first that compiles."""
-    shape = argparse.Namespace(seed=arguments.seed, classes=classes, examples=examples)
-    pool = synthetic_pool(shape, dim)
+    pool = _common.synthetic_pool(arguments.seed, examples=examples, classes=classes, dim=dim)
     masks = draw_membership(jax.random.key(arguments.seed), pool.labels, num_models=models)
     config = TrainConfig(steps=steps, batch_size=arguments.batch_size, products=arguments.products)
     spent = []

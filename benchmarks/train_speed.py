@@ -37,7 +37,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.special
-from dp_speed import synthetic_pool
 
 from jaxmia.ensemble import train_ensemble
 from jaxmia.features import FeatureSet
@@ -98,7 +97,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def measure(arguments: argparse.Namespace, recipe: Recipe, dim: int) -> list[dict[str, Any]]:
     """Time every way to train at one dimension."""
-    pool = synthetic_pool(arguments, dim)
+    pool = _common.synthetic_pool(
+        arguments.seed, examples=arguments.examples, classes=arguments.classes, dim=dim
+    )
     masks = draw_membership(
         jax.random.key(arguments.seed), pool.labels, num_models=arguments.models, design="fixed_size"
     )

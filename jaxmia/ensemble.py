@@ -15,7 +15,7 @@ from jaxmia._validate import check, check_at_least
 from jaxmia.features import FeatureSet
 from jaxmia.heads import LinearHead
 from jaxmia.membership import MembershipMasks
-from jaxmia.memory import plan
+from jaxmia.memory import Plan, plan
 from jaxmia.training import Hyperparams, Params, TrainConfig, check_hyperparams, shared_order, train_head
 
 _MODELS = "models"  # the axis of the mesh of devices
@@ -81,15 +81,16 @@ def train_ensemble(
         num_examples,
         f"equal the pool's {len(pool.labels)}",
     )
-    batch = pool_batch(num_examples, masks.inclusion_rate, config)
     devices = jax.local_devices() if devices is None else devices
-    budget = plan(
+    batch, budget = training_plan(
         memory,
-        num_models=-(-num_models // len(devices)),
+        num_models=num_models,
         num_examples=num_examples,
-        batch=batch if config.sampling == "shared" else None,
         num_classes=pool.num_classes,
         dim=pool.features.shape[1],
+        inclusion_rate=masks.inclusion_rate,
+        config=config,
+        num_devices=len(devices),
     )
     if chunk_size is None:
         chunk_size = budget.models * len(devices)
@@ -138,6 +139,34 @@ def empty_heads(pool: FeatureSet, *, num_models: int) -> Params:
     return jax.tree.map(lambda leaf: np.zeros((num_models, *leaf.shape), leaf.dtype), shapes)
 
 
+def training_plan(
+    memory: int | None,
+    *,
+    num_models: int,
+    num_examples: int,
+    num_classes: int,
+    dim: int,
+    inclusion_rate: float,
+    config: TrainConfig,
+    num_devices: int,
+) -> tuple[int | None, Plan]:
+    """Candidates per step, as of pool_batch, and what each device holds at once, as of jaxmia.memory.plan.
+
+    Raises:
+        InputError: if a batch is larger than the pool, or memory holds no model.
+    """
+    batch = pool_batch(num_examples, inclusion_rate, config)
+    held = plan(
+        memory,
+        num_models=-(-num_models // num_devices),
+        num_examples=num_examples,
+        batch=batch if config.shares_order else None,
+        num_classes=num_classes,
+        dim=dim,
+    )
+    return batch, held
+
+
 def pool_batch(num_examples: int, inclusion_rate: float, config: TrainConfig) -> int | None:
     """Candidates per step so that config.batch_size of them are members on average; None for the full batch.
 
@@ -169,7 +198,7 @@ def _train_chunk(
     config: TrainConfig,
 ) -> tuple[Params, Array | None]:
     order = None
-    if batch is not None and config.sampling == "shared":
+    if batch is not None and config.shares_order:
         order = shared_order(order_key, num_examples=features.shape[0], batch=batch, steps=config.steps)
 
     def one(model_id: Array, row: Array) -> tuple[Params, Array | None]:

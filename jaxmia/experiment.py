@@ -20,11 +20,10 @@ from jaxmia.accounting import adjacency_for
 from jaxmia.assess import assess, check_resolvable, control_rows, per_example_rows, run_attack
 from jaxmia.auditing import median_epsilon_lower_bound
 from jaxmia.config import ExperimentConfig, load_config, parse_config
-from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, pool_batch, train_ensemble
+from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, train_ensemble, training_plan
 from jaxmia.evaluation import AttackResult
 from jaxmia.features import CandidatePool, FeatureSet, candidate_pool, load_features
 from jaxmia.membership import MembershipMasks, draw_membership
-from jaxmia.memory import plan
 from jaxmia.plots import plot_power_law, plot_privacy
 from jaxmia.power_law import LawOf, PowerLawFit, fit_power_law
 from jaxmia.progress import GridProgress, grid_progress
@@ -151,8 +150,9 @@ class _Run:
     def work(self, cell: Cell) -> float:
         """Arithmetic to be done for a cell, in an arbitrary unit."""
         first, end = self.missing_models(cell)
-        batch_size = self.recipe(cell).config.batch_size
-        members = cell.shots * cell.classes if batch_size is None else batch_size
+        config = self.recipe(cell).config
+        full = cell.shots * cell.classes
+        members = config.batch_size or full if config.shares_order else full
         return float((end - first) * members * cell.classes)
 
     def recipe(self, cell: Cell) -> Recipe:
@@ -330,16 +330,19 @@ def _check_before_training(
     config: ExperimentConfig, data: FeatureSet, cells: list[Cell], memory: int | None
 ) -> None:
     """Fail on what would fail later, while nothing is lost."""
+    for cell in dict.fromkeys(dataclasses.replace(cell, epsilon=math.inf) for cell in cells):
+        draw_pool(config, data, cell)  # levels of privacy share their pool
     for cell in cells:
-        pool = draw_pool(config, data, cell)
         recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
-        plan(
+        training_plan(
             memory,
-            num_models=-(-config.shadows.models // jax.local_device_count()),
-            num_examples=len(pool.rows),
-            batch=pool_batch(len(pool.rows), 1 / config.shadows.pool_multiplier, recipe.config),
+            num_models=config.shadows.models,
+            num_examples=cell.classes * cell.shots * config.shadows.pool_multiplier,
             num_classes=cell.classes,
             dim=data.features.shape[1],
+            inclusion_rate=1 / config.shadows.pool_multiplier,
+            config=recipe.config,
+            num_devices=jax.local_device_count(),
         )
     tiny = np.random.default_rng(0)
     scores = Scores(tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4)

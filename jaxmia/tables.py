@@ -33,17 +33,18 @@ def results_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
         for (classes, shots), cells in rows.groupby(["classes", "shots"]):
             accuracy = cells["accuracy"].median()
             tprs = (_tpr_cell(cells[cells["fpr"] == fpr]) for fpr in fprs)
-            table.add_row(str(classes), str(shots), "-" if np.isnan(accuracy) else f"{accuracy:.3f}", *tprs)
+            table.add_row(str(classes), str(shots), _number(accuracy, ".3f"), *tprs)
         yield table
 
 
 def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
     """What each privacy level costs, what attacks reach, and what they could reach; one table for each evaluation."""
-    first = results.iloc[0]
+    first, audited = results.iloc[0], results.dropna(subset="epsilon_lower_bound")
+    auditor = audited["attack"].iloc[0] if len(audited) else "no attack"
     yield (
         "TPR: median over seeds, with the outermost ends of their 95% intervals. ceiling: the largest TPR that any"
         f" attack can have.\nε: at delta {first['delta']:g}, {first['adjacency']}; inf: ordinary training. shown: ε"
-        f" that an audit by {first['attack']} proves at 95% (median over seeds)\n"
+        f" that an audit by {auditor} proves at 95% (median over seeds)\n"
     )
     for evaluation, rows in results.groupby("evaluation", sort=False):
         attacks = list(rows["attack"].unique())
@@ -51,15 +52,15 @@ def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
         table = _table(title, ("C", "S", "ε", "noise", "acc.", "shown", "FPR", *attacks, "ceiling"))
         for (classes, shots), of_size in rows.groupby(["classes", "shots"]):
             for epsilon, level in sorted(of_size.groupby("epsilon"), reverse=True):
-                names = ("noise_multiplier", "accuracy", "epsilon_lower_bound")
-                noise, accuracy, shown = (level[name].median() for name in names)
+                noise, accuracy = (level[name].median() for name in ("noise_multiplier", "accuracy"))
+                shown = level[level["attack"] == auditor]["epsilon_lower_bound"].median()
                 head = [
                     f"{classes}",
                     f"{shots}",
                     f"{epsilon:g}",
                     f"{noise:.3g}",
-                    f"{accuracy:.3f}",
-                    f"{shown:.2f}",
+                    _number(accuracy, ".3f"),
+                    _number(shown, ".2f"),
                 ]
                 for fpr, points in sorted(level.groupby("fpr"), reverse=True):
                     tprs = (_tpr_cell(points[points["attack"] == attack]) for attack in attacks)
@@ -67,6 +68,10 @@ def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
                     head = [""] * len(head)
                 table.add_section()
         yield table
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if np.isnan(value) else f"{value:{form}}"
 
 
 def problems(results: pd.DataFrame) -> list[str]:

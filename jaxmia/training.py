@@ -84,6 +84,11 @@ class TrainConfig:
             "be False but in full-batch private training",
         )
 
+    @property
+    def shares_order(self) -> bool:
+        """Whether a step computes only its batch, the same for all models; other batches mask the full one."""
+        return self.batch_size is not None and self.sampling == "shared"
+
 
 @flax.struct.dataclass
 class Hyperparams:
@@ -184,6 +189,8 @@ def train_head(
     # Divided by the expected number of members in the batch: a realised count would weigh examples unevenly.
     weight = 1 / (share * hyper.sampling_rate * num_members)
 
+    no_squares = jnp.zeros(num_examples, features.dtype) if config.odometer else None
+
     def contribution(
         params: Params, rows: Int[Array, "rows"] | slice, counted: Bool[Array, "rows"]
     ) -> tuple[Params, Array | None]:
@@ -214,8 +221,7 @@ def train_head(
             return (jax.tree.map(jnp.add, gradient, more), squares), None
 
         nothing = jax.tree.map(jnp.zeros_like, params)
-        empty = jnp.zeros(features.shape[0], features.dtype) if config.odometer else None
-        return cast(Any, jax.lax.scan(add, (nothing, empty), (blocks, real))[0])
+        return cast(Any, jax.lax.scan(add, (nothing, no_squares), (blocks, real))[0])
 
     def step(
         carry: tuple[Params, optax.OptState, Any, Any], at: tuple[Array, Array | None]
@@ -232,7 +238,7 @@ def train_head(
                 turn == 0, lambda: _shuffled_places(key, epoch, num_examples), lambda: places
             )
             sampled = member & (places // candidates == turn)
-        size = features.shape[0] if batch is None else len(batch)
+        size = num_examples if batch is None else len(batch)
         if block is not None and block < size:
             rows = jnp.arange(size) if batch is None else batch
             gradient, more_squares = in_blocks(params, rows, sampled, block)
@@ -250,9 +256,10 @@ def train_head(
 
     params = LinearHead(num_classes).init(key, features[:1])
     steps = (jnp.arange(config.steps), order)
-    squares = jnp.zeros(features.shape[0], features.dtype) if config.odometer else None
     places = jnp.zeros(num_examples, jnp.int32) if config.sampling == "independent" else None
-    (params, _, squares, _), _ = jax.lax.scan(step, (params, optimizer.init(params), squares, places), steps)
+    (params, _, squares, _), _ = jax.lax.scan(
+        step, (params, optimizer.init(params), no_squares, places), steps
+    )
     return params, squares
 
 

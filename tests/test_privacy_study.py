@@ -20,6 +20,7 @@ from jaxmia.features import feature_set
 from jaxmia.membership import draw_membership
 from jaxmia.scores import Scores, score
 from jaxmia.store import load_table
+from jaxmia.tables import results_tables
 from jaxmia.training import Hyperparams, TrainConfig
 
 TAIL = 1e-6  # probability that a correct implementation fails one comparison
@@ -73,7 +74,7 @@ def test_ordinary_training_is_caught_by_the_ceiling_of_private_training(run):
     assert len(exceeding(claimed)) == len(claimed)
 
 
-def test_a_leak_of_one_rank_is_caught(run, monkeypatch):
+def test_a_leak_of_one_rank_is_caught():
     """RMIA as published, with a non-member in its own population, exceeds the ceiling of epsilon 0.5 at low FPR."""
     rng = np.random.default_rng(0)
     member = rng.random((129, 160)) < 0.5
@@ -153,6 +154,18 @@ def test_poisson_batches_and_replace_one_are_accounted_as_such(tmp_path):
     assert set(rows["audit"]) == {"none"}  # memberships of a fixed size are no independent coins
     assert rows["epsilon_lower_bound"].isna().all()
     assert exceeding(rows.query("status == 'ok'")).empty
+
+
+def test_the_table_names_the_attack_whose_audit_it_shows(run):
+    """RMIA has none, wherever it stands; of the others the first is shown, not a mixture."""
+    rows = run.results.sort_values("attack", key=lambda names: names != "rmia", kind="stable")
+    heading, pooled, *_ = results_tables(rows)
+    assert "audit by lira proves" in heading
+    shown = next(iter(pooled.columns[5].cells))  # S = 16, ordinary training
+    bound = rows.query("attack == 'lira' and evaluation == 'pooled' and epsilon == inf")[
+        "epsilon_lower_bound"
+    ]
+    assert shown == f"{bound.iloc[0]:.2f}"
 
 
 # ---- A worst-case canary ----
