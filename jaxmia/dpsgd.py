@@ -24,6 +24,7 @@ fit to protect a model that is released.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,9 +33,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from jaxmia.heads import product
+from jaxmia.heads import SplitHead, gradient_sum
 
-Gradient = Any  # a tree like the parameters': {"params": {"kernel": [classes, dim], "bias": [classes]}}
+Gradient = Any  # a tree like the parameters'
 
 
 def step_keys(key: jax.Array, step: int | Array) -> tuple[jax.Array, jax.Array]:
@@ -56,47 +57,35 @@ def poisson_sample(
 
 
 def clipped_gradient_sum(
-    logits: Float[Array, "classes examples"],
-    one_hot: Float[Array, "classes examples"],
+    errors: Float[Array, "rest examples"],
     features: Float[Array, "examples dim"],
     sampled: Bool[Array, "examples"],
     *,
     clipping_norm: float | Array,
-) -> Gradient:
+) -> SplitHead:
     """Sum of the sampled examples' clipped cross-entropy gradients, for a linear head with bias.
 
     The gradient of example i is (p_i - y_i) [x_i, 1]^T, of norm ||p_i - y_i|| sqrt(||x_i||^2 + 1): clipping is one
     factor per example, and the sum is one matrix product (Goodfellow 2015, arXiv 1510.01799). No gradient is formed.
 
     Args:
-        logits: of the head at its present parameters.
-        one_hot: labels.
+        errors: p_i - y_i of all classes but the last, whose own is minus their sum (jaxmia.heads.logit_errors).
         features: of all examples.
         sampled: the examples of this step.
         clipping_norm: c.
     """
-    error = jax.nn.softmax(logits, axis=0) - one_hot
-    # Rounding to the products' dtype may enlarge a gradient by that dtype's unit roundoff: the clip makes room for it.
-    room = 1.0 - float(jnp.finfo(features.dtype).eps) / 2 if features.dtype == jnp.bfloat16 else 1.0
-    scale = jnp.minimum(1.0, room * clipping_norm / _gradient_norms(error, features))
-    weighted = error * jnp.where(sampled, scale, 0.0)
+    room = 1.0
+    if features.dtype == jnp.bfloat16:
+        # Rounding by a share u enlarges a gradient by that of its norm, and the last class's part, a sum of C - 1
+        # rounded ones, by u times their absolute sum, at most sqrt(C - 1) of the norm: the clip makes room for both.
+        room -= float(jnp.finfo(features.dtype).eps) / 2 * (1 + math.sqrt(errors.shape[0]))
+    scale = jnp.minimum(1.0, room * clipping_norm / _gradient_norms(errors, features))
+    weighted = errors * jnp.where(sampled, scale, 0.0)
     return gradient_sum(jnp.where(jnp.isnan(weighted), 0.0, weighted), features)
 
 
-def gradient_sum(
-    weighted: Float[Array, "classes examples"], features: Float[Array, "examples dim"]
-) -> Gradient:
-    """Sum over the examples of weighted[:, i] [x_i, 1]^T, of the logits' gradients p_i - y_i with their weights.
-
-    The bias takes the weights as the kernel's product rounds them.
-    """
-    rounded = weighted.astype(features.dtype).astype(weighted.dtype)
-    return {"params": {"kernel": product(rounded, features), "bias": jnp.sum(rounded, axis=1)}}
-
-
 def clipped_squares(
-    logits: Float[Array, "classes examples"],
-    one_hot: Float[Array, "classes examples"],
+    errors: Float[Array, "rest examples"],
     features: Float[Array, "examples dim"],
     member: Bool[Array, "examples"],
     *,
@@ -107,22 +96,22 @@ def clipped_squares(
     Summed over the steps of a full-batch run they give each record's own mu: jaxmia.accounting.individual_mu.
 
     Args:
-        logits: of the head at its present parameters.
-        one_hot: labels.
+        errors: as in clipped_gradient_sum.
         features: of all examples.
         member: which examples the model trains on.
         clipping_norm: c.
     """
-    norms = _gradient_norms(jax.nn.softmax(logits, axis=0) - one_hot, features)
+    norms = _gradient_norms(errors, features)
     counted = member & ~jnp.isnan(norms)  # what is not finite counts as nothing in the sum too
     return jnp.where(counted, jnp.minimum(norms, clipping_norm) ** 2, 0.0)
 
 
 def _gradient_norms(
-    error: Float[Array, "classes examples"], features: Float[Array, "examples dim"]
+    errors: Float[Array, "rest examples"], features: Float[Array, "examples dim"]
 ) -> Float[Array, "examples"]:
-    inputs = features.astype(error.dtype)
-    return jnp.sqrt(jnp.sum(error**2, axis=0) * (1.0 + jnp.sum(inputs**2, axis=1)))
+    inputs = features.astype(errors.dtype)
+    squares = jnp.sum(errors**2, axis=0) + jnp.sum(errors, axis=0) ** 2
+    return jnp.sqrt(squares * (1.0 + jnp.sum(inputs**2, axis=1)))
 
 
 def clipped_gradient_sum_of(

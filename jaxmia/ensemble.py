@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jaxmia._validate import check, check_at_least
 from jaxmia.features import FeatureSet
-from jaxmia.heads import LinearHead
+from jaxmia.formulation import Formulation, formulate
+from jaxmia.heads import LinearHead, Params
 from jaxmia.membership import MembershipMasks
-from jaxmia.memory import Plan, plan
-from jaxmia.training import Hyperparams, Params, TrainConfig, check_hyperparams, shared_order, train_head
+from jaxmia.training import Hyperparams, TrainConfig, batch_order, check_hyperparams, train_head
 
 _MODELS = "models"  # the axis of the mesh of devices
 
@@ -82,25 +84,33 @@ def train_ensemble(
         f"equal the pool's {len(pool.labels)}",
     )
     devices = jax.local_devices() if devices is None else devices
-    batch, budget = training_plan(
+    member = np.asarray(masks.member)
+    counts = member.sum(axis=1)
+    chosen = formulate(
+        config,
         memory,
         num_models=num_models,
         num_examples=num_examples,
         num_classes=pool.num_classes,
         dim=pool.features.shape[1],
         inclusion_rate=masks.inclusion_rate,
-        config=config,
+        sampling_rate=float(hyper.sampling_rate),
+        members=(int(counts.min()), int(counts.max())),
         num_devices=len(devices),
     )
     if chunk_size is None:
-        chunk_size = budget.models * len(devices)
+        chunk_size = chosen.models * len(devices)
     check_at_least("chunk_size", chunk_size, 1)
     num_chunks = -(-num_models // chunk_size)
     size = -(-num_models // num_chunks)  # even chunks: one compiled shape, little padding
     size = -(-size // len(devices)) * len(devices)
     mesh = jax.sharding.Mesh(np.array(devices), (_MODELS,))
-    by_model = jax.NamedSharding(mesh, jax.P(_MODELS))
-    features, labels = jax.device_put((pool.features, pool.labels), jax.NamedSharding(mesh, jax.P()))
+    by_model, for_all = jax.NamedSharding(mesh, jax.P(_MODELS)), jax.NamedSharding(mesh, jax.P())
+    coordinates, directions = _in_span(pool.features) if chosen.span else (pool.features, None)
+    padded = np.zeros((chosen.examples, chosen.dim), coordinates.dtype)
+    padded[:num_examples, : coordinates.shape[1]] = coordinates
+    padding = chosen.examples - num_examples
+    features, labels = jax.device_put((padded, np.pad(pool.labels, (0, padding))), for_all)
     # 2^31 - 1 is no model's id: the shared order has a stream of its own.
     order_key = jax.random.fold_in(key, np.iinfo(np.int32).max)
     chunks = []
@@ -108,24 +118,38 @@ def train_ensemble(
         rows = np.minimum(
             np.arange(start, start + size), num_models - 1
         )  # the last chunk repeats its last model
-        trained = _train_chunk(
+        some = np.pad(member[rows], ((0, 0), (0, padding)))
+        params, squares = _train_chunk(
             key,
             order_key,
-            *jax.device_put((masks.model_ids[rows], masks.member[rows]), by_model),
+            *jax.device_put((masks.model_ids[rows], some), by_model),
             features,
             labels,
             hyper,
+            num_examples=num_examples,
             expected_members=masks.inclusion_rate * num_examples,
-            batch=batch,
-            block=budget.block,
+            formulation=dataclasses.replace(chosen, models=size),
             num_classes=pool.num_classes,
             config=config,
         )
+        if directions is not None:
+            kernel = params["params"]["kernel"][..., :num_examples]
+            params["params"]["kernel"] = jnp.einsum("mce,ed->mcd", kernel, directions)
         kept = min(size, num_models - start)
-        chunks.append(jax.tree.map(lambda leaf, kept=kept: leaf[:kept], jax.block_until_ready(trained)))
+        squares = None if squares is None else squares[:, :num_examples]
+        trained = jax.block_until_ready((params, squares))
+        chunks.append(jax.tree.map(lambda leaf, kept=kept: leaf[:kept], trained))
         on_chunk(kept)
     params, squares = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks)
     return ShadowEnsemble(params, masks, squares)
+
+
+def _in_span(
+    features: Float[np.ndarray, "examples dim"],
+) -> tuple[Float[np.ndarray, "examples examples"], Float[np.ndarray, "examples dim"]]:
+    """Coordinates of the examples in an orthonormal basis of their span, and that basis."""
+    directions, coordinates = np.linalg.qr(features.T.astype(np.float64))
+    return coordinates.T.astype(np.float32), directions.T.astype(np.float32)
 
 
 def join_ensembles(parts: Sequence[ShadowEnsemble]) -> ShadowEnsemble:
@@ -139,49 +163,7 @@ def empty_heads(pool: FeatureSet, *, num_models: int) -> Params:
     return jax.tree.map(lambda leaf: np.zeros((num_models, *leaf.shape), leaf.dtype), shapes)
 
 
-def training_plan(
-    memory: int | None,
-    *,
-    num_models: int,
-    num_examples: int,
-    num_classes: int,
-    dim: int,
-    inclusion_rate: float,
-    config: TrainConfig,
-    num_devices: int,
-) -> tuple[int | None, Plan]:
-    """Candidates per step, as of pool_batch, and what each device holds at once, as of jaxmia.memory.plan.
-
-    Raises:
-        InputError: if a batch is larger than the pool, or memory holds no model.
-    """
-    batch = pool_batch(num_examples, inclusion_rate, config)
-    held = plan(
-        memory,
-        num_models=-(-num_models // num_devices),
-        num_examples=num_examples,
-        batch=batch if config.shares_order else None,
-        num_classes=num_classes,
-        dim=dim,
-    )
-    return batch, held
-
-
-def pool_batch(num_examples: int, inclusion_rate: float, config: TrainConfig) -> int | None:
-    """Candidates per step so that config.batch_size of them are members on average; None for the full batch.
-
-    Raises:
-        InputError: if that is more than the pool has.
-    """
-    if config.batch_size is None:
-        return None
-    batch = max(1, round(config.batch_size / inclusion_rate))
-    rule = f"be at most {num_examples * inclusion_rate:.0f}, the expected members of a model (or 'full')"
-    check(batch <= num_examples, "batch_size", config.batch_size, rule)
-    return batch
-
-
-@functools.partial(jax.jit, static_argnames=("batch", "block", "num_classes", "config"))
+@functools.partial(jax.jit, static_argnames=("formulation", "num_classes", "config"))
 def _train_chunk(
     key: jax.Array,
     order_key: jax.Array,
@@ -191,30 +173,34 @@ def _train_chunk(
     labels: Array,
     hyper: Hyperparams,
     *,
+    num_examples: int | Array,
     expected_members: float | Array,
-    batch: int | None,
-    block: int,
+    formulation: Formulation,
     num_classes: int,
     config: TrainConfig,
 ) -> tuple[Params, Array | None]:
-    order = None
+    batch, order, share = formulation.batch, None, cast(float | Array, 1.0)
+    draw = functools.partial(batch_order, batch=batch or 0, steps=config.steps, shuffles=formulation.shuffles)
     if batch is not None and config.shares_order:
-        order = shared_order(order_key, num_examples=features.shape[0], batch=batch, steps=config.steps)
+        order = draw(order_key, jnp.arange(formulation.examples) < num_examples)
+        share = batch / num_examples
 
     def one(model_id: Array, row: Array) -> tuple[Params, Array | None]:
         model_key = jax.random.fold_in(key, model_id)
+        own = draw(model_key, row) if config.sampling == "independent" else order
         return train_head(
             model_key,
             row,
             features,
             labels,
-            order,
+            own,
             num_classes=num_classes,
             hyper=hyper,
             config=config,
             expected_members=expected_members,
-            batch_candidates=batch,
-            block=block,
+            share=share,
+            gathered=formulation.gathered,
+            block=formulation.block,
         )
 
     return jax.vmap(one)(model_ids, member)

@@ -20,9 +20,10 @@ from jaxmia.accounting import adjacency_for
 from jaxmia.assess import assess, check_resolvable, control_rows, per_example_rows, run_attack
 from jaxmia.auditing import median_epsilon_lower_bound
 from jaxmia.config import ExperimentConfig, load_config, parse_config
-from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, train_ensemble, training_plan
+from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, train_ensemble
 from jaxmia.evaluation import AttackResult
 from jaxmia.features import CandidatePool, FeatureSet, candidate_pool, load_features
+from jaxmia.formulation import Formulation, formulate
 from jaxmia.membership import MembershipMasks, draw_membership
 from jaxmia.plots import plot_power_law, plot_privacy
 from jaxmia.power_law import LawOf, PowerLawFit, fit_power_law
@@ -150,10 +151,8 @@ class _Run:
     def work(self, cell: Cell) -> float:
         """Arithmetic to be done for a cell, in an arbitrary unit."""
         first, end = self.missing_models(cell)
-        config = self.recipe(cell).config
-        full = cell.shots * cell.classes
-        members = config.batch_size or full if config.shares_order else full
-        return float((end - first) * members * cell.classes)
+        chosen = formulation_of(self.config, self.data, cell, self.memory)
+        return float((end - first) * chosen.work * cell.classes)
 
     def recipe(self, cell: Cell) -> Recipe:
         """What the heads of a cell are trained with."""
@@ -211,6 +210,7 @@ class _Run:
             table.insert(0, "dataset", self.config.data.features)
         record = {
             "diverged_models": diverged.tolist(),
+            "training": str(formulation_of(self.config, self.data, cell, self.memory)),
             "seconds_training": round(trained - clock, 3),
             "seconds_attacking": round(time.perf_counter() - trained, 3),
         }
@@ -302,6 +302,26 @@ def draw_pool(config: ExperimentConfig, data: FeatureSet, cell: Cell) -> Candida
     )
 
 
+def formulation_of(config: ExperimentConfig, data: FeatureSet, cell: Cell, memory: int | None) -> Formulation:
+    """How the heads of a cell are trained.
+
+    Raises:
+        InputError: if a batch is larger than a model's members, or memory holds no model.
+    """
+    recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
+    return formulate(
+        recipe.config,
+        memory,
+        num_models=config.shadows.models,
+        num_examples=cell.classes * cell.shots * config.shadows.pool_multiplier,
+        num_classes=cell.classes,
+        dim=data.features.shape[1],
+        inclusion_rate=1 / config.shadows.pool_multiplier,
+        sampling_rate=float(recipe.hyper.sampling_rate),
+        num_devices=jax.local_device_count(),
+    )
+
+
 def fit_laws(results: pd.DataFrame) -> dict[LawOf, PowerLawFit]:
     """Fit the power law to each attack, evaluation and privacy level of a results table, over all its cells."""
     groups = results.groupby(["attack", "evaluation", "epsilon"], sort=False)
@@ -333,17 +353,7 @@ def _check_before_training(
     for cell in dict.fromkeys(dataclasses.replace(cell, epsilon=math.inf) for cell in cells):
         draw_pool(config, data, cell)  # levels of privacy share their pool
     for cell in cells:
-        recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
-        training_plan(
-            memory,
-            num_models=config.shadows.models,
-            num_examples=cell.classes * cell.shots * config.shadows.pool_multiplier,
-            num_classes=cell.classes,
-            dim=data.features.shape[1],
-            inclusion_rate=1 / config.shadows.pool_multiplier,
-            config=recipe.config,
-            num_devices=jax.local_device_count(),
-        )
+        formulation_of(config, data, cell, memory)
     tiny = np.random.default_rng(0)
     scores = Scores(tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4)
     for attack in config.attack:

@@ -9,6 +9,7 @@ import re
 import jax
 
 from jaxmia._validate import InputError, check
+from jaxmia.compilation import bucket
 
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 # Logits, their softmax, its difference from the labels, and a margin: arrays [models, classes, examples] at once.
@@ -16,6 +17,7 @@ _LIVE_ARRAYS = 5
 # Parameters, gradient, two moments, their updates and the new parameters: arrays [models, classes, dim] at once.
 _LIVE_HEADS = 8
 _ROWS = 256  # of the matrix products, models x classes: with fewer, they fall behind the processor
+_CACHE = 3 * 2**20  # of gathered batches on a CPU: beyond it they are read from memory twice a step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,15 @@ def parse_bytes(text: str | int) -> int:
 
 
 def plan(
-    budget: int | None, *, num_models: int, num_examples: int, batch: int | None, num_classes: int, dim: int
+    budget: int | None,
+    *,
+    num_models: int,
+    num_examples: int,
+    batch: int | None,
+    num_classes: int,
+    dim: int,
+    gathered: bool = False,
+    order: int = 0,
 ) -> Plan:
     """Return how to train under a budget: all models at once if it allows, else fewer, else examples in blocks.
 
@@ -54,17 +64,21 @@ def plan(
             machine, since what is held at once decides how sums are rounded.
         num_models: M.
         num_examples: candidates.
-        batch: candidates per step, or None for all.
+        batch: examples whose logits a step needs, or None for all candidates.
         num_classes: C.
         dim: of the features.
+        gathered: whether every model gathers the features of its own batch.
+        order: entries of a model's own order of batches.
 
     Raises:
         InputError: if the budget does not hold the features, the heads and one example's logits.
     """
-    head, step = 4 * num_classes * (dim + 1), batch or num_examples
+    compiled = bucket(num_examples)
+    head, step = 4 * num_classes * (dim + 1), batch or compiled
     # The features once in float32, once more as a batch or in bfloat16; memberships; the heads that are done.
-    fixed = 8 * num_examples * dim + 4 * num_classes * num_examples + num_models * (num_examples + head)
-    per_model, per_pair = _LIVE_HEADS * head, 4 * _LIVE_ARRAYS * num_classes
+    fixed = 8 * compiled * dim + 4 * num_classes * compiled + num_models * (compiled + head)
+    per_model = _LIVE_HEADS * head + 4 * order
+    per_pair = 4 * _LIVE_ARRAYS * num_classes + (4 * dim if gathered else 0)
     least = fixed + per_model + per_pair
     if budget is None:
         stats = jax.local_devices()[0].memory_stats() or {}
@@ -76,7 +90,9 @@ def plan(
     check(budget >= least, "memory", f"{budget / 2**20:.3g} MiB", rule)
     room = budget - fixed
     models = min(num_models, room // (per_model + per_pair * step))
-    wanted = min(num_models, -(-_ROWS // num_classes))
+    wanted = min(num_models, 1 if gathered else -(-_ROWS // num_classes))
+    if gathered and jax.local_devices()[0].platform == "cpu":
+        models = min(models, max(1, _CACHE // (4 * dim * step)))
     if models >= wanted:
         return Plan(models, step)
     models = max(1, min(wanted, room // (2 * per_model)))

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxmia.ensemble import ShadowEnsemble
 from jaxmia.features import FeatureSet
-from jaxmia.training import Params, apply_head
+from jaxmia.heads import Params
+from jaxmia.training import apply_head
 
 _BLOCK_BYTES = 2**28
 

@@ -13,21 +13,22 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmia._validate import InputError, check, check_at_least, check_choice
-from jaxmia.dpsgd import (
-    add_noise,
-    clipped_gradient_sum,
-    clipped_squares,
+from jaxmia.dpsgd import add_noise, clipped_gradient_sum, clipped_squares, poisson_sample, step_keys
+from jaxmia.heads import (
+    LinearHead,
+    Params,
+    SplitHead,
     gradient_sum,
-    poisson_sample,
-    step_keys,
+    joined,
+    logit_errors,
+    moved,
+    zero_head,
 )
-from jaxmia.heads import LinearHead
 
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine")
 SAMPLINGS = ("shared", "independent", "poisson")
 PRODUCTS = ("float32", "bfloat16")
-Params = Any  # a flax parameter tree: {"params": {"kernel": [classes, dim], "bias": [classes]}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +39,11 @@ class TrainConfig:
         optimizer: "adam", or "sgd" (with Hyperparams.momentum).
         schedule: "constant", or "cosine" decay of the learning rate to zero over the steps.
         steps: T, optimiser steps.
-        batch_size: expected members per step, or None for the full batch. The pool candidates of a batch are the same
-            for all models; each model uses those that are its members.
-        sampling: "shared" batches as above; "independent": the same, but every model shuffles the candidates on its
-            own, and each of its epochs ends with what is left of its shuffle; or "poisson": at every step each model
-            samples each of its own members independently with probability Hyperparams.sampling_rate, and batch_size is
-            None. Independent and Poisson batches mask the full batch, one product for all models: a step costs the
-            same at every size.
+        batch_size: members per step, or None for the full batch.
+        sampling: "shared": the candidates of a batch are the same for all models, each of which uses those that are its
+            members, batch_size on average; "independent": every model shuffles its own members, as separate trainings
+            would, and a batch has exactly batch_size; or "poisson": at every step each model samples each of its own
+            members independently with probability Hyperparams.sampling_rate, and batch_size is None.
         private: train by DP-SGD (jaxmia.dpsgd), on the full batch or by Poisson sampling.
         odometer: of private training on the full batch: also sum each member's squared clipped gradient norms over the
             steps, for jaxmia.accounting.individual_mu.
@@ -86,8 +85,17 @@ class TrainConfig:
 
     @property
     def shares_order(self) -> bool:
-        """Whether a step computes only its batch, the same for all models; other batches mask the full one."""
+        """Whether a step takes a batch of the candidates, the same for all models."""
         return self.batch_size is not None and self.sampling == "shared"
+
+    @property
+    def follows_span(self) -> bool:
+        """Whether heads started at zero stay in the span of their examples, and turn with the features if these turn.
+
+        So do gradient steps with momentum and decay. Adam scales coordinates one by one, noise has all directions, and
+        bfloat16 rounds the turned features to others.
+        """
+        return self.optimizer == "sgd" and not self.private and self.products == "float32"
 
 
 @flax.struct.dataclass
@@ -155,7 +163,8 @@ def train_head(
     hyper: Hyperparams,
     config: TrainConfig,
     expected_members: float | Array | None = None,
-    batch_candidates: int | None = None,
+    share: float | Array = 1.0,
+    gathered: int | None = None,
     block: int | None = None,
 ) -> tuple[Params, Float[Array, "examples"] | None]:
     """Train one head on the candidates it has as members.
@@ -165,112 +174,114 @@ def train_head(
         member: which candidates this model trains on.
         features: of all candidates.
         labels: of all candidates, 0 .. num_classes - 1.
-        order: candidates of each step's batch, or None where batches mask the full one.
+        order: candidates of each step's shared or independent batch (batch_order); None for the full batch and for
+            Poisson batches.
         num_classes: C.
         hyper: traced settings.
         config: static settings.
         expected_members: how many members a model has on average, public; private training divides by it, and only
             private training needs it.
-        batch_candidates: candidates per step of independent batches.
+        share: of the candidates, that a batch in a shared order has.
+        gathered: rows that an independent or Poisson batch gathers, at least as many as a batch ever has; None to mask
+            the full batch instead, with products over all candidates.
         block: logits of at most this many examples are held at once; None for no limit.
 
     Returns:
         The head's parameters after config.steps steps; the sums of squared clipped gradient norms if config.odometer is
         set, else None.
     """
-    one_hot = jax.nn.one_hot(labels, num_classes, axis=0)
-    num_members = jnp.maximum(member.sum(), 1).astype(features.dtype)
+    one_hot = jax.nn.one_hot(labels, num_classes, axis=0, dtype=features.dtype)[:-1]
     optimizer = make_optimizer(hyper, config)
     inputs = features if config.products == "float32" else features.astype(config.products)
-
     num_examples = features.shape[0]
-    candidates = order.shape[1] if order is not None else batch_candidates or num_examples
-    share = candidates / num_examples
-    # Divided by the expected number of members in the batch: a realised count would weigh examples unevenly.
-    weight = 1 / (share * hyper.sampling_rate * num_members)
-
+    # The expected number of members in a batch: a realised count would weigh examples unevenly. An independent batch
+    # has always the same.
+    expected = share * hyper.sampling_rate * jnp.maximum(member.sum(), 1).astype(features.dtype)
+    weight = 1 / config.batch_size if config.sampling == "independent" and config.batch_size else 1 / expected
     no_squares = jnp.zeros(num_examples, features.dtype) if config.odometer else None
 
     def contribution(
-        params: Params, rows: Int[Array, "rows"] | slice, counted: Bool[Array, "rows"]
-    ) -> tuple[Params, Array | None]:
+        head: SplitHead, rows: Int[Array, "rows"] | slice, counted: Array
+    ) -> tuple[SplitHead, Array | None]:
         """Weighted or clipped sum of the gradients of these rows, and their squared norms for the odometer."""
-        batch, labels_of_batch = inputs[rows], one_hot[:, rows]
-        logits = apply_head(params, batch)
+        batch = inputs[rows]
+        errors = logit_errors(head, batch, one_hot[:, rows])
         if not config.private:
-            error = jax.nn.softmax(logits, axis=0) - labels_of_batch
-            return gradient_sum(error * jnp.where(counted, weight, 0.0), batch), None
+            return gradient_sum(errors * (counted.astype(errors.dtype) * weight), batch), None
         clip = {"clipping_norm": cast(Any, hyper.clipping_norm)}
-        squares = (
-            clipped_squares(logits, labels_of_batch, batch, counted, **clip) if config.odometer else None
-        )
-        return clipped_gradient_sum(logits, labels_of_batch, batch, counted, **clip), squares
+        squares = clipped_squares(errors, batch, counted, **clip) if config.odometer else None
+        return clipped_gradient_sum(errors, batch, counted, **clip), squares
 
     def in_blocks(
-        params: Params, rows: Int[Array, "rows"], sampled: Bool[Array, "examples"], size: int
-    ) -> tuple[Params, Array | None]:
+        head: SplitHead, rows: Int[Array, "rows"], counted: Array, size: int
+    ) -> tuple[SplitHead, Array | None]:
         """The same of all rows, with the logits of only so many at once."""
         padding = -len(rows) % size
-        real = (jnp.arange(len(rows) + padding) < len(rows)).reshape(-1, size)
-        blocks = jnp.pad(rows, (0, padding)).reshape(-1, size)
+        blocks, counts = (jnp.pad(array, (0, padding)).reshape(-1, size) for array in (rows, counted))
 
         def add(total: Any, block: tuple[Array, Array]) -> tuple[Any, None]:
-            (gradient, squares), (taken, is_real) = total, block
-            more, more_squares = contribution(params, taken, sampled[taken] & is_real)
+            (gradient, squares), (taken, counts) = total, block
+            more, more_squares = contribution(head, taken, counts)
             squares = None if more_squares is None else squares.at[taken].add(more_squares)
             return (jax.tree.map(jnp.add, gradient, more), squares), None
 
-        nothing = jax.tree.map(jnp.zeros_like, params)
-        return cast(Any, jax.lax.scan(add, (nothing, no_squares), (blocks, real))[0])
+        nothing = jax.tree.map(jnp.zeros_like, head)
+        return cast(Any, jax.lax.scan(add, (nothing, no_squares), (blocks, counts))[0])
 
     def step(
-        carry: tuple[Params, optax.OptState, Any, Any], at: tuple[Array, Array | None]
+        carry: tuple[SplitHead, optax.OptState, Any], at: tuple[Array, Array | None]
     ) -> tuple[Any, None]:
-        (params, state, squares, places), (index, batch) = carry, at
+        (head, state, squares), (index, ordered) = carry, at
         sampling_key, noise_key = step_keys(key, index)
-        sampled = member
-        if config.sampling == "poisson":
-            sampled = poisson_sample(sampling_key, member, hyper.sampling_rate)
-        if config.sampling == "independent":
-            epoch, turn = jnp.divmod(index, -(-num_examples // candidates))
-            # The step is the same for all models, so that under vmap this stays a branch: one shuffle an epoch.
-            places = jax.lax.cond(
-                turn == 0, lambda: _shuffled_places(key, epoch, num_examples), lambda: places
-            )
-            sampled = member & (places // candidates == turn)
-        size = num_examples if batch is None else len(batch)
-        if block is not None and block < size:
-            rows = jnp.arange(size) if batch is None else batch
-            gradient, more_squares = in_blocks(params, rows, sampled, block)
+        rows, counted = _batch(sampling_key, member, ordered, hyper, config, gathered)
+        if block is not None and block < len(counted):
+            everything = jnp.arange(num_examples) if isinstance(rows, slice) else rows
+            gradient, more_squares = in_blocks(head, everything, counted, block)
         else:
-            everything = slice(None) if batch is None else batch
-            gradient, more_squares = contribution(params, everything, sampled[everything])
+            gradient, more_squares = contribution(head, rows, counted)
         if config.private:
             gradient = _with_noise(noise_key, gradient, hyper, expected_members)
         # The penalty depends on the parameters alone: private training may add it without clipping or noise.
-        gradient["params"]["kernel"] += hyper.weight_decay * params["params"]["kernel"]
+        last = head.last["kernel"]
+        gradient.rest["kernel"] += hyper.weight_decay * (head.rest["kernel"] + last)
+        gradient.last["kernel"] += hyper.weight_decay * last
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes float and int32
-            updates, state = optimizer.update(gradient, state, params)
+            updates, state = optimizer.update(gradient, state)
         squares = None if squares is None else squares + more_squares
-        return (optax.apply_updates(params, updates), state, squares, places), None
+        return (moved(head, updates), state, squares), None
 
-    params = LinearHead(num_classes).init(key, features[:1])
+    start = zero_head(num_classes, features.shape[1], features.dtype)
     steps = (jnp.arange(config.steps), order)
-    places = jnp.zeros(num_examples, jnp.int32) if config.sampling == "independent" else None
-    (params, _, squares, _), _ = jax.lax.scan(
-        step, (params, optimizer.init(params), no_squares, places), steps
-    )
-    return params, squares
+    (head, _, squares), _ = jax.lax.scan(step, (start, optimizer.init(start), no_squares), steps)
+    return joined(head), squares
 
 
-def _shuffled_places(key: jax.Array, epoch: Array, num_examples: int) -> Int[Array, "examples"]:
-    """The place of every candidate in a model's shuffle of one epoch."""
-    return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples).astype(jnp.int32)
+def _batch(
+    key: jax.Array,
+    member: Bool[Array, "examples"],
+    ordered: Int[Array, "batch"] | None,
+    hyper: Hyperparams,
+    config: TrainConfig,
+    gathered: int | None,
+) -> tuple[Int[Array, "rows"] | slice, Bool[Array, "rows"] | Int[Array, "rows"]]:
+    """The rows of one step, and how often each counts."""
+    if config.sampling == "poisson":
+        sampled = poisson_sample(key, member, hyper.sampling_rate)
+        if gathered is None:
+            return slice(None), sampled
+        rows = jnp.nonzero(sampled, size=gathered, fill_value=0)[0]
+        return rows, jnp.arange(gathered) < sampled.sum()
+    if ordered is None:
+        return slice(None), member
+    if config.sampling == "independent" and gathered is None:
+        times = jnp.zeros(member.shape, jnp.int32).at[ordered].add(1)
+        return slice(None), jnp.where(member, times, 0)
+    return ordered, member[ordered]
 
 
 def _with_noise(
-    key: jax.Array, gradient: Params, hyper: Hyperparams, expected_members: float | Array | None
-) -> Params:
+    key: jax.Array, gradient: SplitHead, hyper: Hyperparams, expected_members: float | Array | None
+) -> SplitHead:
     if hyper.clipping_norm is None or hyper.noise_multiplier is None or expected_members is None:
         raise InputError("private=True needs clipping_norm, noise_multiplier and expected_members.")
     return add_noise(
@@ -282,12 +293,43 @@ def _with_noise(
     )
 
 
-def shared_order(key: jax.Array, *, num_examples: int, batch: int, steps: int) -> Int[Array, "steps batch"]:
-    """Batches of one stream of shuffles of the candidates: each candidate comes once before any comes again.
+def batch_order(
+    key: jax.Array, eligible: Bool[Array, "examples"], *, batch: int, steps: int, shuffles: int
+) -> Int[Array, "steps batch"]:
+    """Batches of one stream of shuffles of the eligible examples: each comes once before any comes again.
 
     A batch that straddles two shuffles may hold an example twice; nothing is dropped at the end of an epoch.
+
+    Args:
+        key: of the stream.
+        eligible: all candidates, for a shared order, or a model's members.
+        batch: examples of a step.
+        steps: T.
+        shuffles: how many are drawn, at least steps * batch / (eligible examples).
     """
-    shuffles = -(-steps * batch // num_examples)
-    keys = jax.random.split(key, shuffles)
-    stream = jax.vmap(lambda k: jax.random.permutation(k, num_examples))(keys).reshape(-1)
-    return stream[: steps * batch].reshape(steps, batch)
+    num_examples = eligible.shape[0]
+    index_bits = (num_examples - 1).bit_length()
+
+    def shuffle(epoch: Array) -> Array:
+        """Eligible examples first, in random order.
+
+        Sorts one word of random bits above an example's place: several times faster than an argsort. Two equal draws
+        keep their order, so that the bits left for them decide how often a round is needed: it is left to chance for
+        each pair of examples but with probability 2^-19 at most.
+        """
+        order = jnp.arange(num_examples, dtype=jnp.uint32)
+        for salt in range(1 if index_bits <= 12 else 2):
+            draws = jax.random.bits(
+                jax.random.fold_in(jax.random.fold_in(key, epoch), salt), order.shape, "uint32"
+            )
+            last = jnp.where(eligible[order], jnp.uint32(0), jnp.uint32(2**31))
+            word = (
+                last | (draws >> (index_bits + 1) << index_bits) | jnp.arange(num_examples, dtype=jnp.uint32)
+            )
+            order = order[jnp.sort(word, stable=False) & jnp.uint32(2**index_bits - 1)]
+        return order
+
+    shuffled = jax.vmap(shuffle)(jnp.arange(shuffles)).astype(jnp.int32)
+    places = jnp.arange(steps * batch)
+    epochs, turns = jnp.divmod(places, jnp.maximum(eligible.sum(), 1))
+    return shuffled[epochs, turns].reshape(steps, batch)

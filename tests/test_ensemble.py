@@ -5,16 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import references
+import scipy.special
+import scipy.stats
 
 import jaxmia.ensemble as ensemble_module
-import jaxmia.training as training_module
+import jaxmia.formulation as formulation_module
 from jaxmia._validate import InputError
+from jaxmia.compilation import bucket, smallest_in_bucket
 from jaxmia.ensemble import empty_heads, join_ensembles, train_ensemble
 from jaxmia.features import candidate_pool, demo_features
+from jaxmia.formulation import formulate, poisson_bound
 from jaxmia.heads import product
 from jaxmia.membership import draw_membership
 from jaxmia.scores import score
-from jaxmia.training import Hyperparams, TrainConfig, shared_order, train_head
+from jaxmia.training import Hyperparams, TrainConfig, batch_order, train_head
 
 KEY = jax.random.key(11)
 
@@ -38,12 +42,21 @@ def test_a_head_is_the_slow_loop(pool, config, hyper):
     member = draw_membership(KEY, pool.labels, num_models=1).member[0]
     order = None
     if config.batch_size is not None:
-        order = shared_order(KEY, num_examples=len(pool.labels), batch=10, steps=config.steps)
+        everyone = jnp.ones(len(pool.labels), bool)
+        order = batch_order(KEY, everyone, batch=10, steps=config.steps, shuffles=4)
     with jax.enable_x64(True):
         features = jax.numpy.asarray(pool.features.astype(np.float64))
         labels = jax.numpy.asarray(pool.labels)
         params, _ = train_head(
-            KEY, member, features, labels, order, num_classes=3, hyper=hyper, config=config
+            KEY,
+            member,
+            features,
+            labels,
+            order,
+            num_classes=3,
+            hyper=hyper,
+            config=config,
+            share=1.0 if order is None else 10 / 36,
         )
     expected = references.train_head(
         np.asarray(member), pool.features, pool.labels, order, num_classes=3, hyper=hyper, config=config
@@ -134,41 +147,179 @@ def test_new_hyperparameters_compile_nothing(pool):
     assert ensemble_module._train_chunk._cache_size() == compiled + 1
 
 
-def test_shared_order_takes_each_candidate_once_before_any_again():
-    order = np.asarray(shared_order(KEY, num_examples=10, batch=4, steps=6)).reshape(-1)
-    for start in (0, 10):
-        assert sorted(order[start : start + 10]) == list(range(10))
-    assert not np.array_equal(order[:10], order[10:20])
+@pytest.mark.parametrize("examples", [10, 5000])
+def test_an_order_takes_each_eligible_example_once_before_any_again(examples):
+    """With one word to sort by, and with two."""
+    eligible = np.arange(examples) % 2 == 0
+    half = examples // 2
+    order = batch_order(KEY, jnp.asarray(eligible), batch=half // 5 * 2, steps=5, shuffles=2)
+    assert order.shape == (5, half // 5 * 2)
+    order = np.asarray(order).reshape(-1)
+    for start in (0, half):
+        assert sorted(order[start : start + half]) == list(np.flatnonzero(eligible))
+    assert not np.array_equal(order[:half], order[half:])
 
 
-def test_independent_batches_are_the_slow_loop_over_each_models_own_shuffles(pool):
-    """12 candidates of 36 a step and what is left of each shuffle: here 5 batches of 8 in an epoch, the last of 4."""
+@pytest.mark.parametrize("examples", [4, 4100])
+def test_orders_are_uniform(examples):
+    """Where each of four eligible examples stands in 4 000 shuffles: chi-squared over all 24 orders."""
+    eligible = jnp.zeros(examples, bool).at[jnp.array([0, 1, examples - 2, examples - 1])].set(True)
+    order = np.asarray(batch_order(KEY, eligible, batch=4, steps=4000, shuffles=4000))
+    _, counts = np.unique(order, axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert scipy.stats.chisquare(counts).pvalue > 1e-6
+
+
+def sgd_by_loop(pool, member, batches, weights, rate):
+    """A head by NumPy over given batches; examples that stand twice in a batch count twice."""
+    one_hot, inputs = np.eye(3)[pool.labels], np.append(pool.features, np.ones((len(pool.labels), 1)), axis=1)
+    heads = np.zeros((3, inputs.shape[1]))
+    for batch, weight in zip(batches, weights, strict=True):
+        rows = batch[member[batch]]
+        logits = inputs[rows] @ heads.T
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        heads -= rate * weight * (odds / odds.sum(axis=1, keepdims=True) - one_hot[rows]).T @ inputs[rows]
+    return heads
+
+
+def flat(params):
+    """Kernels and biases side by side: [models, classes, dim + 1]."""
+    leaves = params["params"]
+    return np.concatenate([leaves["kernel"], np.asarray(leaves["bias"])[..., None]], axis=-1)
+
+
+@pytest.mark.parametrize("batch_size", [4, 17])
+def test_independent_batches_are_the_slow_loop_over_each_models_own_members(pool, batch_size):
+    """4 of 36 are gathered, 17 mask products over all; a batch of 17 straddles two shuffles of about 18."""
     masks = draw_membership(KEY, pool.labels, num_models=3)
-    config = TrainConfig("sgd", steps=12, batch_size=4, sampling="independent")
-    found = train_ensemble(KEY, pool, masks, Hyperparams(1.0), config)
-    one_hot, inputs = np.eye(3)[pool.labels], np.append(pool.features, np.ones((36, 1)), axis=1)
+    counts = np.asarray(masks.member).sum(axis=1)
+    config = TrainConfig("sgd", steps=12, batch_size=batch_size, sampling="independent")
+    chosen = formulation(config, counts)
+    assert (chosen.gathered is None) == (batch_size == 17)
+    found = flat(train_ensemble(KEY, pool, masks, Hyperparams(1.0), config).params)
     batches = set()
     for model in range(3):
-        model_key = jax.random.fold_in(KEY, model)
-        member, heads = np.asarray(masks.member[model]), np.zeros((3, inputs.shape[1]))
-        for step in range(12):
-            places = np.asarray(jax.random.permutation(jax.random.fold_in(model_key, step // 5), 36))
-            batch = np.flatnonzero(member & (places // 8 == step % 5))
-            batches.add(batch.tobytes())
-            logits = inputs[batch] @ heads.T
-            odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-            error = odds / odds.sum(axis=1, keepdims=True) - one_hot[batch]
-            heads -= error.T @ inputs[batch] / (member.sum() * 8 / 36)
-        np.testing.assert_allclose(found.params["params"]["kernel"][model], heads[:, :-1], atol=1e-5)
-        np.testing.assert_allclose(found.params["params"]["bias"][model], heads[:, -1], atol=1e-5)
+        member = jnp.pad(masks.member[model], (0, chosen.examples - 36))
+        key = jax.random.fold_in(KEY, model)
+        order = np.asarray(batch_order(key, member, batch=batch_size, steps=12, shuffles=chosen.shuffles))
+        assert np.asarray(member)[order].all()
+        batches |= {batch.tobytes() for batch in order}
+        heads = sgd_by_loop(pool, np.asarray(member)[:36], order, [1 / batch_size] * 12, 1.0)
+        np.testing.assert_allclose(found[model], heads, atol=1e-5)
     assert len(batches) == 36
 
 
-def test_a_shuffle_gives_each_candidate_one_place_and_each_epoch_another():
-    places = np.asarray(training_module._shuffled_places(KEY, jnp.int32(0), 36))
-    assert sorted(places) == list(range(36))
-    other = np.asarray(training_module._shuffled_places(KEY, jnp.int32(1), 36))
-    assert (places != other).any()
+def formulation(config, counts, sampling_rate=1.0):
+    """How train_ensemble trains the fixture's pool."""
+    return formulate(
+        config,
+        None,
+        num_models=len(counts),
+        num_examples=36,
+        num_classes=3,
+        dim=384,
+        inclusion_rate=0.5,
+        sampling_rate=sampling_rate,
+        members=(int(counts.min()), int(counts.max())),
+    )
+
+
+NOISY = {"clipping_norm": 0.5, "noise_multiplier": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "hyper"),
+    [
+        (TrainConfig("sgd", steps=30, sampling="poisson"), Hyperparams(1.0, sampling_rate=0.05)),
+        (
+            TrainConfig("sgd", steps=30, sampling="poisson", private=True),
+            Hyperparams(1.0, 0.5, 0.01, 0.05, **NOISY),
+        ),
+        (TrainConfig("sgd", steps=30, batch_size=5, sampling="independent"), Hyperparams(1.0, 0.5, 0.01)),
+    ],
+)
+def test_gathered_batches_and_masks_train_the_same_heads(monkeypatch, config, hyper):
+    """Of the same draws. A pool of 160: its Poisson samples of 4 on average are held in 28 rows."""
+    pool = candidate_pool(demo_features(), classes=4, shots=20, key=KEY).data
+    masks = draw_membership(KEY, pool.labels, num_models=5)
+    chosen = []
+    monkeypatch.setattr(
+        ensemble_module, "formulate", lambda *a, **k: chosen.append(formulate(*a, **k)) or chosen[-1]
+    )
+    gathered = flat(train_ensemble(KEY, pool, masks, hyper, config).params)
+    monkeypatch.setattr(formulation_module, "_GATHERED_SHARE", 0.0)
+    masked = flat(train_ensemble(KEY, pool, masks, hyper, config).params)
+    assert [way.gathered is None for way in chosen] == [False, True]
+    assert np.abs(masked).max() > 0.1
+    np.testing.assert_allclose(gathered, masked, atol=2e-5)
+
+
+@pytest.mark.parametrize(("members", "rate"), [(10, 1.0), (10, 0.5), (18, 0.05), (1000, 0.2), (60_000, 0.01)])
+def test_rows_for_a_poisson_sample_overflow_with_probability_2_to_minus_64(members, rate):
+    """By the binomial terms themselves, added up in logarithms."""
+    bound = poisson_bound(members, rate)
+    counts = np.arange(members + 1)
+    with np.errstate(divide="ignore"):
+        terms = scipy.special.gammaln(members + 1) - scipy.special.gammaln(counts + 1)
+        terms += -scipy.special.gammaln(members - counts + 1) + scipy.special.xlogy(counts, rate)
+        terms += scipy.special.xlog1py(members - counts, -rate)
+    tail = [
+        scipy.special.logsumexp(terms[first + 1 :]) if first < members else -np.inf
+        for first in (bound - 1, bound)
+    ]
+    assert tail[1] <= -64 * np.log(2) < tail[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "hyper"),
+    [
+        (TrainConfig("sgd", "cosine", steps=30), Hyperparams(2.0, 0.9, 0.05)),
+        (TrainConfig("sgd", steps=30, batch_size=6), Hyperparams(1.0)),
+        (TrainConfig("sgd", steps=30, sampling="poisson"), Hyperparams(1.0, sampling_rate=0.1)),
+    ],
+)
+def test_training_in_the_span_of_the_examples_changes_no_head(pool, monkeypatch, config, hyper):
+    """36 candidates of 384 dimensions; the heads' own parameters, so that every other feature scores alike too."""
+    masks = draw_membership(KEY, pool.labels, num_models=5)
+    assert formulation(config, np.asarray(masks.member).sum(axis=1), float(hyper.sampling_rate)).span
+    inside = flat(train_ensemble(KEY, pool, masks, hyper, config).params)
+    monkeypatch.setattr(formulation_module, "_SPAN_SHARE", 0.0)
+    whole = flat(train_ensemble(KEY, pool, masks, hyper, config).params)
+    assert np.abs(whole).max() > 0.3
+    np.testing.assert_allclose(inside, whole, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig("adam"),
+        TrainConfig("sgd", private=True),
+        TrainConfig("sgd", products="bfloat16"),
+    ],
+)
+def test_recipes_that_leave_the_span_are_not_trained_in_it(config):
+    assert not formulation(config, np.array([18])).span
+
+
+def test_a_grid_over_shots_compiles_a_program_for_each_bucket(monkeypatch):
+    """12 pools of 66 to 132 candidates, in shared batches, whose order is that of the pool's own size: 5 programs."""
+    config, hyper = TrainConfig(steps=3, batch_size=4), Hyperparams(0.1)
+    before = ensemble_module._train_chunk._cache_size()
+    for shots in range(11, 23):
+        grid_pool = candidate_pool(demo_features(), classes=3, shots=shots, key=KEY).data
+        masks = draw_membership(KEY, grid_pool.labels, num_models=2)
+        train_ensemble(KEY, grid_pool, masks, hyper, config)
+    assert ensemble_module._train_chunk._cache_size() - before == len({80, 96, 112, 128, 160})
+
+
+def test_sizes_are_rounded_up_by_a_quarter_at_most():
+    buckets = [bucket(size) for size in range(1, 3000)]
+    for size, rounded in enumerate(buckets, start=1):
+        assert size <= rounded <= 1.25 * size
+        assert buckets[smallest_in_bucket(size) - 1] == rounded
+        assert smallest_in_bucket(size) == 1 or buckets[smallest_in_bucket(size) - 2] < rounded
+    assert len(set(buckets[:1024])) == 3 + 8 * 4 + 1  # octaves from 4 to 512
+    assert all(bucket(classes * 2**k) == classes * 2**k for classes in (2, 5, 10, 24) for k in range(8))
 
 
 def test_empty_heads_have_the_shapes_of_trained_ones(pool):

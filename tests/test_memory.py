@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-import jaxmia.ensemble as ensemble_module
+import jaxmia.formulation as formulation_module
 from jaxmia._validate import InputError
 from jaxmia.ensemble import train_ensemble
 from jaxmia.features import candidate_pool, demo_features
@@ -85,7 +85,7 @@ def test_blocks_of_examples_change_nothing_beyond_rounding(pool, monkeypatch, pr
     )
     whole = train_ensemble(KEY, pool, masks, hyper, config)
     for block in (1, 7, 17):
-        monkeypatch.setattr(ensemble_module, "plan", lambda *_, block=block, **__: Plan(4, block))
+        monkeypatch.setattr(formulation_module, "plan", lambda *_, block=block, **__: Plan(4, block))
         parts = train_ensemble(KEY, pool, masks, hyper, config)
         # bfloat16 rounds sums of other blocks alike: each product is rounded before it is added.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), parts.params, whole.params)
