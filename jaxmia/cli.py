@@ -54,6 +54,7 @@ def run(
     A finished run started again does nothing; given more shots, seeds, models, attacks or FPRs, it adds what
     is missing.
     """
+    from jaxmia.compilation import keep_programs
     from jaxmia.config import load_config
     from jaxmia.experiment import run_experiment
     from jaxmia.memory import parse_bytes
@@ -61,6 +62,7 @@ def run(
 
     settings = load_config(config, override or ())
     console = rich.console.Console()
+    keep_programs()
     result = run_experiment(
         settings,
         out,

@@ -1,8 +1,14 @@
-"""What XLA compiles, and how seldom: sizes rounded up so that programs are shared, and a cache of them on disk."""
+"""What XLA compiles, and how seldom: sizes rounded up so that programs are shared, and programs kept on disk."""
 
 from __future__ import annotations
 
+import os
+
+import jax
+import platformdirs
+
 _LARGEST = 1024
+_SECONDS = 0.05  # JAX keeps what takes a second to compile; the programs of a small cell take less
 
 
 def bucket(size: int) -> int:
@@ -22,3 +28,17 @@ def smallest_in_bucket(size: int) -> int:
         return size
     top = bucket(size)
     return top - (1 << ((top - 1).bit_length() - 3)) + 1
+
+
+def keep_programs() -> None:
+    """Let this process keep its compiled programs on disk, and find those of earlier ones; for command lines.
+
+    On an accelerator they lie in the user's cache folder. On a CPU only in JAX_COMPILATION_CACHE_DIR, if that is set:
+    compiling takes little there, and some processors reject every program kept for them, loudly (jax-ml/jax#38445).
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        if jax.default_backend() == "cpu":
+            return
+        jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("jaxmia")))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)

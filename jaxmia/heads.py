@@ -68,9 +68,9 @@ def moved(head: SplitHead, update: SplitHead) -> SplitHead:
 def logit_errors(
     head: SplitHead, features: Float[Array, "examples dim"], one_hot: Float[Array, "rest examples"]
 ) -> Float[Array, "rest examples"]:
-    """Predictions minus labels: the gradient of the cross-entropy with respect to the logits of all classes but the last.
+    """Predictions minus labels, of all classes but the last, whose own is minus their sum.
 
-    The last class's is minus their sum.
+    They are the gradient of the cross-entropy with respect to the logits.
 
     Args:
         head: split.

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxmia._validate import InputError, check, check_at_least, check_choice
+from jaxmia.compilation import bucket
 
 DESIGNS = ("bernoulli", "fixed_size")
 
@@ -74,7 +75,12 @@ def draw_membership(
             jnp.asarray(_members_per_class(labels, inclusion_rate)[labels]),
             jnp.asarray(labels),
         )
-    member = _draw(key, model_ids, limit, rank_labels)
+    padding = (0, bucket(len(labels)) - len(labels))  # of candidates of a class of their own, never members
+    limit = jnp.pad(limit, padding)
+    rank_labels = (
+        None if rank_labels is None else jnp.pad(rank_labels, padding, constant_values=labels.max() + 1)
+    )
+    member = _draw(key, model_ids, limit, rank_labels)[:, : len(labels)]
     return MembershipMasks(member, model_ids, design, inclusion_rate)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxmia.compilation import bucket
 from jaxmia.ensemble import ShadowEnsemble
 from jaxmia.features import FeatureSet
 from jaxmia.heads import Params
@@ -46,7 +47,12 @@ def log_odds(
 
 def score(ensemble: ShadowEnsemble, pool: FeatureSet) -> Scores:
     """Log-odds of every candidate under every model, float32[models, examples], in blocks of models."""
-    values = _for_all_models(_log_odds_of_models, ensemble.params, pool)
+    num_examples = len(pool.labels)
+    padding = (0, bucket(num_examples) - num_examples)
+    padded = FeatureSet(
+        np.pad(pool.features, (padding, (0, 0))), np.pad(pool.labels, padding), pool.class_names
+    )
+    values = _for_all_models(_log_odds_of_models, ensemble.params, padded)[:, :num_examples]
     return Scores(values, np.asarray(ensemble.masks.member))
 
 
