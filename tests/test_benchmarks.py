@@ -287,3 +287,75 @@ def test_published_scores_are_the_true_logit_against_the_others(benchmark):
     others = np.where(np.arange(3) == pool.labels[:, None], -np.inf, logits)
     expected = logits[:, np.arange(12), pool.labels] - np.logaddexp.reduce(others, axis=2)
     np.testing.assert_allclose(module.published_scores((kernels, biases), pool), expected, rtol=1e-6)
+
+
+TINY_GRID = ["grid.classes=[2]", "grid.shots=[10]", "shadows.models=12", "train.steps=2", "fpr=[0.1]"]
+TINY_GRID += ['attack=["threshold"]']
+
+
+def test_startup_runs_fresh_processes_and_divides_by_the_import_of_jax(benchmark, tmp_path, monkeypatch):
+    module = benchmark("startup")
+    quick = (module.NOTHING, module.JAX, module.JAXMIA, module.HELP)
+    monkeypatch.setattr(module, "COMMANDS", {name: module.COMMANDS[name] for name in quick})
+    options = [part for override in TINY_GRID for part in ("--set", override)]
+    options += ["--config", "smoke", "--repeats", "1", "--no-cache-runs"]
+    module.main([*options, "--json", str(tmp_path / "rows.json")])
+    rows = {row["what"]: row for row in rows_of(tmp_path / "rows.json")}
+    nothing = rows[module.NOTHING]["seconds"]
+    assert 0 < nothing < rows[module.JAX]["seconds"]
+    assert rows[module.JAX]["over jax"] == 1
+    ours = rows[module.JAXMIA]
+    jax_alone = rows[module.JAX]["seconds"] - nothing
+    assert ours["over jax"] == pytest.approx((ours["seconds"] - nothing) / jax_alone)
+    grid = rows["grid, no cache"]
+    kinds = [grid[kind] for kind in module.KINDS]
+    assert min(kinds) > 0
+    # The share is of the kinds' union.
+    assert max(kinds) <= grid["share"] * grid["seconds"] * (1 + 1e-9)
+    assert grid["share"] * grid["seconds"] <= sum(kinds) * (1 + 1e-9)
+    assert grid["share"] < 1
+    assert grid["programs"] >= 3  # membership, training, scores
+    assert grid["from cache"] == 0
+
+
+def test_startup_counts_nested_spans_once_and_judges_its_goals(benchmark):
+    module = benchmark("startup")
+    assert module.union_seconds([(5, 6), (0, 2), (1, 3), (0.5, 0.7)]) == 4
+    tracing, _, compiling = module.KINDS.values()
+    spans = [(tracing, 0, 2), (tracing, 1, 2), (compiling, 2, 3), ("another", 3, 9)]
+    row = module.grid_row("grid", module.GridRun(10.0, spans, [module.CACHE_HIT, "another"], []))
+    assert (row["tracing, s"], row["lowering, s"], row["compiling, s"]) == (2, 0, 1)
+    assert (row["share"], row["goal"]) == (0.3, "share < 0.15: missed")
+    assert (row["programs"], row["from cache"]) == (1, 1)
+    seconds = {module.NOTHING: 1.0, module.JAX: 3.0, module.JAXMIA: 5.0, module.HELP: 1.4}
+    goals = {row["what"]: row["goal"] for row in module.start_rows(seconds)}
+    assert goals[module.JAXMIA] == "over jax < 1.5: missed"
+    assert goals[module.HELP] == "< 1.5 s: met"
+
+
+def test_startup_gives_the_cache_to_the_second_and_third_grid_alone(benchmark, monkeypatch):
+    module = benchmark("startup")
+    caches, outs = [], []
+
+    def run_process(command, environment):
+        assert command[3:5] == ["run", "demo"]
+        caches.append(environment.get(module.CACHE))
+        outs.append(command[command.index("--out") + 1])
+        pathlib.Path(command[2]).write_text('{"spans": [], "events": []}')
+        return 1.0, "S=8 ---- 5 heads/s\nW: a warning\nW: a warning\n"
+
+    monkeypatch.setattr(module, "run_process", run_process)
+    monkeypatch.setenv(module.CACHE, "the user's own")
+    arguments = module.argparse.Namespace(config="demo", set=[], no_cache_runs=False)
+    runs = module.grid_runs(arguments)
+    assert list(runs) == ["grid, no cache", "grid, empty cache", "grid, warm cache"]
+    assert caches[0] is None
+    assert caches[1] == caches[2] != "the user's own"
+    assert len(set(outs)) == 3
+    assert all(run.stderr == ["W: a warning"] for run in runs.values())
+
+
+def test_startup_ends_where_a_process_fails(benchmark):
+    module = benchmark("startup")
+    with pytest.raises(SystemExit, match="ended with 3"):
+        module.run_process(["-c", "import sys; sys.exit(3)"], module.os.environ)
