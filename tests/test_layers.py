@@ -14,6 +14,7 @@ RANKS = {
     "features": 2,
     "membership": 1,
     "memory": 1,
+    "processes": 1,
     "evaluation": 1,
     "tradeoff": 1,
     "accounting": 2,
