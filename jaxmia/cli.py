@@ -48,28 +48,45 @@ def run(
         str | None,
         typer.Option(metavar="SIZE", help="What training may hold on each device, as in 8GiB."),
     ] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where process 0 of several listens; 'auto' where Slurm, Open MPI or a TPU pod started them.",
+        ),
+    ] = None,
+    processes: Annotated[int | None, typer.Option(metavar="N", help="How many there are.")] = None,
+    process: Annotated[int | None, typer.Option(metavar="I", help="Which one this is, from 0.")] = None,
 ) -> None:
     """Train, attack and fit over a grid of shots, classes and seeds.
 
     A finished run started again does nothing; given more shots, seeds, models, attacks or FPRs, it adds what
     is missing.
+
+    Several processes, started with --coordinator and the same other arguments, share the models and the folder.
     """
     from jaxmia.compilation import keep_programs
     from jaxmia.config import load_config
     from jaxmia.experiment import run_experiment
     from jaxmia.memory import parse_bytes
+    from jaxmia.processes import ProcessError, start
     from jaxmia.tables import control_lines, laws_tables, problems, results_tables
 
     settings = load_config(config, override or ())
+    budget = None if memory is None else parse_bytes(memory)
+    index = start(coordinator, processes, process)
     console = rich.console.Console()
     keep_programs()
-    result = run_experiment(
-        settings,
-        out,
-        resume=resume,
-        memory=None if memory is None else parse_bytes(memory),
-        console=rich.console.Console(stderr=True),
-    )
+    try:
+        result = run_experiment(
+            settings, out, resume=resume, memory=budget, console=rich.console.Console(stderr=True)
+        )
+    except ProcessError as error:
+        _print_error(error)
+        raise typer.Exit(1) from None
+    if index > 0:
+        console.print(f"process {index}: {result.heads_trained} heads trained; process 0 has the tables")
+        return
     console.print(*results_tables(result.results), *laws_tables(result.laws))
     for line in (*control_lines(result.controls), *problems(result.results)):
         console.print(line, style="yellow", highlight=False)
@@ -219,8 +236,12 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        rich.console.Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        _print_error(error)
         sys.exit(2)
+
+
+def _print_error(error: Exception) -> None:
+    rich.console.Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

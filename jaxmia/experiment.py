@@ -27,6 +27,7 @@ from jaxmia.formulation import Formulation, formulate
 from jaxmia.membership import MembershipMasks, draw_membership
 from jaxmia.plots import plot_power_law, plot_privacy
 from jaxmia.power_law import LawOf, PowerLawFit, fit_power_law
+from jaxmia.processes import Group, Piece, deal, group
 from jaxmia.progress import GridProgress, grid_progress
 from jaxmia.recipe import Recipe, recipe_for
 from jaxmia.scores import Scores, accuracy, score, split_diverged
@@ -43,7 +44,7 @@ class RunResult:
         controls: one row per cell and attack: its negative control.
         laws: the power law of each attack, evaluation and privacy level.
         cells_computed: cells that this call computed; the others were there.
-        heads_trained: heads that this call trained.
+        heads_trained: heads that this call trained, in this process.
     """
 
     path: pathlib.Path
@@ -66,6 +67,10 @@ def run_experiment(
 
     A finished run given more shots, seeds, classes, models, attacks or FPRs computes only what is missing.
 
+    Where jax.distributed has several processes, all of them make this call with the same arguments, and out is a folder
+    that they share. Each trains its share of every cell's models on its own devices; process 0 does the rest. All
+    return the same results.
+
     Args:
         config: settings, as an object, nested dictionaries, or a TOML file.
         out: the run folder.
@@ -74,8 +79,22 @@ def run_experiment(
         console: where progress is shown, if anywhere.
 
     Raises:
-        InputError: for whatever is wrong with settings, features or folder; before any training.
+        InputError: for whatever is wrong with settings, features or folder; before any training. In one of several
+            processes, also for what is wrong in another.
+        ProcessError: if another process failed otherwise.
     """
+    with group() as processes:
+        return _run_experiment(config, out, resume, memory, console, processes)
+
+
+def _run_experiment(
+    config: ExperimentConfig | Mapping[str, Any] | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    resume: bool,
+    memory: int | None,
+    console: rich.console.Console | None,
+    processes: Group,
+) -> RunResult:
     if isinstance(config, (str, os.PathLike)):
         config = load_config(config)
     elif isinstance(config, Mapping):
@@ -94,29 +113,43 @@ def run_experiment(
         "features": {"sha256": data.content_hash()},
         "versions": versions(),
     }
+    if processes.index > 0:
+        todo = processes.hear("todo", 0)
+        folder = RunFolder.join(out, identity=identity, manifest_hash=todo["manifest"])
+        run = _Run(config, data, folder, content_key(identity), memory, processes)
+        return run.assist(todo["cells"], console)
     settings = config.model_dump(mode="json")
     with RunFolder.open(
         out, settings=settings, identity=identity, cells=cells, models=config.shadows.models, resume=resume
     ) as folder:
-        return _Run(config, data, folder, content_key(identity), memory).complete(console)
+        return _Run(config, data, folder, content_key(identity), memory, processes).complete(console)
 
 
 @dataclasses.dataclass
 class _Run:
-    """A run over an open folder."""
+    """A run over an open folder; dealt holds the pieces of the cells to be computed."""
 
     config: ExperimentConfig
     data: FeatureSet
     folder: RunFolder
     identity_key: str
     memory: int | None
+    processes: Group = dataclasses.field(default_factory=Group)
+    dealt: dict[Cell, list[Piece]] = dataclasses.field(default_factory=dict)
     heads_trained: int = 0
 
     def complete(self, console: rich.console.Console | None) -> RunResult:
         """Compute the cells that are missing, then tables, laws and plots over all cells of the folder."""
         todo = [cell for cell in self.folder.cells if not self.is_done(cell)]
-        if todo or not self.folder.is_finished:
+        unfinished = bool(todo) or not self.folder.is_finished
+        if unfinished:
             self.folder.start(todo)
+        for cell in todo:
+            trained = self.folder.trained_models(cell)
+            self.dealt[cell] = deal(trained, self.config.shadows.models, self.processes.count)
+        cells = [(cell.entry(), pieces) for cell, pieces in self.dealt.items()]
+        self.processes.tell("todo", {"manifest": self.folder.manifest_hash(), "cells": cells})
+        if unfinished:
             with grid_progress(console, sum((self.work(cell) for cell in todo), 0.0)) as bar:
                 for cell in todo:
                     self.compute(cell, bar)
@@ -129,10 +162,28 @@ class _Run:
             plot_power_law(results, laws, self.folder.path / "plots")
             plot_privacy(results, self.folder.path / "plots")
             self.folder.finish()
+        self.processes.tell("finished")
+        return self.result(len(todo))
+
+    def assist(self, cells: list[Any], console: rich.console.Console | None) -> RunResult:
+        """Train and score this process's models of the cells that process 0 lists, and wait until it has finished."""
+        self.dealt = {Cell.from_entry(entry): [Piece(*piece) for piece in pieces] for entry, pieces in cells}
+        console = console if self.dealt else None
+        with grid_progress(console, sum((self.work(cell) for cell in self.dealt), 0.0)) as bar:
+            for cell in self.dealt:
+                self.processes.check()
+                bar.cell(str(cell))
+                self.score_pieces(cell, draw_pool(self.config, self.data, cell), bar)
+                self.processes.tell(str(cell))
+        self.processes.hear("finished", 0)
+        return self.result(len(cells))
+
+    def result(self, cells_computed: int) -> RunResult:
+        """What the finished folder holds."""
         results = load_results(self.folder.path)
         controls = load_table(self.folder.path, "controls")
         return RunResult(
-            self.folder.path, results, controls, fit_laws(results), len(todo), self.heads_trained
+            self.folder.path, results, controls, fit_laws(results), cells_computed, self.heads_trained
         )
 
     def cell_key(self, cell: Cell) -> str:
@@ -143,16 +194,18 @@ class _Run:
         """Whether the folder has the rows of a cell under the present settings."""
         return self.folder.is_done(cell, self.cell_key(cell))
 
-    def missing_models(self, cell: Cell) -> tuple[int, int]:
-        """Range [first, end) of models whose heads are still to be trained."""
-        parts = self.folder.trained_models(cell)
-        return (parts[-1][1] if parts else 0), self.config.shadows.models
+    def pieces(self, cell: Cell) -> list[Piece]:
+        """This process's models of a cell."""
+        return [piece for piece in self.dealt[cell] if piece.process == self.processes.index]
 
     def work(self, cell: Cell) -> float:
-        """Arithmetic to be done for a cell, in an arbitrary unit."""
-        first, end = self.missing_models(cell)
-        chosen = formulation_of(self.config, self.data, cell, self.memory)
-        return float((end - first) * chosen.work * cell.classes)
+        """Arithmetic that this process has to do for a cell, in an arbitrary unit."""
+        heads = sum(piece.end - piece.first for piece in self.pieces(cell) if not piece.trained)
+        return heads * self.work_per_head(cell)
+
+    def work_per_head(self, cell: Cell) -> float:
+        """Arithmetic of one head of a cell."""
+        return formulation_of(self.config, self.data, cell, self.memory).work * cell.classes
 
     def recipe(self, cell: Cell) -> Recipe:
         """What the heads of a cell are trained with."""
@@ -165,10 +218,10 @@ class _Run:
         settings = self.config.shadows
         recipe = self.recipe(cell)
         pool = draw_pool(self.config, self.data, cell)
-        ensemble = self.train(cell, pool, bar)
+        scores, accuracies = self.scores(cell, pool, bar)
         trained = time.perf_counter()
-        scores, diverged = split_diverged(score(ensemble, pool.data))
-        accuracies = np.delete(accuracy(ensemble, pool.test), diverged)
+        scores, diverged = split_diverged(scores)
+        accuracies = np.delete(accuracies, diverged)
         inclusion_rate = 1 / settings.pool_multiplier
         facts = {
             "design": settings.design,
@@ -216,32 +269,48 @@ class _Run:
         }
         self.folder.finish_cell(cell, self.cell_key(cell), tables, record)
 
-    def train(self, cell: Cell, pool: CandidatePool, bar: GridProgress) -> ShadowEnsemble:
-        """The heads of a cell: those on disk, and the missing ones trained and checkpointed."""
-        first, end = self.missing_models(cell)
+    def scores(self, cell: Cell, pool: CandidatePool, bar: GridProgress) -> tuple[Scores, np.ndarray]:
+        """Log-odds and test accuracies of all models of a cell; those of other processes come through the folder."""
+        if self.processes.count == 1:
+            ensemble = join_ensembles([self.train(cell, pool, piece, bar) for piece in self.pieces(cell)])
+            return score(ensemble, pool.data), accuracy(ensemble, pool.test)
+        self.score_pieces(cell, pool, bar)
+        for process in range(1, self.processes.count):
+            self.processes.hear(str(cell), process)
+        parts = [self.folder.load_scores(cell, piece.models) for piece in self.dealt[cell]]
+        log_odds, accuracies = map(np.concatenate, zip(*parts, strict=True))
+        masks = self.masks(cell_keys(cell.seed), pool, (0, self.config.shadows.models))
+        return Scores(log_odds, np.asarray(masks.member)), accuracies
+
+    def score_pieces(self, cell: Cell, pool: CandidatePool, bar: GridProgress) -> None:
+        """Write the scores of this process's models of a cell, for process 0 to read."""
+        for piece in self.pieces(cell):
+            ensemble = self.train(cell, pool, piece, bar)
+            log_odds, accuracies = score(ensemble, pool.data).log_odds, accuracy(ensemble, pool.test)
+            self.folder.save_scores(cell, piece.models, np.asarray(log_odds), accuracies)
+
+    def train(self, cell: Cell, pool: CandidatePool, piece: Piece, bar: GridProgress) -> ShadowEnsemble:
+        """The heads of a piece: those on disk, or trained and checkpointed."""
         keys = cell_keys(cell.seed)
-        parts = []
-        for part in self.folder.trained_models(cell):
-            masks = self.masks(keys, pool, part)
-            template = empty_heads(pool.data, num_models=part[1] - part[0])
-            parts.append(ShadowEnsemble(self.folder.load_heads(cell, part, template), masks))
-        if first < end:
-            recipe = self.recipe(cell)
-            masks = self.masks(keys, pool, (first, end))
-            share = self.work(cell) / (end - first)
-            trained = train_ensemble(
-                keys["training"],
-                pool.data,
-                masks,
-                recipe.hyper,
-                recipe.config,
-                memory=self.memory,
-                on_chunk=lambda count: bar.heads(count, count * share),
-            )
-            self.folder.save_heads(cell, (first, end), trained.params)
-            self.heads_trained += end - first
-            parts.append(trained)
-        return join_ensembles(parts)
+        masks = self.masks(keys, pool, piece.models)
+        num_models = piece.end - piece.first
+        if piece.trained:
+            template = empty_heads(pool.data, num_models=num_models)
+            return ShadowEnsemble(self.folder.load_heads(cell, piece.models, template), masks)
+        recipe = self.recipe(cell)
+        share = self.work_per_head(cell)
+        ensemble = train_ensemble(
+            keys["training"],
+            pool.data,
+            masks,
+            recipe.hyper,
+            recipe.config,
+            memory=self.memory,
+            on_chunk=lambda count: bar.heads(count, count * share),
+        )
+        self.folder.save_heads(cell, piece.models, ensemble.params)
+        self.heads_trained += num_models
+        return ensemble
 
     def privacy_facts(self, recipe: Recipe) -> dict[str, Any]:
         """What a cell's rows say of its privacy; delta and adjacency are also those of its audit."""

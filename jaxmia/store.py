@@ -6,7 +6,8 @@
     controls.parquet     one row per cell and attack: the attack on permuted labels
     power_law.json       the fitted laws
     plots/               PNG and SVG
-    checkpoints/CELL/    heads (orbax, one folder per range of models) and the cell's own rows
+    checkpoints/CELL/    heads (orbax, one folder per range of models; msgpack, where several processes wrote them), the
+                         cell's own rows, and, until these are there, scores of models that several processes computed
 
 Tables hold no clock times, so that a killed and resumed run ends in the same bytes; those are in the manifest.
 """
@@ -29,7 +30,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import filelock
+import flax.serialization
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 import pandas as pd
 
@@ -38,6 +41,7 @@ from jaxmia._validate import InputError
 _FORMAT = 2  # 2: cells have an epsilon
 TABLES = ("results", "per_example", "controls")
 _PACKAGES = ("jaxmia", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+_HEADS = "heads.msgpack"  # in the part folder of one of several processes
 _PART = re.compile(r"models-(\d+)-(\d+)")
 
 
@@ -149,6 +153,31 @@ class RunFolder:
             folder._record(settings=settings, identity=identity, cells=cells, models=models)
             yield folder
 
+    @classmethod
+    def join(
+        cls, path: str | os.PathLike[str], *, identity: Mapping[str, Any], manifest_hash: str
+    ) -> RunFolder:
+        """The folder that another process holds open, for writing heads and scores into it and nothing else.
+
+        Args:
+            path: the folder.
+            identity: as in open.
+            manifest_hash: of the manifest, as the other process sees it.
+
+        Raises:
+            InputError: if the folder at path is another one, or holds a run of another identity.
+        """
+        path = pathlib.Path(path)
+        manifest = _read_manifest(path)
+        if manifest is None or file_hash(path / "manifest.json") != manifest_hash:
+            raise InputError(f"out={str(path)!r} must be one folder that all processes share.")
+        _check_same(identity, manifest["identity"], path)
+        return cls(path, manifest)
+
+    def manifest_hash(self) -> str:
+        """SHA-256 of the manifest as it is on disk."""
+        return file_hash(self.path / "manifest.json")
+
     def _record(
         self, *, settings: Mapping[str, Any], identity: Mapping[str, Any], cells: list[Cell], models: int
     ) -> None:
@@ -187,27 +216,52 @@ class RunFolder:
         self._write_manifest()
 
     def trained_models(self, cell: Cell) -> list[tuple[int, int]]:
-        """Ranges [first, end) of model ids whose heads are on disk, without gaps from 0."""
+        """Disjoint ranges [first, end) of model ids whose heads are on disk, ascending."""
         ranges = []
         if self._cell_path(cell).is_dir():
             names = (_PART.fullmatch(entry.name) for entry in self._cell_path(cell).iterdir())
             ranges = sorted((int(match[1]), int(match[2])) for match in names if match)
-        end, connected = 0, []
-        for first, last in ranges:
-            if first == end:
-                connected.append((first, last))
-                end = last
-        return connected
+        disjoint: list[tuple[int, int]] = []
+        for first, end in ranges:
+            if not disjoint or first >= disjoint[-1][1]:
+                disjoint.append((first, end))
+        return disjoint
 
     def save_heads(self, cell: Cell, models: tuple[int, int], params: Any) -> None:
         """Checkpoint heads of the models first .. end - 1."""
+        if jax.process_count() > 1:
+            # Here orbax writes arrays of all processes together, or those of process 0 alone.
+            with new_folder(self._part_path(cell, models)) as folder:
+                (folder / _HEADS).write_bytes(flax.serialization.to_bytes(params))
+            return
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(self._part_path(cell, models), params, force=True)
 
     def load_heads(self, cell: Cell, models: tuple[int, int], template: Any) -> Any:
         """Heads of the models first .. end - 1, in the shapes and dtypes of template."""
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(self._part_path(cell, models), template)
+        path = self._part_path(cell, models)
+        if (path / _HEADS).is_file():
+            return flax.serialization.from_bytes(template, (path / _HEADS).read_bytes())
+        alone = ocp.options.MultiprocessingOptions()
+        if jax.process_count() > 1:
+            index = jax.process_index()
+            alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+        with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
+            return checkpointer.restore(path, template)
+
+    def save_scores(
+        self, cell: Cell, models: tuple[int, int], log_odds: np.ndarray, accuracies: np.ndarray
+    ) -> None:
+        """Write log-odds [models, examples] and accuracies [models] of the models first .. end - 1, for process 0."""
+        path = self._scores_path(cell, models)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, log_odds=log_odds, accuracies=accuracies)
+
+    def load_scores(self, cell: Cell, models: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """What save_scores wrote."""
+        with np.load(self._scores_path(cell, models), allow_pickle=False) as arrays:
+            return arrays["log_odds"], arrays["accuracies"]
 
     def finish_cell(
         self, cell: Cell, key: str, tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]
@@ -217,6 +271,8 @@ class RunFolder:
             write_parquet(self._cell_path(cell) / f"{name}.parquet", tables[name])
         self.manifest["cells"][str(cell)] |= {"key": key, "finished": _now(), **facts}
         self._write_manifest()
+        for path in self._cell_path(cell).glob("*scores-*.npz*"):
+            path.unlink()
 
     def assemble(self, name: str, cells: Iterable[Cell]) -> pd.DataFrame:
         """Join one of TABLES over cells, write it and return it."""
@@ -242,6 +298,9 @@ class RunFolder:
 
     def _part_path(self, cell: Cell, models: tuple[int, int]) -> pathlib.Path:
         return self._cell_path(cell) / f"models-{models[0]}-{models[1]}"
+
+    def _scores_path(self, cell: Cell, models: tuple[int, int]) -> pathlib.Path:
+        return self._cell_path(cell) / f"scores-{models[0]}-{models[1]}.npz"
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ RANKS = {
     "membership": 1,
     "compilation": 0,
     "memory": 1,
+    "processes": 1,
     "evaluation": 1,
     "tradeoff": 1,
     "accounting": 2,
