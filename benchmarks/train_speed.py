@@ -76,6 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--learning-rate", type=float, default=0.01, help="of Adam")
     options.add_argument("--repeats", type=int, default=5, help="turns that count; the median is reported")
     options.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch, each in turn")
+    options.add_argument("--products", nargs="+", default=["float32", "bfloat16"], help="of jaxmia's trainings")
     arguments = options.parse_args(argv)
     members = arguments.examples // 2
     if members % arguments.batch_size:
@@ -109,7 +110,7 @@ def measure(arguments: argparse.Namespace, recipe: Recipe, dim: int) -> list[dic
     rows_of_mode = dict(
         zip(MODES, (2 * recipe.batch, arguments.examples, recipe.batch, recipe.batch), strict=True)
     )
-    for mode, products in ((mode, products) for mode in MODES for products in ("float32", "bfloat16")):
+    for mode, products in itertools.product(MODES, arguments.products):
         name = f"jaxmia, {mode}, {products}"
         trainings[name] = functools.partial(train_jaxmia, pool, masks, recipe, mode=mode, products=products)
         heads_of[name] = arguments.models
@@ -161,7 +162,7 @@ def measure(arguments: argparse.Namespace, recipe: Recipe, dim: int) -> list[dic
                 "heads / s": 1 / each,
                 "share of peak": share,
                 "shared order / this": each / per_head["jaxmia, shared order, float32"],
-                "in bfloat16": each / per_head["jaxmia, shared order, bfloat16"],
+                "in bfloat16": each / per_head.get("jaxmia, shared order, bfloat16", np.nan),
                 "loss": member_loss(pool, few, heads[name]),
                 "accuracy": mean_accuracy(pool, heads[name], len(few)),
             }
