@@ -8,7 +8,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -29,7 +29,19 @@ from jaxmia.power_law import LawOf, PowerLawFit, fit_power_law
 from jaxmia.progress import GridProgress, grid_progress
 from jaxmia.recipe import Recipe, recipe_for
 from jaxmia.scores import Scores, accuracy, score, split_diverged
-from jaxmia.store import Cell, RunFolder, content_key, json_number, load_results, load_table, versions
+from jaxmia.store import (
+    Cell,
+    DamagedError,
+    RunFolder,
+    content_key,
+    json_number,
+    load_results,
+    load_table,
+    versions,
+)
+
+DEFAULT_RECIPE = "default"
+_ROWS = 2  # raised when rows get other columns: cells are then assessed anew from their heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,29 +109,42 @@ def run_experiment(
     with RunFolder.open(
         out, settings=settings, identity=identity, cells=cells, models=config.shadows.models, resume=resume
     ) as folder:
-        return _Run(config, data, folder, content_key(identity), memory).complete(console)
+        return GridRun(config, data, folder, content_key(identity), memory).complete(console)
 
 
 @dataclasses.dataclass
-class _Run:
-    """A run over an open folder."""
+class GridRun:
+    """A grid of cells of one feature set under one recipe, over an open folder.
+
+    Attributes:
+        config: settings.
+        data: the feature set.
+        folder: where heads and rows go.
+        identity_key: hash of what every trained head depends on.
+        memory: as in run_experiment.
+        names: the first columns of all rows, beside the cell's; by default of a run.
+        heads_trained: heads that were trained so far.
+    """
 
     config: ExperimentConfig
     data: FeatureSet
     folder: RunFolder
     identity_key: str
     memory: int | None
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     heads_trained: int = 0
 
     def complete(self, console: rich.console.Console | None) -> RunResult:
         """Compute the cells that are missing, then tables, laws and plots over all cells of the folder."""
-        todo = [cell for cell in self.folder.cells if not self.is_done(cell)]
+        states = {cell: self.folder.state(cell, self.cell_key(cell)) for cell in self.folder.cells}
+        todo = [cell for cell, state in states.items() if state != "done"]
+        damaged = [f"the rows of {cell} were damaged" for cell in todo if states[cell] == "damaged"]
         if todo or not self.folder.is_finished:
-            self.folder.start(todo)
+            self.folder.start()
             with grid_progress(console, sum((self.work(cell) for cell in todo), 0.0)) as bar:
+                _say(console, damaged)
                 for cell in todo:
-                    self.compute(cell, bar)
-                    self.folder.assemble("results", filter(self.is_done, self.folder.cells))
+                    _say(console, self.compute(cell, bar)["repaired"])
             self.folder.assemble("per_example", self.folder.cells)
             self.folder.assemble("controls", self.folder.cells)
             results = self.folder.assemble("results", self.folder.cells)
@@ -136,7 +161,14 @@ class _Run:
 
     def cell_key(self, cell: Cell) -> str:
         """What the rows of a cell are computed from."""
-        return content_key([self.identity_key, cell.entry(), self.config.evaluation_identity()])
+        return content_key(
+            [self.identity_key, cell.entry(), self.config.evaluation_identity(), dict(self.names), _ROWS]
+        )
+
+    @property
+    def first_columns(self) -> dict[str, str]:
+        """What every row says first: which data and which recipe it is of."""
+        return {"dataset": self.config.data.features, "recipe": DEFAULT_RECIPE, **self.names}
 
     def is_done(self, cell: Cell) -> bool:
         """Whether the folder has the rows of a cell under the present settings."""
@@ -150,23 +182,28 @@ class _Run:
     def work(self, cell: Cell) -> float:
         """Arithmetic to be done for a cell, in an arbitrary unit."""
         first, end = self.missing_models(cell)
+        return (end - first) * self.work_per_head(cell)
+
+    def work_per_head(self, cell: Cell) -> float:
+        """Arithmetic of one head of a cell."""
         config = self.recipe(cell).config
         full = cell.shots * cell.classes
         members = config.batch_size or full if config.shares_order else full
-        return float((end - first) * members * cell.classes)
+        return float(members * cell.classes)
 
     def recipe(self, cell: Cell) -> Recipe:
         """What the heads of a cell are trained with."""
         return recipe_for(self.config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
 
-    def compute(self, cell: Cell, bar: GridProgress) -> None:
-        """Train what is missing of a cell, attack it, and write its rows."""
+    def compute(self, cell: Cell, bar: GridProgress) -> dict[str, Any]:
+        """Train what is missing of a cell, attack it, write its rows, and return the record of that."""
         bar.cell(str(cell))
         clock = time.perf_counter()
         settings = self.config.shadows
         recipe = self.recipe(cell)
         pool = draw_pool(self.config, self.data, cell)
-        ensemble = self.train(cell, pool, bar)
+        repaired: list[str] = []
+        ensemble = self.train(cell, pool, bar, repaired)
         trained = time.perf_counter()
         scores, diverged = split_diverged(score(ensemble, pool.data))
         accuracies = np.delete(accuracy(ensemble, pool.test), diverged)
@@ -208,40 +245,56 @@ class _Run:
         ).assign(**dataclasses.asdict(cell))
         tables = {"results": results, "per_example": per_example, "controls": controls}
         for table in tables.values():
-            table.insert(0, "dataset", self.config.data.features)
+            for place, (column, value) in enumerate(self.first_columns.items()):
+                table.insert(place, column, value)
         record = {
             "diverged_models": diverged.tolist(),
+            "repaired": repaired,
             "seconds_training": round(trained - clock, 3),
             "seconds_attacking": round(time.perf_counter() - trained, 3),
         }
-        self.folder.finish_cell(cell, self.cell_key(cell), tables, record)
+        return self.folder.finish_cell(cell, self.cell_key(cell), tables, record)
 
-    def train(self, cell: Cell, pool: CandidatePool, bar: GridProgress) -> ShadowEnsemble:
-        """The heads of a cell: those on disk, and the missing ones trained and checkpointed."""
-        first, end = self.missing_models(cell)
-        keys = cell_keys(cell.seed)
-        parts = []
+    def train(
+        self, cell: Cell, pool: CandidatePool, bar: GridProgress, repaired: list[str]
+    ) -> ShadowEnsemble:
+        """The heads of a cell: those on disk, and the missing ones trained and checkpointed.
+
+        A damaged checkpoint is named in repaired, and its heads are trained again, side by side as they were: the
+        same bytes.
+        """
+        parts: list[ShadowEnsemble] = []
         for part in self.folder.trained_models(cell):
-            masks = self.masks(keys, pool, part)
+            masks = self.masks(cell_keys(cell.seed), pool, part)
             template = empty_heads(pool.data, num_models=part[1] - part[0])
-            parts.append(ShadowEnsemble(self.folder.load_heads(cell, part, template), masks))
+            try:
+                parts.append(ShadowEnsemble(self.folder.load_heads(cell, part, template), masks))
+            except DamagedError as error:
+                repaired.append(f"{error}; its heads were trained again")
+                parts.append(self.train_part(cell, pool, part, bar))
+        first, end = self.missing_models(cell)
         if first < end:
-            recipe = self.recipe(cell)
-            masks = self.masks(keys, pool, (first, end))
-            share = self.work(cell) / (end - first)
-            trained = train_ensemble(
-                keys["training"],
-                pool.data,
-                masks,
-                recipe.hyper,
-                recipe.config,
-                memory=self.memory,
-                on_chunk=lambda count: bar.heads(count, count * share),
-            )
-            self.folder.save_heads(cell, (first, end), trained.params)
-            self.heads_trained += end - first
-            parts.append(trained)
+            parts.append(self.train_part(cell, pool, (first, end), bar))
         return join_ensembles(parts)
+
+    def train_part(
+        self, cell: Cell, pool: CandidatePool, models: tuple[int, int], bar: GridProgress
+    ) -> ShadowEnsemble:
+        """Train and checkpoint the models first .. end - 1 of a cell."""
+        recipe, keys = self.recipe(cell), cell_keys(cell.seed)
+        share = self.work_per_head(cell)
+        trained = train_ensemble(
+            keys["training"],
+            pool.data,
+            self.masks(keys, pool, models),
+            recipe.hyper,
+            recipe.config,
+            memory=self.memory,
+            on_chunk=lambda count: bar.heads(count, count * share),
+        )
+        self.folder.save_heads(cell, models, trained.params)
+        self.heads_trained += models[1] - models[0]
+        return trained
 
     def privacy_facts(self, recipe: Recipe) -> dict[str, Any]:
         """What a cell's rows say of its privacy; delta and adjacency are also those of its audit."""
@@ -279,6 +332,12 @@ class _Run:
             design=settings.design,
             inclusion_rate=1 / settings.pool_multiplier,
         )
+
+
+def _say(console: rich.console.Console | None, lines: Iterable[str]) -> None:
+    for line in lines:
+        if console is not None:
+            console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def cell_keys(seed: int) -> dict[str, jax.Array]:

@@ -6,9 +6,13 @@
     controls.parquet     one row per cell and attack: the attack on permuted labels
     power_law.json       the fitted laws
     plots/               PNG and SVG
-    checkpoints/CELL/    heads (orbax, one folder per range of models) and the cell's own rows
+    checkpoints/CELL/    heads (orbax, one folder per range of models), the cell's own rows, and cell.json, its record
 
-Tables hold no clock times, so that a killed and resumed run ends in the same bytes; those are in the manifest.
+A cell's record says what its rows were computed from and holds their hashes: it is written after them, so that rows
+which are damaged, or of other settings, are computed again. After a cell nothing else is written, so that its cost does
+not grow with the grid: the manifest takes the records in at the end, as the tables take in the rows.
+
+Tables hold no clock times, so that a killed and resumed run ends in the same bytes; those are in the records.
 """
 
 from __future__ import annotations
@@ -26,10 +30,11 @@ import platform
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 import pandas as pd
 
@@ -39,6 +44,15 @@ _FORMAT = 2  # 2: cells have an epsilon
 TABLES = ("results", "per_example", "controls")
 _PACKAGES = ("jaxmia", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 _PART = re.compile(r"models-(\d+)-(\d+)")
+_RECORD = "cell.json"
+_HASH = ".sha256"
+
+CellState = Literal["done", "absent", "outdated", "failed", "damaged"]
+"""Of a cell's rows: there; not there; of other settings; not there since computing them failed; not as written."""
+
+
+class DamagedError(RuntimeError):
+    """A file of a run folder is not what was written; whoever reads it can compute it again."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -86,6 +100,21 @@ def file_hash(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _heads_hash(params: Any) -> str:
+    """SHA-256 of the leaves of a parameter tree, in their order."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _has_hash(path: pathlib.Path, expected: str | None) -> bool:
+    try:
+        return file_hash(path) == expected
+    except OSError:
+        return False
 
 
 def versions() -> dict[str, str]:
@@ -169,21 +198,38 @@ class RunFolder:
         return sorted(Cell.from_entry(entry) for entry in self.manifest["cells"].values())
 
     def is_done(self, cell: Cell, key: str) -> bool:
-        """Whether the cell's rows were computed from exactly what the key says."""
-        entry = self.manifest["cells"][str(cell)]
-        there = all((self._cell_path(cell) / f"{name}.parquet").is_file() for name in TABLES)
-        return there and entry.get("key") == key
+        """Whether the cell's rows were computed from exactly what the key says, and are as they were written."""
+        return self.state(cell, key) == "done"
+
+    def state(self, cell: Cell, key: str) -> CellState:
+        """What the folder has of a cell's rows under a key."""
+        record = self.record(cell)
+        if not record:
+            return "damaged" if self._record_path(cell).exists() else "absent"
+        if "error" in record:
+            return "failed"
+        if record.get("key") != key:
+            return "outdated"
+        intact = all(_has_hash(self._rows_path(cell, name), record["rows"].get(name)) for name in TABLES)
+        return "done" if intact else "damaged"
+
+    def record(self, cell: Cell) -> dict[str, Any]:
+        """What finish_cell or fail_cell wrote of a cell last; empty if there is nothing that can be read."""
+        try:
+            record = json.loads(self._record_path(cell).read_text())
+        except (OSError, ValueError):
+            return {}
+        whole = isinstance(record, dict) and ("error" in record or isinstance(record.get("rows"), dict))
+        return record if whole else {}
 
     @property
     def is_finished(self) -> bool:
         """Whether every cell of the folder and everything made from them is on disk."""
         return self.manifest.get("status") == "finished"
 
-    def start(self, todo: Iterable[Cell]) -> None:
-        """Mark the run as unfinished and the cells as not computed, on disk, before their rows are replaced."""
+    def start(self) -> None:
+        """Mark the run as unfinished, on disk, before any rows are replaced."""
         self.manifest["status"] = "running"
-        for cell in todo:
-            self.manifest["cells"][str(cell)].pop("key", None)
         self._write_manifest()
 
     def trained_models(self, cell: Cell) -> list[tuple[int, int]]:
@@ -200,27 +246,49 @@ class RunFolder:
         return connected
 
     def save_heads(self, cell: Cell, models: tuple[int, int], params: Any) -> None:
-        """Checkpoint heads of the models first .. end - 1."""
+        """Checkpoint heads of the models first .. end - 1, and their hash, before they can be taken for whole."""
+        hash_path = self._part_path(cell, models).with_suffix(_HASH)
+        hash_path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(hash_path) as temporary:
+            temporary.write_text(_heads_hash(params))
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(self._part_path(cell, models), params, force=True)
 
     def load_heads(self, cell: Cell, models: tuple[int, int], template: Any) -> Any:
-        """Heads of the models first .. end - 1, in the shapes and dtypes of template."""
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(self._part_path(cell, models), template)
+        """Heads of the models first .. end - 1, in the shapes and dtypes of template.
+
+        Raises:
+            DamagedError: if the checkpoint cannot be read, or holds other heads than were saved. (Orbax itself
+                notices neither every flipped bit nor every file that is missing.)
+        """
+        path = self._part_path(cell, models)
+        name = f"the checkpoint {'/'.join(path.parts[-2:])}"
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                heads = checkpointer.restore(path, template)
+        except Exception as error:  # of whatever kind: tensorstore, JSON, zlib, ...
+            reason = str(error).partition("\n")[0][:60]
+            raise DamagedError(f"{name} was damaged ({type(error).__name__}: {reason})") from error
+        hash_path = path.with_suffix(_HASH)
+        if hash_path.is_file() and hash_path.read_text() != _heads_hash(heads):
+            raise DamagedError(f"{name} was damaged (other bytes than were saved)")
+        return heads
 
     def finish_cell(
         self, cell: Cell, key: str, tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]
-    ) -> None:
-        """Write a cell's rows, then its entry in the manifest: the entry stands only for rows that are there."""
+    ) -> dict[str, Any]:
+        """Write a cell's rows, then its record, and return that: a record stands only for rows that are there."""
+        self._record_path(cell).unlink(missing_ok=True)
         for name in TABLES:
-            write_parquet(self._cell_path(cell) / f"{name}.parquet", tables[name])
-        self.manifest["cells"][str(cell)] |= {"key": key, "finished": _now(), **facts}
-        self._write_manifest()
+            write_parquet(self._rows_path(cell, name), tables[name])
+        rows = {name: file_hash(self._rows_path(cell, name)) for name in TABLES}
+        record = {"key": key, "finished": _now(), **facts, "rows": rows}
+        write_json(self._record_path(cell), record)
+        return record
 
     def assemble(self, name: str, cells: Iterable[Cell]) -> pd.DataFrame:
         """Join one of TABLES over cells, write it and return it."""
-        paths = (self._cell_path(cell) / f"{name}.parquet" for cell in cells)
+        paths = (self._rows_path(cell, name) for cell in cells)
         table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
         write_parquet(self.path / f"{name}.parquet", table)
         return table
@@ -230,7 +298,9 @@ class RunFolder:
         write_json(self.path / name, content)
 
     def finish(self) -> None:
-        """Mark the run as finished, on disk."""
+        """Mark the run as finished, on disk, with the records of all its cells."""
+        for cell in self.cells:
+            self.manifest["cells"][str(cell)] = cell.entry() | self.record(cell)
         self.manifest["status"] = "finished"
         self._write_manifest()
 
@@ -242,6 +312,12 @@ class RunFolder:
 
     def _part_path(self, cell: Cell, models: tuple[int, int]) -> pathlib.Path:
         return self._cell_path(cell) / f"models-{models[0]}-{models[1]}"
+
+    def _rows_path(self, cell: Cell, name: str) -> pathlib.Path:
+        return self._cell_path(cell) / f"{name}.parquet"
+
+    def _record_path(self, cell: Cell) -> pathlib.Path:
+        return self._cell_path(cell) / _RECORD
 
 
 @contextlib.contextmanager
@@ -338,7 +414,8 @@ def _check_continues(
             " choose another folder for fewer."
         )
     if manifest["status"] != "finished" and not resume:
-        done = sum("finished" in entry for entry in manifest["cells"].values())
+        folder = RunFolder(path, dict(manifest))
+        done = sum("finished" in folder.record(cell) for cell in folder.cells)
         raise InputError(
             f"out={str(path)!r} holds an unfinished run ({done} of {len(manifest['cells'])} cells done);"
             " continue it with --resume (resume=True) or choose another folder."
