@@ -22,10 +22,19 @@ from jaxmia.auditing import median_epsilon_lower_bound
 from jaxmia.config import ExperimentConfig, load_config, parse_config
 from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, train_ensemble, training_plan
 from jaxmia.evaluation import AttackResult
-from jaxmia.features import CandidatePool, FeatureSet, candidate_pool, load_features
+from jaxmia.features import (
+    CandidatePool,
+    FeatureSet,
+    FeatureStatistics,
+    candidate_pool,
+    check_candidates,
+    load_features,
+    load_statistics,
+    normalized_pool,
+)
 from jaxmia.membership import MembershipMasks, draw_membership
 from jaxmia.plots import plot_power_law, plot_privacy
-from jaxmia.power_law import LawOf, PowerLawFit, fit_power_law
+from jaxmia.power_law import DEFAULT_RECIPE, LawOf, PowerLawFit, fit_power_law
 from jaxmia.progress import GridProgress, grid_progress
 from jaxmia.recipe import Recipe, recipe_for
 from jaxmia.scores import Scores, accuracy, score, split_diverged
@@ -40,7 +49,6 @@ from jaxmia.store import (
     versions,
 )
 
-DEFAULT_RECIPE = "default"
 _ROWS = 2  # raised when rows get other columns: cells are then assessed anew from their heads
 
 
@@ -99,17 +107,14 @@ def run_experiment(
         for seed in config.grid.seeds
         for epsilon in config.privacy.epsilon
     ]
+    statistics = given_statistics(config, data)
     _check_before_training(config, data, cells, memory)
-    identity = {
-        "settings": config.training_identity(),
-        "features": {"sha256": data.content_hash()},
-        "versions": versions(),
-    }
+    identity = training_identity(config, data, statistics)
     settings = config.model_dump(mode="json")
     with RunFolder.open(
         out, settings=settings, identity=identity, cells=cells, models=config.shadows.models, resume=resume
     ) as folder:
-        return GridRun(config, data, folder, content_key(identity), memory).complete(console)
+        return GridRun(config, data, folder, content_key(identity), memory, statistics).complete(console)
 
 
 @dataclasses.dataclass
@@ -122,6 +127,7 @@ class GridRun:
         folder: where heads and rows go.
         identity_key: hash of what every trained head depends on.
         memory: as in run_experiment.
+        statistics: to standardise by, if they are given.
         names: the first columns of all rows, beside the cell's; by default of a run.
         heads_trained: heads that were trained so far.
     """
@@ -131,6 +137,7 @@ class GridRun:
     folder: RunFolder
     identity_key: str
     memory: int | None
+    statistics: FeatureStatistics | None = None
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     heads_trained: int = 0
 
@@ -201,7 +208,7 @@ class GridRun:
         clock = time.perf_counter()
         settings = self.config.shadows
         recipe = self.recipe(cell)
-        pool = draw_pool(self.config, self.data, cell)
+        pool = draw_pool(self.config, self.data, cell, self.statistics)
         repaired: list[str] = []
         ensemble = self.train(cell, pool, bar, repaired)
         trained = time.perf_counter()
@@ -209,6 +216,7 @@ class GridRun:
         accuracies = np.delete(accuracy(ensemble, pool.test), diverged)
         inclusion_rate = 1 / settings.pool_multiplier
         facts = {
+            "normalize": self.config.train.normalize,
             "design": settings.design,
             "inclusion_rate": inclusion_rate,
             "num_models": settings.models,
@@ -349,9 +357,35 @@ def cell_keys(seed: int) -> dict[str, jax.Array]:
     }
 
 
-def draw_pool(config: ExperimentConfig, data: FeatureSet, cell: Cell) -> CandidatePool:
-    """The candidates and the test split of a cell."""
-    return candidate_pool(
+def given_statistics(config: ExperimentConfig, data: FeatureSet) -> FeatureStatistics | None:
+    """The statistics of the file that a recipe names, or None for those of the pool.
+
+    Raises:
+        InputError: if the file is not what it should be, or not of the features' dimension.
+    """
+    if config.train.statistics == "pool":
+        return None
+    return load_statistics(config.train.statistics, dim=data.features.shape[1])
+
+
+def training_identity(
+    config: ExperimentConfig, data: FeatureSet, statistics: FeatureStatistics | None
+) -> dict[str, Any]:
+    """What every trained head depends on, by content: settings, features, given statistics, versions."""
+    given = {} if statistics is None else {"statistics": {"sha256": statistics.content_hash()}}
+    return {
+        "settings": config.training_identity(),
+        "features": {"sha256": data.content_hash()},
+        **given,
+        "versions": versions(),
+    }
+
+
+def draw_pool(
+    config: ExperimentConfig, data: FeatureSet, cell: Cell, statistics: FeatureStatistics | None = None
+) -> CandidatePool:
+    """The candidates and the test split of a cell, normalised as the recipe says."""
+    pool = candidate_pool(
         data,
         classes=cell.classes,
         shots=cell.shots,
@@ -359,14 +393,15 @@ def draw_pool(config: ExperimentConfig, data: FeatureSet, cell: Cell) -> Candida
         key=cell_keys(cell.seed)["pool"],
         test_per_class=config.data.test_per_class,
     )
+    return normalized_pool(pool, config.train.normalize, statistics)
 
 
 def fit_laws(results: pd.DataFrame) -> dict[LawOf, PowerLawFit]:
-    """Fit the power law to each attack, evaluation and privacy level of a results table, over all its cells."""
-    groups = results.groupby(["attack", "evaluation", "epsilon"], sort=False)
+    """Fit the power law to each attack, evaluation, privacy level and recipe, over all cells of all data sets."""
+    groups = results.groupby(["attack", "evaluation", "epsilon", "recipe"], sort=False)
     return {
-        LawOf(str(attack), str(evaluation), float(str(epsilon))): fit_power_law(rows)
-        for (attack, evaluation, epsilon), rows in groups
+        LawOf(str(attack), str(evaluation), float(str(epsilon)), str(recipe)): fit_power_law(rows)
+        for (attack, evaluation, epsilon, recipe), rows in groups
     }
 
 
@@ -380,7 +415,12 @@ def laws_to_json(laws: Mapping[LawOf, PowerLawFit]) -> list[dict[str, Any]]:
 def laws_from_json(content: list[dict[str, Any]]) -> dict[LawOf, PowerLawFit]:
     """Laws from the content of power_law.json."""
     return {
-        LawOf(entry["attack"], entry["evaluation"], float(entry["epsilon"])): PowerLawFit.from_dict(entry)
+        LawOf(
+            entry["attack"],
+            entry["evaluation"],
+            float(entry["epsilon"]),
+            entry.get("recipe", DEFAULT_RECIPE),  # runs from before sweeps named none
+        ): PowerLawFit.from_dict(entry)
         for entry in content
     }
 
@@ -389,9 +429,19 @@ def _check_before_training(
     config: ExperimentConfig, data: FeatureSet, cells: list[Cell], memory: int | None
 ) -> None:
     """Fail on what would fail later, while nothing is lost."""
-    for cell in dict.fromkeys(dataclasses.replace(cell, epsilon=math.inf) for cell in cells):
-        draw_pool(config, data, cell)  # levels of privacy share their pool
-    for cell in cells:
+    multiplier = config.shadows.pool_multiplier
+    for classes, shots in dict.fromkeys((cell.classes, cell.shots) for cell in cells):
+        check_candidates(data, classes=classes, shots=shots, multiplier=multiplier)
+    check_plans(config, data, cells, memory)
+    check_attacks(config)
+    largest = max(cell.shots * cell.classes for cell in cells) * (config.shadows.pool_multiplier - 1)
+    expected = largest * config.shadows.models
+    check_resolvable(config.fpr, expected, "the largest cell")
+
+
+def check_plans(config: ExperimentConfig, data: FeatureSet, cells: list[Cell], memory: int | None) -> None:
+    """Raise InputError if some cell has a batch larger than its pool, or memory holds none of its models."""
+    for cell in dict.fromkeys(dataclasses.replace(cell, seed=0) for cell in cells):
         recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
         training_plan(
             memory,
@@ -403,10 +453,11 @@ def _check_before_training(
             config=recipe.config,
             num_devices=jax.local_device_count(),
         )
+
+
+def check_attacks(config: ExperimentConfig) -> None:
+    """Raise InputError if an attack refuses its options, as they turn out on a few scores."""
     tiny = np.random.default_rng(0)
     scores = Scores(tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4)
     for attack in config.attack:
         run_attack(attack, scores, tiny.normal(size=(4, 2)))
-    largest = max(cell.shots * cell.classes for cell in cells) * (config.shadows.pool_multiplier - 1)
-    expected = largest * config.shadows.models
-    check_resolvable(config.fpr, expected, "the largest cell")
