@@ -38,6 +38,7 @@ RANKS = {
     "plots": 9,
     "progress": 9,
     "store": 9,
+    "executors": 9,
     "experiment": 10,
     "attack_run": 10,
     "tuning": 10,
