@@ -130,6 +130,7 @@ class GridRun:
         statistics: to standardise by, if they are given.
         names: the first columns of all rows, beside the cell's; by default of a run.
         heads_trained: heads that were trained so far.
+        seconds_training: of the cell in flight; what prepares it (its pool, masks, checkpoints) is counted apart.
     """
 
     config: ExperimentConfig
@@ -140,6 +141,7 @@ class GridRun:
     statistics: FeatureStatistics | None = None
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     heads_trained: int = 0
+    seconds_training: float = 0.0
 
     def complete(self, console: rich.console.Console | None) -> RunResult:
         """Compute the cells that are missing, then tables, laws and plots over all cells of the folder."""
@@ -205,13 +207,13 @@ class GridRun:
     def compute(self, cell: Cell, bar: GridProgress) -> dict[str, Any]:
         """Train what is missing of a cell, attack it, write its rows, and return the record of that."""
         bar.cell(str(cell))
-        clock = time.perf_counter()
+        clock, trained_before, self.seconds_training = time.perf_counter(), self.heads_trained, 0.0
         settings = self.config.shadows
         recipe = self.recipe(cell)
         pool = draw_pool(self.config, self.data, cell, self.statistics)
         repaired: list[str] = []
         ensemble = self.train(cell, pool, bar, repaired)
-        trained = time.perf_counter()
+        ready = time.perf_counter()
         scores, diverged = split_diverged(score(ensemble, pool.data))
         accuracies = np.delete(accuracy(ensemble, pool.test), diverged)
         inclusion_rate = 1 / settings.pool_multiplier
@@ -258,8 +260,10 @@ class GridRun:
         record = {
             "diverged_models": diverged.tolist(),
             "repaired": repaired,
-            "seconds_training": round(trained - clock, 3),
-            "seconds_attacking": round(time.perf_counter() - trained, 3),
+            "heads_trained": self.heads_trained - trained_before,
+            "seconds_training": round(self.seconds_training, 3),
+            "seconds_attacking": round(time.perf_counter() - ready, 3),
+            "seconds_preparing": round(ready - clock - self.seconds_training, 3),
         }
         return self.folder.finish_cell(cell, self.cell_key(cell), tables, record)
 
@@ -290,16 +294,17 @@ class GridRun:
     ) -> ShadowEnsemble:
         """Train and checkpoint the models first .. end - 1 of a cell."""
         recipe, keys = self.recipe(cell), cell_keys(cell.seed)
-        share = self.work_per_head(cell)
+        share, masks, clock = self.work_per_head(cell), self.masks(keys, pool, models), time.perf_counter()
         trained = train_ensemble(
             keys["training"],
             pool.data,
-            self.masks(keys, pool, models),
+            masks,
             recipe.hyper,
             recipe.config,
             memory=self.memory,
             on_chunk=lambda count: bar.heads(count, count * share),
         )
+        self.seconds_training += time.perf_counter() - clock
         self.folder.save_heads(cell, models, trained.params)
         self.heads_trained += models[1] - models[0]
         return trained
