@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxmia import features
 from jaxmia.features import FeatureSet, feature_set, load_features
 
 _PACKAGES = ("jaxmia", "jax", "numpy", "scipy")
@@ -48,9 +49,7 @@ def chosen_features(arguments: argparse.Namespace) -> FeatureSet:
 
 def standardized(data: FeatureSet) -> FeatureSet:
     """Centre and scale each dimension over all examples, then divide by sqrt(dim): unit mean square norm."""
-    deviation = data.features.std(axis=0)
-    features = (data.features - data.features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
-    return feature_set(features / np.sqrt(features.shape[1]), data.labels, data.class_names)
+    return features.standardized(data, features.feature_statistics(data.features))
 
 
 def synthetic_pool(seed: int, *, examples: int, classes: int, dim: int) -> FeatureSet:

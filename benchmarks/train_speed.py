@@ -76,7 +76,9 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--learning-rate", type=float, default=0.01, help="of Adam")
     options.add_argument("--repeats", type=int, default=5, help="turns that count; the median is reported")
     options.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch, each in turn")
-    options.add_argument("--products", nargs="+", default=["float32", "bfloat16"], help="of jaxmia's trainings")
+    options.add_argument(
+        "--products", nargs="+", default=["float32", "bfloat16"], help="of jaxmia's trainings"
+    )
     arguments = options.parse_args(argv)
     members = arguments.examples // 2
     if members % arguments.batch_size:

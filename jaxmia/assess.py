@@ -241,13 +241,14 @@ def per_example_rows(
     Args:
         scores: log_odds and member [models, examples].
         fprs: fractions.
-        examples: one row per example, which names it; alone what is returned, without rows, if the models are
-            too few to say more.
+        examples: one row per example, which names it; if the models are too few to say more, no row is returned.
         correction: as in per_example_vulnerability, recorded in every row.
         inclusion_rate: share of the pool that each model trained on, if known; recorded in every row.
     """
     if len(scores.log_odds) < MIN_MODELS:
-        return examples.iloc[:0]
+        types: dict[str, type] = {"fpr": float, **dict.fromkeys(_PER_EXAMPLE_COLUMNS, float)}
+        types |= {"num_in": np.int64, "num_out": np.int64, "status": str, "correction": str}
+        return examples.iloc[:0].assign(**{name: pd.Series(dtype=kind) for name, kind in types.items()})
     tables = []
     for fpr in fprs:
         curve = per_example_vulnerability(scores, fpr, correction=correction, inclusion_rate=inclusion_rate)

@@ -99,6 +99,80 @@ def run(
 
 
 @app.command(
+    epilog="""Example: `jaxmia sweep configs/study_smoke.toml --out sweeps/smoke --set grid.seeds=[0,1]`
+
+The folder gets manifest.json, results/, per_example/ and controls/ (Parquet, one file per cell), power_law.json and
+studies/."""
+)
+def sweep(
+    config: Annotated[
+        str,
+        typer.Argument(metavar="CONFIG", help="A TOML file of a sweep or an experiment, or a built-in one."),
+    ],
+    out: Annotated[
+        pathlib.Path, typer.Option(metavar="DIR", help="The sweep's folder; what it holds is kept.")
+    ],
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in recipes.adam.steps=200."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished sweep.")] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What training may hold on each device, as in 8GiB."),
+    ] = None,
+    executor: Annotated[
+        str, typer.Option(metavar="local|ray", help="Where cells are computed: here, or as Ray tasks.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of a running Ray cluster; without it, Ray starts here."),
+    ] = None,
+    cpus: Annotated[int, typer.Option(metavar="N", help="Cores of each Ray task.")] = 1,
+    gpus: Annotated[
+        float | None, typer.Option(metavar="X", help="GPUs of each Ray task; by default 1 if there are any.")
+    ] = None,
+) -> None:
+    """Run a grid over feature sets, recipes, privacy levels, classes, shots and seeds.
+
+    Cells that fail are listed, and tried again by the next call. With Ray, DIR must be on storage that all nodes see.
+    """
+    from jaxmia.config import load_sweep
+    from jaxmia.executors import RayExecutor
+    from jaxmia.memory import parse_bytes
+    from jaxmia.sweep import SweepStoppedError, run_sweep
+    from jaxmia.tables import failures_table, laws_tables, sweep_tables
+
+    settings = load_sweep(config, override or ())
+    if executor != "ray" and (address, cpus, gpus) != (None, 1, None):
+        raise InputError(f"executor={executor!r} must be 'ray' for --address, --cpus and --gpus.")
+    console = rich.console.Console()
+    try:
+        result = run_sweep(
+            settings,
+            out,
+            resume=resume,
+            memory=None if memory is None else parse_bytes(memory),
+            executor=RayExecutor(address, cpus=cpus, gpus=gpus) if executor == "ray" else executor,
+            console=rich.console.Console(stderr=True),
+        )
+    except SweepStoppedError as error:
+        rich.console.Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    if result.laws:
+        console.print(*sweep_tables(result.results()), *laws_tables(result.laws))
+    if result.cells_computed or result.failures:
+        console.print(
+            f"{result.heads_trained} heads trained; {result.cells_computed} cells computed; all files are in {out}"
+        )
+    else:
+        console.print(f"{out} already holds all of this sweep: nothing was left to do.")
+    if result.failures:
+        console.print(failures_table(result.failures))
+        raise typer.Exit(1)
+
+
+@app.command(
     epilog="""Example: `jaxmia attack scores.npz --out audits/mine --attack lira --attack rmia --fpr 0.01`
 
 The file holds `member` and one of `log_odds`, `logits` or `probabilities`: see docs/scores.md. The folder gets
@@ -135,20 +209,19 @@ def attack(
 @app.command()
 def fit(
     folders: Annotated[
-        list[pathlib.Path], typer.Argument(metavar="DIR...", help="Run folders, joined into one fit.")
+        list[pathlib.Path],
+        typer.Argument(metavar="DIR...", help="Folders of runs and sweeps, joined into one fit."),
     ],
     out: Annotated[
         pathlib.Path | None, typer.Option(metavar="FILE", help="Also write the laws as JSON.")
     ] = None,
 ) -> None:
-    """Fit the power law to one or more run folders."""
-    import pandas as pd
-
+    """Fit the power law to one or more folders of runs and sweeps."""
     from jaxmia.experiment import fit_laws, laws_to_json
     from jaxmia.store import load_results, write_json
     from jaxmia.tables import laws_tables
 
-    laws = fit_laws(pd.concat([load_results(folder) for folder in folders], ignore_index=True))
+    laws = fit_laws(load_results(folders))
     if out is not None:
         write_json(out, laws_to_json(laws))
     rich.console.Console().print(*laws_tables(laws))

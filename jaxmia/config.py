@@ -7,7 +7,9 @@ import inspect
 import math
 import os
 import pathlib
+import re
 import tomllib
+import typing
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from typing import Annotated, Any, Literal
@@ -19,9 +21,12 @@ from jaxmia import attacks
 from jaxmia._validate import InputError, check_choice, suggestion
 from jaxmia.accounting import MIN_DELTA
 from jaxmia.evaluation import EVALUATIONS
+from jaxmia.power_law import DEFAULT_RECIPE
 
 Fpr = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$", max_length=64)]
+"""Part of file names, joined by "__"."""
 AttackOption = str | bool | int | float
 
 
@@ -88,6 +93,19 @@ class TrainSettings(_Settings):
     products: Literal["float32", "bfloat16"] = "float32"
     """In what the two matrix products of a step multiply; they accumulate in float32. "bfloat16" takes about half of
     the time where the processor has such arithmetic, and moves scores by less than a tenth of what a seed does."""
+    normalize: Literal["none", "unit", "standardize"] = "none"
+    """Of candidates and test split alike: "unit" (every example to norm 1) or "standardize" (every dimension centred
+    and scaled, then divided by sqrt(dim)): see jaxmia.features.normalized_pool."""
+    statistics: Annotated[str, Field(min_length=1)] = "pool"
+    """What to standardise by: "pool" (mean and deviation of the cell's candidates) or an .npz with mean and scale."""
+
+    @pydantic.model_validator(mode="after")
+    def _statistics_are_to_standardize_by(self) -> TrainSettings:
+        if self.statistics != "pool" and self.normalize != "standardize":
+            raise ValueError(
+                f"statistics={self.statistics!r} is for normalize='standardize', got normalize={self.normalize!r}"
+            )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _momentum_is_for_sgd(self) -> TrainSettings:
@@ -198,6 +216,9 @@ class ExperimentConfig(_Settings):
         del settings["shadows"]["models"]
         del settings["privacy"]["epsilon"]
         del settings["data"]["features"]  # a place; what lies there is identified by its hash
+        del settings["train"]["statistics"]  # the same
+        if self.train.normalize == "none":  # folders from before there was a choice are of this
+            del settings["train"]["normalize"]
         return settings
 
     def evaluation_identity(self) -> dict[str, Any]:
@@ -205,6 +226,68 @@ class ExperimentConfig(_Settings):
         return self.model_dump(mode="json", include={"attack", "correction", "evaluation", "fpr"}) | {
             "models": self.shadows.models
         }
+
+
+class DatasetSettings(DataSettings):
+    """One feature set of a sweep."""
+
+    name: Name
+    features: str
+    """"demo" or the path of an .npz; relative paths may start at the sweep's file, and ~ is the home folder."""
+    classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...] | None, Field(min_length=1, strict=False)] = (
+        None
+    )
+    """C of this set, where the grid's do not fit."""
+    shots: Annotated[tuple[Positive, ...] | None, Field(min_length=1, strict=False)] = None
+    """S of this set, where the grid's do not fit."""
+    optional: bool = False
+    """Whether the sweep goes on without the set if its file is absent."""
+
+
+class RecipeSettings(TrainSettings):
+    """One recipe of a sweep."""
+
+    name: Name
+
+
+class SweepConfig(ExperimentConfig):
+    """A grid over feature sets and recipes as well: every recipe trains on every set. data and train are not used."""
+
+    name: Annotated[str, Field(min_length=1)] = "sweep"
+    datasets: Annotated[tuple[DatasetSettings, ...], Field(min_length=1, strict=False)]
+    recipes: Annotated[tuple[RecipeSettings, ...], Field(min_length=1, strict=False)]
+
+    @pydantic.field_validator("datasets", "recipes")
+    @classmethod
+    def _different_names(cls, entries: tuple[Any, ...]) -> tuple[Any, ...]:
+        names = [entry.name.casefold() for entry in entries]  # they become file names
+        twice = [entry.name for entry in entries if names.count(entry.name.casefold()) > 1]
+        if twice:
+            raise ValueError(f"names must differ, but {twice[0]!r} stands there {len(twice)} times")
+        return entries
+
+    def experiment(self, dataset: DatasetSettings, recipe: RecipeSettings) -> ExperimentConfig:
+        """The settings of one feature set under one recipe.
+
+        Raises:
+            InputError: if the recipe does not go with the sweep's privacy levels.
+        """
+        grid = {"classes": dataset.classes, "shots": dataset.shots}
+        try:
+            return ExperimentConfig.model_validate(
+                {name: getattr(self, name) for name in ExperimentConfig.model_fields}
+                | {
+                    "data": dataset.model_dump(include=set(DataSettings.model_fields)),
+                    "grid": self.grid.model_dump() | {name: value for name, value in grid.items() if value},
+                    "train": recipe.model_dump(exclude={"name"}),
+                }
+            )
+        except pydantic.ValidationError as error:
+            raise InputError(f"recipe {recipe.name!r}: {_describe(error, ExperimentConfig)}") from None
+
+    def record(self) -> dict[str, Any]:
+        """All settings, JSON-ready."""
+        return self.model_dump(mode="json", exclude={"data", "train"})
 
 
 def builtin_configs() -> dict[str, Traversable]:
@@ -226,6 +309,68 @@ def load_config(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -
     Raises:
         InputError: for a missing file, bad TOML, an unknown key (the nearest is suggested) or a wrong value.
     """
+    return parse_config(_read_settings(source, overrides))
+
+
+def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> SweepConfig:
+    """Read a sweep file, or an experiment file as a sweep of one feature set and one recipe; otherwise as load_config.
+
+    Overrides reach the entries of [[datasets]] and [[recipes]] by name or place: "recipes.adam.steps=200".
+    """
+    folder = pathlib.Path(source).resolve().parent if pathlib.Path(source).is_file() else None
+    return parse_sweep(_read_settings(source, overrides), folder=folder)
+
+
+def parse_sweep(settings: dict[str, Any], *, folder: pathlib.Path | None = None) -> SweepConfig:
+    """Check the settings of a sweep, or of an experiment, given as nested dictionaries.
+
+    [data] and [train] hold what the entries of [[datasets]] and [[recipes]] have in common; without entries they are
+    the only one.
+
+    Args:
+        settings: as in the TOML file.
+        folder: of the file: where relative paths are looked for first, before the present folder.
+
+    Raises:
+        InputError: as parse_config.
+    """
+    settings = dict(settings)
+    for shared_name, name, one in (("data", "datasets", _only_dataset), ("train", "recipes", _only_recipe)):
+        shared = settings.pop(shared_name, {})
+        if not isinstance(shared, dict):
+            raise InputError(f"{shared_name}={shared!r}: must be a table.")
+        entries = settings.setdefault(name, [one(shared)])
+        if isinstance(entries, list):  # of tables, or what the model refuses
+            settings[name] = [_merged(shared, entry, folder) for entry in entries]
+    try:
+        return SweepConfig.model_validate(settings)
+    except pydantic.ValidationError as error:
+        raise InputError(_describe(error, SweepConfig)) from None
+
+
+def _only_dataset(data: dict[str, Any]) -> dict[str, Any]:
+    features = str(data.get("features", "demo"))
+    name = re.sub(r"[^A-Za-z0-9]+", "-", pathlib.PurePath(features).stem).strip("-")
+    return {"name": name or "data", "features": features}
+
+
+def _only_recipe(train: dict[str, Any]) -> dict[str, Any]:
+    return {"name": DEFAULT_RECIPE}
+
+
+def _merged(shared: dict[str, Any], entry: Any, folder: pathlib.Path | None) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    entry = {**shared, **entry}
+    for key, word in (("features", "demo"), ("statistics", "pool")):
+        if isinstance(entry.get(key), str) and entry[key] != word:
+            path = pathlib.Path(entry[key]).expanduser()
+            beside = folder / path if folder is not None else path
+            entry[key] = str(beside if beside.exists() else path)
+    return entry
+
+
+def _read_settings(source: str | os.PathLike[str], overrides: Sequence[str]) -> dict[str, Any]:
     file: Traversable = pathlib.Path(source)
     if not file.is_file():
         builtin = builtin_configs()
@@ -240,7 +385,7 @@ def load_config(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -
         raise InputError(f"{source} must be valid TOML: {error}.") from None
     for override in overrides:
         _apply(override, settings)
-    return parse_config(settings)
+    return settings
 
 
 def parse_config(settings: dict[str, Any]) -> ExperimentConfig:
@@ -252,7 +397,7 @@ def parse_config(settings: dict[str, Any]) -> ExperimentConfig:
     try:
         return ExperimentConfig.model_validate(settings)
     except pydantic.ValidationError as error:
-        raise InputError(_describe(error)) from None
+        raise InputError(_describe(error, ExperimentConfig)) from None
 
 
 def _apply(override: str, settings: dict[str, Any]) -> None:
@@ -264,20 +409,33 @@ def _apply(override: str, settings: dict[str, Any]) -> None:
     except tomllib.TOMLDecodeError:
         value = text.strip()  # a bare word: train.optimizer=sgd
     *tables, key = path.strip().split(".")
+    place: Any = settings
     for table in tables:
-        settings = settings.setdefault(table, {})
-        if not isinstance(settings, dict):
+        if isinstance(place, list):  # of [[recipes]]: the word names one of them
+            entries = _by_name(place)
+            check_choice(f"--set {override!r}: name", table, entries)
+            place = entries[table]
+        else:
+            place = place.setdefault(table, {})
+        if not isinstance(place, (dict, list)):
             raise InputError(f"--set {override!r} must name a key of a table; {table!r} is a value.")
-    settings[key] = value
+    if isinstance(place, list):
+        raise InputError(f"--set {override!r} must name a key of one of {', '.join(_by_name(place))}.")
+    place[key] = value
 
 
-def _describe(error: pydantic.ValidationError) -> str:
+def _by_name(entries: list[Any]) -> dict[str, Any]:
+    tables = {str(place): entry for place, entry in enumerate(entries) if isinstance(entry, dict)}
+    return tables | {str(entry["name"]): entry for entry in tables.values() if "name" in entry}
+
+
+def _describe(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> str:
     errors = error.errors(include_url=False)
     first = errors[0]
     path = ".".join(str(part) for part in first["loc"])
     more = f" ({len(errors) - 1} more wrong)" if len(errors) > 1 else ""
     if first["type"] == "extra_forbidden":
-        known = _fields_at(first["loc"][:-1])
+        known = _fields_at(model, first["loc"][:-1])
         return f"unknown key {path!r}; known here: {', '.join(known)}.{suggestion(str(first['loc'][-1]), known)}{more}"
     if first["type"] == "missing":
         return f"{path} is required, got nothing.{more}"
@@ -287,8 +445,8 @@ def _describe(error: pydantic.ValidationError) -> str:
     return f"{path}={first['input']!r}: {message[0].lower()}{message[1:]}.{more}"
 
 
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = ExperimentConfig
+def _fields_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
     for part in location:
-        model = model.model_fields[str(part)].annotation
+        # An entry of a list of tables has the fields of its one type.
+        model = typing.get_args(model)[0] if isinstance(part, int) else model.model_fields[part].annotation
     return list(model.model_fields)

@@ -8,7 +8,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -22,16 +22,36 @@ from jaxmia.auditing import median_epsilon_lower_bound
 from jaxmia.config import ExperimentConfig, load_config, parse_config
 from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, train_ensemble
 from jaxmia.evaluation import AttackResult
-from jaxmia.features import CandidatePool, FeatureSet, candidate_pool, load_features
+from jaxmia.features import (
+    CandidatePool,
+    FeatureSet,
+    FeatureStatistics,
+    candidate_pool,
+    check_candidates,
+    load_features,
+    load_statistics,
+    normalized_pool,
+)
 from jaxmia.formulation import Formulation, formulate
 from jaxmia.membership import MembershipMasks, draw_membership
 from jaxmia.plots import plot_power_law, plot_privacy
-from jaxmia.power_law import LawOf, PowerLawFit, fit_power_law
+from jaxmia.power_law import DEFAULT_RECIPE, LawOf, PowerLawFit, fit_power_law
 from jaxmia.processes import Group, Piece, deal, group
 from jaxmia.progress import GridProgress, grid_progress
 from jaxmia.recipe import Recipe, recipe_for
 from jaxmia.scores import Scores, accuracy, score, split_diverged
-from jaxmia.store import Cell, RunFolder, content_key, json_number, load_results, load_table, versions
+from jaxmia.store import (
+    Cell,
+    DamagedError,
+    RunFolder,
+    content_key,
+    json_number,
+    load_results,
+    load_table,
+    versions,
+)
+
+_ROWS = 2  # raised when rows get other columns: cells are then assessed anew from their heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,53 +127,70 @@ def _run_experiment(
         for seed in config.grid.seeds
         for epsilon in config.privacy.epsilon
     ]
+    statistics = given_statistics(config, data)
     _check_before_training(config, data, cells, memory)
-    identity = {
-        "settings": config.training_identity(),
-        "features": {"sha256": data.content_hash()},
-        "versions": versions(),
-    }
+    identity = training_identity(config, data, statistics)
     if processes.index > 0:
         todo = processes.hear("todo", 0)
         folder = RunFolder.join(out, identity=identity, manifest_hash=todo["manifest"])
-        run = _Run(config, data, folder, content_key(identity), memory, processes)
+        run = GridRun(config, data, folder, content_key(identity), memory, statistics, processes=processes)
         return run.assist(todo["cells"], console)
     settings = config.model_dump(mode="json")
     with RunFolder.open(
         out, settings=settings, identity=identity, cells=cells, models=config.shadows.models, resume=resume
     ) as folder:
-        return _Run(config, data, folder, content_key(identity), memory, processes).complete(console)
+        return GridRun(
+            config, data, folder, content_key(identity), memory, statistics, processes=processes
+        ).complete(console)
 
 
 @dataclasses.dataclass
-class _Run:
-    """A run over an open folder; dealt holds the pieces of the cells to be computed."""
+class GridRun:
+    """A grid of cells of one feature set under one recipe, over an open folder.
+
+    Attributes:
+        config: settings.
+        data: the feature set.
+        folder: where heads and rows go.
+        identity_key: hash of what every trained head depends on.
+        memory: as in run_experiment.
+        statistics: to standardise by, if they are given.
+        names: the first columns of all rows, beside the cell's; by default of a run.
+        processes: that share the run.
+        dealt: the pieces of the cells to be computed.
+        heads_trained: heads that were trained so far.
+        seconds_training: of the cell in flight; what prepares it (its pool, masks, checkpoints) is counted apart.
+    """
 
     config: ExperimentConfig
     data: FeatureSet
     folder: RunFolder
     identity_key: str
     memory: int | None
+    statistics: FeatureStatistics | None = None
+    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     processes: Group = dataclasses.field(default_factory=Group)
     dealt: dict[Cell, list[Piece]] = dataclasses.field(default_factory=dict)
     heads_trained: int = 0
+    seconds_training: float = 0.0
 
     def complete(self, console: rich.console.Console | None) -> RunResult:
         """Compute the cells that are missing, then tables, laws and plots over all cells of the folder."""
-        todo = [cell for cell in self.folder.cells if not self.is_done(cell)]
+        states = {cell: self.folder.state(cell, self.cell_key(cell)) for cell in self.folder.cells}
+        todo = [cell for cell, state in states.items() if state != "done"]
+        damaged = [f"the rows of {cell} were damaged" for cell in todo if states[cell] == "damaged"]
         unfinished = bool(todo) or not self.folder.is_finished
         if unfinished:
-            self.folder.start(todo)
+            self.folder.start()
         for cell in todo:
-            trained = self.folder.trained_models(cell)
-            self.dealt[cell] = deal(trained, self.config.shadows.models, self.processes.count)
+            self.deal(cell)
         cells = [(cell.entry(), pieces) for cell, pieces in self.dealt.items()]
         self.processes.tell("todo", {"manifest": self.folder.manifest_hash(), "cells": cells})
         if unfinished:
             with grid_progress(console, sum((self.work(cell) for cell in todo), 0.0)) as bar:
+                _say(console, damaged)
                 for cell in todo:
-                    self.compute(cell, bar)
-                    self.folder.assemble("results", filter(self.is_done, self.folder.cells))
+                    _say(console, self.compute(cell, bar)["repaired"])
             self.folder.assemble("per_example", self.folder.cells)
             self.folder.assemble("controls", self.folder.cells)
             results = self.folder.assemble("results", self.folder.cells)
@@ -173,8 +210,10 @@ class _Run:
             for cell in self.dealt:
                 self.processes.check()
                 bar.cell(str(cell))
-                self.score_pieces(cell, draw_pool(self.config, self.data, cell), bar)
-                self.processes.tell(str(cell))
+                repaired: list[str] = []
+                pool = draw_pool(self.config, self.data, cell, self.statistics)
+                self.score_pieces(cell, pool, bar, repaired)
+                self.processes.tell(str(cell), repaired)
         self.processes.hear("finished", 0)
         return self.result(len(cells))
 
@@ -188,11 +227,23 @@ class _Run:
 
     def cell_key(self, cell: Cell) -> str:
         """What the rows of a cell are computed from."""
-        return content_key([self.identity_key, cell.entry(), self.config.evaluation_identity()])
+        return content_key(
+            [self.identity_key, cell.entry(), self.config.evaluation_identity(), dict(self.names), _ROWS]
+        )
+
+    @property
+    def first_columns(self) -> dict[str, str]:
+        """What every row says first: which data and which recipe it is of."""
+        return {"dataset": self.config.data.features, "recipe": DEFAULT_RECIPE, **self.names}
 
     def is_done(self, cell: Cell) -> bool:
         """Whether the folder has the rows of a cell under the present settings."""
         return self.folder.is_done(cell, self.cell_key(cell))
+
+    def deal(self, cell: Cell) -> None:
+        """Deal the models of a cell to the processes."""
+        trained = self.folder.trained_models(cell)
+        self.dealt[cell] = deal(trained, self.config.shadows.models, self.processes.count)
 
     def pieces(self, cell: Cell) -> list[Piece]:
         """This process's models of a cell."""
@@ -211,19 +262,21 @@ class _Run:
         """What the heads of a cell are trained with."""
         return recipe_for(self.config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
 
-    def compute(self, cell: Cell, bar: GridProgress) -> None:
-        """Train what is missing of a cell, attack it, and write its rows."""
+    def compute(self, cell: Cell, bar: GridProgress) -> dict[str, Any]:
+        """Train what is missing of a cell, attack it, write its rows, and return the record of that."""
         bar.cell(str(cell))
-        clock = time.perf_counter()
+        clock, trained_before, self.seconds_training = time.perf_counter(), self.heads_trained, 0.0
         settings = self.config.shadows
         recipe = self.recipe(cell)
-        pool = draw_pool(self.config, self.data, cell)
-        scores, accuracies = self.scores(cell, pool, bar)
-        trained = time.perf_counter()
+        pool = draw_pool(self.config, self.data, cell, self.statistics)
+        repaired: list[str] = []
+        scores, accuracies = self.scores(cell, pool, bar, repaired)
+        ready = time.perf_counter()
         scores, diverged = split_diverged(scores)
         accuracies = np.delete(accuracies, diverged)
         inclusion_rate = 1 / settings.pool_multiplier
         facts = {
+            "normalize": self.config.train.normalize,
             "design": settings.design,
             "inclusion_rate": inclusion_rate,
             "num_models": settings.models,
@@ -260,46 +313,67 @@ class _Run:
         ).assign(**dataclasses.asdict(cell))
         tables = {"results": results, "per_example": per_example, "controls": controls}
         for table in tables.values():
-            table.insert(0, "dataset", self.config.data.features)
+            for place, (column, value) in enumerate(self.first_columns.items()):
+                table.insert(place, column, value)
         record = {
             "diverged_models": diverged.tolist(),
             "training": str(formulation_of(self.config, self.data, cell, self.memory)),
-            "seconds_training": round(trained - clock, 3),
-            "seconds_attacking": round(time.perf_counter() - trained, 3),
+            "repaired": repaired,
+            "heads_trained": self.heads_trained - trained_before,
+            "seconds_training": round(self.seconds_training, 3),
+            "seconds_attacking": round(time.perf_counter() - ready, 3),
+            "seconds_preparing": round(ready - clock - self.seconds_training, 3),
         }
-        self.folder.finish_cell(cell, self.cell_key(cell), tables, record)
+        return self.folder.finish_cell(cell, self.cell_key(cell), tables, record)
 
-    def scores(self, cell: Cell, pool: CandidatePool, bar: GridProgress) -> tuple[Scores, np.ndarray]:
+    def scores(
+        self, cell: Cell, pool: CandidatePool, bar: GridProgress, repaired: list[str]
+    ) -> tuple[Scores, np.ndarray]:
         """Log-odds and test accuracies of all models of a cell; those of other processes come through the folder."""
         if self.processes.count == 1:
-            ensemble = join_ensembles([self.train(cell, pool, piece, bar) for piece in self.pieces(cell)])
+            heads = [self.heads(cell, pool, piece, bar, repaired) for piece in self.pieces(cell)]
+            ensemble = join_ensembles(heads)
             return score(ensemble, pool.data), accuracy(ensemble, pool.test)
-        self.score_pieces(cell, pool, bar)
+        self.score_pieces(cell, pool, bar, repaired)
         for process in range(1, self.processes.count):
-            self.processes.hear(str(cell), process)
+            repaired += self.processes.hear(str(cell), process)
         parts = [self.folder.load_scores(cell, piece.models) for piece in self.dealt[cell]]
         log_odds, accuracies = map(np.concatenate, zip(*parts, strict=True))
         masks = self.masks(cell_keys(cell.seed), pool, (0, self.config.shadows.models))
         return Scores(log_odds, np.asarray(masks.member)), accuracies
 
-    def score_pieces(self, cell: Cell, pool: CandidatePool, bar: GridProgress) -> None:
+    def score_pieces(self, cell: Cell, pool: CandidatePool, bar: GridProgress, repaired: list[str]) -> None:
         """Write the scores of this process's models of a cell, for process 0 to read."""
         for piece in self.pieces(cell):
-            ensemble = self.train(cell, pool, piece, bar)
+            ensemble = self.heads(cell, pool, piece, bar, repaired)
             log_odds, accuracies = score(ensemble, pool.data).log_odds, accuracy(ensemble, pool.test)
             self.folder.save_scores(cell, piece.models, np.asarray(log_odds), accuracies)
 
-    def train(self, cell: Cell, pool: CandidatePool, piece: Piece, bar: GridProgress) -> ShadowEnsemble:
-        """The heads of a piece: those on disk, or trained and checkpointed."""
-        keys = cell_keys(cell.seed)
-        masks = self.masks(keys, pool, piece.models)
-        num_models = piece.end - piece.first
-        if piece.trained:
-            template = empty_heads(pool.data, num_models=num_models)
+    def heads(
+        self, cell: Cell, pool: CandidatePool, piece: Piece, bar: GridProgress, repaired: list[str]
+    ) -> ShadowEnsemble:
+        """The heads of a piece: those on disk, or trained and checkpointed.
+
+        A damaged checkpoint is named in repaired, and its heads are trained again, side by side as they were: the
+        same bytes.
+        """
+        if not piece.trained:
+            return self.train(cell, pool, piece.models, bar)
+        masks = self.masks(cell_keys(cell.seed), pool, piece.models)
+        template = empty_heads(pool.data, num_models=piece.end - piece.first)
+        try:
             return ShadowEnsemble(self.folder.load_heads(cell, piece.models, template), masks)
-        recipe = self.recipe(cell)
-        share = self.work_per_head(cell)
-        ensemble = train_ensemble(
+        except DamagedError as error:
+            repaired.append(f"{error}; its heads were trained again")
+            return self.train(cell, pool, piece.models, bar)
+
+    def train(
+        self, cell: Cell, pool: CandidatePool, models: tuple[int, int], bar: GridProgress
+    ) -> ShadowEnsemble:
+        """Train and checkpoint the models first .. end - 1 of a cell."""
+        recipe, keys = self.recipe(cell), cell_keys(cell.seed)
+        share, masks, clock = self.work_per_head(cell), self.masks(keys, pool, models), time.perf_counter()
+        trained = train_ensemble(
             keys["training"],
             pool.data,
             masks,
@@ -308,9 +382,10 @@ class _Run:
             memory=self.memory,
             on_chunk=lambda count: bar.heads(count, count * share),
         )
-        self.folder.save_heads(cell, piece.models, ensemble.params)
-        self.heads_trained += num_models
-        return ensemble
+        self.seconds_training += time.perf_counter() - clock
+        self.folder.save_heads(cell, models, trained.params)
+        self.heads_trained += models[1] - models[0]
+        return trained
 
     def privacy_facts(self, recipe: Recipe) -> dict[str, Any]:
         """What a cell's rows say of its privacy; delta and adjacency are also those of its audit."""
@@ -350,6 +425,12 @@ class _Run:
         )
 
 
+def _say(console: rich.console.Console | None, lines: Iterable[str]) -> None:
+    for line in lines:
+        if console is not None:
+            console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
 def cell_keys(seed: int) -> dict[str, jax.Array]:
     """The independent random keys of a cell's pool, membership and training: they depend on its seed alone."""
     key = jax.random.key(seed)
@@ -359,9 +440,35 @@ def cell_keys(seed: int) -> dict[str, jax.Array]:
     }
 
 
-def draw_pool(config: ExperimentConfig, data: FeatureSet, cell: Cell) -> CandidatePool:
-    """The candidates and the test split of a cell."""
-    return candidate_pool(
+def given_statistics(config: ExperimentConfig, data: FeatureSet) -> FeatureStatistics | None:
+    """The statistics of the file that a recipe names, or None for those of the pool.
+
+    Raises:
+        InputError: if the file is not what it should be, or not of the features' dimension.
+    """
+    if config.train.statistics == "pool":
+        return None
+    return load_statistics(config.train.statistics, dim=data.features.shape[1])
+
+
+def training_identity(
+    config: ExperimentConfig, data: FeatureSet, statistics: FeatureStatistics | None
+) -> dict[str, Any]:
+    """What every trained head depends on, by content: settings, features, given statistics, versions."""
+    given = {} if statistics is None else {"statistics": {"sha256": statistics.content_hash()}}
+    return {
+        "settings": config.training_identity(),
+        "features": {"sha256": data.content_hash()},
+        **given,
+        "versions": versions(),
+    }
+
+
+def draw_pool(
+    config: ExperimentConfig, data: FeatureSet, cell: Cell, statistics: FeatureStatistics | None = None
+) -> CandidatePool:
+    """The candidates and the test split of a cell, normalised as the recipe says."""
+    pool = candidate_pool(
         data,
         classes=cell.classes,
         shots=cell.shots,
@@ -369,6 +476,7 @@ def draw_pool(config: ExperimentConfig, data: FeatureSet, cell: Cell) -> Candida
         key=cell_keys(cell.seed)["pool"],
         test_per_class=config.data.test_per_class,
     )
+    return normalized_pool(pool, config.train.normalize, statistics)
 
 
 def formulation_of(config: ExperimentConfig, data: FeatureSet, cell: Cell, memory: int | None) -> Formulation:
@@ -392,11 +500,11 @@ def formulation_of(config: ExperimentConfig, data: FeatureSet, cell: Cell, memor
 
 
 def fit_laws(results: pd.DataFrame) -> dict[LawOf, PowerLawFit]:
-    """Fit the power law to each attack, evaluation and privacy level of a results table, over all its cells."""
-    groups = results.groupby(["attack", "evaluation", "epsilon"], sort=False)
+    """Fit the power law to each attack, evaluation, privacy level and recipe, over all cells of all data sets."""
+    groups = results.groupby(["attack", "evaluation", "epsilon", "recipe"], sort=False)
     return {
-        LawOf(str(attack), str(evaluation), float(str(epsilon))): fit_power_law(rows)
-        for (attack, evaluation, epsilon), rows in groups
+        LawOf(str(attack), str(evaluation), float(str(epsilon)), str(recipe)): fit_power_law(rows)
+        for (attack, evaluation, epsilon, recipe), rows in groups
     }
 
 
@@ -410,7 +518,12 @@ def laws_to_json(laws: Mapping[LawOf, PowerLawFit]) -> list[dict[str, Any]]:
 def laws_from_json(content: list[dict[str, Any]]) -> dict[LawOf, PowerLawFit]:
     """Laws from the content of power_law.json."""
     return {
-        LawOf(entry["attack"], entry["evaluation"], float(entry["epsilon"])): PowerLawFit.from_dict(entry)
+        LawOf(
+            entry["attack"],
+            entry["evaluation"],
+            float(entry["epsilon"]),
+            entry.get("recipe", DEFAULT_RECIPE),  # runs from before sweeps named none
+        ): PowerLawFit.from_dict(entry)
         for entry in content
     }
 
@@ -419,14 +532,25 @@ def _check_before_training(
     config: ExperimentConfig, data: FeatureSet, cells: list[Cell], memory: int | None
 ) -> None:
     """Fail on what would fail later, while nothing is lost."""
-    for cell in dict.fromkeys(dataclasses.replace(cell, epsilon=math.inf) for cell in cells):
-        draw_pool(config, data, cell)  # levels of privacy share their pool
-    for cell in cells:
+    multiplier = config.shadows.pool_multiplier
+    for classes, shots in dict.fromkeys((cell.classes, cell.shots) for cell in cells):
+        check_candidates(data, classes=classes, shots=shots, multiplier=multiplier)
+    check_plans(config, data, cells, memory)
+    check_attacks(config)
+    largest = max(cell.shots * cell.classes for cell in cells) * (config.shadows.pool_multiplier - 1)
+    expected = largest * config.shadows.models
+    check_resolvable(config.fpr, expected, "the largest cell")
+
+
+def check_plans(config: ExperimentConfig, data: FeatureSet, cells: list[Cell], memory: int | None) -> None:
+    """Raise InputError if some cell has a batch larger than its pool, or memory holds none of its models."""
+    for cell in dict.fromkeys(dataclasses.replace(cell, seed=0) for cell in cells):
         formulation_of(config, data, cell, memory)
+
+
+def check_attacks(config: ExperimentConfig) -> None:
+    """Raise InputError if an attack refuses its options, as they turn out on a few scores."""
     tiny = np.random.default_rng(0)
     scores = Scores(tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4)
     for attack in config.attack:
         run_attack(attack, scores, tiny.normal(size=(4, 2)))
-    largest = max(cell.shots * cell.classes for cell in cells) * (config.shadows.pool_multiplier - 1)
-    expected = largest * config.shadows.models
-    check_resolvable(config.fpr, expected, "the largest cell")

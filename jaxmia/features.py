@@ -1,7 +1,8 @@
-"""Feature sets: what every model trains on. Load, save and check them; choose classes and a candidate pool."""
+"""Feature sets: what every model trains on. Load, save, check; choose classes and a candidate pool; normalise it."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.resources
 import os
@@ -17,6 +18,7 @@ from jaxmia._npz import read_npz
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 
 DEMO_NAME = "demo"
+NORMALIZATIONS = ("none", "unit", "standardize")
 _DEMO_FILE = "demo_wordnet10.npz"
 
 
@@ -189,6 +191,27 @@ def choose_classes(data: FeatureSet, classes: int | Sequence[str]) -> tuple[int,
     return tuple(sorted({data.class_names.index(name) for name in classes}))
 
 
+def check_candidates(
+    data: FeatureSet, *, classes: int | Sequence[str], shots: int, multiplier: int = 2
+) -> tuple[int, ...]:
+    """Return the labels that candidate_pool would choose, if the data have enough examples; nothing is drawn.
+
+    Raises:
+        InputError: naming the class and its count, if one has fewer than multiplier x shots examples.
+    """
+    check_at_least("shots", shots, 1)
+    check_at_least("multiplier", multiplier, 2)
+    chosen = choose_classes(data, classes)
+    counts = np.bincount(data.labels, minlength=data.num_classes)
+    for label in chosen:
+        if counts[label] < multiplier * shots:
+            raise InputError(
+                f"shots={shots} needs {multiplier} x {shots} = {multiplier * shots} examples of each class,"
+                f" but class {data.class_names[label]!r} has {counts[label]}."
+            )
+    return chosen
+
+
 def candidate_pool(
     data: FeatureSet,
     *,
@@ -214,19 +237,12 @@ def candidate_pool(
     Raises:
         InputError: naming the class and its count, if one has fewer than multiplier x shots examples.
     """
-    check_at_least("shots", shots, 1)
-    check_at_least("multiplier", multiplier, 2)
     check_at_least("test_per_class", test_per_class, 0)
-    chosen = choose_classes(data, classes)
+    chosen = check_candidates(data, classes=classes, shots=shots, multiplier=multiplier)
+    needed = multiplier * shots
     pool_rows, test_rows = [], []
     for label in chosen:
         members = np.flatnonzero(data.labels == label)
-        needed = multiplier * shots
-        if members.size < needed:
-            raise InputError(
-                f"shots={shots} needs {multiplier} x {shots} = {needed} examples of each class,"
-                f" but class {data.class_names[label]!r} has {members.size}."
-            )
         order = np.asarray(jax.random.permutation(jax.random.fold_in(key, label), members.size))
         pool_rows.append(members[order[:needed]])
         test_rows.append(members[order[max(needed, members.size - test_per_class) :]])
@@ -237,3 +253,102 @@ def candidate_pool(
 def _take(data: FeatureSet, rows: np.ndarray, chosen: Sequence[int]) -> FeatureSet:
     labels = np.searchsorted(np.array(chosen), data.labels[rows]).astype(np.int32)
     return FeatureSet(data.features[rows], labels, tuple(data.class_names[label] for label in chosen))
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureStatistics:
+    """What features are standardised by.
+
+    Attributes:
+        mean: float64[dim].
+        scale: float64[dim], what the centred features are divided by: a deviation; 0 for a dead dimension.
+    """
+
+    mean: Float[np.ndarray, "dim"]
+    scale: Float[np.ndarray, "dim"]
+
+    def content_hash(self) -> str:
+        """SHA-256 of both arrays, as little-endian float64."""
+        digest = hashlib.sha256()
+        for array in (self.mean, self.scale):
+            digest.update(array.astype("<f8").tobytes())
+        return digest.hexdigest()
+
+
+def feature_statistics(features: Float[np.ndarray, "examples dim"]) -> FeatureStatistics:
+    """Mean and deviation of each dimension over all examples given, in float64.
+
+    A deviation that is not above float32's resolution of the values is rounding: the dimension is dead, its scale 0.
+    """
+    mean = features.mean(axis=0, dtype=np.float64)
+    scale = features.std(axis=0, dtype=np.float64)
+    resolution = float(np.finfo(np.float32).eps) * np.abs(features).max(axis=0)
+    return FeatureStatistics(mean, np.where(scale > resolution, scale, 0.0))
+
+
+def load_statistics(path: str | os.PathLike[str], *, dim: int) -> FeatureStatistics:
+    """Load statistics from an .npz with `mean` and `scale`, both floating [dim]; scale 0 leaves a dimension at zero.
+
+    Args:
+        path: the file.
+        dim: of the features that they are for.
+
+    Raises:
+        InputError: for a missing or unreadable file, a missing key, another shape, values that are not finite, or a
+            negative scale.
+    """
+    arrays = read_npz(pathlib.Path(path), name="statistics", required=("mean", "scale"))
+    for name, array in arrays.items():
+        rule = f"be [{dim}], as the features have"
+        check(array.shape == (dim,), f"{path}: {name}.shape", array.shape, rule)
+        floating = np.issubdtype(array.dtype, np.floating)
+        check(floating, f"{path}: {name}.dtype", str(array.dtype), "be floating point")
+        check(np.isfinite(array).all(), f"{path}: {name}", "not finite", "be finite")
+    check((arrays["scale"] >= 0).all(), f"{path}: scale", float(arrays["scale"].min()), "be 0 or more")
+    return FeatureStatistics(arrays["mean"].astype(np.float64), arrays["scale"].astype(np.float64))
+
+
+def standardized(data: FeatureSet, statistics: FeatureStatistics) -> FeatureSet:
+    """(x - mean) / scale / sqrt(dim), computed in float64; dead dimensions (scale 0) become zero.
+
+    By the data's own statistics the mean square norm is the share of dimensions that live: about 1, what learning
+    rates and clipping norms are chosen for.
+    """
+    live = statistics.scale > 0
+    divisor = np.where(live, statistics.scale, 1.0) * np.sqrt(data.features.shape[1])
+    features = ((data.features - statistics.mean) / divisor * live).astype(np.float32)
+    return FeatureSet(features, data.labels, data.class_names)
+
+
+def unit_norm(data: FeatureSet) -> FeatureSet:
+    """Every example by its own norm, computed in float64; a zero stays zero."""
+    norms = np.linalg.norm(data.features.astype(np.float64), axis=1, keepdims=True)
+    features = (data.features / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+    return FeatureSet(features, data.labels, data.class_names)
+
+
+def normalized_pool(
+    pool: CandidatePool, how: str, statistics: FeatureStatistics | None = None
+) -> CandidatePool:
+    """Normalise candidates and test split alike.
+
+    Whose data the statistics see: all candidates of the pool, members and non-members of any model alike, and no test
+    example. So every model of a cell trains on the same features and membership is not given away by them, but a
+    candidate moves them a little whether it is a member or not. An (epsilon, delta) of DP-SGD is that of training on
+    the features as they are: statistics of private data would have to be paid for, given ones (of public data) not.
+
+    Args:
+        pool: as of candidate_pool.
+        how: "none"; "unit" (each example by its own norm); or "standardize" (each dimension, as in standardized).
+        statistics: to standardise by; by default those of the pool's candidates.
+
+    Raises:
+        InputError: for another word.
+    """
+    check_choice("normalize", how, NORMALIZATIONS)
+    if how == "none":
+        return pool
+    if how == "unit":
+        return CandidatePool(unit_norm(pool.data), unit_norm(pool.test), pool.rows)
+    statistics = statistics or feature_statistics(pool.data.features)
+    return CandidatePool(standardized(pool.data, statistics), standardized(pool.test, statistics), pool.rows)

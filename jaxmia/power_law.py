@@ -25,6 +25,8 @@ COLUMNS = ("shots", "classes", "advantage", "fpr")
 SLOPE_CONFIDENCE = 0.95
 MAX_EXPONENT = 300.0  # the largest float64 is 1.8e308
 
+DEFAULT_RECIPE = "default"  # of runs, which have one and do not name it
+
 Interval = tuple[float, float]
 
 
@@ -175,16 +177,19 @@ class LawOf(NamedTuple):
         attack: its label.
         evaluation: as in jaxmia.evaluation.
         epsilon: of the training; inf for ordinary training.
+        recipe: its name in a sweep.
     """
 
     attack: str
     evaluation: str
     epsilon: float = math.inf
+    recipe: str = DEFAULT_RECIPE
 
     def __str__(self) -> str:
         """As a title."""
         private = "" if self.epsilon == math.inf else f", ε = {self.epsilon:g}"
-        return f"{self.attack}, {self.evaluation}{private}"
+        recipe = "" if self.recipe == DEFAULT_RECIPE else f", recipe {self.recipe}"
+        return f"{self.attack}, {self.evaluation}{private}{recipe}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,18 @@
-"""Progress of a grid of cells: one bar over the arithmetic to be done, with rate and remaining time."""
+"""Progress of a grid of cells: a bar over the arithmetic to be done, with rate and remaining time; a sweep's table."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import rich.box
 import rich.console
+import rich.live
 import rich.progress
+import rich.table
+import rich.text
+
+_LINES = 12  # of a live table: it must fit on a screen
 
 
 class GridProgress:
@@ -40,7 +46,13 @@ class _HeadsPerSecond(rich.progress.ProgressColumn):
 @contextlib.contextmanager
 def grid_progress(console: rich.console.Console | None, total_work: float) -> Iterator[GridProgress]:
     """Show progress on a console; on None, or where it is no terminal, nothing is drawn."""
-    progress = rich.progress.Progress(
+    progress = _bar(console, disable=console is None)
+    with progress:
+        yield GridProgress(progress, progress.add_task("starting", total=total_work, heads=0))
+
+
+def _bar(console: rich.console.Console | None, *, disable: bool) -> rich.progress.Progress:
+    return rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(bar_width=24),
         rich.progress.TaskProgressColumn(),
@@ -48,7 +60,76 @@ def grid_progress(console: rich.console.Console | None, total_work: float) -> It
         rich.progress.TimeRemainingColumn(compact=True),
         rich.progress.TextColumn("left"),
         console=console,
-        disable=console is None,
+        disable=disable,
     )
-    with progress:
-        yield GridProgress(progress, progress.add_task("starting", total=total_work, heads=0))
+
+
+class SweepProgress:
+    """A live table of a sweep: a line per feature set and recipe, and a bar; plain lines where it is no terminal."""
+
+    def __init__(
+        self, console: rich.console.Console | None, cells: Mapping[str, tuple[int, int]], total_work: float
+    ):
+        self._console = console
+        self._total = dict(cells)
+        self._done = {name: done for name, (done, _) in cells.items()}
+        self._failed = dict.fromkeys(cells, 0)
+        self._last: dict[str, str] = {}
+        self._count, self._todo = 0, sum(total - done for done, total in cells.values())
+        self._progress = _bar(console, disable=True)
+        self._task = self._progress.add_task("", total=total_work, heads=0)
+        self._heads = 0
+
+    def note(self, line: str) -> None:
+        """Say something that stays."""
+        if self._console is not None:
+            self._console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+    def cell(self, group: str, name: str, said: str, *, failed: bool, heads: int, work: float) -> None:
+        """Count a cell that is through, with what there is to say of it."""
+        self._count += 1
+        self._heads += heads
+        (self._failed if failed else self._done)[group] += 1
+        self._last[group] = f"{name}: {said}"
+        self._progress.update(
+            self._task, advance=work, heads=self._heads, description=f"{self._count} of {self._todo} cells"
+        )
+        if self._console is not None and (failed or not self._console.is_terminal):
+            line = f"[{self._count}/{self._todo}] {group}/{name}: {said}"
+            self._console.print(
+                line, style="red" if failed else None, highlight=False, markup=False, soft_wrap=True
+            )
+
+    def __rich__(self) -> rich.console.RenderableType:
+        """The table and the bar as they are now."""
+        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+        for heading in ("feature set / recipe", "done", "failed", "last"):
+            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        busy = [
+            name for name, (_, total) in self._total.items() if self._done[name] + self._failed[name] < total
+        ]
+        through = len(self._total) - len(busy)
+        for name in busy[:_LINES]:
+            counts = (f"{self._done[name]} of {self._total[name][1]}", str(self._failed[name] or ""))
+            table.add_row(name, *counts, rich.text.Text(self._last.get(name, "")))
+        more = f", {len(busy) - _LINES} more to come" if len(busy) > _LINES else ""
+        return rich.console.Group(table, f"{through} of {len(self._total)} complete{more}", self._progress)
+
+
+@contextlib.contextmanager
+def sweep_progress(
+    console: rich.console.Console | None, cells: Mapping[str, tuple[int, int]], total_work: float
+) -> Iterator[SweepProgress]:
+    """Show the progress of a sweep on a console; on None nothing is drawn.
+
+    Args:
+        console: a terminal gets a live table, anything else a line per cell.
+        cells: for each feature set and recipe, how many cells are there already, and how many there shall be.
+        total_work: of the cells to be computed, in an arbitrary unit.
+    """
+    progress = SweepProgress(console, cells, total_work)
+    if console is None or not console.is_terminal or not total_work:
+        yield progress
+        return
+    with rich.live.Live(progress, console=console, refresh_per_second=4, transient=True):
+        yield progress

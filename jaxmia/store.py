@@ -7,9 +7,21 @@
     power_law.json       the fitted laws
     plots/               PNG and SVG
     checkpoints/CELL/    heads (orbax, one folder per range of models; msgpack, where several processes wrote them), the
-                         cell's own rows, and, until these are there, scores of models that several processes computed
+                         cell's own rows, cell.json, its record, and, until these are there, scores of models that
+                         several processes computed
 
-Tables hold no clock times, so that a killed and resumed run ends in the same bytes; those are in the manifest.
+A cell's record says what its rows were computed from and holds their hashes: it is written after them, so that rows
+which are damaged, or of other settings, are computed again. After a cell nothing else is written, so that its cost does
+not grow with the grid: the manifest takes the records in at the end, as the tables take in the rows.
+
+A sweep's folder:
+
+    manifest.json        as above, with an identity and cells for every study: a feature set under a recipe
+    results/             a Parquet data set: one file per cell, as are per_example/ and controls/
+    power_law.json       the fitted laws of each recipe
+    studies/DATASET/RECIPE/checkpoints/CELL/    heads and record
+
+Tables hold no clock times, so that a killed and resumed run ends in the same bytes; those are in the records.
 """
 
 from __future__ import annotations
@@ -17,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -26,8 +39,8 @@ import pathlib
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import filelock
 import flax.serialization
@@ -35,14 +48,28 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jaxmia._validate import InputError
+from jaxmia.power_law import DEFAULT_RECIPE
 
 _FORMAT = 2  # 2: cells have an epsilon
+_SWEEP_FORMAT = "sweep 1"
+_ORDER = ("dataset", "recipe", "classes", "shots", "seed", "epsilon")  # of rows from several files
 TABLES = ("results", "per_example", "controls")
 _PACKAGES = ("jaxmia", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 _HEADS = "heads.msgpack"  # in the part folder of one of several processes
 _PART = re.compile(r"models-(\d+)-(\d+)")
+_RECORD = "cell.json"
+_HASH = ".sha256"
+
+CellState = Literal["done", "absent", "outdated", "failed", "damaged"]
+"""Of a cell's rows: there; not there; of other settings; not there since computing them failed; not as written."""
+
+
+class DamagedError(RuntimeError):
+    """A file of a run folder is not what was written; whoever reads it can compute it again."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -92,6 +119,32 @@ def file_hash(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _restore(path: pathlib.Path, template: Any) -> Any:
+    if (path / _HEADS).is_file():
+        return flax.serialization.from_bytes(template, (path / _HEADS).read_bytes())
+    alone = ocp.options.MultiprocessingOptions()
+    if jax.process_count() > 1:
+        index = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
+        return checkpointer.restore(path, template)
+
+
+def _heads_hash(params: Any) -> str:
+    """SHA-256 of the leaves of a parameter tree, in their order."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _has_hash(path: pathlib.Path, expected: str | None) -> bool:
+    try:
+        return file_hash(path) == expected
+    except OSError:
+        return False
+
+
 def versions() -> dict[str, str]:
     """Versions of the packages that a result depends on."""
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -104,9 +157,12 @@ class RunFolder:
     different identity is refused, and every cell carries the key of what it was computed from.
     """
 
-    def __init__(self, path: pathlib.Path, manifest: dict[str, Any]):
+    def __init__(
+        self, path: pathlib.Path, manifest: dict[str, Any], rows: tuple[pathlib.Path, str] | None = None
+    ):
         self.path = path
         self.manifest = manifest
+        self._rows = rows  # of a sweep: folder of its data sets, and the prefix of its files' names
 
     @classmethod
     @contextlib.contextmanager
@@ -135,18 +191,8 @@ class RunFolder:
                 more models than asked for, an unfinished run and resume is False, or is in use.
         """
         path = pathlib.Path(path)
-        _read_manifest(path)  # refuse a foreign folder before a lock file appears in it
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            held = filelock.FileLock(path / ".lock", timeout=0).acquire()
-        except filelock.Timeout:
-            raise InputError(f"out={str(path)!r} is in use by another process.") from None
-        except OSError as error:
-            raise InputError(
-                f"out={str(path)!r} must be a folder that can be written: {error.strerror}."
-            ) from None
-        with held:
-            manifest = _read_manifest(path)
+        with _locked(path, _FORMAT):
+            manifest = _read_manifest(path, _FORMAT)
             if manifest is not None:
                 _check_continues(manifest, path, identity=identity, models=models, resume=resume)
             folder = cls(path, manifest or {"format": _FORMAT, "cells": {}})
@@ -168,7 +214,7 @@ class RunFolder:
             InputError: if the folder at path is another one, or holds a run of another identity.
         """
         path = pathlib.Path(path)
-        manifest = _read_manifest(path)
+        manifest = _read_manifest(path, _FORMAT)
         if manifest is None or file_hash(path / "manifest.json") != manifest_hash:
             raise InputError(f"out={str(path)!r} must be one folder that all processes share.")
         _check_same(identity, manifest["identity"], path)
@@ -184,13 +230,8 @@ class RunFolder:
         known = self.manifest["cells"]
         for cell in cells:
             known.setdefault(str(cell), cell.entry())
-        self.manifest |= {
-            "settings": dict(settings),
-            "identity": dict(identity),
-            "models": models,
-            "device": str(jax.devices()[0].device_kind),
-            "platform": f"{platform.platform()}, Python {platform.python_version()}",
-        }
+        self.manifest |= {"settings": dict(settings), "identity": dict(identity), "models": models}
+        self.manifest |= _machine()
 
     @property
     def cells(self) -> list[Cell]:
@@ -198,21 +239,38 @@ class RunFolder:
         return sorted(Cell.from_entry(entry) for entry in self.manifest["cells"].values())
 
     def is_done(self, cell: Cell, key: str) -> bool:
-        """Whether the cell's rows were computed from exactly what the key says."""
-        entry = self.manifest["cells"][str(cell)]
-        there = all((self._cell_path(cell) / f"{name}.parquet").is_file() for name in TABLES)
-        return there and entry.get("key") == key
+        """Whether the cell's rows were computed from exactly what the key says, and are as they were written."""
+        return self.state(cell, key) == "done"
+
+    def state(self, cell: Cell, key: str) -> CellState:
+        """What the folder has of a cell's rows under a key."""
+        record = self.record(cell)
+        if not record:
+            return "damaged" if self._record_path(cell).exists() else "absent"
+        if "error" in record:
+            return "failed"
+        if record.get("key") != key:
+            return "outdated"
+        intact = all(_has_hash(self._rows_path(cell, name), record["rows"].get(name)) for name in TABLES)
+        return "done" if intact else "damaged"
+
+    def record(self, cell: Cell) -> dict[str, Any]:
+        """What finish_cell or fail_cell wrote of a cell last; empty if there is nothing that can be read."""
+        try:
+            record = json.loads(self._record_path(cell).read_text())
+        except (OSError, ValueError):
+            return {}
+        whole = isinstance(record, dict) and ("error" in record or isinstance(record.get("rows"), dict))
+        return record if whole else {}
 
     @property
     def is_finished(self) -> bool:
         """Whether every cell of the folder and everything made from them is on disk."""
         return self.manifest.get("status") == "finished"
 
-    def start(self, todo: Iterable[Cell]) -> None:
-        """Mark the run as unfinished and the cells as not computed, on disk, before their rows are replaced."""
+    def start(self) -> None:
+        """Mark the run as unfinished, on disk, before any rows are replaced."""
         self.manifest["status"] = "running"
-        for cell in todo:
-            self.manifest["cells"][str(cell)].pop("key", None)
         self._write_manifest()
 
     def trained_models(self, cell: Cell) -> list[tuple[int, int]]:
@@ -228,7 +286,11 @@ class RunFolder:
         return disjoint
 
     def save_heads(self, cell: Cell, models: tuple[int, int], params: Any) -> None:
-        """Checkpoint heads of the models first .. end - 1."""
+        """Checkpoint heads of the models first .. end - 1, and their hash, before they can be taken for whole."""
+        hash_path = self._part_path(cell, models).with_suffix(_HASH)
+        hash_path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(hash_path) as temporary:
+            temporary.write_text(_heads_hash(params))
         if jax.process_count() > 1:
             # Here orbax writes arrays of all processes together, or those of process 0 alone.
             with new_folder(self._part_path(cell, models)) as folder:
@@ -238,16 +300,23 @@ class RunFolder:
             checkpointer.save(self._part_path(cell, models), params, force=True)
 
     def load_heads(self, cell: Cell, models: tuple[int, int], template: Any) -> Any:
-        """Heads of the models first .. end - 1, in the shapes and dtypes of template."""
+        """Heads of the models first .. end - 1, in the shapes and dtypes of template.
+
+        Raises:
+            DamagedError: if the checkpoint cannot be read, or holds other heads than were saved. (Orbax itself
+                notices neither every flipped bit nor every file that is missing.)
+        """
         path = self._part_path(cell, models)
-        if (path / _HEADS).is_file():
-            return flax.serialization.from_bytes(template, (path / _HEADS).read_bytes())
-        alone = ocp.options.MultiprocessingOptions()
-        if jax.process_count() > 1:
-            index = jax.process_index()
-            alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
-        with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-            return checkpointer.restore(path, template)
+        name = f"the checkpoint {'/'.join(path.parts[-2:])}"
+        try:
+            heads = _restore(path, template)
+        except Exception as error:  # of whatever kind: tensorstore, JSON, zlib, ...
+            reason = str(error).partition("\n")[0][:60]
+            raise DamagedError(f"{name} was damaged ({type(error).__name__}: {reason})") from error
+        hash_path = path.with_suffix(_HASH)
+        if hash_path.is_file() and hash_path.read_text() != _heads_hash(heads):
+            raise DamagedError(f"{name} was damaged (other bytes than were saved)")
+        return heads
 
     def save_scores(
         self, cell: Cell, models: tuple[int, int], log_odds: np.ndarray, accuracies: np.ndarray
@@ -265,18 +334,31 @@ class RunFolder:
 
     def finish_cell(
         self, cell: Cell, key: str, tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]
-    ) -> None:
-        """Write a cell's rows, then its entry in the manifest: the entry stands only for rows that are there."""
+    ) -> dict[str, Any]:
+        """Write a cell's rows, then its record, and return that: a record stands only for rows that are there."""
+        self._record_path(cell).unlink(missing_ok=True)
         for name in TABLES:
-            write_parquet(self._cell_path(cell) / f"{name}.parquet", tables[name])
-        self.manifest["cells"][str(cell)] |= {"key": key, "finished": _now(), **facts}
-        self._write_manifest()
+            write_parquet(self._rows_path(cell, name), tables[name])
+        rows = {name: file_hash(self._rows_path(cell, name)) for name in TABLES}
+        record = {"key": key, "finished": _now(), **facts, "rows": rows}
+        write_json(self._record_path(cell), record)
         for path in self._cell_path(cell).glob("*scores-*.npz*"):
             path.unlink()
+        return record
+
+    def fail_cell(self, cell: Cell, error: str) -> None:
+        """Record that computing a cell failed, and why; rows that it had are of no use any more."""
+        self.discard_rows(cell)
+        write_json(self._record_path(cell), {"error": error, "failed": _now()})
+
+    def discard_rows(self, cell: Cell) -> None:
+        """Remove a cell's rows and record; its heads stay."""
+        for path in (self._record_path(cell), *(self._rows_path(cell, name) for name in TABLES)):
+            path.unlink(missing_ok=True)
 
     def assemble(self, name: str, cells: Iterable[Cell]) -> pd.DataFrame:
         """Join one of TABLES over cells, write it and return it."""
-        paths = (self._cell_path(cell) / f"{name}.parquet" for cell in cells)
+        paths = (self._rows_path(cell, name) for cell in cells)
         table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
         write_parquet(self.path / f"{name}.parquet", table)
         return table
@@ -286,7 +368,9 @@ class RunFolder:
         write_json(self.path / name, content)
 
     def finish(self) -> None:
-        """Mark the run as finished, on disk."""
+        """Mark the run as finished, on disk, with the records of all its cells."""
+        for cell in self.cells:
+            self.manifest["cells"][str(cell)] = cell.entry() | self.record(cell)
         self.manifest["status"] = "finished"
         self._write_manifest()
 
@@ -301,6 +385,121 @@ class RunFolder:
 
     def _scores_path(self, cell: Cell, models: tuple[int, int]) -> pathlib.Path:
         return self._cell_path(cell) / f"scores-{models[0]}-{models[1]}.npz"
+
+    def _rows_path(self, cell: Cell, name: str) -> pathlib.Path:
+        if self._rows is not None:
+            folder, prefix = self._rows
+            return folder / name / f"{prefix}{cell}.parquet"
+        return self._cell_path(cell) / f"{name}.parquet"
+
+    def _record_path(self, cell: Cell) -> pathlib.Path:
+        return self._cell_path(cell) / _RECORD
+
+
+class SweepFolder:
+    """The folder of a sweep, locked by this process while it is open. Its studies write cells as runs do.
+
+    Only this process writes the manifest; cells can be written by others, through study_folder.
+    """
+
+    def __init__(self, path: pathlib.Path, manifest: dict[str, Any]):
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        settings: Mapping[str, Any],
+        studies: Mapping[tuple[str, str], tuple[Mapping[str, Any], list[Cell]]],
+        models: int,
+        resume: bool,
+    ) -> Iterator[SweepFolder]:
+        """Create the folder, or continue the sweep it holds.
+
+        Args:
+            path: the folder.
+            settings: all settings of the sweep, for the record.
+            studies: for each data set and recipe by name, its identity and the cells asked for; the folder keeps the
+                studies and cells that it has.
+            models: M asked for.
+            resume: continue an unfinished sweep.
+
+        Raises:
+            InputError: as RunFolder.open.
+        """
+        path = pathlib.Path(path)
+        with _locked(path, _SWEEP_FORMAT):
+            manifest = _read_manifest(path, _SWEEP_FORMAT) or {"format": _SWEEP_FORMAT, "studies": {}}
+            folder = cls(path, manifest)
+            known = manifest["studies"]
+            for names, (identity, _) in studies.items():
+                if "/".join(names) in known:
+                    study = known["/".join(names)]
+                    _check_same(identity, study["identity"], path, f"{'/'.join(names)}: ")
+                    _check_models(models, study["models"], path)
+            if known and manifest["status"] != "finished" and not resume:
+                held = [folder.study(*name.split("/")) for name in known]
+                done = sum("finished" in study.record(cell) for study in held for cell in study.cells)
+                raise _unfinished(path, "sweep", done, sum(len(study.cells) for study in held))
+            for names, (identity, cells) in studies.items():
+                entry = known.setdefault("/".join(names), {"cells": {}})
+                entry |= {"identity": dict(identity), "models": models}
+                for cell in cells:
+                    entry["cells"].setdefault(str(cell), cell.entry())
+            manifest |= {"settings": dict(settings), **_machine()}
+            yield folder
+
+    def study(self, dataset: str, recipe: str) -> RunFolder:
+        """The part of the folder that is of one feature set and recipe."""
+        return study_folder(self.path, dataset, recipe, self.manifest["studies"][f"{dataset}/{recipe}"])
+
+    def start(self) -> None:
+        """Mark the sweep as unfinished, on disk, make the data sets' folders, and clear away what a kill left there."""
+        for name in TABLES:
+            (self.path / name).mkdir(exist_ok=True)
+            for left in (self.path / name).glob(".*.tmp"):
+                left.unlink()
+        self._write("running")
+
+    def finish(self, studies: Iterable[tuple[str, str]], *, left_out: list[dict[str, Any]]) -> None:
+        """Write the manifest with the records of all cells: finished, or failed if one is not done."""
+        done = True
+        for names in studies:
+            study = self.study(*names)
+            for cell in study.cells:
+                record = study.record(cell)
+                done = done and "finished" in record
+                study.manifest["cells"][str(cell)] = cell.entry() | record
+        self.manifest["left_out"] = left_out
+        self._write("finished" if done else "failed")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every cell of the last call and the laws fitted to them are on disk."""
+        return self.manifest.get("status") == "finished"
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file into the folder."""
+        write_json(self.path / name, content)
+
+    def _write(self, status: str) -> None:
+        self.manifest["status"] = status
+        self.write_json("manifest.json", self.manifest)
+
+
+def study_folder(
+    path: pathlib.Path, dataset: str, recipe: str, manifest: dict[str, Any] | None = None
+) -> RunFolder:
+    """The part of a sweep's folder that is of one feature set and recipe; without a manifest, to write cells alone."""
+    path = path.resolve()
+    return RunFolder(
+        path / "studies" / dataset / recipe,
+        {"cells": {}} if manifest is None else manifest,
+        (path, f"{dataset}__{recipe}__"),
+    )
 
 
 @contextlib.contextmanager
@@ -333,28 +532,52 @@ def write_json(path: pathlib.Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def load_results(folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """The results table of a run folder.
+def load_results(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
+    """The results of a run or a sweep, or of several, joined; of unfinished ones, those of the cells that are done.
+
+    Rows that several folders have alike stand there once.
+
+    Args:
+        folders: one folder, or several.
 
     Raises:
-        InputError: if there is none, or it cannot be read.
+        InputError: if there are none, or they cannot be read.
     """
-    return load_table(folder, "results")
+    if isinstance(folders, (str, os.PathLike)):
+        return load_table(folders, "results")
+    if not folders:
+        raise InputError("folders=[] must name at least one folder of a run or a sweep.")
+    tables = [load_table(folder, "results") for folder in folders]
+    return pd.concat(tables, ignore_index=True).drop_duplicates(ignore_index=True)
 
 
 def load_table(folder: str | os.PathLike[str], name: str) -> pd.DataFrame:
-    """One of TABLES of a run folder.
+    """One of TABLES of a run or a sweep; of an unfinished one, the rows of the cells that are done.
 
     Raises:
         InputError: if there is none, or it cannot be read.
     """
-    path = pathlib.Path(folder) / f"{name}.parquet"
-    if not path.is_file():
-        raise InputError(f"folder={str(folder)!r} must be a run folder with {path.name}; there is none.")
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} must be a readable Parquet file: {error}.") from None
+    folder = pathlib.Path(folder)
+    if (folder / f"{name}.parquet").is_file():
+        paths = [folder / f"{name}.parquet"]
+    else:  # of a sweep, or of a run that is not finished
+        paths = sorted([*folder.glob(f"{name}/*.parquet"), *folder.glob(f"checkpoints/*/{name}.parquet")])
+    if not paths:
+        raise InputError(
+            f"folder={str(folder)!r} must be a run folder with {name}.parquet or a sweep's with {name}/;"
+            " there is none, or no cell is done yet."
+        )
+    tables = []
+    for path in paths:
+        try:
+            tables.append(pq.read_table(path, partitioning=None))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} must be a readable Parquet file: {error}.") from None
+    table = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+    if "recipe" not in table:  # of a run from before sweeps
+        table.insert(1, "recipe", DEFAULT_RECIPE)
+    order = [column for column in _ORDER if column in table]
+    return table.sort_values(order, kind="stable", ignore_index=True) if len(tables) > 1 else table
 
 
 def load_json(folder: str | os.PathLike[str], name: str) -> Any:
@@ -372,7 +595,31 @@ def load_json(folder: str | os.PathLike[str], name: str) -> Any:
         raise InputError(f"{path} must be valid JSON: {error}.") from None
 
 
-def _read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
+@contextlib.contextmanager
+def _locked(path: pathlib.Path, form: int | str) -> Iterator[None]:
+    """Make a folder and hold it against other processes; a foreign folder is refused before a lock appears in it."""
+    _read_manifest(path, form)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(path / ".lock", timeout=0).acquire()
+    except filelock.Timeout:
+        raise InputError(f"out={str(path)!r} is in use by another process.") from None
+    except OSError as error:
+        raise InputError(
+            f"out={str(path)!r} must be a folder that can be written: {error.strerror}."
+        ) from None
+    with held:
+        yield
+
+
+def _machine() -> dict[str, str]:
+    return {
+        "device": str(jax.devices()[0].device_kind),
+        "platform": f"{platform.platform()}, Python {platform.python_version()}",
+    }
+
+
+def _read_manifest(path: pathlib.Path, form: int | str) -> dict[str, Any] | None:
     if path.exists() and not path.is_dir():
         raise InputError(f"out={str(path)!r} must be a folder, but it is a file.")
     if not (path / "manifest.json").is_file():
@@ -382,8 +629,9 @@ def _read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
             )
         return None
     manifest = load_json(path, "manifest.json")
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise InputError(f"{path / 'manifest.json'} must be a run manifest of format {_FORMAT}.")
+    if not isinstance(manifest, dict) or manifest.get("format") != form:
+        has = manifest.get("format") if isinstance(manifest, dict) else None
+        raise InputError(f"{path / 'manifest.json'} must be a manifest of format {form!r}, got {has!r}.")
     return manifest
 
 
@@ -391,16 +639,24 @@ def _check_continues(
     manifest: Mapping[str, Any], path: pathlib.Path, *, identity: Mapping[str, Any], models: int, resume: bool
 ) -> None:
     _check_same(identity, manifest["identity"], path)
-    if models < manifest["models"]:
-        raise InputError(
-            f"shadows.models={models} must be at least the {manifest['models']} that {path} has;"
-            " choose another folder for fewer."
-        )
+    _check_models(models, manifest["models"], path)
     if manifest["status"] != "finished" and not resume:
-        done = sum("finished" in entry for entry in manifest["cells"].values())
+        folder = RunFolder(path, dict(manifest))
+        done = sum("finished" in folder.record(cell) for cell in folder.cells)
+        raise _unfinished(path, "run", done, len(manifest["cells"]))
+
+
+def _unfinished(path: pathlib.Path, what: str, done: int, cells: int) -> InputError:
+    return InputError(
+        f"out={str(path)!r} holds an unfinished {what} ({done} of {cells} cells done);"
+        " continue it with --resume (resume=True) or choose another folder."
+    )
+
+
+def _check_models(models: int, has: int, path: pathlib.Path) -> None:
+    if models < has:
         raise InputError(
-            f"out={str(path)!r} holds an unfinished run ({done} of {len(manifest['cells'])} cells done);"
-            " continue it with --resume (resume=True) or choose another folder."
+            f"shadows.models={models} must be at least the {has} that {path} has; choose another folder for fewer."
         )
 
 
@@ -420,13 +676,20 @@ def _check_same(
 def write_parquet(path: pathlib.Path, table: pd.DataFrame) -> None:
     """Write a table in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    columns = pa.Table.from_pandas(table, preserve_index=False)
+    for place, field in enumerate(columns.schema):
+        if pa.types.is_null(field.type):  # no cell of it has a reason: of one type with the cells that have
+            columns = columns.set_column(
+                place, field.with_type(pa.string()), columns.column(place).cast(pa.string())
+            )
     with _replacing(path) as temporary:
-        table.to_parquet(temporary, index=False)
+        pq.write_table(columns, temporary)
 
 
 @contextlib.contextmanager
 def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    temporary = path.with_name(f".{path.name}.tmp")  # one writer at a time: the folder is locked
+    # Of this process alone: a worker that outlives its driver may still write the same bytes.
+    temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -436,3 +699,14 @@ def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that no room was left; libraries have their own kinds of it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(error) for words in ("No space left on device", "Disk quota exceeded")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

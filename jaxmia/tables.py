@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import rich.box
+import rich.text
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -72,6 +73,44 @@ def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
 
 def _number(value: float, form: str) -> str:
     return "-" if np.isnan(value) else f"{value:{form}}"
+
+
+def sweep_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
+    """TPR of the first attack and evaluation, one line per feature set, recipe, privacy level, C and S."""
+    attack, evaluation = results[["attack", "evaluation"]].iloc[0]
+    rows = results[(results["attack"] == attack) & (results["evaluation"] == evaluation)]
+    fprs = sorted(rows["fpr"].unique(), reverse=True)
+    private = np.isfinite(rows["epsilon"]).any()
+    columns = ["dataset", "recipe", "classes", "shots", *(["epsilon"] if private else [])]
+    names = ("feature set", "recipe", "C", "S", *(["ε"] if private else []))
+    table = _table(
+        f"{attack}, {evaluation}: median TPR (seeds: {rows['seed'].nunique()})",
+        (*names, "acc.", *(f"at FPR {fpr:g}" for fpr in fprs)),
+    )
+    for key, cells in rows.groupby(columns):
+        tprs = (_tpr_cell(cells[cells["fpr"] == fpr]).partition(" ")[0] for fpr in fprs)
+        values = (f"{value:g}" if isinstance(value, float) else str(value) for value in key)
+        table.add_row(*values, _number(cells["accuracy"].median(), ".3f"), *tprs)
+    yield table
+    for fpr, of_fpr in rows.groupby("fpr"):
+        reasons = of_fpr[of_fpr["status"] == "unresolved"]["reason"]
+        if len(reasons):
+            first = reasons.iloc[0].rstrip(".")
+            yield f"FPR {fpr:g}: {len(reasons)} of {len(of_fpr)} cells unresolved; for the first, {first}.\n"
+
+
+def failures_table(failures: Iterable[tuple[str, str, str, str]]) -> Table:
+    """Cells that could not be computed: feature set, recipe, cell, error."""
+    failures = list(failures)
+    table = _table(
+        f"Failed: {len(failures)} cells; the same call with --resume tries them again",
+        ("feature set", "recipe", "cell", "error"),
+    )
+    for column in table.columns:
+        column.justify, column.overflow = "left", "fold"
+    for row in failures:
+        table.add_row(*map(rich.text.Text, row))
+    return table
 
 
 def problems(results: pd.DataFrame) -> list[str]:

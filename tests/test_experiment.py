@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from jaxmia import attacks, experiment
+from jaxmia import attacks, experiment, store
 from jaxmia._validate import InputError
 from jaxmia.evaluation import operating_points, roc
 from jaxmia.experiment import run_experiment
@@ -225,8 +225,7 @@ def test_rows_of_an_evaluation_cut_short_are_not_taken_for_another_ones(tmp_path
     run_experiment(SETTINGS, path)
     before = contents(path)
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "assemble", _interrupt)
-        patch.setattr(RunFolder, "_write_manifest", _write_manifest_once())
+        patch.setattr(store, "file_hash", _interrupt)  # after the rows, before their record
         with pytest.raises(KeyboardInterrupt):
             run_experiment({**SETTINGS, "attack": ["threshold"]}, path)
     run_experiment(SETTINGS, path, resume=True)
@@ -235,17 +234,6 @@ def test_rows_of_an_evaluation_cut_short_are_not_taken_for_another_ones(tmp_path
 
 def _interrupt(*args):
     raise KeyboardInterrupt
-
-
-def _write_manifest_once(write=RunFolder._write_manifest):
-    calls = []
-
-    def write_first(folder):
-        calls.append(folder)
-        if len(calls) == 1:
-            write(folder)
-
-    return write_first
 
 
 def test_other_versions_are_refused(finished, monkeypatch):
@@ -314,7 +302,12 @@ def run_in_a_process(out):
 
 
 @pytest.mark.parametrize(
-    "stage", ["manifest.json", "checkpoints/classes-3_shots-4_seed-0/models-0-17", "results.parquet"]
+    "stage",
+    [
+        "manifest.json",
+        "checkpoints/classes-3_shots-4_seed-0/models-0-17",
+        "checkpoints/classes-3_shots-4_seed-0/cell.json",
+    ],
 )
 def test_a_run_killed_at_any_stage_and_resumed_ends_in_the_same_bytes(tmp_path, finished, stage):
     """SIGKILL as soon as a file of each stage is there: before training, after a checkpoint, between cells."""
@@ -333,7 +326,7 @@ def test_a_run_killed_at_any_stage_and_resumed_ends_in_the_same_bytes(tmp_path, 
     result = run_experiment(SETTINGS, out, resume=True)
     assert contents(out) == contents(finished.path)
     assert result.cells_computed <= 2
-    if stage == "results.parquet":
+    if stage.endswith("cell.json"):
         assert result.cells_computed == 1  # the first cell was done: only the one in flight is computed again
 
 

@@ -41,6 +41,7 @@ RANKS = {
     "plots": 10,
     "progress": 10,
     "store": 10,
+    "executors": 10,
     "experiment": 11,
     "attack_run": 11,
     "tuning": 11,

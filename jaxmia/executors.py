@@ -1,0 +1,195 @@
+"""Where the cells of a sweep are computed: in this process, or as tasks of a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import jaxmia
+from jaxmia._validate import InputError, check, check_at_least
+
+EXECUTORS = ("local", "ray")
+T = TypeVar("T")
+
+
+class LostError(RuntimeError):
+    """A task that gave no answer: its worker died, and so did those that tried again."""
+
+
+class Task(Protocol):
+    """What an executor sees of a task: which of the shared values it needs."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of shared values, in the order of the function's arguments."""
+        ...
+
+
+TaskT = TypeVar("TaskT", bound=Task)
+
+
+class Executor(Protocol):
+    """Runs function(*shared values that the task needs, task) for every task."""
+
+    @property
+    def name(self) -> str:
+        """One of EXECUTORS."""
+        ...
+
+    def run(
+        self, function: Callable[..., T], tasks: Sequence[TaskT], shared: Mapping[str, Any]
+    ) -> Iterator[tuple[TaskT, T | LostError]]:
+        """Yield tasks with what the function returned as they are done, in any order; the caller may stop early.
+
+        What the function returns is all that is kept of a task: it should be small. An exception of the function is
+        raised here, and ends the run.
+
+        Raises:
+            InputError: if the executor cannot be had.
+        """
+        ...
+
+
+class LocalExecutor:
+    """One task after another in this process."""
+
+    name = "local"
+
+    def run(
+        self, function: Callable[..., T], tasks: Sequence[TaskT], shared: Mapping[str, Any]
+    ) -> Iterator[tuple[TaskT, T | LostError]]:
+        """See Executor."""
+        for task in tasks:
+            yield task, function(*(shared[name] for name in task.needs), task)
+
+
+class RayExecutor:
+    """Ray tasks, on a running cluster or on this machine.
+
+    Shared values go to Ray's object store once, and every node's workers read one copy. A task whose worker dies is
+    given to another, up to retries times. At most two tasks for each that can run at once are handed to Ray, so that
+    the driver holds no more of them however many there are.
+
+    Attributes:
+        address: of a running cluster, as ray.init takes it ("auto", "HOST:PORT"); None starts Ray on this machine.
+        cpus: cores of each task. Its JAX uses no more threads, so that tasks side by side do not fight for cores.
+        gpus: GPUs of each task, possibly a fraction; None: one if the cluster has any, else none.
+        retries: how often a task whose worker died is tried again.
+    """
+
+    name = "ray"
+
+    def __init__(
+        self, address: str | None = None, *, cpus: int = 1, gpus: float | None = None, retries: int = 3
+    ) -> None:
+        check_at_least("cpus", cpus, 1)
+        check(gpus is None or gpus >= 0, "gpus", gpus, "be 0 or more")
+        check_at_least("retries", retries, 0)
+        self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, retries
+
+    def run(
+        self, function: Callable[..., T], tasks: Sequence[TaskT], shared: Mapping[str, Any]
+    ) -> Iterator[tuple[TaskT, T | LostError]]:
+        """See Executor."""
+        ray = _import_ray()
+        started = not ray.is_initialized()
+        if started:
+            _start(ray, self.address)
+        try:
+            yield from self._run(ray, function, tasks, shared)
+        finally:
+            if started:
+                ray.shutdown()
+
+    def _run(
+        self, ray: Any, function: Callable[..., T], tasks: Sequence[TaskT], shared: Mapping[str, Any]
+    ) -> Iterator[tuple[TaskT, T | LostError]]:
+        has = ray.cluster_resources()
+        gpus = min(1.0, has.get("GPU", 0.0)) if self.gpus is None else self.gpus
+        check(
+            self.cpus <= has.get("CPU", 0),
+            "cpus",
+            self.cpus,
+            f"be at most the cluster's {has.get('CPU', 0):g}",
+        )
+        check(gpus <= has.get("GPU", 0), "gpus", gpus, f"be at most the cluster's {has.get('GPU', 0):g}")
+        slots = has["CPU"] // self.cpus
+        if gpus:
+            slots = min(slots, has["GPU"] // gpus)
+        remote = ray.remote(function).options(
+            num_cpus=self.cpus,
+            num_gpus=gpus,
+            max_retries=self.retries,
+            runtime_env={"env_vars": worker_environment(self.cpus, gpus)},
+        )
+        references: dict[str, Any] = {}
+        waiting: dict[Any, TaskT] = {}
+        upcoming = iter(tasks)
+        try:
+            while True:
+                while len(waiting) < 2 * slots and (task := next(upcoming, None)) is not None:
+                    for name in task.needs:
+                        if name not in references:
+                            references[name] = ray.put(shared[name])
+                    waiting[remote.remote(*(references[name] for name in task.needs), task)] = task
+                if not waiting:
+                    return
+                (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
+                yield waiting.pop(ready), _answer(ray, ready)
+        finally:
+            for reference in waiting:
+                ray.cancel(reference, force=True)
+
+
+def _answer(ray: Any, reference: Any) -> Any:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else error
+        raise InputError(
+            f"a Ray worker could not run a cell at all ({type(cause).__name__}: {cause}): every node must have jaxmia"
+            " and what it needs."
+        ) from None
+    except ray.exceptions.RayError as error:
+        reason = " ".join(str(error).split())[:300]
+        return LostError(f"{type(error).__name__}: {reason}")
+
+
+def worker_environment(cpus: int, gpus: float) -> dict[str, str]:
+    """Environment of a worker: this jaxmia first, and no more threads than the task has cores."""
+    here = str(pathlib.Path(jaxmia.__file__).parent.parent)
+    path = os.pathsep.join([here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
+    # XLA sizes its thread pools by NPROC.
+    threads = dict.fromkeys(
+        ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(cpus)
+    )
+    # Preallocating most of a GPU's memory leaves none to a task beside it.
+    device = {"JAX_PLATFORMS": "cpu"} if not gpus else {}
+    if 0 < gpus < 1:
+        device = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return {"PYTHONPATH": path, **threads, **device}
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise InputError("executor='ray' must have Ray installed: pip install 'jaxmia[ray]'.") from None
+    return ray
+
+
+def _start(ray: Any, address: str | None) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address is None:
+        options |= {"include_dashboard": False}
+    try:
+        ray.init(address=address or "local", **options)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"address={address!r} must be that of a running Ray cluster: {reason}.") from None
