@@ -42,7 +42,6 @@ from typing import Any, Literal
 
 import filelock
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 import pandas as pd
 import pyarrow as pa
@@ -115,11 +114,11 @@ def file_hash(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _heads_hash(params: Any) -> str:
-    """SHA-256 of the leaves of a parameter tree, in their order."""
+def _folder_hash(path: pathlib.Path) -> str:
+    """SHA-256 of all files of a folder and their names."""
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(path)} {file_hash(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -247,33 +246,35 @@ class RunFolder:
         return connected
 
     def save_heads(self, cell: Cell, models: tuple[int, int], params: Any) -> None:
-        """Checkpoint heads of the models first .. end - 1, and their hash, before they can be taken for whole."""
-        hash_path = self._part_path(cell, models).with_suffix(_HASH)
-        hash_path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(hash_path) as temporary:
-            temporary.write_text(_heads_hash(params))
+        """Checkpoint heads of the models first .. end - 1, then the hash of its files.
+
+        A kill between the two leaves a checkpoint that is whole, as orbax sees to, and taken on trust.
+        """
+        path = self._part_path(cell, models)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(_HASH).unlink(missing_ok=True)
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(self._part_path(cell, models), params, force=True)
+            checkpointer.save(path, params, force=True)
+        with _replacing(path.with_suffix(_HASH)) as temporary:
+            temporary.write_text(_folder_hash(path))
 
     def load_heads(self, cell: Cell, models: tuple[int, int], template: Any) -> Any:
         """Heads of the models first .. end - 1, in the shapes and dtypes of template.
 
         Raises:
-            DamagedError: if the checkpoint cannot be read, or holds other heads than were saved. (Orbax itself
-                notices neither every flipped bit nor every file that is missing.)
+            DamagedError: if the checkpoint is not what was saved (orbax itself notices neither every flipped bit nor
+                every file that is missing), or cannot be read.
         """
         path = self._part_path(cell, models)
-        name = f"the checkpoint {'/'.join(path.parts[-2:])}"
+        name, hash_path = f"the checkpoint {'/'.join(path.parts[-2:])}", path.with_suffix(_HASH)
+        if hash_path.is_file() and hash_path.read_text() != _folder_hash(path):
+            raise DamagedError(f"{name} was damaged (its files are not those that were saved)")
         try:
             with ocp.StandardCheckpointer() as checkpointer:
-                heads = checkpointer.restore(path, template)
+                return checkpointer.restore(path, template)
         except Exception as error:  # of whatever kind: tensorstore, JSON, zlib, ...
             reason = str(error).partition("\n")[0][:60]
             raise DamagedError(f"{name} was damaged ({type(error).__name__}: {reason})") from error
-        hash_path = path.with_suffix(_HASH)
-        if hash_path.is_file() and hash_path.read_text() != _heads_hash(heads):
-            raise DamagedError(f"{name} was damaged (other bytes than were saved)")
-        return heads
 
     def finish_cell(
         self, cell: Cell, key: str, tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]
@@ -395,12 +396,10 @@ class SweepFolder:
         return study_folder(self.path, dataset, recipe, self.manifest["studies"][f"{dataset}/{recipe}"])
 
     def start(self) -> None:
-        """Mark the sweep as unfinished, on disk, make the data sets' folders, and clear away what a kill left there."""
-        for name in TABLES:
-            (self.path / name).mkdir(exist_ok=True)
-            for left in (self.path / name).glob(".*.tmp"):
-                left.unlink()
-        self._write("running")
+        """Mark the sweep as unfinished, on disk, and clear away what a kill left in its data sets."""
+        self._write("running")  # first: without it, a folder with files is a foreign one
+        for left in (file for name in TABLES for file in (self.path / name).glob(".*.tmp")):
+            left.unlink(missing_ok=True)
 
     def finish(self, studies: Iterable[tuple[str, str]], *, left_out: list[dict[str, Any]]) -> None:
         """Write the manifest with the records of all cells: finished, or failed if one is not done."""
