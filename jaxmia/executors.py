@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import pathlib
+import re
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jaxmia
 from jaxmia._validate import InputError, check, check_at_least
@@ -19,6 +21,7 @@ class LostError(RuntimeError):
     """A task that gave no answer: its worker died, and so did those that tried again."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """What an executor sees of a task: which of the shared values it needs."""
 
@@ -31,12 +34,25 @@ class Task(Protocol):
 TaskT = TypeVar("TaskT", bound=Task)
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Runs function(*shared values that the task needs, task) for every task."""
 
     @property
     def name(self) -> str:
         """One of EXECUTORS."""
+        ...
+
+    def start(self) -> None:
+        """Get what the executor needs, before anything is written and before this process starts JAX.
+
+        Raises:
+            InputError: if it cannot be had.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Give back what start got."""
         ...
 
     def run(
@@ -46,9 +62,6 @@ class Executor(Protocol):
 
         What the function returns is all that is kept of a task: it should be small. An exception of the function is
         raised here, and ends the run.
-
-        Raises:
-            InputError: if the executor cannot be had.
         """
         ...
 
@@ -57,6 +70,12 @@ class LocalExecutor:
     """One task after another in this process."""
 
     name = "local"
+
+    def start(self) -> None:
+        """See Executor."""
+
+    def stop(self) -> None:
+        """See Executor."""
 
     def run(
         self, function: Callable[..., T], tasks: Sequence[TaskT], shared: Mapping[str, Any]
@@ -89,33 +108,41 @@ class RayExecutor:
         check(gpus is None or gpus >= 0, "gpus", gpus, "be 0 or more")
         check_at_least("retries", retries, 0)
         self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, retries
+        self._ray: Any = None  # the module, if this started or joined a cluster
+
+    def start(self) -> None:
+        """See Executor. Starting Ray forks, which is not safe once JAX has threads."""
+        ray = _import_ray()
+        if not ray.is_initialized():
+            _connect(ray, self.address)
+            self._ray = ray
+        has = ray.cluster_resources()
+        gpus = min(1.0, has.get("GPU", 0.0)) if self.gpus is None else self.gpus
+        try:
+            check(
+                self.cpus <= has.get("CPU", 0),
+                "cpus",
+                self.cpus,
+                f"be at most the cluster's {has.get('CPU', 0):g}",
+            )
+            check(gpus <= has.get("GPU", 0), "gpus", gpus, f"be at most the cluster's {has.get('GPU', 0):g}")
+        except InputError:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """See Executor. A Ray that was there before stays."""
+        if self._ray is not None:
+            self._ray.shutdown()
+            self._ray = None
 
     def run(
         self, function: Callable[..., T], tasks: Sequence[TaskT], shared: Mapping[str, Any]
     ) -> Iterator[tuple[TaskT, T | LostError]]:
         """See Executor."""
         ray = _import_ray()
-        started = not ray.is_initialized()
-        if started:
-            _start(ray, self.address)
-        try:
-            yield from self._run(ray, function, tasks, shared)
-        finally:
-            if started:
-                ray.shutdown()
-
-    def _run(
-        self, ray: Any, function: Callable[..., T], tasks: Sequence[TaskT], shared: Mapping[str, Any]
-    ) -> Iterator[tuple[TaskT, T | LostError]]:
         has = ray.cluster_resources()
         gpus = min(1.0, has.get("GPU", 0.0)) if self.gpus is None else self.gpus
-        check(
-            self.cpus <= has.get("CPU", 0),
-            "cpus",
-            self.cpus,
-            f"be at most the cluster's {has.get('CPU', 0):g}",
-        )
-        check(gpus <= has.get("GPU", 0), "gpus", gpus, f"be at most the cluster's {has.get('GPU', 0):g}")
         slots = has["CPU"] // self.cpus
         if gpus:
             slots = min(slots, has["GPU"] // gpus)
@@ -182,14 +209,17 @@ def _import_ray() -> Any:
     return ray
 
 
-def _start(ray: Any, address: str | None) -> None:
+def _connect(ray: Any, address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         options |= {"include_dashboard": False}
+    place = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or "")
     try:
+        if place:  # Ray itself would try for minutes
+            socket.create_connection((place[1], int(place[2])), timeout=10).close()
         ray.init(address=address or "local", **options)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"address={address!r} must be that of a running Ray cluster: {reason}.") from None

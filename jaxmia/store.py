@@ -130,11 +130,11 @@ def _restore(path: pathlib.Path, template: Any) -> Any:
         return checkpointer.restore(path, template)
 
 
-def _heads_hash(params: Any) -> str:
-    """SHA-256 of the leaves of a parameter tree, in their order."""
+def _folder_hash(path: pathlib.Path) -> str:
+    """SHA-256 of all files of a folder and their names."""
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(path)} {file_hash(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -286,37 +286,40 @@ class RunFolder:
         return disjoint
 
     def save_heads(self, cell: Cell, models: tuple[int, int], params: Any) -> None:
-        """Checkpoint heads of the models first .. end - 1, and their hash, before they can be taken for whole."""
-        hash_path = self._part_path(cell, models).with_suffix(_HASH)
-        hash_path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(hash_path) as temporary:
-            temporary.write_text(_heads_hash(params))
+        """Checkpoint heads of the models first .. end - 1, then the hash of its files.
+
+        A kill between the two leaves a checkpoint that is whole, as orbax sees to, and taken on trust.
+        """
+        path = self._part_path(cell, models)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(_HASH).unlink(missing_ok=True)
         if jax.process_count() > 1:
             # Here orbax writes arrays of all processes together, or those of process 0 alone.
-            with new_folder(self._part_path(cell, models)) as folder:
+            shutil.rmtree(path, ignore_errors=True)
+            with new_folder(path) as folder:
                 (folder / _HEADS).write_bytes(flax.serialization.to_bytes(params))
-            return
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(self._part_path(cell, models), params, force=True)
+        else:
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(path, params, force=True)
+        with _replacing(path.with_suffix(_HASH)) as temporary:
+            temporary.write_text(_folder_hash(path))
 
     def load_heads(self, cell: Cell, models: tuple[int, int], template: Any) -> Any:
         """Heads of the models first .. end - 1, in the shapes and dtypes of template.
 
         Raises:
-            DamagedError: if the checkpoint cannot be read, or holds other heads than were saved. (Orbax itself
-                notices neither every flipped bit nor every file that is missing.)
+            DamagedError: if the checkpoint is not what was saved (orbax itself notices neither every flipped bit nor
+                every file that is missing), or cannot be read.
         """
         path = self._part_path(cell, models)
-        name = f"the checkpoint {'/'.join(path.parts[-2:])}"
+        name, hash_path = f"the checkpoint {'/'.join(path.parts[-2:])}", path.with_suffix(_HASH)
+        if hash_path.is_file() and hash_path.read_text() != _folder_hash(path):
+            raise DamagedError(f"{name} was damaged (its files are not those that were saved)")
         try:
-            heads = _restore(path, template)
+            return _restore(path, template)
         except Exception as error:  # of whatever kind: tensorstore, JSON, zlib, ...
             reason = str(error).partition("\n")[0][:60]
             raise DamagedError(f"{name} was damaged ({type(error).__name__}: {reason})") from error
-        hash_path = path.with_suffix(_HASH)
-        if hash_path.is_file() and hash_path.read_text() != _heads_hash(heads):
-            raise DamagedError(f"{name} was damaged (other bytes than were saved)")
-        return heads
 
     def save_scores(
         self, cell: Cell, models: tuple[int, int], log_odds: np.ndarray, accuracies: np.ndarray
@@ -457,12 +460,10 @@ class SweepFolder:
         return study_folder(self.path, dataset, recipe, self.manifest["studies"][f"{dataset}/{recipe}"])
 
     def start(self) -> None:
-        """Mark the sweep as unfinished, on disk, make the data sets' folders, and clear away what a kill left there."""
-        for name in TABLES:
-            (self.path / name).mkdir(exist_ok=True)
-            for left in (self.path / name).glob(".*.tmp"):
-                left.unlink()
-        self._write("running")
+        """Mark the sweep as unfinished, on disk, and clear away what a kill left in its data sets."""
+        self._write("running")  # first: without it, a folder with files is a foreign one
+        for left in (file for name in TABLES for file in (self.path / name).glob(".*.tmp")):
+            left.unlink(missing_ok=True)
 
     def finish(self, studies: Iterable[tuple[str, str]], *, left_out: list[dict[str, Any]]) -> None:
         """Write the manifest with the records of all cells: finished, or failed if one is not done."""

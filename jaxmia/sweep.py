@@ -212,8 +212,9 @@ def run_sweep(
     }
     cells, left_out = _plan(studies, data)
     studies = {names: study for names, study in studies.items() if cells[names]}
-    _check_before_training(studies, data, cells, memory)
+    runner.start()
     try:
+        _check_before_training(studies, data, cells, memory)
         with SweepFolder.open(
             out,
             settings=config.record(),
@@ -226,6 +227,8 @@ def run_sweep(
         if is_disk_full(error):
             raise SweepStoppedError(_disk_full(pathlib.Path(out))) from error
         raise
+    finally:
+        runner.stop()
 
 
 @dataclasses.dataclass
