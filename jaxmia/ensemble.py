@@ -73,6 +73,8 @@ def train_ensemble(
             holds no model, or independent or Poisson batches or private training are given a key other than threefry.
     """
     check_hyperparams(hyper, config)
+    if hyper.weight_decay == 0:
+        hyper = dataclasses.replace(hyper, weight_decay=None)
     if config.private or config.sampling != "shared":
         # Other generators give a model other draws when it is batched with other models.
         check(str(jax.random.key_impl(key)) == "threefry2x32", "key", key, "be a threefry2x32 key")
