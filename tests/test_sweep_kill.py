@@ -215,7 +215,7 @@ def test_a_killed_driver_of_ray_loses_only_cells_in_flight(settings, finished, t
     out = tmp_path / "sweep"
     with in_a_process(settings, out, "RayExecutor()") as process:
         wait_for(lambda: cells_done(out) >= 2, process)
-        children = descendants(process.pid)
+        children = workers(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
     end = time.monotonic() + 60  # its cluster ends with it
