@@ -309,7 +309,12 @@ def load_config(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -
     Raises:
         InputError: for a missing file, bad TOML, an unknown key (the nearest is suggested) or a wrong value.
     """
-    return parse_config(_read_settings(source, overrides))
+    settings = _read_settings(source, overrides)
+    if {"datasets", "recipes"} & settings.keys():
+        raise InputError(
+            f"config={str(source)!r} must be of an experiment; it is of a sweep: use jaxmia sweep."
+        )
+    return parse_config(settings)
 
 
 def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> SweepConfig:

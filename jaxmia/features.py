@@ -278,12 +278,12 @@ class FeatureStatistics:
 def feature_statistics(features: Float[np.ndarray, "examples dim"]) -> FeatureStatistics:
     """Mean and deviation of each dimension over all examples given, in float64.
 
-    A deviation that is not above float32's resolution of the values is rounding: the dimension is dead, its scale 0.
+    A dimension whose values lie within a few steps of float32 is constant but for rounding: dead, its scale 0.
     """
     mean = features.mean(axis=0, dtype=np.float64)
     scale = features.std(axis=0, dtype=np.float64)
-    resolution = float(np.finfo(np.float32).eps) * np.abs(features).max(axis=0)
-    return FeatureStatistics(mean, np.where(scale > resolution, scale, 0.0))
+    steps = 4 * float(np.finfo(np.float32).eps) * np.abs(features).max(axis=0)
+    return FeatureStatistics(mean, np.where(np.ptp(features, axis=0) > steps, scale, 0.0))
 
 
 def load_statistics(path: str | os.PathLike[str], *, dim: int) -> FeatureStatistics:

@@ -352,6 +352,7 @@ class RunFolder:
     def fail_cell(self, cell: Cell, error: str) -> None:
         """Record that computing a cell failed, and why; rows that it had are of no use any more."""
         self.discard_rows(cell)
+        self._record_path(cell).parent.mkdir(parents=True, exist_ok=True)
         write_json(self._record_path(cell), {"error": error, "failed": _now()})
 
     def discard_rows(self, cell: Cell) -> None:

@@ -10,15 +10,17 @@ import itertools
 import os
 import pathlib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, Literal, NamedTuple
 
+import jax
 import pandas as pd
 import rich.console
 
 import jaxmia
 from jaxmia._validate import InputError, check_choice
 from jaxmia.assess import check_resolvable
+from jaxmia.compilation import bucket
 from jaxmia.config import (
     DatasetSettings,
     ExperimentConfig,
@@ -44,6 +46,8 @@ from jaxmia.recipe import recipe_for
 from jaxmia.store import Cell, RunFolder, SweepFolder, content_key, is_disk_full, load_results, study_folder
 
 Names = tuple[str, str]  # of a feature set and a recipe
+_MOST_SHAPES = 16
+_shapes: set[Hashable] = set()  # whose programs this process holds
 
 
 class SweepStoppedError(RuntimeError):
@@ -352,6 +356,7 @@ def compute_cell(data: FeatureSet, study: Study, task: CellTask) -> Outcome:
         return Outcome("stop", f"the worker's jaxmia ({jaxmia.__file__}) must be the same as the driver's")
     run = _grid_run(study, data, study_folder(task.out, *task.names), task.memory)
     run.deal(task.cell)
+    _make_room_for(compiled_shape(study.config, task.cell, data.features.shape[1]))
     try:
         with grid_progress(None, 0.0) as bar:
             record = run.compute(task.cell, bar)
@@ -373,7 +378,18 @@ def compiled_shape(config: ExperimentConfig, cell: Cell, dim: int) -> tuple[int,
     """What cells of one compiled program share: candidates, classes, feature dimension, static settings."""
     recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
     candidates = cell.classes * cell.shots * config.shadows.pool_multiplier
-    return candidates, cell.classes, dim, str(recipe.config)
+    return bucket(candidates), cell.classes, dim, str(recipe.config)
+
+
+def _make_room_for(shape: Hashable) -> None:
+    """Drop all compiled programs once this process has met _MOST_SHAPES: each is 17 MiB or so, and JAX keeps them.
+
+    Cells come by shape, so that hardly any program is needed again.
+    """
+    if shape not in _shapes and len(_shapes) >= _MOST_SHAPES:
+        jax.clear_caches()
+        _shapes.clear()
+    _shapes.add(shape)
 
 
 @functools.cache

@@ -359,3 +359,22 @@ def test_startup_ends_where_a_process_fails(benchmark):
     module = benchmark("startup")
     with pytest.raises(SystemExit, match="ended with 3"):
         module.run_process(["-c", "import sys; sys.exit(3)"], module.os.environ)
+
+
+def test_the_overhead_of_a_sweep_is_small_and_its_memory_flat(benchmark, tmp_path):
+    """A few cells, with bounds that a busy machine keeps; the slow test below has the stated ones."""
+    benchmark("sweep_overhead").main(["--cells", "25", "--json", str(tmp_path / "rows.json")])
+    (row,) = rows_of(tmp_path / "rows.json")
+    assert row["cells"] == 25
+    assert row["overhead, s per cell"] < 0.6
+    assert row["memory at the end, MiB"] < row["memory at a fifth, MiB"] + 40
+    assert 0 < row["training and attacking, s per cell"] < 2
+
+
+@pytest.mark.slow
+def test_500_cells_cost_less_than_0_15_s_each_beyond_their_work_and_no_memory(benchmark, tmp_path):
+    benchmark("sweep_overhead").main(["--json", str(tmp_path / "rows.json")])
+    (row,) = rows_of(tmp_path / "rows.json")
+    assert row["cells"] == 500
+    assert row["overhead, s per cell"] < 0.15
+    assert row["growth, MiB per 100 cells"] < 5

@@ -66,7 +66,7 @@ def test_a_private_run_prints_one_table_of_levels_and_grows_a_plot_of_each_kind(
 def test_help_reads_well_and_is_quick_to_import(capsys):
     code, out, _ = jaxmia(capsys, "--help")
     assert code == 0
-    assert {"run", "attack", "fit", "predict", "dp"} <= set(re.findall(r"│ (\w+) ", out))
+    assert {"run", "sweep", "attack", "fit", "predict", "dp"} <= set(re.findall(r"│ (\w+) ", out))
     code, out, _ = jaxmia(capsys, "run", "--help")
     assert "jaxmia run configs/demo.toml --out runs/demo" in " ".join(out.split())
     script = "import sys, jaxmia, jaxmia.cli; sys.exit('jax' in sys.modules)"
@@ -80,6 +80,80 @@ def test_run_prints_tables_and_a_second_run_says_nothing_is_left(capsys, run_fol
     assert "lira, pooled (seeds: 1)" in words
     assert "published" in words
     assert "nothing was left to do" in words
+
+
+SWEEP = [
+    "--set",
+    "privacy.epsilon=[inf]",
+    "--set",
+    "shadows.models=9",
+    "--set",
+    "grid.shots=[4]",
+    "--set",
+    "fpr=[0.2]",
+]
+SWEEP += ["--set", "recipes.adam.steps=5", "--set", "recipes.1.steps=5"]
+
+
+def test_a_sweep_prints_its_cells_a_table_and_laws_and_a_second_one_says_nothing_is_left(capsys, tmp_path):
+    out = tmp_path / "sweep"
+    code, said, progress = jaxmia(capsys, "sweep", "study_smoke", "--out", out, *SWEEP)
+    assert code == 0
+    assert re.search(r"^\[4/4\] nouns/sgd-std/classes-3_shots-4_seed-0: \d+\.\d\d s$", progress, re.M)
+    assert len(progress.splitlines()) == 4
+    assert re.search(r"nouns-two +adam +2 +4 +0\.\d+ +[01]\.\d+", said)
+    assert "lira, pooled, recipe sgd-std" in said
+    assert "36 heads trained; 4 cells computed; all files are in" in " ".join(said.split())
+    code, said, progress = jaxmia(capsys, "sweep", "study_smoke", "--out", out, *SWEEP)
+    assert (code, progress) == (0, "")
+    assert "already holds all of this sweep: nothing was left to do." in " ".join(said.split())
+    code, said, _ = jaxmia(capsys, "predict", out, "--shots", "8", "--classes", "3")
+    assert code == 0
+    code, said, _ = jaxmia(capsys, "fit", out, "--out", tmp_path / "laws.json")
+    assert (tmp_path / "laws.json").read_bytes() == (out / "power_law.json").read_bytes()
+
+
+def test_failed_cells_are_a_table_and_exit_code_1(capsys, tmp_path, monkeypatch):
+    from jaxmia import experiment
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("[no] answer")
+
+    words = [
+        "sweep",
+        "study_smoke",
+        "--out",
+        tmp_path / "sweep",
+        *SWEEP,
+        "--set",
+        "datasets=[{name='x',features='demo'}]",
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "assess", fail)
+        code, said, progress = jaxmia(capsys, *words, columns=160)
+    assert code == 1
+    assert "Failed: 2 cells; the same call with --resume tries them again" in said
+    assert "RuntimeError: [no] answer" in said
+    assert progress.count("failed: RuntimeError: [no] answer") == 2
+    code, _, progress = jaxmia(capsys, *words)
+    assert code == 2
+    assert "holds an unfinished sweep (0 of 2 cells done); continue it with --resume" in progress
+    code, said, _ = jaxmia(capsys, *words, "--resume")
+    assert code == 0
+    assert "0 heads trained; 2 cells computed" in " ".join(said.split())  # they were on disk
+
+
+def test_a_full_disk_is_one_line_and_exit_code_1(capsys, tmp_path, monkeypatch):
+    from jaxmia import store
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "write_parquet", full)
+    code, _, err = jaxmia(capsys, "sweep", "study_smoke", "--out", tmp_path / "sweep", *SWEEP)
+    assert code == 1
+    assert "no room is left on the disk of" in err
+    assert len(err.strip().splitlines()) == 1
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +262,42 @@ def test_help_of_dp_says_what_it_is_not(capsys):
         (
             ["run", "smoke", "--out", "OUT", "--set", "privacy.epsilon=[1]", "--set", "train.batch_size=10"],
             "no independent sample of each model's members",
+        ),
+        (["sweep", "none.toml", "--out", "OUT"], "config='none.toml' must be a TOML file or one of"),
+        (["sweep", "study_smoke", "--out", "OUT", "--set", "recipes.adam.stepz=3"], "Did you mean 'steps'"),
+        (
+            ["sweep", "study_smoke", "--out", "OUT", "--set", "recipes.sgd.steps=3"],
+            "name='sgd' must be one of",
+        ),
+        (
+            ["sweep", "study_smoke", "--out", "OUT", "--set", "grid.shots=[999]"],
+            "has enough examples for any cell",
+        ),
+        (["sweep", "study_smoke", "--out", "OUT", "--executor", "rai"], "Did you mean 'ray'"),
+        (
+            ["sweep", "study_smoke", "--out", "OUT", "--cpus", "2"],
+            "must be 'ray' for --address, --cpus and --gpus",
+        ),
+        (
+            ["sweep", "study_smoke", "--out", "OUT", "--executor", "ray", "--cpus", "0"],
+            "cpus=0 must be an integer",
+        ),
+        (
+            ["sweep", "smoke", "--out", "OUT", "--set", "train.statistics=NAN.npz"],
+            "statistics='NAN.npz' is for normalize='standardize'",
+        ),
+        (
+            [
+                "run",
+                "smoke",
+                "--out",
+                "OUT",
+                "--set",
+                "train.normalize=standardize",
+                "--set",
+                "train.statistics=NAN.npz",
+            ],
+            "statistics='NAN.npz' must be an existing .npz file",
         ),
         (["attack", "NONE", "--out", "OUT"], "none.npz' must be an existing .npz file"),
         (["attack", "NAN", "--out", "OUT"], "must hold the key 'member', got features, labels"),

@@ -1,7 +1,7 @@
 import pytest
 
 from jaxmia._validate import InputError
-from jaxmia.config import builtin_configs, load_config, parse_config
+from jaxmia.config import builtin_configs, load_config, load_sweep, parse_config
 from jaxmia.recipe import recipe_for
 from jaxmia.training import TrainConfig
 
@@ -11,7 +11,21 @@ GRID = {"shots": [8, 4], "classes": [2]}
 def test_every_builtin_config_is_valid():
     assert {"demo", "smoke"} <= set(builtin_configs())
     for name in builtin_configs():
-        load_config(name)
+        load_sweep(name)  # an experiment is a sweep of one data set and one recipe
+        if name != "study_smoke":
+            load_config(name)
+
+
+def test_a_sweep_is_no_experiment_and_says_so():
+    with pytest.raises(InputError, match="config='study_smoke' must be of an experiment; it is of a sweep"):
+        load_config("study_smoke")
+
+
+def test_identity_without_normalisation_is_what_it_was_before_there_was_any():
+    before = parse_config({"grid": GRID}).training_identity()
+    assert not {"normalize", "statistics"} & before["train"].keys()
+    unit = parse_config({"grid": GRID, "train": {"normalize": "unit"}}).training_identity()
+    assert unit["train"] == before["train"] | {"normalize": "unit"}
 
 
 def test_demo_is_the_study_it_promises():

@@ -1,5 +1,6 @@
 """A run folder: what it holds, that it only grows, and that a killed run ends where an uninterrupted one does."""
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import filelock
 import numpy as np
 import pandas as pd
 import pytest
+import rich.console
 from scipy.stats import norm
 
 from jaxmia import attacks, experiment, store
@@ -234,6 +236,42 @@ def test_rows_of_an_evaluation_cut_short_are_not_taken_for_another_ones(tmp_path
 
 def _interrupt(*args):
     raise KeyboardInterrupt
+
+
+def test_damage_is_said_and_mended(finished, tmp_path):
+    """Rows of one cell and heads of another: both are computed again, and the folder is what it was."""
+    path, console = tmp_path / "run", rich.console.Console(file=io.StringIO(), width=200)
+    run_experiment(SETTINGS, path)
+    small, large = (path / "checkpoints" / f"classes-3_shots-{shots}_seed-0" for shots in (4, 8))
+    (small / "results.parquet").write_bytes(b"PAR1")
+    (large / "models-0-17" / "_METADATA").write_text("{")
+    (large / "cell.json").write_text('{"key": ')
+    again = run_experiment(SETTINGS, path, console=console)
+    assert (again.cells_computed, again.heads_trained) == (2, 17)
+    said = console.file.getvalue()
+    assert "the rows of classes-3_shots-4_seed-0 were damaged" in said
+    assert "the rows of classes-3_shots-8_seed-0 were damaged" in said
+    assert "the checkpoint classes-3_shots-8_seed-0/models-0-17 was damaged" in said
+    assert contents(path) == contents(finished.path)
+
+
+def test_an_unfinished_run_has_the_results_of_its_cells(finished, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "assemble", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(SETTINGS, tmp_path / "run")
+    pd.testing.assert_frame_equal(store.load_results(tmp_path / "run"), finished.results)
+
+
+def test_normalisation_reaches_the_heads_and_is_recorded(finished, tmp_path):
+    result = run_experiment(changed(train={"steps": 10, "normalize": "standardize"}), tmp_path / "run")
+    assert set(result.results["normalize"]) == {"standardize"}
+    assert set(finished.results["normalize"]) == {"none"}
+    config = experiment.parse_config(changed(train={"steps": 10, "normalize": "standardize"}))
+    pool = experiment.draw_pool(config, demo_features(), experiment.Cell(3, 8, 0))
+    square_norms = np.sum(pool.data.features.astype(np.float64) ** 2, axis=1)
+    assert square_norms.mean() == pytest.approx(381 / 384, rel=1e-5)  # three dimensions are dead
+    assert result.results["auc"].ne(finished.results["auc"]).any()
 
 
 def test_other_versions_are_refused(finished, monkeypatch):

@@ -4,12 +4,21 @@ import pytest
 
 from jaxmia._validate import InputError
 from jaxmia.features import (
+    CandidatePool,
+    FeatureSet,
+    FeatureStatistics,
     candidate_pool,
+    check_candidates,
     choose_classes,
     demo_features,
     feature_set,
+    feature_statistics,
     load_features,
+    load_statistics,
+    normalized_pool,
     save_features,
+    standardized,
+    unit_norm,
 )
 
 KEY = jax.random.key(0)
@@ -146,3 +155,112 @@ def test_choice_of_classes():
     for bad, message in ((1, "at least 2"), (5, "at most 4"), (["0"], "at least 2"), (["0", "x"], "one of")):
         with pytest.raises(InputError, match=message):
             choose_classes(data, bad)
+
+
+def test_standardising_by_the_own_statistics_gives_unit_mean_square_norm():
+    rng = np.random.default_rng(0)
+    features = 5 + rng.normal(size=(50, 8)) * np.arange(1, 9)
+    data = feature_set(features, np.arange(50) % 2)
+    result = standardized(data, feature_statistics(data.features)).features
+    expected = (data.features - data.features.mean(axis=0)) / data.features.std(axis=0) / np.sqrt(8)
+    np.testing.assert_allclose(result, expected, rtol=2e-5, atol=1e-6)
+    assert np.mean(np.sum(result.astype(np.float64) ** 2, axis=1)) == pytest.approx(1, rel=1e-6)
+    assert result.dtype == np.float32
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e6, -3e-20])
+def test_dead_dimensions_stay_at_zero(constant):
+    """The mean of a constant may differ from it by rounding: a deviation of rounding must not become one of 1."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(999, 3)).astype(np.float32)
+    features[:, 1] = constant
+    features[::2, 1] = np.nextafter(features[::2, 1], np.float32(-np.inf)) if constant else 0
+    statistics = feature_statistics(features)
+    assert (statistics.scale > 0).tolist() == [True, False, True]
+    result = standardized(feature_set(features, np.arange(999) % 2), statistics).features
+    assert (result[:, 1] == 0).all()
+    features[0, 1] += 1  # in the units of the features: what varies is alive
+    assert (feature_statistics(features).scale > 0).all()
+
+
+def test_demo_features_have_no_dimension_blown_up():
+    data = demo_features()
+    result = standardized(data, feature_statistics(data.features)).features
+    assert np.abs(result).max() < 20 / np.sqrt(384)
+    assert np.isfinite(result).all()
+
+
+def test_unit_norm_leaves_zeros_alone():
+    features = np.array([[3.0, 4.0], [0.0, 0.0], [1e-30, 0.0]])
+    result = unit_norm(feature_set(features, np.array([0, 1, 0]))).features
+    np.testing.assert_allclose(result, [[0.6, 0.8], [0, 0], [1, 0]], rtol=1e-6)
+
+
+def test_pool_and_test_split_are_normalised_alike_by_the_pool():
+    """A test example that is far out moves nothing, and comes out where the pool's statistics put it."""
+    rng = np.random.default_rng(0)
+    data = feature_set(rng.normal(size=(60, 4)), np.arange(60) % 2)
+    pool = candidate_pool(data, classes=2, shots=5, key=jax.random.key(0))
+    far = FeatureSet(pool.test.features + 100, pool.test.labels, pool.test.class_names)
+    result = normalized_pool(CandidatePool(pool.data, far, pool.rows), "standardize")
+    mean, deviation = pool.data.features.mean(axis=0), pool.data.features.std(axis=0)
+    for ours, given in ((result.data, pool.data), (result.test, far)):
+        np.testing.assert_allclose(
+            ours.features, (given.features - mean) / deviation / 2, rtol=1e-4, atol=1e-6
+        )
+    given = FeatureStatistics(np.ones(4), np.full(4, 2.0))
+    by_given = normalized_pool(pool, "standardize", given).test.features
+    np.testing.assert_allclose(by_given, (pool.test.features - 1) / 4, rtol=1e-6)
+    unit = normalized_pool(pool, "unit")
+    for part in (unit.data, unit.test):
+        np.testing.assert_allclose(np.linalg.norm(part.features, axis=1), 1, rtol=1e-6)
+    assert normalized_pool(pool, "none") is pool
+    with pytest.raises(InputError, match="normalize='units' must be one of none, unit"):
+        normalized_pool(pool, "units")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"mean": np.zeros(3)}, "must hold the key 'scale'"),
+        (
+            {"mean": np.zeros(2), "scale": np.ones(3)},
+            r"mean.shape=\(2,\) must be \[3\], as the features have",
+        ),
+        ({"mean": np.zeros(3), "scale": np.ones((3, 1))}, r"scale.shape=\(3, 1\)"),
+        ({"mean": np.zeros(3), "scale": np.ones(3, int)}, "scale.dtype='int64' must be floating point"),
+        ({"mean": np.full(3, np.nan), "scale": np.ones(3)}, "mean='not finite' must be finite"),
+        ({"mean": np.zeros(3), "scale": np.array([1.0, -2.0, 1.0])}, "scale=-2.0 must be 0 or more"),
+    ],
+)
+def test_wrong_statistics_are_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "statistics.npz", **arrays)
+    with pytest.raises(InputError, match=message):
+        load_statistics(tmp_path / "statistics.npz", dim=3)
+
+
+def test_statistics_are_read_as_written_and_hashed_by_content(tmp_path):
+    np.savez(
+        tmp_path / "a.npz", mean=np.array([1.0, 2.0], np.float32), scale=np.array([0.5, 0.0], np.float32)
+    )
+    np.savez(tmp_path / "b.npz", mean=np.array([1.0, 2.0]), scale=np.array([0.5, 0.0]))
+    np.savez(tmp_path / "c.npz", mean=np.array([1.0, 2.0]), scale=np.array([0.5, 1.0]))
+    a, b, c = (load_statistics(tmp_path / f"{name}.npz", dim=2) for name in "abc")
+    assert a.content_hash() == b.content_hash() != c.content_hash()
+    np.testing.assert_array_equal(a.scale, [0.5, 0])
+
+
+def test_enough_candidates_is_what_the_draw_says():
+    data = feature_set(np.zeros((30, 2)), np.repeat([0, 1, 2], [12, 10, 8]), ["x", "y", "z"])
+    for classes, shots, multiplier in ((2, 5, 2), (3, 4, 2), (2, 2, 5), (3, 1, 8)):
+        drawn = candidate_pool(
+            data, classes=classes, shots=shots, multiplier=multiplier, key=jax.random.key(0)
+        )
+        chosen = check_candidates(data, classes=classes, shots=shots, multiplier=multiplier)
+        assert len(chosen) == classes == drawn.data.num_classes
+    for classes, shots, multiplier in ((2, 6, 2), (3, 5, 2), (3, 1, 9), (4, 1, 2)):
+        with pytest.raises(InputError) as ours:
+            check_candidates(data, classes=classes, shots=shots, multiplier=multiplier)
+        with pytest.raises(InputError) as draws:
+            candidate_pool(data, classes=classes, shots=shots, multiplier=multiplier, key=jax.random.key(0))
+        assert str(ours.value) == str(draws.value)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 
 import numpy as np
 import pytest
@@ -215,7 +216,7 @@ def test_a_killed_driver_of_ray_loses_only_cells_in_flight(settings, finished, t
     out = tmp_path / "sweep"
     with in_a_process(settings, out, "RayExecutor()") as process:
         wait_for(lambda: cells_done(out) >= 2, process)
-        children = descendants(process.pid)
+        children = workers(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
     end = time.monotonic() + 60  # its cluster ends with it
@@ -263,6 +264,35 @@ def test_a_cluster_that_is_not_there_is_one_line(settings, tmp_path, options, me
     assert process.returncode == 1
     assert said.strip().splitlines()[-1].startswith(f"jaxmia._validate.InputError: {message}")
     assert not cells_done(tmp_path / "sweep")
+
+
+@needs_ray
+def test_a_running_cluster_is_used_and_left_running(settings, finished, tmp_path):
+    # Recent Ray wants a token of whoever joins a cluster; this one is made for the test.
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
+    code = "import ray; print(ray.init(include_dashboard=False).address_info['gcs_address'], flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as cluster:
+        try:
+            address = cluster.stdout.readline().strip()
+            assert re.fullmatch(r"[\d.]+:\d+", address)
+            out = tmp_path / "sweep"
+            for cells in (8, 0):  # the second time there is nothing to do
+                words = ["--executor", "ray", "--address", address, "--out", out]
+                (tmp_path / "sweep.toml").write_text(toml(settings))
+                ended = subprocess.run(
+                    [sys.executable, "-m", "jaxmia", "sweep", tmp_path / "sweep.toml", *words],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    env=environment,
+                )
+                assert ended.returncode == 0, ended.stderr
+                assert f"{cells} cells computed" in ended.stdout or "nothing was left to do" in ended.stdout
+                assert cluster.poll() is None
+            assert contents(out) == contents(finished.path)
+        finally:
+            cluster.communicate("\n", timeout=60)
 
 
 class FakeRay:
