@@ -155,6 +155,33 @@ print(json.dumps(train(80, 320 * 2**20) - before))
     assert int(done.stdout.splitlines()[-1]) < 320 * 2**20
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
+def test_the_largest_cell_trains_scores_and_is_attacked_within_16_gib():
+    """100 000 candidates, 100 classes, d = 768, 257 models, by the default budget; prints its peak."""
+    program = """
+import jax, json, numpy as np, resource
+from jaxmia import attacks
+from jaxmia.ensemble import train_ensemble
+from jaxmia.features import feature_set
+from jaxmia.membership import draw_membership
+from jaxmia.scores import score
+from jaxmia.training import Hyperparams, TrainConfig
+labels = np.arange(100_000) % 100
+features = np.random.default_rng(0).standard_normal((100_000, 768), np.float32) / 28
+pool = feature_set(features, labels)
+masks = draw_membership(jax.random.key(0), pool.labels, num_models=257)
+heads = train_ensemble(jax.random.key(0), pool, masks, Hyperparams(0.1), TrainConfig(steps=2))
+statistic = attacks.lira(score(heads, pool)).statistic
+assert statistic.shape == (257, 100_000) and np.isfinite(statistic).all()
+print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    peak = int(done.stdout.splitlines()[-1])
+    print(f"peak {peak / 2**30:.2f} GiB")
+    assert peak < 16 * 2**30
+
+
 def test_scores_do_not_depend_on_the_budget(pool):
     masks = draw_membership(KEY, pool.labels, num_models=9)
     config, hyper = TrainConfig(steps=40), Hyperparams(0.1)

@@ -88,7 +88,8 @@ def in_programs(out, *beforehand):
 
 
 def parts(out, cell):
-    return sorted(path.name for path in (out / "checkpoints" / str(cell)).glob("models-*"))
+    """The folders of heads of a cell."""
+    return sorted(path.name for path in (out / "checkpoints" / str(cell)).glob("models-*") if path.is_dir())
 
 
 def all_scores(out, cell):
