@@ -79,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument(
         "--products", nargs="+", default=["float32", "bfloat16"], help="of jaxmia's trainings"
     )
+    options.add_argument("--alone", action="store_true", help="leave out the other trainers")
     arguments = options.parse_args(argv)
     members = arguments.examples // 2
     if members % arguments.batch_size:
@@ -120,7 +121,7 @@ def measure(arguments: argparse.Namespace, recipe: Recipe, dim: int) -> list[dic
     for count in sorted(set(rows_of_mode.values())):
         for name, run in matrix_products(arguments, dim, count, limit_steps).items():
             trainings[f"limit, {count}, {name}"] = run
-    if importlib.util.find_spec("torch"):
+    if importlib.util.find_spec("torch") and not arguments.alone:
         ways = (
             ("published", train_published, few),
             ("tight", train_tight, few),
@@ -134,7 +135,7 @@ def measure(arguments: argparse.Namespace, recipe: Recipe, dim: int) -> list[dic
             heads_of[name] = len(member)
     trainings["gathered"] = functools.partial(train_gathered, pool, stack, recipe, seed=arguments.seed)
     heads_of["gathered"] = len(stack)
-    if importlib.util.find_spec("sklearn"):
+    if importlib.util.find_spec("sklearn") and not arguments.alone:
         loss = member_loss(pool, few, trainings["jaxmia, full batch, float32"]())
         quick = fewest_steps(loss, pool, masks, recipe, few)
         name = f"jaxmia to that loss, rate={quick.rate:g}, steps={quick.steps}"

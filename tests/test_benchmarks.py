@@ -195,6 +195,14 @@ def test_train_speed_runs_and_every_way_trains_the_same_heads(benchmark, tmp_pat
             assert row["loss"] < np.log(2) - 0.1
 
 
+def test_train_speed_alone_leaves_out_the_other_trainers(benchmark, tmp_path):
+    options = ["--alone", "--products", "float32", "--repeats", "1", "--json", str(tmp_path / "rows.json")]
+    benchmark("train_speed").main([*TRAIN_SPEED, *options])
+    names = {row["what"] for row in rows_of(tmp_path / "rows.json")}
+    modes = ("shared order", "full batch", "independent", "Poisson")
+    assert names == {"gathered", *(f"jaxmia, {mode}, float32" for mode in modes)}
+
+
 def test_scaling_runs_and_its_exponent_is_the_slope(benchmark, tmp_path):
     options = ["--examples", "40", "--dim", "8", "--classes", "8", "--models", "4", "--steps", "4"]
     module = benchmark("scaling")
