@@ -157,7 +157,7 @@ def sweep(
             console=rich.console.Console(stderr=True),
         )
     except SweepStoppedError as error:
-        rich.console.Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        _print_error(error)
         raise typer.Exit(1) from None
     if result.laws:
         console.print(*sweep_tables(result.results()), *laws_tables(result.laws))

@@ -116,7 +116,7 @@ def formulate(
         if config.sampling == "independent":
             batch, eligible = config.batch_size, fewest
             gathered = batch if batch <= _GATHERED_SHARE * examples else None
-        # Bounds that vary with the masks are rounded to buckets, so that another seed compiles nothing.
+        # Bounds that vary with the masks are rounded to buckets, so that another seed of a small cell compiles nothing.
         shuffles = -(-config.steps * batch // max(1, smallest_in_bucket(eligible)))
         order = 0 if config.shares_order else shuffles * examples + config.steps * batch
     elif config.sampling == "poisson":
