@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pandas as pd
 import rich.console
+from jaxtyping import Bool, Float
 
 from jaxmia.accounting import adjacency_for
 from jaxmia.assess import assess, check_resolvable, control_rows, per_example_rows, run_attack
@@ -39,7 +40,7 @@ from jaxmia.power_law import DEFAULT_RECIPE, LawOf, PowerLawFit, fit_power_law
 from jaxmia.processes import Group, Piece, deal, group
 from jaxmia.progress import GridProgress, grid_progress
 from jaxmia.recipe import Recipe, recipe_for
-from jaxmia.scores import Scores, accuracy, score, split_diverged
+from jaxmia.scores import Scores, accuracy, gradient_norms, score, split_diverged
 from jaxmia.store import (
     Cell,
     DamagedError,
@@ -51,7 +52,7 @@ from jaxmia.store import (
     versions,
 )
 
-_ROWS = 2  # raised when rows get other columns: cells are then assessed anew from their heads
+_ROWS = 3  # raised when rows get other columns: cells are then assessed anew from their heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,10 +271,11 @@ class GridRun:
         recipe = self.recipe(cell)
         pool = draw_pool(self.config, self.data, cell, self.statistics)
         repaired: list[str] = []
-        scores, accuracies = self.scores(cell, pool, bar, repaired)
+        scored = self.scores(cell, pool, bar, repaired)
         ready = time.perf_counter()
-        scores, diverged = split_diverged(scores)
-        accuracies = np.delete(accuracies, diverged)
+        masks = self.masks(cell_keys(cell.seed), pool, (0, settings.models))
+        scores, diverged = split_diverged(Scores(scored["log_odds"], np.asarray(masks.member)))
+        accuracies = np.delete(scored["accuracy"], diverged)
         inclusion_rate = 1 / settings.pool_multiplier
         facts = {
             "normalize": self.config.train.normalize,
@@ -295,7 +297,13 @@ class GridRun:
         ).assign(correction="none", **dataclasses.asdict(cell), **facts)
         results["tpr_ceiling"] = recipe.tpr_ceiling(results["fpr"].to_numpy())
         records = pd.DataFrame(
-            {"record": pool.rows, "class_name": np.array(pool.data.class_names)[pool.data.labels]}
+            {
+                "record": pool.rows,
+                "class_name": np.array(pool.data.class_names)[pool.data.labels],
+                "gradient_norm": _mean_over(
+                    np.delete(scored["gradient_norm"], diverged, axis=0), np.asarray(scores.member)
+                ),
+            }
         )
         per_example = per_example_rows(
             scores,
@@ -328,26 +336,22 @@ class GridRun:
 
     def scores(
         self, cell: Cell, pool: CandidatePool, bar: GridProgress, repaired: list[str]
-    ) -> tuple[Scores, np.ndarray]:
-        """Log-odds and test accuracies of all models of a cell; those of other processes come through the folder."""
+    ) -> dict[str, np.ndarray]:
+        """What all models of a cell say; that of other processes' models comes through the folder."""
         if self.processes.count == 1:
             heads = [self.heads(cell, pool, piece, bar, repaired) for piece in self.pieces(cell)]
-            ensemble = join_ensembles(heads)
-            return score(ensemble, pool.data), accuracy(ensemble, pool.test)
+            return _scored(join_ensembles(heads), pool)
         self.score_pieces(cell, pool, bar, repaired)
         for process in range(1, self.processes.count):
             repaired += self.processes.hear(str(cell), process)
         parts = [self.folder.load_scores(cell, piece.models) for piece in self.dealt[cell]]
-        log_odds, accuracies = map(np.concatenate, zip(*parts, strict=True))
-        masks = self.masks(cell_keys(cell.seed), pool, (0, self.config.shadows.models))
-        return Scores(log_odds, np.asarray(masks.member)), accuracies
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def score_pieces(self, cell: Cell, pool: CandidatePool, bar: GridProgress, repaired: list[str]) -> None:
         """Write the scores of this process's models of a cell, for process 0 to read."""
         for piece in self.pieces(cell):
-            ensemble = self.heads(cell, pool, piece, bar, repaired)
-            log_odds, accuracies = score(ensemble, pool.data).log_odds, accuracy(ensemble, pool.test)
-            self.folder.save_scores(cell, piece.models, np.asarray(log_odds), accuracies)
+            heads = self.heads(cell, pool, piece, bar, repaired)
+            self.folder.save_scores(cell, piece.models, _scored(heads, pool))
 
     def heads(
         self, cell: Cell, pool: CandidatePool, piece: Piece, bar: GridProgress, repaired: list[str]
@@ -423,6 +427,24 @@ class GridRun:
             design=settings.design,
             inclusion_rate=1 / settings.pool_multiplier,
         )
+
+
+def _scored(ensemble: ShadowEnsemble, pool: CandidatePool) -> dict[str, np.ndarray]:
+    """Log-odds and gradient norms [models, examples] of the candidates, and test accuracies [models]."""
+    return {
+        "log_odds": np.asarray(score(ensemble, pool.data).log_odds),
+        "gradient_norm": gradient_norms(ensemble, pool.data),
+        "accuracy": accuracy(ensemble, pool.test),
+    }
+
+
+def _mean_over(
+    values: Float[np.ndarray, "models examples"], chosen: Bool[np.ndarray, "models examples"]
+) -> Float[np.ndarray, "examples"]:
+    """Mean over the models chosen for each example; NaN where there is none."""
+    counts = chosen.sum(axis=0)
+    totals = np.sum(values, axis=0, where=chosen, dtype=np.float64)
+    return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
 
 
 def _say(console: rich.console.Console | None, lines: Iterable[str]) -> None:

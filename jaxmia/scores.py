@@ -47,13 +47,18 @@ def log_odds(
 
 def score(ensemble: ShadowEnsemble, pool: FeatureSet) -> Scores:
     """Log-odds of every candidate under every model, float32[models, examples], in blocks of models."""
-    num_examples = len(pool.labels)
-    padding = (0, bucket(num_examples) - num_examples)
-    padded = FeatureSet(
-        np.pad(pool.features, (padding, (0, 0))), np.pad(pool.labels, padding), pool.class_names
-    )
-    values = _for_all_models(_log_odds_of_models, ensemble.params, padded)[:, :num_examples]
+    values = _for_all_models(_log_odds_of_models, ensemble.params, _padded(pool))[:, : len(pool.labels)]
     return Scores(values, np.asarray(ensemble.masks.member))
+
+
+def gradient_norms(ensemble: ShadowEnsemble, pool: FeatureSet) -> Float[np.ndarray, "models examples"]:
+    """Norm of every candidate's own loss gradient, (p_i - y_i) [x_i, 1]^T, under every model.
+
+    Large gradients at the end of training go with vulnerability: Tobaben et al., first version of arXiv 2402.06674.
+    """
+    lengths = np.sqrt(np.square(pool.features, dtype=np.float64).sum(axis=1) + 1).astype(np.float32)
+    errors = _for_all_models(_error_norms_of_models, ensemble.params, _padded(pool))[:, : len(pool.labels)]
+    return errors * lengths
 
 
 def accuracy(ensemble: ShadowEnsemble, test: FeatureSet) -> Float[np.ndarray, "models"]:
@@ -68,6 +73,14 @@ def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]
     finite = np.isfinite(np.asarray(scores.log_odds)).all(axis=1)
     kept = jax.tree.map(lambda leaf: np.asarray(leaf)[finite], scores)
     return kept, np.flatnonzero(~finite)
+
+
+def _padded(pool: FeatureSet) -> FeatureSet:
+    """With candidates to spare up to the bucket, so that another size of it compiles nothing."""
+    padding = (0, bucket(len(pool.labels)) - len(pool.labels))
+    return FeatureSet(
+        np.pad(pool.features, (padding, (0, 0))), np.pad(pool.labels, padding), pool.class_names
+    )
 
 
 def _for_all_models(function: jax.stages.Wrapped, params: Params, data: FeatureSet) -> np.ndarray:
@@ -95,3 +108,13 @@ def _log_odds_of_models(params: Params, features: Array, labels: Array) -> Array
 @functools.partial(jax.vmap, in_axes=(0, None, None))
 def _accuracy_of_models(params: Params, features: Array, labels: Array) -> Array:
     return jnp.mean(jnp.argmax(apply_head(params, features), axis=0) == labels, dtype=jnp.float32)
+
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(0, None, None))
+def _error_norms_of_models(params: Params, features: Array, labels: Array) -> Array:
+    probabilities = jax.nn.softmax(apply_head(params, features), axis=0)
+    is_label = jnp.arange(probabilities.shape[0])[:, None] == labels
+    # 1 - p_y loses all digits where p_y is near 1: the others' sum does not.
+    others = jnp.where(is_label, 0.0, probabilities)
+    return jnp.sqrt(jnp.sum(others, axis=0) ** 2 + jnp.sum(others**2, axis=0))

@@ -50,6 +50,7 @@ import orbax.checkpoint as ocp
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Shaped
 
 from jaxmia._validate import InputError
 from jaxmia.power_law import DEFAULT_RECIPE
@@ -322,18 +323,18 @@ class RunFolder:
             raise DamagedError(f"{name} was damaged ({type(error).__name__}: {reason})") from error
 
     def save_scores(
-        self, cell: Cell, models: tuple[int, int], log_odds: np.ndarray, accuracies: np.ndarray
+        self, cell: Cell, models: tuple[int, int], arrays: Mapping[str, Shaped[np.ndarray, "models ..."]]
     ) -> None:
-        """Write log-odds [models, examples] and accuracies [models] of the models first .. end - 1, for process 0."""
+        """Write what process 0 must know of the models first .. end - 1: arrays by name, one row for each model."""
         path = self._scores_path(cell, models)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, log_odds=log_odds, accuracies=accuracies)
+            np.savez(file, allow_pickle=False, **arrays)
 
-    def load_scores(self, cell: Cell, models: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def load_scores(self, cell: Cell, models: tuple[int, int]) -> dict[str, Shaped[np.ndarray, "models ..."]]:
         """What save_scores wrote."""
         with np.load(self._scores_path(cell, models), allow_pickle=False) as arrays:
-            return arrays["log_odds"], arrays["accuracies"]
+            return dict(arrays)
 
     def finish_cell(
         self, cell: Cell, key: str, tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]

@@ -6,8 +6,8 @@ import scipy.special
 from jaxmia.ensemble import train_ensemble
 from jaxmia.features import candidate_pool, demo_features
 from jaxmia.membership import draw_membership
-from jaxmia.scores import Scores, accuracy, log_odds, score, split_diverged
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.scores import Scores, accuracy, gradient_norms, log_odds, score, split_diverged
+from jaxmia.training import Hyperparams, TrainConfig, apply_head
 
 KEY = jax.random.key(5)
 
@@ -63,3 +63,21 @@ def test_diverged_models_are_told_apart():
     np.testing.assert_array_equal(diverged, [1, 3])
     np.testing.assert_array_equal(kept.member, np.eye(4, 3, dtype=bool)[[0, 2]])
     assert np.isfinite(kept.log_odds).all()
+
+
+def test_gradient_norms_are_those_of_automatic_differentiation():
+    pool = candidate_pool(demo_features(), classes=4, shots=5, key=KEY).data
+    masks = draw_membership(KEY, pool.labels, num_models=3)
+    ensemble = train_ensemble(KEY, pool, masks, Hyperparams(0.1), TrainConfig(steps=30))
+
+    def loss(params, features, label):
+        return -jax.nn.log_softmax(apply_head(params, features[None])[:, 0])[label]
+
+    def norm(params, features, label):
+        leaves = jax.tree.leaves(jax.grad(loss)(params, features, label))
+        return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in leaves))
+
+    slow = jax.vmap(jax.vmap(norm, in_axes=(None, 0, 0)), in_axes=(0, None, None))(
+        ensemble.params, pool.features, pool.labels
+    )
+    np.testing.assert_allclose(gradient_norms(ensemble, pool), slow, rtol=1e-3)
