@@ -215,16 +215,32 @@ def fit(
     out: Annotated[
         pathlib.Path | None, typer.Option(metavar="FILE", help="Also write the laws as JSON.")
     ] = None,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hold-out", metavar="NAME", help="A data set to leave out of the fit, and judge it on."
+        ),
+    ] = None,
+    across: Annotated[
+        bool, typer.Option("--across", help="Leave out each data set in turn, and judge the fit on it.")
+    ] = False,
 ) -> None:
-    """Fit the power law to one or more folders of runs and sweeps."""
-    from jaxmia.experiment import fit_laws, laws_to_json
-    from jaxmia.store import load_results, write_json
-    from jaxmia.tables import laws_tables
+    """Fit the power law to one or more folders of runs and sweeps: averages, and quantiles over records."""
+    from jaxmia.laws import fit_laws, laws_elsewhere, laws_to_json, load_rows
+    from jaxmia.store import write_json
+    from jaxmia.tables import elsewhere_tables, laws_tables
 
-    laws = fit_laws(load_results(folders))
+    if held_out and across:
+        raise InputError("--hold-out and --across must not be given together.")
+    results = load_rows(folders)
+    console = rich.console.Console()
+    judged = laws_elsewhere(results, held_out) if held_out or across else None
+    laws = fit_laws(results[~results["dataset"].isin(held_out or ())])
     if out is not None:
         write_json(out, laws_to_json(laws))
-    rich.console.Console().print(*laws_tables(laws))
+    console.print(*laws_tables(laws))
+    if judged is not None:
+        console.print(*elsewhere_tables(judged))
 
 
 @app.command()
@@ -232,22 +248,29 @@ def predict(
     folder: Annotated[
         pathlib.Path, typer.Argument(metavar="[DIR]", help="A run folder; by default the present folder.")
     ] = pathlib.Path(),
-    shots: Annotated[float | None, typer.Option(help="S, examples per class.")] = None,
+    shots: Annotated[
+        float | None, typer.Option(help="S, examples per class: what would attacks find?")
+    ] = None,
+    epsilon: Annotated[
+        list[float] | None,
+        typer.Option(help="How many examples per class until attacks find no more than this ε lets them?"),
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Of --epsilon.")] = 1e-5,
     classes: Annotated[int | None, typer.Option(help="C, number of classes.")] = None,
     published: Annotated[
         bool, typer.Option("--published", help="Use the published laws instead of a run's.")
     ] = False,
 ) -> None:
-    """Predict vulnerability at S shots and C classes from a run's law, or show the published laws."""
-    from jaxmia.experiment import laws_from_json
+    """Predict from a law: vulnerability at S shots, or the shots at which attacks find no more than ε lets them."""
+    from jaxmia.laws import laws_from_json
     from jaxmia.power_law import LawOf, PowerLawFit, published_lines
     from jaxmia.store import load_json
-    from jaxmia.tables import prediction_tables, published_tables
+    from jaxmia.tables import prediction_tables, published_tables, required_tables
 
     console = rich.console.Console()
     if published:
         console.print(*published_tables())
-        if shots is None:
+        if shots is None and not epsilon:
             return
         lines = published_lines().lines
         laws = {
@@ -258,13 +281,16 @@ def predict(
         }
     else:
         laws = laws_from_json(load_json(folder, "power_law.json"))
-    if shots is None:
-        raise InputError("--shots must be given, as in --shots 1000.")
+    if shots is None and not epsilon:
+        raise InputError("--shots or --epsilon must be given, as in --shots 1000 or --epsilon 1.")
     if classes is None:
         if not published:
             raise InputError("--classes must be given, as in --classes 10.")
         classes = 2  # where the published lines hold
-    console.print(*prediction_tables(laws, shots=shots, classes=classes))
+    if shots is not None:
+        console.print(*prediction_tables(laws, shots=shots, classes=classes))
+    if epsilon:
+        console.print(*required_tables(laws, epsilons=epsilon, delta=delta, classes=classes))
 
 
 @app.command(

@@ -34,9 +34,10 @@ from jaxmia.features import (
     normalized_pool,
 )
 from jaxmia.formulation import Formulation, formulate
+from jaxmia.laws import laws_to_json, load_laws
 from jaxmia.membership import MembershipMasks, draw_membership
 from jaxmia.plots import plot_power_law, plot_privacy
-from jaxmia.power_law import DEFAULT_RECIPE, LawOf, PowerLawFit, fit_power_law
+from jaxmia.power_law import DEFAULT_RECIPE, LawOf, PowerLawFit
 from jaxmia.processes import Group, Piece, deal, group
 from jaxmia.progress import GridProgress, grid_progress
 from jaxmia.recipe import Recipe, recipe_for
@@ -46,7 +47,6 @@ from jaxmia.store import (
     DamagedError,
     RunFolder,
     content_key,
-    json_number,
     load_results,
     load_table,
     versions,
@@ -63,7 +63,7 @@ class RunResult:
         path: the run folder.
         results: one row per cell, attack, evaluation and FPR.
         controls: one row per cell and attack: its negative control.
-        laws: the power law of each attack, evaluation and privacy level.
+        laws: the power law of each attack, evaluation and privacy level, and of records' quantiles.
         cells_computed: cells that this call computed; the others were there.
         heads_trained: heads that this call trained, in this process.
     """
@@ -195,7 +195,7 @@ class GridRun:
             self.folder.assemble("per_example", self.folder.cells)
             self.folder.assemble("controls", self.folder.cells)
             results = self.folder.assemble("results", self.folder.cells)
-            laws = fit_laws(results)
+            laws = load_laws(self.folder.path)
             self.folder.write_json("power_law.json", laws_to_json(laws))
             plot_power_law(results, laws, self.folder.path / "plots")
             plot_privacy(results, self.folder.path / "plots")
@@ -223,7 +223,12 @@ class GridRun:
         results = load_results(self.folder.path)
         controls = load_table(self.folder.path, "controls")
         return RunResult(
-            self.folder.path, results, controls, fit_laws(results), cells_computed, self.heads_trained
+            self.folder.path,
+            results,
+            controls,
+            load_laws(self.folder.path),
+            cells_computed,
+            self.heads_trained,
         )
 
     def cell_key(self, cell: Cell) -> str:
@@ -519,35 +524,6 @@ def formulation_of(config: ExperimentConfig, data: FeatureSet, cell: Cell, memor
         sampling_rate=float(recipe.hyper.sampling_rate),
         num_devices=jax.local_device_count(),
     )
-
-
-def fit_laws(results: pd.DataFrame) -> dict[LawOf, PowerLawFit]:
-    """Fit the power law to each attack, evaluation, privacy level and recipe, over all cells of all data sets."""
-    groups = results.groupby(["attack", "evaluation", "epsilon", "recipe"], sort=False)
-    return {
-        LawOf(str(attack), str(evaluation), float(str(epsilon)), str(recipe)): fit_power_law(rows)
-        for (attack, evaluation, epsilon, recipe), rows in groups
-    }
-
-
-def laws_to_json(laws: Mapping[LawOf, PowerLawFit]) -> list[dict[str, Any]]:
-    """The content of power_law.json."""
-    return [
-        {**law._asdict(), "epsilon": json_number(law.epsilon), **fit.to_dict()} for law, fit in laws.items()
-    ]
-
-
-def laws_from_json(content: list[dict[str, Any]]) -> dict[LawOf, PowerLawFit]:
-    """Laws from the content of power_law.json."""
-    return {
-        LawOf(
-            entry["attack"],
-            entry["evaluation"],
-            float(entry["epsilon"]),
-            entry.get("recipe", DEFAULT_RECIPE),  # runs from before sweeps named none
-        ): PowerLawFit.from_dict(entry)
-        for entry in content
-    }
 
 
 def _check_before_training(

@@ -26,6 +26,7 @@ SLOPE_CONFIDENCE = 0.95
 MAX_EXPONENT = 300.0  # the largest float64 is 1.8e308
 
 DEFAULT_RECIPE = "default"  # of runs, which have one and do not name it
+PER_RECORD = "per record"  # in place of an attack: the law is of a quantile of records' own TPR
 
 Interval = tuple[float, float]
 
@@ -50,6 +51,21 @@ class Prediction:
     tpr: float
     capped: bool
     extrapolated: bool | None
+
+
+class Judged(NamedTuple):
+    """How a law fares on cells that it was not fitted to.
+
+    Attributes:
+        num_cells: with an advantage above 0.
+        r_squared: 1 - (sum of squared errors) / (sum of squares about these cells' own mean), of log10(advantage);
+            below 0 if their mean says more than the law. None if they do not vary or the law says nothing of them.
+        factor: geometric mean of advantage over prediction; None if the law says nothing of them.
+    """
+
+    num_cells: int
+    r_squared: float | None
+    factor: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +139,28 @@ class PowerLaw:
             capped=tpr > 1.0,
             extrapolated=_is_outside(self, shots, classes),
         )
+
+    def judged_on(self, table: pd.DataFrame | Mapping[str, Any]) -> Judged:
+        """Compare the law with other cells at its FPR, of another data set for example.
+
+        Args:
+            table: as for fit_power_law. Cells at or below chance or unresolved are left out, as there.
+
+        Raises:
+            InputError: as fit_power_law.
+        """
+        columns = _checked_columns(table)
+        usable = (columns["fpr"] == self.fpr) & (columns["advantage"] > 0)
+        shots, classes, advantage = (columns[name][usable] for name in COLUMNS[:3])
+        known = self.slope_classes is not None or set(classes) <= set(self.classes)
+        if self.status != "ok" or not known or not len(shots):
+            return Judged(len(shots), None, None)
+        rows = [_regressors(self, math.log10(s), int(c)) for s, c in zip(shots, classes, strict=True)]
+        observed = np.log10(advantage)
+        errors = observed - np.stack(rows) @ _coefficients(self)
+        total = float(np.sum((observed - observed.mean()) ** 2))
+        explained = 1 - float(np.sum(errors**2)) / total if np.ptp(observed) > 0 else None
+        return Judged(len(shots), explained, _power_of_ten(float(errors.mean())))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -560,27 +560,51 @@ def load_table(folder: str | os.PathLike[str], name: str) -> pd.DataFrame:
     Raises:
         InputError: if there is none, or it cannot be read.
     """
-    folder = pathlib.Path(folder)
-    if (folder / f"{name}.parquet").is_file():
-        paths = [folder / f"{name}.parquet"]
-    else:  # of a sweep, or of a run that is not finished
-        paths = sorted([*folder.glob(f"{name}/*.parquet"), *folder.glob(f"checkpoints/*/{name}.parquet")])
-    if not paths:
-        raise InputError(
-            f"folder={str(folder)!r} must be a run folder with {name}.parquet or a sweep's with {name}/;"
-            " there is none, or no cell is done yet."
-        )
     tables = []
-    for path in paths:
-        try:
+    for path in _table_paths(folder, name):
+        with _readable(path):
             tables.append(pq.read_table(path, partitioning=None))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} must be a readable Parquet file: {error}.") from None
     table = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     if "recipe" not in table:  # of a run from before sweeps
         table.insert(1, "recipe", DEFAULT_RECIPE)
     order = [column for column in _ORDER if column in table]
     return table.sort_values(order, kind="stable", ignore_index=True) if len(tables) > 1 else table
+
+
+def read_tables(folder: str | os.PathLike[str], name: str, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """Some columns of one of TABLES, file by file: what a large sweep's records need.
+
+    Raises:
+        InputError: as load_table.
+    """
+    for path in _table_paths(folder, name):
+        with _readable(path):
+            has = set(pq.read_schema(path).names)  # runs from before sweeps named no recipe
+            table = pq.read_table(path, columns=[each for each in columns if each in has], partitioning=None)
+        frame = table.to_pandas()
+        yield frame if "recipe" in frame else frame.assign(recipe=DEFAULT_RECIPE)
+
+
+def _table_paths(folder: str | os.PathLike[str], name: str) -> list[pathlib.Path]:
+    folder = pathlib.Path(folder)
+    if (folder / f"{name}.parquet").is_file():
+        return [folder / f"{name}.parquet"]
+    # Of a sweep, or of a run that is not finished.
+    paths = sorted([*folder.glob(f"{name}/*.parquet"), *folder.glob(f"checkpoints/*/{name}.parquet")])
+    if not paths:
+        raise InputError(
+            f"folder={str(folder)!r} must be a run folder with {name}.parquet or a sweep's with {name}/;"
+            " there is none, or no cell is done yet."
+        )
+    return paths
+
+
+@contextlib.contextmanager
+def _readable(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} must be a readable Parquet file: {error}.") from None
 
 
 def load_json(folder: str | os.PathLike[str], name: str) -> Any:

@@ -34,12 +34,11 @@ from jaxmia.experiment import (
     GridRun,
     check_attacks,
     check_plans,
-    fit_laws,
     given_statistics,
-    laws_to_json,
     training_identity,
 )
 from jaxmia.features import DEMO_NAME, FeatureSet, FeatureStatistics, check_candidates, load_features
+from jaxmia.laws import laws_to_json, load_laws
 from jaxmia.power_law import LawOf, PowerLawFit
 from jaxmia.progress import SweepProgress, grid_progress, sweep_progress
 from jaxmia.recipe import recipe_for
@@ -340,10 +339,9 @@ class _Sweep:
     def finish(self, *, changed: bool) -> dict[LawOf, PowerLawFit]:
         """Fit the laws to what is there and, if anything changed, write them and the manifest."""
         try:
-            results = load_results(self.folder.path)
+            laws = load_laws(self.folder.path)
         except InputError:  # every cell failed
-            results = None
-        laws = {} if results is None else fit_laws(results)
+            laws = {}
         if changed or not self.folder.is_finished:
             self.folder.write_json("power_law.json", laws_to_json(laws))
             self.folder.finish(self.studies, left_out=[each._asdict() for each in self.left_out])

@@ -15,7 +15,16 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from jaxmia.accounting import PrivacyGuarantee
-from jaxmia.power_law import LawOf, PowerLaw, PowerLawFit, published_lines
+from jaxmia.power_law import (
+    PER_RECORD,
+    LawOf,
+    PowerLaw,
+    PowerLawFit,
+    PublishedLine,
+    RequiredShots,
+    published_lines,
+    required_shots,
+)
 from jaxmia.tradeoff import kairouz_ceiling
 
 
@@ -214,7 +223,7 @@ def _tpr_cell(rows: pd.DataFrame) -> str:
 
 
 def laws_tables(laws: Mapping[LawOf, PowerLawFit]) -> Iterator[RenderableType]:
-    """The fitted laws beside the published ones, one table for each attack and evaluation.
+    """The fitted laws beside the published ones, one table for each attack and evaluation, one for records' quantiles.
 
     Of several privacy levels the least private is shown; power_law.json has all.
     """
@@ -223,37 +232,143 @@ def laws_tables(laws: Mapping[LawOf, PowerLawFit]) -> Iterator[RenderableType]:
         "left out: cells at or below chance, or unresolved. published: pooled slopes of arXiv 2402.06674, C = 2\n"
     )
     least_private = max(name.epsilon for name in laws)
-    for name, fit in laws.items():
-        if name.epsilon != least_private:
+    shown = {name: fit for name, fit in laws.items() if name.epsilon == least_private}
+    for name, fit in shown.items():
+        if name.attack == PER_RECORD:
             continue
         over_classes = any(law.slope_classes is not None for law in fit.lines)
-        table = _table(
-            str(name),
-            (
-                "FPR",
-                "slope",
-                *(("slope_C",) if over_classes else ()),
-                "intercept",
-                "R²",
-                "cells",
-                "left out",
-                "published",
-            ),
-        )
+        table = _table(str(name), ("FPR", *_law_headings(over_classes)))
         for law in fit.lines:
-            slopes = [_with_error(law.slope_shots, law.slope_shots_stderr)]
-            if over_classes:
-                slopes.append(_with_error(law.slope_classes, law.slope_classes_stderr))
-            table.add_row(
-                f"{law.fpr:g}",
-                *(slopes if law.status == "ok" else ("too few", *slopes[1:])),
-                _with_error(law.intercept, law.intercept_stderr),
-                "-" if law.r_squared is None else f"{law.r_squared:.3f}",
-                str(law.num_cells),
-                str((law.num_censored or 0) + (law.num_unresolved or 0)),
-                _published_slope(law.fpr) if name.evaluation == "pooled" else "-",
-            )
+            published = _published_slope(law.fpr) if name.evaluation == "pooled" else "-"
+            table.add_row(f"{law.fpr:g}", *_law_cells(law, over_classes), published)
         yield table
+    for recipe in dict.fromkeys(name.recipe for name in shown if name.attack == PER_RECORD):
+        yield _quantiles_table({name: fit for name, fit in shown.items() if name.recipe == recipe})
+
+
+def _quantiles_table(laws: Mapping[LawOf, PowerLawFit]) -> Table:
+    """Laws of the quantiles over records of their own TPR, under one recipe; published slopes are at FPR 0.1."""
+    of_records = {name: fit for name, fit in laws.items() if name.attack == PER_RECORD}
+    over_classes = any(law.slope_classes is not None for fit in of_records.values() for law in fit.lines)
+    title = str(next(iter(of_records))._replace(evaluation="quantiles over the records of a cell"))
+    table = _table(title, ("quantile", "FPR", *_law_headings(over_classes)))
+    slopes = published_lines().quantile_slopes
+    for name, fit in of_records.items():
+        word = name.evaluation.removeprefix("quantile ")
+        for law in fit.lines:
+            published = slopes.get("max" if word == "maximum" else word) if law.fpr == 0.1 else None
+            beside = "-" if published is None else f"{published:.3f}"
+            table.add_row(word, f"{law.fpr:g}", *_law_cells(law, over_classes), beside)
+            word = ""
+        table.add_section()
+    return table
+
+
+def _law_headings(over_classes: bool) -> tuple[str, ...]:
+    return (
+        "slope",
+        *(("slope_C",) if over_classes else ()),
+        "intercept",
+        "R²",
+        "cells",
+        "left out",
+        "published",
+    )
+
+
+def _law_cells(law: PowerLaw, over_classes: bool) -> tuple[str, ...]:
+    """All of a law's columns but the first and the published slope."""
+    slopes = [_with_error(law.slope_shots, law.slope_shots_stderr)]
+    if over_classes:
+        slopes.append(_with_error(law.slope_classes, law.slope_classes_stderr))
+    return (
+        *(slopes if law.status == "ok" else ("too few", *slopes[1:])),
+        _with_error(law.intercept, law.intercept_stderr),
+        "-" if law.r_squared is None else f"{law.r_squared:.3f}",
+        str(law.num_cells),
+        str((law.num_censored or 0) + (law.num_unresolved or 0)),
+    )
+
+
+def elsewhere_tables(rows: pd.DataFrame) -> Iterator[RenderableType]:
+    """What laws say of data sets that were left out of the fit, one table for each law: rows of laws_elsewhere."""
+    yield (
+        "Fitted without a data set, judged on it. R² there: below 0 if that set's own mean says more than the law."
+        " factor: its advantage over what the law says (geometric mean)\n"
+    )
+    for (attack, evaluation, epsilon, recipe), of_law in rows.groupby(
+        ["attack", "evaluation", "epsilon", "recipe"], sort=False
+    ):
+        title = str(LawOf(str(attack), str(evaluation), float(str(epsilon)), str(recipe)))
+        table = _table(title, ("left out", "FPR", "slope", "R² of fit", "R² there", "factor", "cells there"))
+        for dataset, of_set in of_law.groupby("dataset", sort=False):
+            word = str(dataset)
+            numbers = of_set[["slope_shots", "r_squared", "r_squared_elsewhere", "factor"]].astype(float)
+            for fpr, count, values in zip(
+                of_set["fpr"], of_set["num_cells"], numbers.to_numpy(), strict=True
+            ):
+                table.add_row(word, f"{fpr:g}", *(_number(value, ".3f") for value in values), str(count))
+                word = ""
+        yield table
+
+
+def required_tables(
+    laws: Mapping[LawOf, PowerLawFit], *, epsilons: Sequence[float], delta: float, classes: int
+) -> Iterator[RenderableType]:
+    """Examples per class at which attacks find no more than (epsilon, delta)-DP would let them: this run, published.
+
+    One table for each law, with its 95% calibration interval beside what was published, which is known at two classes.
+    """
+    yield (
+        f"Examples per class, S, at which TPR meets the ceiling of (ε, {delta:g})-DP, C = {classes}: an attack of this"
+        " kind finds no more; it is no guarantee\n[95% interval]. x: outside the fitted cells. published: C = 2\n"
+    )
+    for name, fit in laws.items():
+        record = {"pooled": "average", "maximum": "worst"}.get(name.evaluation)
+        table = _table(str(name), ("FPR", "ε", "ceiling", "S", "95% interval", "published", "note"))
+        for law in fit.lines:
+            for epsilon in epsilons:
+                cells = _required_cells(law, epsilon=epsilon, delta=delta, classes=classes)
+                beside = _published_shots(record, law.fpr, epsilon=epsilon, delta=delta)
+                table.add_row(f"{law.fpr:g}", f"{epsilon:g}", *cells[:3], beside, cells[3])
+        yield table
+
+
+def _required_cells(
+    law: PowerLaw, *, epsilon: float, delta: float, classes: int
+) -> tuple[str, str, str, str]:
+    if law.status != "ok":
+        return "-", "-", "-", f"{law.status}: {law.reason}"
+    fit = PowerLawFit((law,))
+    found = required_shots(fit, epsilon=epsilon, delta=delta, fpr=law.fpr, classes=classes)
+    mark = "x" if found.extrapolated else ""
+    shots = "-" if found.shots is None else f"{_two_digits(found.shots)}"
+    return f"{found.ceiling:.4f}", shots, _shots_interval(found), " ".join(filter(None, (mark, found.reason)))
+
+
+def _shots_interval(found: RequiredShots) -> str:
+    if found.low is None or found.high is None:
+        return "-"
+    return f"{_two_digits(found.low)} ... {_two_digits(found.high)}"
+
+
+def _published_shots(record: str | None, fpr: float, *, epsilon: float, delta: float) -> str:
+    published = published_lines()
+    lines: list[PublishedLine] = [
+        line for line in published.lines if (line.record, line.law.fpr) == (record, fpr)
+    ]
+    if not lines or delta != published.delta:
+        return "-"
+    number = lines[0].required_shots.get(epsilon)
+    return "-" if number is None else _two_digits(number)
+
+
+def _two_digits(number: float) -> str:
+    """Two significant digits, as the paper's table has them."""
+    rounded = float(f"{number:.1e}")
+    if rounded >= 1e6:
+        return f"{rounded:.1e}"
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
 
 
 def _with_error(value: float | None, error: float | None) -> str:

@@ -20,6 +20,7 @@ from jaxmia._validate import InputError
 from jaxmia.evaluation import operating_points, roc
 from jaxmia.experiment import run_experiment
 from jaxmia.features import demo_features, save_features
+from jaxmia.laws import laws_from_json
 from jaxmia.power_law import LawOf, fit_power_law
 from jaxmia.recipe import recipe_for
 from jaxmia.store import RunFolder
@@ -142,7 +143,7 @@ def test_law_in_the_folder_is_the_fit_of_its_rows(finished):
         rows = finished.results.query("attack == 'lira' and evaluation == @evaluation")
         assert finished.laws[LawOf("lira", evaluation)] == fit_power_law(rows)
     content = json.loads((finished.path / "power_law.json").read_text())
-    assert experiment.laws_from_json(content) == finished.laws
+    assert laws_from_json(content) == finished.laws
 
 
 def test_finished_run_started_again_does_nothing(finished):
