@@ -133,6 +133,14 @@ class PrivacySettings(_Settings):
     def _sorted_without_repeats(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(values)))
 
+    @pydantic.field_validator("epsilon", mode="before")
+    @classmethod
+    def _from_json(cls, values: Any) -> Any:
+        """A manifest's settings: JSON has no infinity."""
+        if not isinstance(values, (list, tuple)):
+            return values
+        return tuple(math.inf if value == "inf" else value for value in values)
+
     @pydantic.field_serializer("epsilon", when_used="json")
     def _as_json(self, values: tuple[float, ...]) -> list[float | str]:
         return ["inf" if value == math.inf else value for value in values]

@@ -1,7 +1,11 @@
+import json
+import math
+
 import pytest
 
 from jaxmia._validate import InputError
-from jaxmia.config import builtin_configs, load_config, load_sweep, parse_config
+from jaxmia.config import builtin_configs, load_config, load_sweep, parse_config, parse_sweep
+from jaxmia.features import check_candidates, load_features
 from jaxmia.recipe import recipe_for
 from jaxmia.training import TrainConfig
 
@@ -9,11 +13,27 @@ GRID = {"shots": [8, 4], "classes": [2]}
 
 
 def test_every_builtin_config_is_valid():
-    assert {"demo", "smoke"} <= set(builtin_configs())
-    for name in builtin_configs():
-        load_sweep(name)  # an experiment is a sweep of one data set and one recipe
-        if name != "study_smoke":
+    assert {"demo", "smoke", "privacy", "advantage", "required_shots", "quantiles", "rmia"} <= set(
+        builtin_configs()
+    )
+    for name, file in builtin_configs().items():
+        sweep = load_sweep(name)  # an experiment is a sweep of one data set and one recipe
+        if "[[datasets]]" not in file.read_text():
             load_config(name)
+        # What a user has without any file: at least one set, and cells that it has the examples for.
+        settings = sweep.experiment(sweep.datasets[0], sweep.recipes[0])
+        data = load_features(settings.data.features)
+        multiplier = settings.shadows.pool_multiplier
+        for shots in settings.grid.shots:
+            if name != "advantage":  # which leaves out what the bundled set is too small for
+                check_candidates(data, classes=settings.grid.classes[-1], shots=shots, multiplier=multiplier)
+
+
+def test_settings_of_a_manifest_are_settings():
+    config = parse_config({"grid": GRID, "privacy": {"epsilon": [math.inf, 1]}})
+    assert parse_config(config.model_dump(mode="json")) == config
+    sweep = load_sweep("study_smoke")
+    assert parse_sweep(json.loads(json.dumps(sweep.record()))) == sweep
 
 
 def test_a_sweep_is_no_experiment_and_says_so():
