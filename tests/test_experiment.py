@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import rich.console
+from kills import stopped_after_each_write
 from scipy.stats import norm
 
 from jaxmia import attacks, experiment, store
@@ -369,28 +369,12 @@ def test_a_run_killed_at_any_stage_and_resumed_ends_in_the_same_bytes(tmp_path, 
         assert result.cells_computed == 1  # the first cell was done: only the one in flight is computed again
 
 
-def test_a_kill_between_any_two_writes_loses_nothing(tmp_path, finished, monkeypatch):
-    """Stop after each os.replace in turn, as a kill between two writes would, and resume."""
-    replace = os.replace
-    for survivors in range(30):
-        out = tmp_path / str(survivors)
-        count = [0]
-
-        def stop(source, target, count=count, survivors=survivors):
-            if count[0] == survivors:
-                raise KeyboardInterrupt
-            count[0] += 1
-            replace(source, target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", stop)
-            try:
-                run_experiment(SETTINGS, out)
-            except KeyboardInterrupt:
-                pass
-            else:
-                assert survivors > 10  # a run has more writes than that
-                return
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_between_two_writes_loses_nothing(tmp_path, finished, monkeypatch, every):
+    killed = stopped_after_each_write(
+        monkeypatch, tmp_path, lambda out: run_experiment(SETTINGS, out), every=every
+    )
+    for out in killed:
         run_experiment(SETTINGS, out, resume=True)
         assert contents(out) == contents(finished.path)
 

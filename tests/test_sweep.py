@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import rich.console
+from kills import sweep_contents
 
 from jaxmia import executors, experiment, store, sweep
 from jaxmia._validate import InputError
@@ -52,11 +53,6 @@ def settings(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(settings, tmp_path_factory):
     return run_sweep(settings, tmp_path_factory.mktemp("sweeps") / "sweep")
-
-
-def contents(path):
-    files = [path / "power_law.json", *(file for name in TABLES for file in (path / name).iterdir())]
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
 @pytest.fixture
@@ -243,14 +239,14 @@ def test_a_sweep_grows_by_what_is_missing(settings, finished, tmp_path):
     assert (more_recipes.cells_computed, more_recipes.heads_trained) == (4, 4 * 17)
     all_of_it = run_sweep(settings, tmp_path / "sweep")
     assert all_of_it.cells_computed == 4
-    assert contents(tmp_path / "sweep") == contents(finished.path)
+    assert sweep_contents(tmp_path / "sweep") == sweep_contents(finished.path)
     other_attack = run_sweep(settings | {"attack": ["threshold"]}, tmp_path / "sweep")
     assert (other_attack.cells_computed, other_attack.heads_trained) == (12, 0)
     assert set(other_attack.results()["attack"]) == {"threshold"}
 
 
 def test_recipes_and_sets_of_the_same_name_must_be_the_same(settings, finished):
-    before = contents(finished.path)
+    before = sweep_contents(finished.path)
     changed = settings | {"recipes": [settings["recipes"][0], settings["recipes"][1] | {"steps": 6}]}
     with pytest.raises(InputError, match=r"large/unit: settings.train.steps=6 must equal the 5"):
         run_sweep(changed, finished.path)
@@ -261,7 +257,7 @@ def test_recipes_and_sets_of_the_same_name_must_be_the_same(settings, finished):
         run_sweep(settings | {"shadows": {"models": 16}}, finished.path)
     with pytest.raises(InputError, match=r"must be a manifest of format 2, got 'sweep 1'"):
         run_experiment({"grid": {"classes": [3], "shots": [4]}}, finished.path)
-    assert contents(finished.path) == before
+    assert sweep_contents(finished.path) == before
 
 
 def failing(cell, assess=experiment.assess):
@@ -302,7 +298,7 @@ def test_a_failed_cell_is_recorded_with_its_reason_and_tried_again(settings, fin
     again = run_sweep(settings, tmp_path / "sweep", resume=True, console=out)
     assert (again.cells_computed, again.heads_trained, again.failures) == (1, 0, ())  # its heads were there
     assert "failed before and is tried again" in out.file.getvalue()
-    assert contents(tmp_path / "sweep") == contents(finished.path)
+    assert sweep_contents(tmp_path / "sweep") == sweep_contents(finished.path)
 
 
 def test_when_every_cell_fails_all_are_listed(settings, tmp_path, monkeypatch):
@@ -341,7 +337,7 @@ def test_damaged_rows_and_records_are_noticed_and_computed_again(settings, finis
     assert f"large/plain/{cell}: its rows were damaged and are computed again" in said
     assert f"small/unit/{cell}: its rows were damaged" in said
     assert (again.cells_computed, again.heads_trained) == (3, 0)
-    assert contents(path) == contents(finished.path)
+    assert sweep_contents(path) == sweep_contents(finished.path)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -358,7 +354,7 @@ def test_damaged_checkpoints_are_noticed_and_trained_again(settings, finished, t
     assert (again.cells_computed, again.heads_trained) == (1, 17)
     assert "checkpoint classes-3_shots-4_seed-1/models-0-17 was damaged" in out.file.getvalue()
     assert "its heads were trained again" in out.file.getvalue()
-    assert contents(path) == contents(finished.path)
+    assert sweep_contents(path) == sweep_contents(finished.path)
 
 
 def test_no_file_of_a_checkpoint_can_change_unnoticed(settings, tmp_path):
@@ -411,7 +407,7 @@ def test_programs_of_shapes_that_are_done_do_not_pile_up(settings, finished, tmp
     monkeypatch.setattr(sweep.jax, "clear_caches", lambda: cleared.append(len(sweep._shapes)))
     run_sweep(settings, tmp_path / "sweep")
     assert cleared == [1]  # two shapes, one after the other
-    assert contents(tmp_path / "sweep") == contents(finished.path)
+    assert sweep_contents(tmp_path / "sweep") == sweep_contents(finished.path)
 
 
 def test_an_experiment_file_is_a_sweep_of_one_set_and_one_recipe(tmp_path):
@@ -601,7 +597,7 @@ def test_a_lost_task_is_a_failed_cell(settings, finished, tmp_path):
     assert [failure.error for failure in result.failures] == ["WorkerCrashedError: it died 4 times"]
     again = run_sweep(settings, tmp_path / "sweep", resume=True)
     assert again.cells_computed == 1
-    assert contents(tmp_path / "sweep") == contents(finished.path)
+    assert sweep_contents(tmp_path / "sweep") == sweep_contents(finished.path)
 
 
 def test_a_worker_with_another_jaxmia_stops_the_sweep(settings, tmp_path):

@@ -13,11 +13,11 @@ import uuid
 
 import numpy as np
 import pytest
+from kills import stopped_after_each_write, sweep_contents
 
 from jaxmia import executors
 from jaxmia.executors import LostError, RayExecutor
 from jaxmia.features import feature_set, save_features
-from jaxmia.store import TABLES
 from jaxmia.sweep import run_sweep
 
 CELL = "classes-3_shots-4_seed-"
@@ -42,11 +42,6 @@ def settings(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(settings, tmp_path_factory):
     return run_sweep(settings, tmp_path_factory.mktemp("sweeps") / "sweep")
-
-
-def contents(path):
-    files = [path / "power_law.json", *(file for name in TABLES for file in (path / name).iterdir())]
-    return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
 def cells_done(path):
@@ -93,35 +88,18 @@ def test_a_killed_driver_loses_at_most_the_cell_in_flight(settings, finished, tm
     assert before in done
     result = run_sweep(settings, out, resume=True)
     assert result.cells_computed == 8 - before
-    assert contents(out) == contents(finished.path)
+    assert sweep_contents(out) == sweep_contents(finished.path)
 
 
-def test_a_kill_between_any_two_writes_loses_nothing(settings, finished, tmp_path, monkeypatch):
-    """Stop after each os.replace in turn, as a kill between two writes would, and resume."""
-    replace = os.replace
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_between_two_writes_loses_nothing(settings, tmp_path, monkeypatch, every):
     small = settings | {"recipes": settings["recipes"][:1], "grid": settings["grid"] | {"seeds": [0, 1]}}
-    expected = contents(run_sweep(small, tmp_path / "whole").path)
-    for survivors in range(40):
-        out = tmp_path / str(survivors)
-        count = [0]
-
-        def stop(source, target, count=count, survivors=survivors):
-            if count[0] == survivors:
-                raise KeyboardInterrupt
-            count[0] += 1
-            replace(source, target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", stop)
-            try:
-                run_sweep(small, out)
-            except KeyboardInterrupt:
-                pass
-            else:
-                assert survivors > 10  # a sweep has more writes than that
-                return
+    expected = sweep_contents(run_sweep(small, tmp_path / "whole").path)
+    for out in stopped_after_each_write(
+        monkeypatch, tmp_path, lambda out: run_sweep(small, out), every=every
+    ):
         run_sweep(small, out, resume=True)
-        assert contents(out) == expected
+        assert sweep_contents(out) == expected
 
 
 @pytest.fixture
@@ -155,7 +133,7 @@ def test_a_full_disk_stops_the_sweep_and_loses_nothing(settings, finished, tmp_p
     ended = subprocess.run([*words, "--resume"], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert f"{8 - before} cells computed" in ended.stdout
-    assert contents(out) == contents(finished.path)
+    assert sweep_contents(out) == sweep_contents(finished.path)
 
 
 def toml(settings):
@@ -208,7 +186,7 @@ def test_ray_gives_the_same_bytes_and_a_killed_worker_loses_nothing(settings, fi
         os.kill(workers(process.pid)[0], signal.SIGKILL)
         failures, _ = process.communicate(timeout=400)
     assert (process.returncode, failures.splitlines()[-1]) == (0, "0")
-    assert contents(out) == contents(finished.path)
+    assert sweep_contents(out) == sweep_contents(finished.path)
 
 
 @needs_ray
@@ -226,7 +204,7 @@ def test_a_killed_driver_of_ray_loses_only_cells_in_flight(settings, finished, t
     result = run_sweep(settings, out, resume=True)
     assert 2 <= before < 8
     assert result.cells_computed == 8 - before
-    assert contents(out) == contents(finished.path)
+    assert sweep_contents(out) == sweep_contents(finished.path)
 
 
 @needs_ray
@@ -244,7 +222,7 @@ def test_a_cell_whose_workers_all_die_fails_and_the_others_go_on(settings, finis
     assert error.startswith("WorkerCrashedError: ")
     result = run_sweep(settings, out, resume=True)
     assert result.cells_computed == 1
-    assert contents(out) == contents(finished.path)
+    assert sweep_contents(out) == sweep_contents(finished.path)
 
 
 @needs_ray
@@ -290,7 +268,7 @@ def test_a_running_cluster_is_used_and_left_running(settings, finished, tmp_path
                 assert ended.returncode == 0, ended.stderr
                 assert f"{cells} cells computed" in ended.stdout or "nothing was left to do" in ended.stdout
                 assert cluster.poll() is None
-            assert contents(out) == contents(finished.path)
+            assert sweep_contents(out) == sweep_contents(finished.path)
         finally:
             cluster.communicate("\n", timeout=60)
 
