@@ -126,7 +126,10 @@ def train_ensemble(
             np.arange(start, start + size), num_models - 1
         )  # the last chunk repeats its last model
         some = np.pad(member[rows], ((0, 0), (0, padding)))
-        own = [jax.device_put(np.asarray(value)[rows], by_model) if np.ndim(value) else value for value in settings]
+        own = [
+            jax.device_put(np.asarray(value)[rows], by_model) if np.ndim(value) else value
+            for value in settings
+        ]
         params, squares = _train_chunk(
             key,
             order_key,

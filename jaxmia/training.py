@@ -136,9 +136,13 @@ def check_hyperparams(hyper: Hyperparams, config: TrainConfig) -> None:
     """
     for rate in _each(hyper.sampling_rate):
         check(0 < rate <= 1, "sampling_rate", rate, "lie in (0, 1]")
-        check(rate == 1 or config.sampling == "poisson", "sampling_rate", rate, "be 1 unless sampling='poisson'")
+        check(
+            rate == 1 or config.sampling == "poisson", "sampling_rate", rate, "be 1 unless sampling='poisson'"
+        )
     for steps in [] if hyper.steps is None else _each(hyper.steps):
-        check(1 <= steps <= config.steps, "steps", steps, f"lie between 1 and TrainConfig.steps={config.steps}")
+        check(
+            1 <= steps <= config.steps, "steps", steps, f"lie between 1 and TrainConfig.steps={config.steps}"
+        )
     clip, noise = hyper.clipping_norm, hyper.noise_multiplier
     if config.private:
         clips = clip is not None and all(0 < each < math.inf for each in _each(clip))
@@ -156,10 +160,12 @@ def _each(value: float | Array) -> list[float]:
 
 def make_optimizer(hyper: Hyperparams, config: TrainConfig) -> optax.GradientTransformation:
     """The optax optimiser of a recipe; hyper may hold tracers."""
-    rate = hyper.learning_rate
+    rate: Any = hyper.learning_rate
     if config.schedule == "cosine" and hyper.steps is None:
         rate = optax.cosine_decay_schedule(hyper.learning_rate, decay_steps=config.steps)
-    elif config.schedule == "cosine":  # optax's own refuses a traced number of steps
+    elif (
+        config.schedule == "cosine" and hyper.steps is not None
+    ):  # optax's own refuses a traced number of steps
         rate = functools.partial(_cosine_decay, peak=hyper.learning_rate, steps=hyper.steps)
     return optax.adam(rate) if config.optimizer == "adam" else optax.sgd(rate, momentum=hyper.momentum)
 

@@ -42,14 +42,14 @@ RANKS = {
     "progress": 10,
     "store": 10,
     "executors": 10,
-    "experiment": 11,
     "attack_run": 11,
     "tuning": 11,
-    "sweep": 12,
-    "report": 13,
-    "tables": 13,
-    "cli": 14,
-    "__main__": 15,
+    "experiment": 12,
+    "sweep": 13,
+    "report": 14,
+    "tables": 14,
+    "cli": 15,
+    "__main__": 16,
 }
 PACKAGE = pathlib.Path(jaxmia.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
