@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import inspect
+import json
 import math
 import os
 import pathlib
@@ -464,6 +465,30 @@ def parse_config(settings: dict[str, Any]) -> ExperimentConfig:
         return ExperimentConfig.model_validate(settings)
     except pydantic.ValidationError as error:
         raise InputError(_describe(error, ExperimentConfig)) from None
+
+
+def to_toml(config: ExperimentConfig) -> str:
+    """The settings as a TOML file that load_config reads back to the same."""
+    settings = config.model_dump(exclude_none=True)
+    tables = [name for name, value in settings.items() if isinstance(value, dict)]
+    lines = [f"{name} = {_toml_value(value)}" for name, value in settings.items() if name not in tables]
+    for name in tables:
+        lines += [
+            "",
+            f"[{name}]",
+            *(f"{key} = {_toml_value(value)}" for key, value in settings[name].items()),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):  # keys are names of options
+        return "{ " + ", ".join(f"{key} = {_toml_value(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    if isinstance(value, float):
+        return repr(value)  # of infinity too
+    return json.dumps(value)  # strings, integers and booleans are written alike
 
 
 def _apply(override: str, settings: dict[str, Any]) -> None:

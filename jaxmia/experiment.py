@@ -8,7 +8,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -121,13 +121,7 @@ def _run_experiment(
     elif isinstance(config, Mapping):
         config = parse_config(dict(config))
     data = load_features(config.data.features)
-    cells = [
-        Cell(classes, shots, seed, epsilon)
-        for classes in config.grid.classes
-        for shots in config.grid.shots
-        for seed in config.grid.seeds
-        for epsilon in config.privacy.epsilon
-    ]
+    cells = cells_of(config)
     statistics = given_statistics(config, data)
     _check_before_training(config, data, cells, memory)
     identity = training_identity(config, data, statistics)
@@ -485,6 +479,17 @@ def cell_keys(seed: int) -> dict[str, jax.Array]:
     }
 
 
+def cells_of(config: ExperimentConfig) -> list[Cell]:
+    """All cells of an experiment's grid."""
+    return [
+        Cell(classes, shots, seed, epsilon)
+        for classes in config.grid.classes
+        for shots in config.grid.shots
+        for seed in config.grid.seeds
+        for epsilon in config.privacy.epsilon
+    ]
+
+
 def given_statistics(config: ExperimentConfig, data: FeatureSet) -> FeatureStatistics | None:
     """The statistics of the file that a recipe names, or None for those of the pool.
 
@@ -571,6 +576,33 @@ def tune_cell(
         memory=memory,
         on_round=on_round,
     )
+
+
+def tune_grid(
+    config: ExperimentConfig, *, memory: int | None = None, console: rich.console.Console | None = None
+) -> Iterator[tuple[Cell, Tuning]]:
+    """Search for every recipe of a grid; those that seeds share (per = "shots") once.
+
+    Args:
+        config: settings with tuning.
+        memory: as in run_experiment.
+        console: where progress is shown, if anywhere.
+
+    Raises:
+        InputError: as run_experiment; before any training.
+    """
+    data = load_features(config.data.features)
+    statistics = given_statistics(config, data)
+    cells = cells_of(config)
+    _check_before_training(config, data, cells, memory)
+    searched = dict.fromkeys(tuned_cell(config, cell) for cell in cells)
+    work = {cell: float(cell.classes**2 * cell.shots) for cell in searched}
+    with grid_progress(console, sum(work.values())) as bar:
+        for cell in searched:
+            bar.cell(f"tuning {cell}")
+            search = tune_cell(config, data, cell, statistics, memory=memory)
+            bar.heads(len(search.trials), work[cell])
+            yield cell, search
 
 
 def formulation_of(config: ExperimentConfig, data: FeatureSet, cell: Cell, memory: int | None) -> Formulation:

@@ -549,6 +549,19 @@ def write_json(path: pathlib.Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a text file in one step.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    try:
+        with _replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"out={str(path)!r} must be a file that can be written: {error.strerror}.") from None
+
+
 def load_results(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
     """The results of a run or a sweep, or of several, joined; of unfinished ones, those of the cells that are done.
 

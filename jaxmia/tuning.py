@@ -31,12 +31,13 @@ from jaxtyping import Bool, Int
 
 from jaxmia._validate import InputError
 from jaxmia.accounting import adjacency_for, dp_epsilon, noise_multiplier_for
-from jaxmia.config import ExperimentConfig, TuningSettings
+from jaxmia.config import ExperimentConfig, TuningSettings, to_toml
 from jaxmia.ensemble import ShadowEnsemble, train_ensemble
 from jaxmia.features import FeatureSet
 from jaxmia.membership import MembershipMasks
 from jaxmia.recipe import Recipe, recipe_for
 from jaxmia.scores import accuracy, score
+from jaxmia.store import Cell
 from jaxmia.training import Hyperparams, TrainConfig
 
 _CHECKED_BATCHES = 9  # of a range, for whether they can be trained
@@ -265,6 +266,34 @@ def possible_settings(config: ExperimentConfig, *, classes: int, shots: int) -> 
     for batch in sorted({*np.geomspace(lowest, highest, _CHECKED_BATCHES).round().astype(int), members}):
         params = {"learning_rate": 1.0, "epochs": config.tuning.epochs[1], "batch_size": int(batch)}
         yield tuned_settings(config, _trial(params, config.tuning, members), classes=classes, shots=shots)
+
+
+def with_tuning(config: ExperimentConfig) -> ExperimentConfig:
+    """The settings, with the defaults of tuning if they have none."""
+    return config if config.tuning is not None else config.model_copy(update={"tuning": TuningSettings()})
+
+
+def tuned_file(config: ExperimentConfig, searches: Mapping[Cell, Tuning]) -> str:
+    """An experiment file of what was found.
+
+    Args:
+        config: settings with tuning.
+        searches: of the cells that were tuned. The recipe of one takes the place of [tuning]; those of several stand
+            above it as comments.
+    """
+    lines = []
+    for cell, search in searches.items():
+        best = search.chosen
+        batch = '"full"' if best.batch_size == cell.classes * cell.shots else best.batch_size
+        clip = "" if best.clipping_norm is None else f", clipping_norm = {best.clipping_norm!r}"
+        lines.append(
+            f"# {cell}: learning_rate = {best.learning_rate!r}, batch_size = {batch}, steps = {best.steps}{clip}"
+            f" (validation accuracy {best.accuracy:.3f})"
+        )
+    if len(searches) == 1:
+        ((cell, search),) = searches.items()
+        config = tuned_settings(config, search.chosen, classes=cell.classes, shots=cell.shots)
+    return "\n".join(["# Found by jaxmia tune.", *lines, to_toml(config)])
 
 
 def privacy_notes(config: ExperimentConfig) -> list[str]:
