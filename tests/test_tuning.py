@@ -1,6 +1,5 @@
 """The search for a recipe: what it finds, that it is the same every time, and what is said of its privacy."""
 
-import dataclasses
 import json
 import math
 import re
@@ -74,24 +73,24 @@ def contents(path):
 
 
 def test_learning_rates_that_are_too_small_or_too_large_are_rejected(settings):
-    """SGD at 1e-9 leaves a head at zero, at 1e4 it leaps about; what is chosen fits far better than either."""
+    """SGD at 1e-6 leaves a head at zero, at 1e6 it leaps about; what is chosen fits far better than either."""
     search = {
         "trials": 10,
         "round_size": 5,
         "epochs": [30, 30],
         "batch_size": [100, 100],
         "objective": "loss",
-        "learning_rate": [1e-9, 1e4],
+        "learning_rate": [1e-6, 1e6],
     }
     config = parse_config(settings | {"train": {"optimizer": "sgd"}, "tuning": search})
     found = tune_cell(config, synthetic(0), Cell(3, 20, 0))
-    small = [trial.loss for trial in found.trials if trial.learning_rate < 1e-6]
-    large = [trial.loss for trial in found.trials if trial.learning_rate > 1e3]
+    small = [trial.loss for trial in found.trials if trial.learning_rate < 1e-4]
+    large = [trial.loss for trial in found.trials if trial.learning_rate > 1e2]
     assert len(small) > 0
     assert len(large) > 0
-    np.testing.assert_allclose(small, math.log(3), rtol=1e-3)
+    np.testing.assert_allclose(small, math.log(3), rtol=0.01)
     assert found.chosen.loss < 0.5 * math.log(3) < min(large)
-    assert 1e-3 < found.chosen.learning_rate < 1e3
+    assert 1e-2 < found.chosen.learning_rate < 1e2
     assert {trial.batch_size for trial in found.trials} == {60}  # cut at S x C
     assert {trial.steps for trial in found.trials} == {30}
 
@@ -244,19 +243,21 @@ def test_seeds_share_a_search_if_asked(settings, tmp_path, monkeypatch, per, sea
     )
 
 
-def test_process_0_tunes_and_the_others_hear_of_it(settings, monkeypatch):
+def test_process_0_tunes_and_the_others_hear_of_it(settings, tmp_path, monkeypatch):
     """Processes on other devices round otherwise, and might choose another recipe."""
     told = {}
     monkeypatch.setattr(Group, "tell", lambda self, what, value: told.setdefault(what, json.dumps(value)))
     monkeypatch.setattr(Group, "hear", lambda self, what, process: json.loads(told[what]))
     cell, config, trial = Cell(3, 8, 0), parse_config(settings), Trial(0.1, 24, 3, 3, None, 0.5, 1.0)
     monkeypatch.setattr(GridRun, "tuning", lambda self, cell: Tuning((trial,), "accuracy", 7, 3, ""))
+    folder = RunFolder(tmp_path, {"cells": {}})
     first, second = (
-        GridRun(config, synthetic(0), None, "", None, processes=Group(index, 2, "")) for index in (0, 1)
+        GridRun(config, synthetic(0), folder, "", None, processes=Group(index, 2, "")) for index in (0, 1)
     )
     assert first.settings(cell).train.batch_size == "full"
     monkeypatch.setattr(GridRun, "tuning", _interrupt)
     assert second.settings(cell) == first.settings(cell)
+    assert (second.recipe(cell).config.steps, second.config.train.steps) == (3, 100)
 
 
 def test_a_sweep_tunes_the_recipes_that_it_shall(settings, tmp_path):
@@ -272,11 +273,11 @@ def test_a_sweep_tunes_the_recipes_that_it_shall(settings, tmp_path):
 
 
 def test_private_trials_search_the_clip_and_keep_the_full_batch_without_poisson_sampling(settings):
-    private = settings | {"privacy": {"epsilon": [2.0]}}
+    private = settings | {"privacy": {"epsilon": [2.0]}, "tuning": SEARCH | {"trials": 2}}
     full = tune_cell(parse_config(private), synthetic(0), Cell(3, 20, 0, 2.0))
     assert {trial.batch_size for trial in full.trials} == {60}
     clips = {trial.clipping_norm for trial in full.trials}
-    assert len(clips) == 4
+    assert len(clips) == 2
     assert all(0.2 <= clip <= 10 for clip in clips)
     config = parse_config(private | {"train": {"sampling": "poisson"}})
     sampled = tune_cell(config, synthetic(0), Cell(3, 20, 0, 2.0))
@@ -429,7 +430,12 @@ def test_bad_input_ends_in_one_line(tmp_path, capsys, monkeypatch, words, messag
 def test_a_run_says_what_its_epsilon_covers(settings, tmp_path, capsys, monkeypatch):
     path = tmp_path / "config.toml"
     search = SEARCH | {"trials": 1, "max_steps": 3}
-    path.write_text(to_toml(parse_config(settings | {"privacy": {"epsilon": [4.0]}, "tuning": search})))
+    private = {
+        "privacy": {"epsilon": [4.0]},
+        "shadows": {"models": 9, "pool_multiplier": 3},
+        "tuning": search,
+    }
+    path.write_text(to_toml(parse_config(settings | private)))
     code, said, _ = jaxmia(capsys, monkeypatch, "run", path, "--out", tmp_path / "run")
     assert code == 0
     assert "covers the final training only. With the heads of 1 trials it" in " ".join(said.split())
@@ -439,4 +445,3 @@ def test_the_shared_search_is_that_of_seed_0(settings):
     shared = parse_config(with_tables(settings, tuning={"per": "shots"}))
     assert tuned_cell(shared, Cell(3, 8, 5, 1.0)) == Cell(3, 8, 0, 1.0)
     assert tuned_cell(parse_config(settings), Cell(3, 8, 5)) == Cell(3, 8, 5)
-    assert dataclasses.replace(Cell(3, 8, 5), seed=0) == Cell(3, 8, 0)
