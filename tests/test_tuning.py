@@ -73,7 +73,7 @@ def contents(path):
 
 
 def test_learning_rates_that_are_too_small_or_too_large_are_rejected(settings):
-    """SGD at 1e-6 leaves a head at zero, at 1e6 it leaps about; what is chosen fits far better than either."""
+    """SGD at 1e-6 leaves a head at zero; weight decay of 0.1 blows it up beyond 20: |1 - rate x decay| > 1."""
     search = {
         "trials": 10,
         "round_size": 5,
@@ -82,15 +82,17 @@ def test_learning_rates_that_are_too_small_or_too_large_are_rejected(settings):
         "objective": "loss",
         "learning_rate": [1e-6, 1e6],
     }
-    config = parse_config(settings | {"train": {"optimizer": "sgd"}, "tuning": search})
+    config = parse_config(settings | {"train": {"optimizer": "sgd", "weight_decay": 0.1}, "tuning": search})
     found = tune_cell(config, synthetic(0), Cell(3, 20, 0))
     small = [trial.loss for trial in found.trials if trial.learning_rate < 1e-4]
     large = [trial.loss for trial in found.trials if trial.learning_rate > 1e2]
     assert len(small) > 0
     assert len(large) > 0
     np.testing.assert_allclose(small, math.log(3), rtol=0.01)
-    assert found.chosen.loss < 0.5 * math.log(3) < min(large)
-    assert 1e-2 < found.chosen.learning_rate < 1e2
+    assert all(loss is None or loss > 10 for loss in large)
+    assert None in large  # some are no numbers any more, and no obstacle
+    assert found.chosen.loss < 0.7 * math.log(3)
+    assert 1e-2 < found.chosen.learning_rate < 20
     assert {trial.batch_size for trial in found.trials} == {60}  # cut at S x C
     assert {trial.steps for trial in found.trials} == {30}
 
@@ -279,9 +281,10 @@ def test_private_trials_search_the_clip_and_keep_the_full_batch_without_poisson_
     clips = {trial.clipping_norm for trial in full.trials}
     assert len(clips) == 2
     assert all(0.2 <= clip <= 10 for clip in clips)
-    config = parse_config(private | {"train": {"sampling": "poisson"}})
+    search = SEARCH | {"trials": 1, "batch_size": [10, 20]}
+    config = parse_config(private | {"train": {"sampling": "poisson"}, "tuning": search})
     sampled = tune_cell(config, synthetic(0), Cell(3, 20, 0, 2.0))
-    assert any(trial.batch_size < 60 for trial in sampled.trials)
+    assert 10 <= sampled.chosen.batch_size <= 20
     settings = tuned_settings(config, sampled.chosen, classes=3, shots=20)
     assert settings.privacy.clipping_norm == sampled.chosen.clipping_norm
 
@@ -427,18 +430,13 @@ def test_bad_input_ends_in_one_line(tmp_path, capsys, monkeypatch, words, messag
     assert out.read_text() == "mine"
 
 
-def test_a_run_says_what_its_epsilon_covers(settings, tmp_path, capsys, monkeypatch):
+def test_a_run_says_what_its_epsilon_covers(settings, finished, tmp_path, capsys, monkeypatch):
     path = tmp_path / "config.toml"
-    search = SEARCH | {"trials": 1, "max_steps": 3}
-    private = {
-        "privacy": {"epsilon": [4.0]},
-        "shadows": {"models": 9, "pool_multiplier": 3},
-        "tuning": search,
-    }
-    path.write_text(to_toml(parse_config(settings | private)))
+    path.write_text(to_toml(parse_config(settings | {"privacy": {"epsilon": [4.0]}})))
+    monkeypatch.setattr(experiment, "run_experiment", lambda *args, **kwargs: finished)
     code, said, _ = jaxmia(capsys, monkeypatch, "run", path, "--out", tmp_path / "run")
     assert code == 0
-    assert "covers the final training only. With the heads of 1 trials it" in " ".join(said.split())
+    assert "covers the final training only. With the heads of 4 trials it" in " ".join(said.split())
 
 
 def test_the_shared_search_is_that_of_seed_0(settings):
