@@ -18,6 +18,7 @@ given the recipe their epsilon and the ceiling on TPR hold.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -153,27 +154,20 @@ def tune(
     kept_out = np.setdiff1d(np.arange(len(pool.labels)), training)
     # Filled up with examples that nobody trains on, to a size that follows from S and C: seeds share programs.
     rows = np.append(training, kept_out[: max(0, _table_rows(tuning, classes * shots) - len(training))])
+    # What private training divides by must be public: the expected size of the part, not the realised one.
+    expected_share = (1 - tuning.validation) * classes * shots / len(rows)
     held_out = _take(pool, validation)
     distributions = _distributions(optuna, config, classes * shots, private=epsilon != math.inf)
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        # Trials of a round do not know of each other's outcome: the constant liar keeps them apart.
-        seed = int(jax.random.bits(search_key, dtype="uint32"))
-        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    # Trials of a round do not know of each other's outcome: the constant liar keeps them apart.
+    seed = int(jax.random.bits(search_key, dtype="uint32"))
+    sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    done: list[Trial] = []
+    with _quiet(optuna):
         study = optuna.create_study(direction="maximize", sampler=sampler)
-        done: list[Trial] = []
         while len(done) < tuning.trials:
             count = min(tuning.round_size, tuning.trials - len(done))
             asked = [study.ask(distributions) for _ in range(count)]
             trials = [_trial(each.params, tuning, classes * shots) for each in asked]
-            masks = MembershipMasks(
-                jnp.broadcast_to(np.arange(len(rows)) < len(training), (count, len(rows))),
-                jnp.arange(len(done), len(done) + count, dtype=jnp.int32),
-                config.shadows.design,
-                # What private training divides by must be public: the expected size of the part, not the realised one.
-                (1 - tuning.validation) * classes * shots / len(rows),
-            )
             recipes = [
                 recipe_for(
                     tuned_settings(config, trial, classes=classes, shots=shots),
@@ -186,20 +180,23 @@ def tune(
             heads = train_ensemble(
                 training_key,
                 _take(pool, rows),
-                masks,
+                MembershipMasks(
+                    jnp.broadcast_to(np.arange(len(rows)) < len(training), (count, len(rows))),
+                    jnp.arange(len(done), len(done) + count, dtype=jnp.int32),
+                    config.shadows.design,
+                    expected_share,
+                ),
                 _side_by_side(recipes, trials, classes * shots),
                 _one_program(recipes[0].config, tuning, sampled="batch_size" in distributions),
                 memory=memory,
             )
-            for each, trial, judged in zip(asked, trials, _judge(heads, held_out), strict=True):
-                done.append(trial._replace(accuracy=judged[0], loss=judged[1]))
-                if done[-1].loss is None:
+            for each, trial, (correct, loss) in zip(asked, trials, _judge(heads, held_out), strict=True):
+                done.append(trial._replace(accuracy=correct, loss=loss))
+                if loss is None:
                     study.tell(each, state=optuna.trial.TrialState.FAIL)
                 else:
-                    study.tell(each, -done[-1].loss if tuning.objective == "loss" else done[-1].accuracy)
+                    study.tell(each, -loss if tuning.objective == "loss" else correct)
             on_round(len(done))
-    finally:
-        optuna.logging.set_verbosity(verbosity)
     return Tuning(tuple(done), tuning.objective, len(training), len(validation), str(optuna.__version__))
 
 
@@ -337,6 +334,17 @@ def import_optuna() -> Any:
             "tuning needs Optuna, which must be installed: pip install 'jaxmia[tune]'."
         ) from None
     return optuna
+
+
+@contextlib.contextmanager
+def _quiet(optuna: Any) -> Iterator[None]:
+    """Without Optuna's line for every study and trial."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
 
 
 def _distributions(optuna: Any, config: ExperimentConfig, members: int, *, private: bool) -> dict[str, Any]:
