@@ -60,7 +60,7 @@ def train_ensemble(
         key: random key of the ensemble.
         pool: the candidates.
         masks: membership [models, examples].
-        hyper: traced settings, shared by all models.
+        hyper: traced settings: scalars are shared by all models, arrays [models] hold one value for each.
         config: static settings.
         chunk_size: at most this many models at once; by default as many as fit in memory.
         memory: bytes that training may hold on each device, as in jaxmia.memory.plan, which has the default. Where
@@ -69,12 +69,17 @@ def train_ensemble(
         on_chunk: called with the number of models each time a chunk is done.
 
     Raises:
-        InputError: if masks and pool disagree, the batch is larger than the pool, hyper does not fit config, memory
-            holds no model, or independent or Poisson batches or private training are given a key other than threefry.
+        InputError: if masks and pool disagree, the batch is larger than the pool, hyper does not fit config or the
+            number of models, memory holds no model, or independent or Poisson batches or private training are given a
+            key other than threefry.
     """
     check_hyperparams(hyper, config)
-    if hyper.weight_decay == 0:
+    if hyper.weight_decay is not None and not np.any(hyper.weight_decay):
         hyper = dataclasses.replace(hyper, weight_decay=None)
+    settings, layout = jax.tree.flatten(hyper)
+    for value in settings:
+        rule = f"be one number or one for each of {masks.member.shape[0]} models"
+        check(np.shape(value) in ((), masks.member.shape[:1]), "hyper", value, rule)
     if config.private or config.sampling != "shared":
         # Other generators give a model other draws when it is batched with other models.
         check(str(jax.random.key_impl(key)) == "threefry2x32", "key", key, "be a threefry2x32 key")
@@ -96,7 +101,7 @@ def train_ensemble(
         num_classes=pool.num_classes,
         dim=pool.features.shape[1],
         inclusion_rate=masks.inclusion_rate,
-        sampling_rate=float(hyper.sampling_rate),
+        sampling_rate=float(np.max(hyper.sampling_rate)),
         members=(int(counts.min()), int(counts.max())),
         num_devices=len(devices),
     )
@@ -121,13 +126,17 @@ def train_ensemble(
             np.arange(start, start + size), num_models - 1
         )  # the last chunk repeats its last model
         some = np.pad(member[rows], ((0, 0), (0, padding)))
+        own = [
+            jax.device_put(np.asarray(value)[rows], by_model) if np.ndim(value) else value
+            for value in settings
+        ]
         params, squares = _train_chunk(
             key,
             order_key,
             *jax.device_put((masks.model_ids[rows], some), by_model),
             features,
             labels,
-            hyper,
+            jax.tree.unflatten(layout, own),
             num_examples=num_examples,
             expected_members=masks.inclusion_rate * num_examples,
             formulation=dataclasses.replace(chosen, models=size),
@@ -187,7 +196,9 @@ def _train_chunk(
         order = draw(order_key, jnp.arange(formulation.examples) < num_examples)
         share = batch / num_examples
 
-    def one(model_id: Array, row: Array) -> tuple[Params, Array | None]:
+    settings, layout = jax.tree.flatten(hyper)
+
+    def one(model_id: Array, row: Array, own_settings: list[Array]) -> tuple[Params, Array | None]:
         model_key = jax.random.fold_in(key, model_id)
         own = draw(model_key, row) if config.sampling == "independent" else order
         return train_head(
@@ -197,7 +208,7 @@ def _train_chunk(
             labels,
             own,
             num_classes=num_classes,
-            hyper=hyper,
+            hyper=jax.tree.unflatten(layout, own_settings),
             config=config,
             expected_members=expected_members,
             share=share,
@@ -205,4 +216,5 @@ def _train_chunk(
             block=formulation.block,
         )
 
-    return jax.vmap(one)(model_ids, member)
+    axes = [0 if jnp.ndim(value) else None for value in settings]
+    return jax.vmap(one, in_axes=(0, 0, axes))(model_ids, member, settings)

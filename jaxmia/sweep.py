@@ -304,7 +304,7 @@ class _Sweep:
 
     def work(self, task: CellTask) -> float:
         """Arithmetic of a task, if none of its heads is there, in an arbitrary unit."""
-        config, cell = self.studies[task.names].config, task.cell
+        config, cell = self.studies[task.names].config.before_tuning(), task.cell
         dim = self.data[task.names[0]].features.shape[1]
         return float(config.shadows.models * config.train.steps * cell.classes**2 * cell.shots * dim)
 
@@ -373,9 +373,14 @@ def compute_cell(data: FeatureSet, study: Study, task: CellTask) -> Outcome:
 
 
 def compiled_shape(config: ExperimentConfig, cell: Cell, dim: int) -> tuple[int, int, int, str]:
-    """What cells of one compiled program share: candidates, classes, feature dimension, static settings."""
-    recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
+    """What cells of one compiled program share: candidates, classes, feature dimension, static settings.
+
+    A cell that is tuned shares with none: its static settings are not known before.
+    """
     candidates = cell.classes * cell.shots * config.shadows.pool_multiplier
+    if config.tuning is not None:
+        return bucket(candidates), cell.classes, dim, str(cell)
+    recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
     return bucket(candidates), cell.classes, dim, str(recipe.config)
 
 
