@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import flax.struct
@@ -14,6 +15,7 @@ from jaxmia.compilation import bucket
 from jaxmia.ensemble import ShadowEnsemble
 from jaxmia.features import FeatureSet
 from jaxmia.heads import Params
+from jaxmia.networks import Network
 from jaxmia.training import apply_head
 
 _BLOCK_BYTES = 2**28
@@ -49,10 +51,10 @@ def score(ensemble: ShadowEnsemble, pool: FeatureSet) -> Scores:
     """Log-odds of every candidate under every model, float32[models, examples], in blocks of models."""
     num_examples = len(pool.labels)
     padding = (0, bucket(num_examples) - num_examples)
-    padded = FeatureSet(
-        np.pad(pool.features, (padding, (0, 0))), np.pad(pool.labels, padding), pool.class_names
+    padded = dataclasses.replace(
+        pool, features=np.pad(pool.features, (padding, (0, 0))), labels=np.pad(pool.labels, padding)
     )
-    values = _for_all_models(_log_odds_of_models, ensemble.params, padded)[:, :num_examples]
+    values = _for_all_models(_log_odds_of_models, ensemble, padded)[:, :num_examples]
     return Scores(values, np.asarray(ensemble.masks.member))
 
 
@@ -60,7 +62,7 @@ def accuracy(ensemble: ShadowEnsemble, test: FeatureSet) -> Float[np.ndarray, "m
     """Share of the examples each model classifies correctly; NaN for an empty set."""
     if len(test.labels) == 0:
         return np.full(len(ensemble.masks.model_ids), np.nan, np.float32)
-    return _for_all_models(_accuracy_of_models, ensemble.params, test)
+    return _for_all_models(_accuracy_of_models, ensemble, test)
 
 
 def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]:
@@ -70,14 +72,23 @@ def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]
     return kept, np.flatnonzero(~finite)
 
 
-def _for_all_models(function: jax.stages.Wrapped, params: Params, data: FeatureSet) -> np.ndarray:
+def _for_all_models(function: jax.stages.Wrapped, ensemble: ShadowEnsemble, data: FeatureSet) -> np.ndarray:
+    params, network = ensemble.params, ensemble.network
     num_models = jax.tree.leaves(params)[0].shape[0]
-    size = max(1, _BLOCK_BYTES // (4 * data.num_classes * len(data.labels)))
-    features, labels = jnp.asarray(data.features), jnp.asarray(data.labels)
+    per_example = data.num_classes
+    if network is not None:
+        per_example += network.sizes(data.features.shape[1], data.input_shape, data.num_classes).activations
+    size = max(1, _BLOCK_BYTES // (4 * per_example * len(data.labels)))
+    inputs, labels = jnp.asarray(data.features), jnp.asarray(data.labels)
+    if network is not None:
+        inputs = network.inputs(inputs, data.input_shape)
     blocks = [
         np.asarray(
             function(
-                jax.tree.map(lambda leaf, start=start: leaf[start : start + size], params), features, labels
+                jax.tree.map(lambda leaf, start=start: leaf[start : start + size], params),
+                inputs,
+                labels,
+                network,
             )
         )
         for start in range(0, num_models, size)
@@ -85,13 +96,18 @@ def _for_all_models(function: jax.stages.Wrapped, params: Params, data: FeatureS
     return np.concatenate(blocks)
 
 
-@jax.jit
-@functools.partial(jax.vmap, in_axes=(0, None, None))
-def _log_odds_of_models(params: Params, features: Array, labels: Array) -> Array:
-    return log_odds(apply_head(params, features), labels)
+def _logits(params: Params, inputs: Array, network: Network | None) -> Array:
+    return apply_head(params, inputs) if network is None else network.apply(params, inputs)
 
 
-@jax.jit
-@functools.partial(jax.vmap, in_axes=(0, None, None))
-def _accuracy_of_models(params: Params, features: Array, labels: Array) -> Array:
-    return jnp.mean(jnp.argmax(apply_head(params, features), axis=0) == labels, dtype=jnp.float32)
+@functools.partial(jax.jit, static_argnames="network")
+@functools.partial(jax.vmap, in_axes=(0, None, None, None))
+def _log_odds_of_models(params: Params, inputs: Array, labels: Array, network: Network | None) -> Array:
+    return log_odds(_logits(params, inputs, network), labels)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+@functools.partial(jax.vmap, in_axes=(0, None, None, None))
+def _accuracy_of_models(params: Params, inputs: Array, labels: Array, network: Network | None) -> Array:
+    predictions = jnp.argmax(_logits(params, inputs, network), axis=0)
+    return jnp.mean(predictions == labels, dtype=jnp.float32)
