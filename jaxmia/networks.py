@@ -18,6 +18,11 @@ NETWORKS = ("linear", "mlp", "conv")
 KERNEL, STRIDE = 7, 4  # of the convolution, in pixels
 
 
+def _scaled(scale: float) -> Any:
+    """Kernels that keep the size of values; not truncated, which takes XLA several times longer to compile."""
+    return nn.initializers.variance_scaling(scale, "fan_in", "normal")
+
+
 class HiddenLayers(nn.Module):
     """Dense layers with ReLU, then logits.
 
@@ -34,10 +39,10 @@ class HiddenLayers(nn.Module):
         """Logits of every class for every example, class-major as those of LinearHead."""
         values = inputs
         for place, width in enumerate(self.widths):
-            start = nn.initializers.normal(1.0) if place == 0 else nn.initializers.he_normal()
+            start = nn.initializers.normal(1.0) if place == 0 else _scaled(2.0)
             values = nn.relu(nn.Dense(width, kernel_init=start, name=f"hidden_{place}")(values))
             values = values.reshape(len(values), -1)
-        return nn.Dense(self.num_classes, name="logits")(values).T
+        return nn.Dense(self.num_classes, kernel_init=_scaled(1.0), name="logits")(values).T
 
 
 @dataclasses.dataclass(frozen=True)
