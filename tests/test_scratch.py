@@ -1,6 +1,9 @@
 """Networks trained from scratch: agreement with plain loops, keys by model id, and sweeps against pretrained heads."""
 
 import dataclasses
+import importlib
+import pathlib
+import re
 
 import flax.linen as nn
 import jax
@@ -393,5 +396,25 @@ def test_an_interrupted_run_ends_in_the_same_results(settings, tmp_path, monkeyp
 
 def test_a_recipe_of_a_set_must_be_there(settings):
     datasets = [{**settings["datasets"][0], "recipes": ["haed"]}]
-    with pytest.raises(InputError, match=r"recipe of dataset 'text'.*did you mean 'head'"):
+    with pytest.raises(InputError, match=r"recipe of dataset 'text'.*Did you mean 'head'"):
         parse_sweep({**settings, "datasets": datasets})
+
+
+def test_the_benchmark_tabulates_what_the_sweep_has(settings, finished, monkeypatch):
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent.parent / "benchmarks"))
+    benchmark = importlib.import_module("from_scratch")
+    results = finished.results()
+    losses = benchmark.member_losses(parse_sweep(settings), finished.path, results)
+    rows = benchmark.table(results.merge(losses, on=benchmark.CELL))
+    assert [(row["set"], row["recipe"]) for row in rows] == [
+        ("images", "head"),
+        ("images", "raw-conv"),
+        ("text", "head"),
+        ("text", "mlp"),
+        ("text", "raw-mlp"),
+    ]
+    for row in rows:
+        assert row["seeds"] == 2
+        assert 0 < row["member loss"] < row["non-member loss"]
+        median, low, high = map(float, re.findall(r"[\d.]+", row["pooled 0.1"]))
+        assert low < median < high
