@@ -1,9 +1,9 @@
 """Are heads on pretrained features less vulnerable than models trained from scratch, at equal shots?
 
 Reads the folder of `jaxmia sweep configs/from_scratch.toml`, finished or not: the recipes of a feature set share
-candidates, masks and seeds. Columns: held-out accuracy; mean loss of members and of non-members, which say how far
-training went and how far it overfits; TPR of LiRA, pooled and calibrated. TPRs are medians over seeds, with the
-smallest lower and the largest upper end of the seeds' intervals; the others are means over seeds.
+candidates, masks and seeds. Columns: held-out accuracy; with --losses, mean loss of members and of non-members, which
+say how far training went and how far it overfits; TPR of LiRA, pooled and calibrated. TPRs are medians over seeds, with
+the smallest lower and the largest upper end of the seeds' intervals; the others are means over seeds.
 """
 
 from __future__ import annotations
@@ -29,14 +29,18 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("sweep", type=pathlib.Path, help="the sweep's folder")
     options.add_argument("--config", default="from_scratch", help="the sweep's file, or a built-in one")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of the sweep")
+    options.add_argument("--losses", action="store_true", help="score all heads again, for their losses")
     arguments = options.parse_args(argv)
     results = load_results(arguments.sweep)
     results = results[results["attack"] == "lira"]
-    losses = member_losses(load_sweep(arguments.config, arguments.set), arguments.sweep, results)
+    if arguments.losses:
+        config = load_sweep(arguments.config, arguments.set)
+        results = results.merge(member_losses(config, arguments.sweep, results), on=CELL)
     _common.report(
         "LiRA on heads over pretrained features and on models from scratch",
-        table(results.merge(losses, on=CELL)),
+        table(results),
         dtype="float32 training and scores, float64 statistics",
+        facts={},
         arguments=arguments,
     )
 
@@ -69,7 +73,8 @@ def table(results: pd.DataFrame) -> list[dict[str, Any]]:
     for (dataset, shots, recipe), some in results.groupby(["dataset", "shots", "recipe"], sort=False):
         cells = some.drop_duplicates(CELL)
         row = {"set": dataset, "S": shots, "recipe": recipe, "seeds": len(cells)}
-        row |= {name: cells[name].mean() for name in ("accuracy", "member loss", "non-member loss")}
+        means = [name for name in ("accuracy", "member loss", "non-member loss") if name in cells]
+        row |= {name: cells[name].mean() for name in means}
         for (evaluation, fpr), rates in some.groupby(["evaluation", "fpr"], sort=False):
             resolved = rates[rates["status"] == "ok"]
             row[f"{evaluation} {fpr:g}"] = interval(resolved) if len(resolved) == len(rates) else "unresolved"
