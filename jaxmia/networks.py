@@ -28,7 +28,7 @@ class HiddenLayers(nn.Module):
 
     The first layer takes the last axis of its inputs, so that inputs cut into patches make it a convolution: one kernel
     for all places. Under vmap over models with shared inputs it is one matrix product for all models; a convolution
-    primitive becomes a grouped one, which is 5 to 13 times slower on a CPU.
+    primitive becomes a grouped one, which took 8 to 10 times as long on two CPU cores.
     """
 
     widths: tuple[int, ...]
