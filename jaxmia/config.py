@@ -106,6 +106,30 @@ class TrainSettings(_Settings):
     and scaled, then divided by sqrt(dim)): see jaxmia.features.normalized_pool."""
     statistics: Annotated[str, Field(min_length=1)] = "pool"
     """What to standardise by: "pool" (mean and deviation of the cell's candidates) or an .npz with mean and scale."""
+    network: Literal["linear", "mlp", "conv"] = "linear"
+    """What is trained: "linear" (a linear head from zero), or from random parameters "mlp" (dense layers with ReLU) or
+    "conv" (a convolution, 7 x 7 pixels at stride 4, then dense layers)."""
+    widths: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
+    """Of the hidden layers of a network; the first of a conv net is its channels."""
+    inputs: Literal["features", "raw"] = "features"
+    """What it is trained on: the extractor's features, or what the extractor was given: pixels, or token ids as a bag
+    of tokens."""
+
+    @pydantic.model_validator(mode="after")
+    def _networks_have_what_they_need(self) -> TrainSettings:
+        what = f"network={self.network!r}"
+        if (self.network == "linear") != (not self.widths):
+            rule = "none for network='linear'" if self.widths else f"at least one hidden layer for {what}"
+            raise ValueError(f"widths={list(self.widths)} must name {rule}")
+        if self.network == "conv" and self.inputs != "raw":
+            raise ValueError(f"{what} needs inputs='raw' (pixels), got inputs={self.inputs!r}")
+        if self.network != "linear" and self.products != "float32":
+            raise ValueError(f"products={self.products!r} is for network='linear', got {what}")
+        if self.network != "linear" and self.sampling == "poisson":
+            raise ValueError(f"sampling='poisson' is for network='linear', got {what}")
+        if self.inputs == "raw" and self.statistics != "pool":
+            raise ValueError(f"statistics={self.statistics!r} is for inputs='features', got inputs='raw'")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _statistics_are_to_standardize_by(self) -> TrainSettings:
@@ -265,6 +289,24 @@ class ExperimentConfig(_Settings):
             return self
         return self.model_copy(update={"train": self.train.model_copy(update={"batch_size": "full"})})
 
+    @pydantic.model_validator(mode="after")
+    def _recipes_are_searched_for_linear_heads(self) -> ExperimentConfig:
+        if self.tuning is not None and self.train.network != "linear":
+            raise ValueError(
+                f"tuning needs train.network='linear', got {self.train.network!r} (or tuned = false)"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _private_training_is_of_linear_heads(self) -> ExperimentConfig:
+        private = [epsilon for epsilon in self.privacy.epsilon if epsilon < math.inf]
+        if private and self.train.network != "linear":
+            raise ValueError(
+                f"privacy.epsilon={private} needs train.network='linear', got {self.train.network!r}: DP-SGD is exact"
+                " clipping of linear heads' gradients"
+            )
+        return self
+
     def training_identity(self) -> dict[str, Any]:
         """The settings that every trained head depends on.
 
@@ -286,6 +328,9 @@ class ExperimentConfig(_Settings):
             ):
                 del settings[table][name]
             settings["tuning"] = self.tuning.model_dump(mode="json")
+        for name, default in (("network", "linear"), ("widths", []), ("inputs", "features")):  # the same
+            if settings["train"][name] == default:
+                del settings["train"][name]
         return settings
 
     def evaluation_identity(self) -> dict[str, Any]:
@@ -307,6 +352,8 @@ class DatasetSettings(DataSettings):
     """C of this set, where the grid's do not fit."""
     shots: Annotated[tuple[Positive, ...] | None, Field(min_length=1, strict=False)] = None
     """S of this set, where the grid's do not fit."""
+    recipes: Annotated[tuple[Name, ...] | None, Field(min_length=1, strict=False)] = None
+    """Recipes that train on this set, where not all fit: a conv net needs pixels."""
     optional: bool = False
     """Whether the sweep goes on without the set if its file is absent."""
 
@@ -320,7 +367,10 @@ class RecipeSettings(TrainSettings):
 
 
 class SweepConfig(ExperimentConfig):
-    """A grid over feature sets and recipes as well: every recipe trains on every set. data and train are not used."""
+    """A grid over feature sets and recipes as well: every recipe trains on every set that names no others.
+
+    data and train are not used.
+    """
 
     name: Annotated[str, Field(min_length=1)] = "sweep"
     datasets: Annotated[tuple[DatasetSettings, ...], Field(min_length=1, strict=False)]
@@ -334,6 +384,18 @@ class SweepConfig(ExperimentConfig):
         if twice:
             raise ValueError(f"names must differ, but {twice[0]!r} stands there {len(twice)} times")
         return entries
+
+    @pydantic.model_validator(mode="after")
+    def _recipes_of_a_set_are_there(self) -> SweepConfig:
+        known = [recipe.name for recipe in self.recipes]
+        for dataset in self.datasets:
+            for name in dataset.recipes or ():
+                check_choice(f"recipe of dataset {dataset.name!r}", name, known)
+        return self
+
+    def recipes_of(self, dataset: DatasetSettings) -> tuple[RecipeSettings, ...]:
+        """The recipes that train on a feature set."""
+        return tuple(each for each in self.recipes if dataset.recipes is None or each.name in dataset.recipes)
 
     def experiment(self, dataset: DatasetSettings, recipe: RecipeSettings) -> ExperimentConfig:
         """The settings of one feature set under one recipe.

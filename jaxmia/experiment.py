@@ -27,6 +27,7 @@ from jaxmia.features import (
     CandidatePool,
     FeatureSet,
     FeatureStatistics,
+    bag_of_tokens,
     candidate_pool,
     check_candidates,
     load_features,
@@ -42,6 +43,7 @@ from jaxmia.processes import Group, Piece, deal, group
 from jaxmia.progress import GridProgress, grid_progress
 from jaxmia.recipe import Recipe, recipe_for
 from jaxmia.scores import Scores, accuracy, gradient_norms, score, split_diverged
+from jaxmia.scratch import NetworkPlan, plan_networks
 from jaxmia.store import (
     Cell,
     DamagedError,
@@ -121,7 +123,7 @@ def _run_experiment(
         config = load_config(config)
     elif isinstance(config, Mapping):
         config = parse_config(dict(config))
-    data = load_features(config.data.features)
+    data = load_features(config.data.features, inputs=config.train.inputs)
     cells = cells_of(config)
     statistics = given_statistics(config, data)
     _check_before_training(config, data, cells, memory)
@@ -355,7 +357,7 @@ class GridRun:
                 table.insert(place, column, value)
         record = {
             "diverged_models": diverged.tolist(),
-            "training": str(formulation_of(self.settings(cell), self.data, cell, self.memory)),
+            "training": str(formulation_of(self.settings(cell), pool.data, cell, self.memory)),
             **({} if self.config.tuning is None else {"tuned": self.chosen[cell]._asdict()}),
             "repaired": repaired,
             "heads_trained": self.heads_trained - trained_before,
@@ -396,9 +398,12 @@ class GridRun:
         if not piece.trained:
             return self.train(cell, pool, piece.models, bar)
         masks = self.masks(cell_keys(cell.seed), pool, piece.models)
-        template = empty_heads(pool.data, num_models=piece.end - piece.first)
+        network = self.recipe(cell).config.network
+        template = empty_heads(pool.data, num_models=piece.end - piece.first, network=network)
         try:
-            return ShadowEnsemble(self.folder.load_heads(cell, piece.models, template), masks)
+            return ShadowEnsemble(
+                self.folder.load_heads(cell, piece.models, template), masks, network=network
+            )
         except DamagedError as error:
             repaired.append(f"{error}; its heads were trained again")
             return self.train(cell, pool, piece.models, bar)
@@ -544,7 +549,7 @@ def training_identity(
 def draw_pool(
     config: ExperimentConfig, data: FeatureSet, cell: Cell, statistics: FeatureStatistics | None = None
 ) -> CandidatePool:
-    """The candidates and the test split of a cell, normalised as the recipe says."""
+    """The candidates and the test split of a cell, normalised as the recipe says; of token ids, bags of tokens."""
     pool = candidate_pool(
         data,
         classes=cell.classes,
@@ -553,6 +558,8 @@ def draw_pool(
         key=cell_keys(cell.seed)["pool"],
         test_per_class=config.data.test_per_class,
     )
+    if len(data.input_shape) == 1:
+        pool = bag_of_tokens(pool)
     return normalized_pool(pool, config.train.normalize, statistics)
 
 
@@ -618,7 +625,7 @@ def tune_grid(
     Raises:
         InputError: as run_experiment; before any training.
     """
-    data = load_features(config.data.features)
+    data = load_features(config.data.features, inputs=config.train.inputs)
     statistics = given_statistics(config, data)
     cells = cells_of(config)
     _check_before_training(config, data, cells, memory)
@@ -632,24 +639,34 @@ def tune_grid(
             yield cell, search
 
 
-def formulation_of(config: ExperimentConfig, data: FeatureSet, cell: Cell, memory: int | None) -> Formulation:
-    """How the heads of a cell are trained.
+def formulation_of(
+    config: ExperimentConfig, data: FeatureSet, cell: Cell, memory: int | None
+) -> Formulation | NetworkPlan:
+    """How the heads or networks of a cell are trained.
+
+    Args:
+        config: of the experiment.
+        data: the feature set, or the pool's; before the pool is drawn, a bag of tokens is taken to hold all there are.
+        cell: which.
+        memory: as in run_experiment.
 
     Raises:
-        InputError: if a batch is larger than a model's members, or memory holds no model.
+        InputError: if a batch is larger than a model's members, memory holds no model, or a network does not go with
+            the inputs.
     """
     recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
-    return formulate(
-        recipe.config,
-        memory,
-        num_models=config.shadows.models,
-        num_examples=cell.classes * cell.shots * config.shadows.pool_multiplier,
-        num_classes=cell.classes,
-        dim=data.features.shape[1],
-        inclusion_rate=1 / config.shadows.pool_multiplier,
-        sampling_rate=float(recipe.hyper.sampling_rate),
-        num_devices=jax.local_device_count(),
-    )
+    tokens = len(data.input_shape) == 1
+    sizes: dict[str, Any] = {
+        "num_models": config.shadows.models,
+        "num_examples": cell.classes * cell.shots * config.shadows.pool_multiplier,
+        "num_classes": cell.classes,
+        "dim": int(data.features.max()) if tokens else data.features.shape[1],
+        "inclusion_rate": 1 / config.shadows.pool_multiplier,
+    }
+    if recipe.config.network is not None:
+        return plan_networks(recipe.config, memory, **sizes, input_shape=data.input_shape)
+    rate, devices = float(recipe.hyper.sampling_rate), jax.local_device_count()
+    return formulate(recipe.config, memory, **sizes, sampling_rate=rate, num_devices=devices)
 
 
 def _check_before_training(

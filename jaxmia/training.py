@@ -26,6 +26,7 @@ from jaxmia.heads import (
     moved,
     zero_head,
 )
+from jaxmia.networks import Network
 
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine")
@@ -51,6 +52,8 @@ class TrainConfig:
             steps, for jaxmia.accounting.individual_mu.
         products: dtype in which the two matrix products of a step multiply, "float32" or "bfloat16"; they accumulate in
             float32, and everything else is float32.
+        network: what is trained from random parameters, by ordinary training in float32; None for a linear head from
+            zero.
     """
 
     optimizer: str = "adam"
@@ -61,6 +64,7 @@ class TrainConfig:
     private: bool = False
     odometer: bool = False
     products: str = "float32"
+    network: Network | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no training run can have."""
@@ -84,6 +88,11 @@ class TrainConfig:
             self.odometer,
             "be False but in full-batch private training",
         )
+        if self.network is not None:
+            rule = "be {!r} for a network, which is not a linear head"
+            for name, only in (("private", False), ("products", "float32")):
+                check(getattr(self, name) == only, name, getattr(self, name), rule.format(only))
+            check(self.sampling != "poisson", "sampling", "poisson", "be another for a network")
 
     @property
     def shares_order(self) -> bool:
