@@ -200,9 +200,9 @@ class TuningSettings(_Settings):
     """"cell": every cell has a search of its own; "shots": all seeds of a (C, S, epsilon) share that of seed 0."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the training set that trials are judged by and not trained on."""
-    objective: Literal["accuracy", "loss"] = "accuracy"
-    """What they are judged by: the highest accuracy (of equal ones the lowest loss), or the lowest mean
-    cross-entropy. Heads start at zero, where accuracy tells hardly any learning rates apart: see docs/tuning.md."""
+    objective: Literal["accuracy", "loss"] = "loss"
+    """What they are judged by: the lowest mean cross-entropy, or the highest accuracy (of equal ones the lowest loss).
+    Heads start at zero, where accuracy tells hardly any learning rates apart: see docs/tuning.md."""
     learning_rate: LogRange = (1e-7, 1e-2)
     batch_size: WholeLogRange = (10, 10_000)
     """Expected members per step, cut at S x C, the full batch."""

@@ -315,6 +315,7 @@ class GridRun:
             "num_models": settings.models,
             "num_diverged": len(diverged),
             "accuracy": float(accuracies.mean()) if len(accuracies) else math.nan,
+            **_mean_losses(scores),
             **self.privacy_facts(recipe),
             **recipe_facts(recipe, members=cell.classes * cell.shots),
         }
@@ -473,6 +474,13 @@ def _scored(ensemble: ShadowEnsemble, pool: CandidatePool) -> dict[str, np.ndarr
         "gradient_norm": gradient_norms(ensemble, pool.data),
         "accuracy": accuracy(ensemble, pool.test),
     }
+
+
+def _mean_losses(scores: Scores) -> dict[str, float]:
+    """Mean cross-entropy over all models and their members, and their non-members: how far training went."""
+    losses, member = np.logaddexp(0, -np.asarray(scores.log_odds, np.float64)), np.asarray(scores.member)
+    sides = {"member_loss": losses[member], "nonmember_loss": losses[~member]}
+    return {name: float(side.mean()) if side.size else math.nan for name, side in sides.items()}
 
 
 def _mean_over(
