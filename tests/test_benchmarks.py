@@ -174,6 +174,7 @@ TRAIN_SPEED = ["--models", "4", "--peer-heads", "2", "--stack", "3", "--examples
 TRAIN_SPEED += ["--dims", "64", "--epochs", "10", "--batch-size", "10", "--threads", "1"]
 
 
+@pytest.mark.slow
 def test_train_speed_runs_and_every_way_trains_the_same_heads(benchmark, tmp_path):
     benchmark("train_speed").main([*TRAIN_SPEED, "--repeats", "1", "--json", str(tmp_path / "rows.json")])
     rows = {row["what"]: row for row in rows_of(tmp_path / "rows.json")}

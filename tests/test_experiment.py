@@ -343,8 +343,8 @@ def run_in_a_process(out):
 @pytest.mark.parametrize(
     "stage",
     [
-        "manifest.json",
-        "checkpoints/classes-3_shots-4_seed-0/models-0-17",
+        pytest.param("manifest.json", marks=pytest.mark.slow),
+        pytest.param("checkpoints/classes-3_shots-4_seed-0/models-0-17", marks=pytest.mark.slow),
         "checkpoints/classes-3_shots-4_seed-0/cell.json",
     ],
 )

@@ -106,7 +106,9 @@ def looped(network, data, member, start, *, steps, rate, momentum, decay):
     return layers
 
 
-@pytest.mark.parametrize("network", [MLP, CONV], ids=lambda network: network.kind)
+@pytest.mark.parametrize(
+    "network", [pytest.param(MLP, marks=pytest.mark.slow), CONV], ids=lambda network: network.kind
+)
 def test_sgd_agrees_with_a_loop_over_examples_in_float64(network):
     data = raw_set(*pixels())
     masks = masks_of(data, models=3)
@@ -153,7 +155,10 @@ def test_the_first_layer_keeps_the_size_of_its_inputs_whatever_that_is():
 
 @pytest.mark.parametrize(
     ("network", "batches"),
-    [(CONV, {}), (MLP, {"batch_size": 6, "sampling": "independent"})],
+    [
+        pytest.param(CONV, {}, marks=pytest.mark.slow),
+        (MLP, {"batch_size": 6, "sampling": "independent"}),
+    ],
     ids=["full", "independent"],
 )
 def test_a_model_follows_from_its_id_and_not_from_its_chunk(network, batches):
@@ -168,7 +173,7 @@ def test_a_model_follows_from_its_id_and_not_from_its_chunk(network, batches):
     assert len(np.unique(np.round(kernel[:, 0, 0], 5))) == len(kernel)  # every model starts elsewhere
 
 
-@pytest.mark.parametrize("sampling", ["shared", "independent"])
+@pytest.mark.parametrize("sampling", ["shared", pytest.param("independent", marks=pytest.mark.slow)])
 def test_only_members_move_a_network(sampling):
     """A candidate that is nobody's member may be anything of its norm, which scales the first kernel."""
     data = raw_set(*pixels())

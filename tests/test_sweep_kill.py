@@ -70,8 +70,8 @@ def wait_for(condition, process, seconds=240):
 @pytest.mark.parametrize(
     ("stage", "done"),
     [
-        ("manifest.json", range(2)),
-        (f"studies/set/a/checkpoints/{CELL}0/models-0-17", range(2)),
+        pytest.param("manifest.json", range(2), marks=pytest.mark.slow),
+        pytest.param(f"studies/set/a/checkpoints/{CELL}0/models-0-17", range(2), marks=pytest.mark.slow),
         (f"results/set__a__{CELL}1.parquet", range(1, 3)),
         (f"studies/set/b/checkpoints/{CELL}2/cell.json", range(7, 9)),
     ],
