@@ -71,6 +71,7 @@ def run(
     from jaxmia.memory import parse_bytes
     from jaxmia.processes import ProcessError, start
     from jaxmia.tables import control_lines, laws_tables, problems, results_tables
+    from jaxmia.tuning import privacy_notes
 
     settings = load_config(config, override or ())
     budget = None if memory is None else parse_bytes(memory)
@@ -88,7 +89,11 @@ def run(
         console.print(f"process {index}: {result.heads_trained} heads trained; process 0 has the tables")
         return
     console.print(*results_tables(result.results), *laws_tables(result.laws))
-    for line in (*control_lines(result.controls), *problems(result.results)):
+    for line in (
+        *control_lines(result.controls),
+        *problems(result.results),
+        *privacy_notes(settings),
+    ):
         console.print(line, style="yellow", highlight=False)
     if result.cells_computed:
         console.print(
@@ -142,6 +147,7 @@ def sweep(
     from jaxmia.memory import parse_bytes
     from jaxmia.sweep import SweepStoppedError, run_sweep
     from jaxmia.tables import failures_table, laws_tables, sweep_tables
+    from jaxmia.tuning import privacy_notes
 
     settings = load_sweep(config, override or ())
     if executor != "ray" and (address, cpus, gpus) != (None, 1, None):
@@ -161,6 +167,8 @@ def sweep(
         raise typer.Exit(1) from None
     if result.laws:
         console.print(*sweep_tables(result.results()), *laws_tables(result.laws))
+    for line in privacy_notes(settings):
+        console.print(line, style="yellow", highlight=False)
     if result.cells_computed or result.failures:
         console.print(
             f"{result.heads_trained} heads trained; {result.cells_computed} cells computed; all files are in {out}"
@@ -170,6 +178,49 @@ def sweep(
     if result.failures:
         console.print(failures_table(result.failures))
         raise typer.Exit(1)
+
+
+@app.command(
+    epilog="""Example: `jaxmia tune demo --out tuned.toml --set grid.shots=[64] --set grid.seeds=[0]`
+
+With one recipe the file has it in [train] and needs no more tuning; with several it has them as comments, and
+`jaxmia run` finds the same ones again. Needs Optuna: `pip install 'jaxmia[tune]'`."""
+)
+def tune(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A TOML file of an experiment, or a built-in one.")
+    ],
+    out: Annotated[pathlib.Path, typer.Option(metavar="FILE", help="The TOML file to write.")],
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in tuning.trials=50."),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="What training may hold on each device, as in 8GiB."),
+    ] = None,
+) -> None:
+    """Search for the recipes of a grid, train nothing else, and write an experiment file."""
+    from jaxmia.config import load_config
+    from jaxmia.experiment import tune_grid
+    from jaxmia.memory import parse_bytes
+    from jaxmia.store import write_text
+    from jaxmia.tables import tuning_table
+    from jaxmia.tuning import privacy_notes, tuned_file, with_tuning
+
+    settings = with_tuning(load_config(config, override or ()))
+    console = rich.console.Console()
+    budget = None if memory is None else parse_bytes(memory)
+    if out.is_dir() or not out.resolve().parent.is_dir():
+        raise InputError(f"out={str(out)!r} must be a file in a folder that exists.")
+    searches = {}
+    for cell, search in tune_grid(settings, memory=budget, console=rich.console.Console(stderr=True)):
+        searches[cell] = search
+        console.print(tuning_table(str(cell), search))
+    write_text(out, tuned_file(settings, searches))
+    for line in privacy_notes(settings):
+        console.print(line, style="yellow", highlight=False)
+    console.print(f"Written: {out}; to be run by jaxmia run {out} --out DIR")
 
 
 @app.command(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.resources
 import inspect
+import json
 import math
 import os
 import pathlib
 import re
 import tomllib
+import types
 import typing
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
@@ -34,6 +36,12 @@ class _Settings(pydantic.BaseModel):
     """Frozen, strict, and closed to unknown keys."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _ascending(ends: tuple[Any, Any]) -> tuple[Any, Any]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"a range must be [lowest, highest], got [{ends[0]}, {ends[1]}]")
+    return ends
 
 
 class DataSettings(_Settings):
@@ -98,6 +106,30 @@ class TrainSettings(_Settings):
     and scaled, then divided by sqrt(dim)): see jaxmia.features.normalized_pool."""
     statistics: Annotated[str, Field(min_length=1)] = "pool"
     """What to standardise by: "pool" (mean and deviation of the cell's candidates) or an .npz with mean and scale."""
+    network: Literal["linear", "mlp", "conv"] = "linear"
+    """What is trained: "linear" (a linear head from zero), or from random parameters "mlp" (dense layers with ReLU) or
+    "conv" (a convolution, 7 x 7 pixels at stride 4, then dense layers)."""
+    widths: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
+    """Of the hidden layers of a network; the first of a conv net is its channels."""
+    inputs: Literal["features", "raw"] = "features"
+    """What it is trained on: the extractor's features, or what the extractor was given: pixels, or token ids as a bag
+    of tokens."""
+
+    @pydantic.model_validator(mode="after")
+    def _networks_have_what_they_need(self) -> TrainSettings:
+        what = f"network={self.network!r}"
+        if (self.network == "linear") != (not self.widths):
+            rule = "none for network='linear'" if self.widths else f"at least one hidden layer for {what}"
+            raise ValueError(f"widths={list(self.widths)} must name {rule}")
+        if self.network == "conv" and self.inputs != "raw":
+            raise ValueError(f"{what} needs inputs='raw' (pixels), got inputs={self.inputs!r}")
+        if self.network != "linear" and self.products != "float32":
+            raise ValueError(f"products={self.products!r} is for network='linear', got {what}")
+        if self.network != "linear" and self.sampling == "poisson":
+            raise ValueError(f"sampling='poisson' is for network='linear', got {what}")
+        if self.inputs == "raw" and self.statistics != "pool":
+            raise ValueError(f"statistics={self.statistics!r} is for inputs='features', got inputs='raw'")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _statistics_are_to_standardize_by(self) -> TrainSettings:
@@ -144,6 +176,41 @@ class PrivacySettings(_Settings):
     @pydantic.field_serializer("epsilon", when_used="json")
     def _as_json(self, values: tuple[float, ...]) -> list[float | str]:
         return ["inf" if value == math.inf else value for value in values]
+
+
+LogRange = Annotated[
+    tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]],
+    Field(strict=False),
+    pydantic.AfterValidator(_ascending),
+]
+WholeLogRange = Annotated[tuple[Positive, Positive], Field(strict=False), pydantic.AfterValidator(_ascending)]
+
+
+class TuningSettings(_Settings):
+    """The search for a recipe (jaxmia.tuning).
+
+    Ranges are searched on a log scale, both ends included; a range of one value is that value. What is found takes the
+    place of train.learning_rate, train.batch_size, train.steps and, for private cells, privacy.clipping_norm.
+    """
+
+    trials: Positive = 20
+    round_size: Positive = 5
+    """Trials that are trained side by side, before the next are asked for."""
+    per: Literal["cell", "shots"] = "cell"
+    """"cell": every cell has a search of its own; "shots": all seeds of a (C, S, epsilon) share that of seed 0."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the training set that trials are judged by and not trained on."""
+    objective: Literal["accuracy", "loss"] = "loss"
+    """What they are judged by: the lowest mean cross-entropy, or the highest accuracy (of equal ones the lowest loss).
+    Heads start at zero, where accuracy tells hardly any learning rates apart: see docs/tuning.md."""
+    learning_rate: LogRange = (1e-7, 1e-2)
+    batch_size: WholeLogRange = (10, 10_000)
+    """Expected members per step, cut at S x C, the full batch."""
+    epochs: WholeLogRange = (1, 200)
+    clipping_norm: LogRange = (0.2, 10.0)
+    """Of private cells."""
+    max_steps: Positive = 1000
+    """Of a trial and of the recipe, whatever epochs and batch would give: what bounds the cost."""
 
 
 class AttackSettings(pydantic.BaseModel):
@@ -196,6 +263,7 @@ class ExperimentConfig(_Settings):
     shadows: ShadowSettings = ShadowSettings()
     train: TrainSettings = TrainSettings()
     privacy: PrivacySettings = PrivacySettings()
+    tuning: TuningSettings | None = None
 
     @pydantic.field_validator("evaluation")
     @classmethod
@@ -215,6 +283,30 @@ class ExperimentConfig(_Settings):
             )
         return self
 
+    def before_tuning(self) -> ExperimentConfig:
+        """The settings with the full batch, if batches are tuned: the one that every cell can have."""
+        if self.tuning is None:
+            return self
+        return self.model_copy(update={"train": self.train.model_copy(update={"batch_size": "full"})})
+
+    @pydantic.model_validator(mode="after")
+    def _recipes_are_searched_for_linear_heads(self) -> ExperimentConfig:
+        if self.tuning is not None and self.train.network != "linear":
+            raise ValueError(
+                f"tuning needs train.network='linear', got {self.train.network!r} (or tuned = false)"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _private_training_is_of_linear_heads(self) -> ExperimentConfig:
+        private = [epsilon for epsilon in self.privacy.epsilon if epsilon < math.inf]
+        if private and self.train.network != "linear":
+            raise ValueError(
+                f"privacy.epsilon={private} needs train.network='linear', got {self.train.network!r}: DP-SGD is exact"
+                " clipping of linear heads' gradients"
+            )
+        return self
+
     def training_identity(self) -> dict[str, Any]:
         """The settings that every trained head depends on.
 
@@ -227,6 +319,18 @@ class ExperimentConfig(_Settings):
         del settings["train"]["statistics"]  # the same
         if self.train.normalize == "none":  # folders from before there was a choice are of this
             del settings["train"]["normalize"]
+        if self.tuning is not None:  # which finds these
+            for table, name in (
+                ("train", "learning_rate"),
+                ("train", "batch_size"),
+                ("train", "steps"),
+                ("privacy", "clipping_norm"),
+            ):
+                del settings[table][name]
+            settings["tuning"] = self.tuning.model_dump(mode="json")
+        for name, default in (("network", "linear"), ("widths", []), ("inputs", "features")):  # the same
+            if settings["train"][name] == default:
+                del settings["train"][name]
         return settings
 
     def evaluation_identity(self) -> dict[str, Any]:
@@ -248,6 +352,8 @@ class DatasetSettings(DataSettings):
     """C of this set, where the grid's do not fit."""
     shots: Annotated[tuple[Positive, ...] | None, Field(min_length=1, strict=False)] = None
     """S of this set, where the grid's do not fit."""
+    recipes: Annotated[tuple[Name, ...] | None, Field(min_length=1, strict=False)] = None
+    """Recipes that train on this set, where not all fit: a conv net needs pixels."""
     optional: bool = False
     """Whether the sweep goes on without the set if its file is absent."""
 
@@ -256,10 +362,15 @@ class RecipeSettings(TrainSettings):
     """One recipe of a sweep."""
 
     name: Name
+    tuned: bool = True
+    """Whether the sweep's [tuning], if it has any, is for this recipe."""
 
 
 class SweepConfig(ExperimentConfig):
-    """A grid over feature sets and recipes as well: every recipe trains on every set. data and train are not used."""
+    """A grid over feature sets and recipes as well: every recipe trains on every set that names no others.
+
+    data and train are not used.
+    """
 
     name: Annotated[str, Field(min_length=1)] = "sweep"
     datasets: Annotated[tuple[DatasetSettings, ...], Field(min_length=1, strict=False)]
@@ -274,6 +385,18 @@ class SweepConfig(ExperimentConfig):
             raise ValueError(f"names must differ, but {twice[0]!r} stands there {len(twice)} times")
         return entries
 
+    @pydantic.model_validator(mode="after")
+    def _recipes_of_a_set_are_there(self) -> SweepConfig:
+        known = [recipe.name for recipe in self.recipes]
+        for dataset in self.datasets:
+            for name in dataset.recipes or ():
+                check_choice(f"recipe of dataset {dataset.name!r}", name, known)
+        return self
+
+    def recipes_of(self, dataset: DatasetSettings) -> tuple[RecipeSettings, ...]:
+        """The recipes that train on a feature set."""
+        return tuple(each for each in self.recipes if dataset.recipes is None or each.name in dataset.recipes)
+
     def experiment(self, dataset: DatasetSettings, recipe: RecipeSettings) -> ExperimentConfig:
         """The settings of one feature set under one recipe.
 
@@ -287,7 +410,8 @@ class SweepConfig(ExperimentConfig):
                 | {
                     "data": dataset.model_dump(include=set(DataSettings.model_fields)),
                     "grid": self.grid.model_dump() | {name: value for name, value in grid.items() if value},
-                    "train": recipe.model_dump(exclude={"name"}),
+                    "train": recipe.model_dump(exclude={"name", "tuned"}),
+                    "tuning": self.tuning if recipe.tuned else None,
                 }
             )
         except pydantic.ValidationError as error:
@@ -413,6 +537,30 @@ def parse_config(settings: dict[str, Any]) -> ExperimentConfig:
         raise InputError(_describe(error, ExperimentConfig)) from None
 
 
+def to_toml(config: ExperimentConfig) -> str:
+    """The settings as a TOML file that load_config reads back to the same."""
+    settings = config.model_dump(exclude_none=True)
+    tables = [name for name, value in settings.items() if isinstance(value, dict)]
+    lines = [f"{name} = {_toml_value(value)}" for name, value in settings.items() if name not in tables]
+    for name in tables:
+        lines += [
+            "",
+            f"[{name}]",
+            *(f"{key} = {_toml_value(value)}" for key, value in settings[name].items()),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):  # keys are names of options
+        return "{ " + ", ".join(f"{key} = {_toml_value(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    if isinstance(value, float):
+        return repr(value)  # of infinity too
+    return json.dumps(value)  # strings, integers and booleans are written alike
+
+
 def _apply(override: str, settings: dict[str, Any]) -> None:
     path, separator, text = override.partition("=")
     if not separator or not path.strip():
@@ -462,4 +610,6 @@ def _fields_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         # An entry of a list of tables has the fields of its one type.
         model = typing.get_args(model)[0] if isinstance(part, int) else model.model_fields[part].annotation
+        if isinstance(model, types.UnionType):  # an optional table
+            model = typing.get_args(model)[0]
     return list(model.model_fields)

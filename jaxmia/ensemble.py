@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -18,6 +18,8 @@ from jaxmia.features import FeatureSet
 from jaxmia.formulation import Formulation, formulate
 from jaxmia.heads import LinearHead, Params
 from jaxmia.membership import MembershipMasks
+from jaxmia.networks import Network
+from jaxmia.scratch import train_networks
 from jaxmia.training import Hyperparams, TrainConfig, batch_order, check_hyperparams, train_head
 
 _MODELS = "models"  # the axis of the mesh of devices
@@ -32,11 +34,13 @@ class ShadowEnsemble:
         masks: row k belongs to model k of params.
         clipped_squares: float32[models, examples], sums over the steps of squared clipped gradient norms, if
             TrainConfig.odometer asked for them.
+        network: what the parameters are of; None for linear heads.
     """
 
     params: Params
     masks: MembershipMasks
     clipped_squares: Array | None = None
+    network: Network | None = flax.struct.field(pytree_node=False, default=None)
 
 
 def train_ensemble(
@@ -51,7 +55,7 @@ def train_ensemble(
     devices: Sequence[jax.Device] | None = None,
     on_chunk: Callable[[int], None] = lambda _: None,
 ) -> ShadowEnsemble:
-    """Train one head per row of masks, side by side.
+    """Train one head, or one network, per row of masks, side by side.
 
     Model i's key is fold_in(key, i) with its id, never its chunk, so that chunking changes nothing beyond rounding.
     Private training divides by q x inclusion_rate x examples, the expected batch, which is the same for all models.
@@ -60,21 +64,26 @@ def train_ensemble(
         key: random key of the ensemble.
         pool: the candidates.
         masks: membership [models, examples].
-        hyper: traced settings, shared by all models.
+        hyper: traced settings: scalars are shared by all models, arrays [models] hold one value for each.
         config: static settings.
         chunk_size: at most this many models at once; by default as many as fit in memory.
         memory: bytes that training may hold on each device, as in jaxmia.memory.plan, which has the default. Where
             the logits of a few models do not fit, examples are taken in blocks.
-        devices: the models of a chunk are spread over these; by default all local ones.
+        devices: the models of a chunk are spread over these; by default all local ones. Networks train on the first.
         on_chunk: called with the number of models each time a chunk is done.
 
     Raises:
-        InputError: if masks and pool disagree, the batch is larger than the pool, hyper does not fit config, memory
-            holds no model, or independent or Poisson batches or private training are given a key other than threefry.
+        InputError: if masks and pool disagree, the batch is larger than the pool, hyper does not fit config or the
+            number of models, memory holds no model, or networks, independent or Poisson batches or private training are
+            given a key other than threefry.
     """
     check_hyperparams(hyper, config)
-    if hyper.weight_decay == 0:
+    if hyper.weight_decay is not None and not np.any(hyper.weight_decay):
         hyper = dataclasses.replace(hyper, weight_decay=None)
+    settings, layout = jax.tree.flatten(hyper)
+    for value in settings:
+        rule = f"be one number or one for each of {masks.member.shape[0]} models"
+        check(np.shape(value) in ((), masks.member.shape[:1]), "hyper", value, rule)
     if config.private or config.sampling != "shared":
         # Other generators give a model other draws when it is batched with other models.
         check(str(jax.random.key_impl(key)) == "threefry2x32", "key", key, "be a threefry2x32 key")
@@ -86,6 +95,13 @@ def train_ensemble(
         f"equal the pool's {len(pool.labels)}",
     )
     devices = jax.local_devices() if devices is None else devices
+    if chunk_size is not None:
+        check_at_least("chunk_size", chunk_size, 1)
+    if config.network is not None:
+        limits = {"chunk_size": chunk_size, "memory": memory}
+        with jax.default_device(devices[0]):
+            networks = train_networks(key, pool, masks, hyper, config, **limits, on_chunk=on_chunk)
+        return ShadowEnsemble(networks, masks, network=config.network)
     member = np.asarray(masks.member)
     counts = member.sum(axis=1)
     chosen = formulate(
@@ -96,13 +112,12 @@ def train_ensemble(
         num_classes=pool.num_classes,
         dim=pool.features.shape[1],
         inclusion_rate=masks.inclusion_rate,
-        sampling_rate=float(hyper.sampling_rate),
+        sampling_rate=float(np.max(hyper.sampling_rate)),
         members=(int(counts.min()), int(counts.max())),
         num_devices=len(devices),
     )
     if chunk_size is None:
         chunk_size = chosen.models * len(devices)
-    check_at_least("chunk_size", chunk_size, 1)
     num_chunks = -(-num_models // chunk_size)
     size = -(-num_models // num_chunks)  # even chunks: one compiled shape, little padding
     size = -(-size // len(devices)) * len(devices)
@@ -121,13 +136,17 @@ def train_ensemble(
             np.arange(start, start + size), num_models - 1
         )  # the last chunk repeats its last model
         some = np.pad(member[rows], ((0, 0), (0, padding)))
+        own = [
+            jax.device_put(np.asarray(value)[rows], by_model) if np.ndim(value) else value
+            for value in settings
+        ]
         params, squares = _train_chunk(
             key,
             order_key,
             *jax.device_put((masks.model_ids[rows], some), by_model),
             features,
             labels,
-            hyper,
+            jax.tree.unflatten(layout, own),
             num_examples=num_examples,
             expected_members=masks.inclusion_rate * num_examples,
             formulation=dataclasses.replace(chosen, models=size),
@@ -159,9 +178,14 @@ def join_ensembles(parts: Sequence[ShadowEnsemble]) -> ShadowEnsemble:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-def empty_heads(pool: FeatureSet, *, num_models: int) -> Params:
-    """Heads at zero in the shapes that train_ensemble gives: a template to load checkpoints into."""
-    shapes = jax.eval_shape(LinearHead(pool.num_classes).init, jax.random.key(0), pool.features[:1])
+def empty_heads(pool: FeatureSet, *, num_models: int, network: Network | None = None) -> Params:
+    """Heads or networks at zero in the shapes that train_ensemble gives: a template to load checkpoints into."""
+    inputs: Any = pool.features[:1]
+    init: Callable[..., Params] = LinearHead(pool.num_classes).init
+    if network is not None:
+        inputs = network.inputs(jnp.asarray(inputs), pool.input_shape)
+        init = functools.partial(network.init, num_classes=pool.num_classes)
+    shapes = jax.eval_shape(init, jax.random.key(0), inputs)
     return jax.tree.map(lambda leaf: np.zeros((num_models, *leaf.shape), leaf.dtype), shapes)
 
 
@@ -187,7 +211,9 @@ def _train_chunk(
         order = draw(order_key, jnp.arange(formulation.examples) < num_examples)
         share = batch / num_examples
 
-    def one(model_id: Array, row: Array) -> tuple[Params, Array | None]:
+    settings, layout = jax.tree.flatten(hyper)
+
+    def one(model_id: Array, row: Array, own_settings: list[Array]) -> tuple[Params, Array | None]:
         model_key = jax.random.fold_in(key, model_id)
         own = draw(model_key, row) if config.sampling == "independent" else order
         return train_head(
@@ -197,7 +223,7 @@ def _train_chunk(
             labels,
             own,
             num_classes=num_classes,
-            hyper=hyper,
+            hyper=jax.tree.unflatten(layout, own_settings),
             config=config,
             expected_members=expected_members,
             share=share,
@@ -205,4 +231,5 @@ def _train_chunk(
             block=formulation.block,
         )
 
-    return jax.vmap(one)(model_ids, member)
+    axes = [0 if jnp.ndim(value) else None for value in settings]
+    return jax.vmap(one, in_axes=(0, 0, axes))(model_ids, member, settings)

@@ -8,7 +8,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ from jaxmia.features import (
     CandidatePool,
     FeatureSet,
     FeatureStatistics,
+    bag_of_tokens,
     candidate_pool,
     check_candidates,
     load_features,
@@ -42,6 +43,7 @@ from jaxmia.processes import Group, Piece, deal, group
 from jaxmia.progress import GridProgress, grid_progress
 from jaxmia.recipe import Recipe, recipe_for
 from jaxmia.scores import Scores, accuracy, gradient_norms, score, split_diverged
+from jaxmia.scratch import NetworkPlan, plan_networks
 from jaxmia.store import (
     Cell,
     DamagedError,
@@ -51,8 +53,9 @@ from jaxmia.store import (
     load_table,
     versions,
 )
+from jaxmia.tuning import Trial, Tuning, import_optuna, possible_settings, tune, tuned_settings
 
-_ROWS = 3  # raised when rows get other columns: cells are then assessed anew from their heads
+_ROWS = 4  # raised when rows get other columns: cells are then assessed anew from their heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,14 +123,8 @@ def _run_experiment(
         config = load_config(config)
     elif isinstance(config, Mapping):
         config = parse_config(dict(config))
-    data = load_features(config.data.features)
-    cells = [
-        Cell(classes, shots, seed, epsilon)
-        for classes in config.grid.classes
-        for shots in config.grid.shots
-        for seed in config.grid.seeds
-        for epsilon in config.privacy.epsilon
-    ]
+    data = load_features(config.data.features, inputs=config.train.inputs)
+    cells = cells_of(config)
     statistics = given_statistics(config, data)
     _check_before_training(config, data, cells, memory)
     identity = training_identity(config, data, statistics)
@@ -161,6 +158,8 @@ class GridRun:
         dealt: the pieces of the cells to be computed.
         heads_trained: heads that were trained so far.
         seconds_training: of the cell in flight; what prepares it (its pool, masks, checkpoints) is counted apart.
+        seconds_tuning: the same.
+        chosen: the recipes of the cells that were tuned.
     """
 
     config: ExperimentConfig
@@ -174,6 +173,8 @@ class GridRun:
     dealt: dict[Cell, list[Piece]] = dataclasses.field(default_factory=dict)
     heads_trained: int = 0
     seconds_training: float = 0.0
+    seconds_tuning: float = 0.0
+    chosen: dict[Cell, Trial] = dataclasses.field(default_factory=dict)
 
     def complete(self, console: rich.console.Console | None) -> RunResult:
         """Compute the cells that are missing, then tables, laws and plots over all cells of the folder."""
@@ -262,17 +263,42 @@ class GridRun:
 
     def work_per_head(self, cell: Cell) -> float:
         """Arithmetic of one head of a cell."""
-        return formulation_of(self.config, self.data, cell, self.memory).work * cell.classes
+        return formulation_of(self.config.before_tuning(), self.data, cell, self.memory).work * cell.classes
 
     def recipe(self, cell: Cell) -> Recipe:
         """What the heads of a cell are trained with."""
-        return recipe_for(self.config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
+        return recipe_for(self.settings(cell), classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
+
+    def settings(self, cell: Cell) -> ExperimentConfig:
+        """What the heads of a cell are trained with, as settings: tuned ones, where there is tuning.
+
+        Process 0 tunes, or finds that the folder has it, and tells the others.
+        """
+        if self.config.tuning is None:
+            return self.config
+        if cell not in self.chosen and self.processes.index > 0:
+            self.chosen[cell] = Trial(**self.processes.hear(f"recipe of {cell}", 0))
+        elif cell not in self.chosen:
+            self.chosen[cell] = self.tuning(cell).chosen
+            self.processes.tell(f"recipe of {cell}", self.chosen[cell]._asdict())
+        return tuned_settings(self.config, self.chosen[cell], classes=cell.classes, shots=cell.shots)
+
+    def tuning(self, cell: Cell) -> Tuning:
+        """The search for a cell's recipe: that of the folder, or a new one, which is then in the folder."""
+        cell, clock = tuned_cell(self.config, cell), time.perf_counter()
+        try:
+            return Tuning.from_json(self.folder.load_tuning(cell) or {})
+        except (KeyError, TypeError):  # there is none, or it was damaged: a new one is the same
+            tuning = tune_cell(self.config, self.data, cell, self.statistics, memory=self.memory)
+        self.folder.save_tuning(cell, tuning.to_json())
+        self.seconds_tuning = time.perf_counter() - clock
+        return tuning
 
     def compute(self, cell: Cell, bar: GridProgress) -> dict[str, Any]:
         """Train what is missing of a cell, attack it, write its rows, and return the record of that."""
         bar.cell(str(cell))
         clock, trained_before, self.seconds_training = time.perf_counter(), self.heads_trained, 0.0
-        settings = self.config.shadows
+        settings, self.seconds_tuning = self.config.shadows, 0.0
         recipe = self.recipe(cell)
         pool = draw_pool(self.config, self.data, cell, self.statistics)
         repaired: list[str] = []
@@ -289,7 +315,9 @@ class GridRun:
             "num_models": settings.models,
             "num_diverged": len(diverged),
             "accuracy": float(accuracies.mean()) if len(accuracies) else math.nan,
+            **_mean_losses(scores),
             **self.privacy_facts(recipe),
+            **recipe_facts(recipe, members=cell.classes * cell.shots),
         }
         # Ranks have no finite-pool correction: the rows of attacks say so, whatever the per-example rows carry.
         results = assess(
@@ -330,12 +358,14 @@ class GridRun:
                 table.insert(place, column, value)
         record = {
             "diverged_models": diverged.tolist(),
-            "training": str(formulation_of(self.config, self.data, cell, self.memory)),
+            "training": str(formulation_of(self.settings(cell), pool.data, cell, self.memory)),
+            **({} if self.config.tuning is None else {"tuned": self.chosen[cell]._asdict()}),
             "repaired": repaired,
             "heads_trained": self.heads_trained - trained_before,
             "seconds_training": round(self.seconds_training, 3),
             "seconds_attacking": round(time.perf_counter() - ready, 3),
-            "seconds_preparing": round(ready - clock - self.seconds_training, 3),
+            "seconds_tuning": round(self.seconds_tuning, 3),
+            "seconds_preparing": round(ready - clock - self.seconds_training - self.seconds_tuning, 3),
         }
         return self.folder.finish_cell(cell, self.cell_key(cell), tables, record)
 
@@ -369,9 +399,12 @@ class GridRun:
         if not piece.trained:
             return self.train(cell, pool, piece.models, bar)
         masks = self.masks(cell_keys(cell.seed), pool, piece.models)
-        template = empty_heads(pool.data, num_models=piece.end - piece.first)
+        network = self.recipe(cell).config.network
+        template = empty_heads(pool.data, num_models=piece.end - piece.first, network=network)
         try:
-            return ShadowEnsemble(self.folder.load_heads(cell, piece.models, template), masks)
+            return ShadowEnsemble(
+                self.folder.load_heads(cell, piece.models, template), masks, network=network
+            )
         except DamagedError as error:
             repaired.append(f"{error}; its heads were trained again")
             return self.train(cell, pool, piece.models, bar)
@@ -443,6 +476,13 @@ def _scored(ensemble: ShadowEnsemble, pool: CandidatePool) -> dict[str, np.ndarr
     }
 
 
+def _mean_losses(scores: Scores) -> dict[str, float]:
+    """Mean cross-entropy over all models and their members, and their non-members: how far training went."""
+    losses, member = np.logaddexp(0, -np.asarray(scores.log_odds, np.float64)), np.asarray(scores.member)
+    sides = {"member_loss": losses[member], "nonmember_loss": losses[~member]}
+    return {name: float(side.mean()) if side.size else math.nan for name, side in sides.items()}
+
+
 def _mean_over(
     values: Float[np.ndarray, "models examples"], chosen: Bool[np.ndarray, "models examples"]
 ) -> Float[np.ndarray, "examples"]:
@@ -452,6 +492,18 @@ def _mean_over(
     return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
 
 
+def recipe_facts(recipe: Recipe, *, members: int) -> dict[str, Any]:
+    """What a cell's rows say of its recipe beside its privacy; batch_size is expected members per step."""
+    sampled = recipe.config.batch_size or round(float(recipe.hyper.sampling_rate) * members)
+    clip = recipe.hyper.clipping_norm
+    return {
+        "learning_rate": float(recipe.hyper.learning_rate),
+        "batch_size": sampled,
+        "steps": recipe.config.steps,
+        "clipping_norm": math.nan if clip is None else float(clip),
+    }
+
+
 def _say(console: rich.console.Console | None, lines: Iterable[str]) -> None:
     for line in lines:
         if console is not None:
@@ -459,12 +511,23 @@ def _say(console: rich.console.Console | None, lines: Iterable[str]) -> None:
 
 
 def cell_keys(seed: int) -> dict[str, jax.Array]:
-    """The independent random keys of a cell's pool, membership and training: they depend on its seed alone."""
+    """The independent random keys of a cell's pool, membership, training and tuning: they depend on its seed alone."""
     key = jax.random.key(seed)
     return {
         name: jax.random.fold_in(key, stream)
-        for stream, name in enumerate(("pool", "membership", "training"))
+        for stream, name in enumerate(("pool", "membership", "training", "tuning"))
     }
+
+
+def cells_of(config: ExperimentConfig) -> list[Cell]:
+    """All cells of an experiment's grid."""
+    return [
+        Cell(classes, shots, seed, epsilon)
+        for classes in config.grid.classes
+        for shots in config.grid.shots
+        for seed in config.grid.seeds
+        for epsilon in config.privacy.epsilon
+    ]
 
 
 def given_statistics(config: ExperimentConfig, data: FeatureSet) -> FeatureStatistics | None:
@@ -487,14 +550,14 @@ def training_identity(
         "settings": config.training_identity(),
         "features": {"sha256": data.content_hash()},
         **given,
-        "versions": versions(),
+        "versions": versions() if config.tuning is None else versions("optuna"),
     }
 
 
 def draw_pool(
     config: ExperimentConfig, data: FeatureSet, cell: Cell, statistics: FeatureStatistics | None = None
 ) -> CandidatePool:
-    """The candidates and the test split of a cell, normalised as the recipe says."""
+    """The candidates and the test split of a cell, normalised as the recipe says; of token ids, bags of tokens."""
     pool = candidate_pool(
         data,
         classes=cell.classes,
@@ -503,27 +566,115 @@ def draw_pool(
         key=cell_keys(cell.seed)["pool"],
         test_per_class=config.data.test_per_class,
     )
+    if len(data.input_shape) == 1:
+        pool = bag_of_tokens(pool)
     return normalized_pool(pool, config.train.normalize, statistics)
 
 
-def formulation_of(config: ExperimentConfig, data: FeatureSet, cell: Cell, memory: int | None) -> Formulation:
-    """How the heads of a cell are trained.
+def tuned_cell(config: ExperimentConfig, cell: Cell) -> Cell:
+    """The cell on whose data a cell's recipe is searched: itself, or that of seed 0, whatever the grid's seeds are."""
+    shared = config.tuning is not None and config.tuning.per == "shots"
+    return dataclasses.replace(cell, seed=0) if shared else cell
+
+
+def tune_cell(
+    config: ExperimentConfig,
+    data: FeatureSet,
+    cell: Cell,
+    statistics: FeatureStatistics | None = None,
+    *,
+    memory: int | None = None,
+    on_round: Callable[[int], None] = lambda _: None,
+) -> Tuning:
+    """Search for a recipe on the training set of a cell's model 0.
+
+    Args:
+        config: settings.
+        data: the feature set.
+        cell: which one.
+        statistics: to standardise by, if they are given.
+        memory: as in train_ensemble.
+        on_round: called with the number of trials that are through, after each round.
 
     Raises:
-        InputError: if a batch is larger than a model's members, or memory holds no model.
+        InputError: as jaxmia.tuning.tune.
+    """
+    pool, keys = draw_pool(config, data, cell, statistics).data, cell_keys(cell.seed)
+    first = draw_membership(
+        keys["membership"],
+        pool.labels,
+        num_models=1,
+        design=config.shadows.design,
+        inclusion_rate=1 / config.shadows.pool_multiplier,
+    )
+    return tune(
+        keys["tuning"],
+        pool,
+        np.asarray(first.member[0]),
+        config,
+        classes=cell.classes,
+        shots=cell.shots,
+        epsilon=cell.epsilon,
+        memory=memory,
+        on_round=on_round,
+    )
+
+
+def tune_grid(
+    config: ExperimentConfig, *, memory: int | None = None, console: rich.console.Console | None = None
+) -> Iterator[tuple[Cell, Tuning]]:
+    """Search for every recipe of a grid; those that seeds share (per = "shots") once.
+
+    Args:
+        config: settings with tuning.
+        memory: as in run_experiment.
+        console: where progress is shown, if anywhere.
+
+    Raises:
+        InputError: as run_experiment; before any training.
+    """
+    data = load_features(config.data.features, inputs=config.train.inputs)
+    statistics = given_statistics(config, data)
+    cells = cells_of(config)
+    _check_before_training(config, data, cells, memory)
+    searched = dict.fromkeys(tuned_cell(config, cell) for cell in cells)
+    work = {cell: float(cell.classes**2 * cell.shots) for cell in searched}
+    with grid_progress(console, sum(work.values())) as bar:
+        for cell in searched:
+            bar.cell(f"tuning {cell}")
+            search = tune_cell(config, data, cell, statistics, memory=memory)
+            bar.heads(len(search.trials), work[cell])
+            yield cell, search
+
+
+def formulation_of(
+    config: ExperimentConfig, data: FeatureSet, cell: Cell, memory: int | None
+) -> Formulation | NetworkPlan:
+    """How the heads or networks of a cell are trained.
+
+    Args:
+        config: of the experiment.
+        data: the feature set, or the pool's; before the pool is drawn, a bag of tokens is taken to hold all there are.
+        cell: which.
+        memory: as in run_experiment.
+
+    Raises:
+        InputError: if a batch is larger than a model's members, memory holds no model, or a network does not go with
+            the inputs.
     """
     recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
-    return formulate(
-        recipe.config,
-        memory,
-        num_models=config.shadows.models,
-        num_examples=cell.classes * cell.shots * config.shadows.pool_multiplier,
-        num_classes=cell.classes,
-        dim=data.features.shape[1],
-        inclusion_rate=1 / config.shadows.pool_multiplier,
-        sampling_rate=float(recipe.hyper.sampling_rate),
-        num_devices=jax.local_device_count(),
-    )
+    tokens = len(data.input_shape) == 1
+    sizes: dict[str, Any] = {
+        "num_models": config.shadows.models,
+        "num_examples": cell.classes * cell.shots * config.shadows.pool_multiplier,
+        "num_classes": cell.classes,
+        "dim": int(data.features.max()) if tokens else data.features.shape[1],
+        "inclusion_rate": 1 / config.shadows.pool_multiplier,
+    }
+    if recipe.config.network is not None:
+        return plan_networks(recipe.config, memory, **sizes, input_shape=data.input_shape)
+    rate, devices = float(recipe.hyper.sampling_rate), jax.local_device_count()
+    return formulate(recipe.config, memory, **sizes, sampling_rate=rate, num_devices=devices)
 
 
 def _check_before_training(
@@ -541,9 +692,17 @@ def _check_before_training(
 
 
 def check_plans(config: ExperimentConfig, data: FeatureSet, cells: list[Cell], memory: int | None) -> None:
-    """Raise InputError if some cell has a batch larger than its pool, or memory holds none of its models."""
+    """Raise InputError if some cell has a batch larger than its pool, or memory holds none of its models.
+
+    With tuning also if Optuna is missing, or for a recipe that may be chosen.
+    """
+    if config.tuning is not None:
+        import_optuna()
     for cell in dict.fromkeys(dataclasses.replace(cell, seed=0) for cell in cells):
-        formulation_of(config, data, cell, memory)
+        if config.tuning is not None:  # noise and privacy levels ask no more memory
+            cell = dataclasses.replace(cell, epsilon=math.inf)
+        for settings in possible_settings(config, classes=cell.classes, shots=cell.shots):
+            formulation_of(settings, data, cell, memory)
 
 
 def check_attacks(config: ExperimentConfig) -> None:

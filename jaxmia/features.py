@@ -19,22 +19,27 @@ from jaxmia._validate import InputError, check, check_at_least, check_choice
 
 DEMO_NAME = "demo"
 NORMALIZATIONS = ("none", "unit", "standardize")
+INPUTS = ("features", "raw")
+_VOCABULARY_STEP = 512  # pools of another seed have about as many tokens: their bags share compiled programs
 _DEMO_FILE = "demo_wordnet10.npz"
 
 
 @flax.struct.dataclass
 class FeatureSet:
-    """Outputs of a frozen pretrained extractor, with class labels.
+    """Outputs of a frozen pretrained extractor, or what it was given, with class labels.
 
     Attributes:
         features: float32[examples, dim].
         labels: int32[examples], in 0 .. len(class_names) - 1.
         class_names: one name per class, in label order.
+        input_shape: of an example that is not an extractor's output: (height, width, channels) of pixels in -1 .. 1, or
+            (length,) of token ids in whole numbers, 0 for none; else ().
     """
 
     features: Float[np.ndarray, "examples dim"]
     labels: Int[np.ndarray, "examples"]
     class_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    input_shape: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
 
     @property
     def num_classes(self) -> int:
@@ -42,8 +47,12 @@ class FeatureSet:
         return len(self.class_names)
 
     def content_hash(self) -> str:
-        """SHA-256 of features (as little-endian float32), labels and class names: equal content, equal hash."""
-        digest = hashlib.sha256(repr((self.features.shape, self.class_names)).encode())
+        """SHA-256 of features (as little-endian float32), labels, class names, and the shape of raw inputs.
+
+        Equal content, equal hash.
+        """
+        shapes = (self.features.shape, self.class_names, *([self.input_shape] if self.input_shape else []))
+        digest = hashlib.sha256(repr(shapes).encode())
         digest.update(self.features.astype("<f4").tobytes())
         digest.update(self.labels.astype("<i4").tobytes())
         return digest.hexdigest()
@@ -116,25 +125,67 @@ def _default_names(labels: np.ndarray) -> tuple[str, ...]:
     return tuple(str(label) for label in range(max(int(labels.max()), 0) + 1))
 
 
-def load_features(source: str | os.PathLike[str]) -> FeatureSet:
+def load_features(source: str | os.PathLike[str], *, inputs: str = "features") -> FeatureSet:
     """Load a feature set from an .npz file, or the bundled one by the name "demo".
 
-    The file holds `features` (floating [examples, dim]), `labels` (integer [examples]) and optionally `class_names`
-    (unicode [classes]). Pickled objects are never loaded.
+    The file holds `features` (floating [examples, dim]), `labels` (integer [examples]), and optionally `class_names`
+    (unicode [classes]) and `raw`, what the extractor was given. Pickled objects are never loaded.
+
+    Args:
+        source: the file.
+        inputs: "features", or "raw" for what the extractor was given, as of raw_set.
 
     Raises:
-        InputError: for a missing or unreadable file, a missing key, object arrays, or what feature_set refuses.
+        InputError: for a missing or unreadable file, a missing key, object arrays, or what feature_set or raw_set
+            refuses.
     """
+    check_choice("inputs", inputs, INPUTS)
     if str(source) == DEMO_NAME:
+        check(
+            inputs == "features",
+            "inputs",
+            inputs,
+            "be 'features' for the bundled set, which has no raw inputs",
+        )
         return demo_features()
     arrays = read_npz(
-        pathlib.Path(source), name="features", required=("features", "labels"), optional=("class_names",)
+        pathlib.Path(source), name="features", required=(inputs, "labels"), optional=("class_names",)
     )
     names = arrays.get("class_names")
+    build = feature_set if inputs == "features" else raw_set
     try:
-        return feature_set(arrays["features"], arrays["labels"], None if names is None else names.tolist())
+        return build(arrays[inputs], arrays["labels"], None if names is None else names.tolist())
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
+
+
+def raw_set(raw: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None = None) -> FeatureSet:
+    """Check raw inputs and build a FeatureSet from them, whose input_shape says what they are.
+
+    Args:
+        raw: uint8 pixels [examples, height, width] or [examples, height, width, channels], mapped to x / 127.5 - 1: no
+            statistic of the data moves them; or integer token ids [examples, length], padded by 0.
+        labels: integers [examples].
+        class_names: one name per class; by default the labels 0 .. max in decimal.
+
+    Raises:
+        InputError: for another shape or dtype, token ids below 0 or above 2^24, or what feature_set refuses.
+    """
+    raw, labels = np.asarray(raw), np.asarray(labels)
+    shapes = "be token ids [examples, length] or pixels [examples, height, width(, channels)], not empty"
+    check(raw.ndim in (2, 3, 4) and raw.size > 0, "raw.shape", raw.shape, shapes)
+    if raw.ndim == 2:
+        check(
+            np.issubdtype(raw.dtype, np.integer), "raw.dtype", str(raw.dtype), "be an integer type: token ids"
+        )
+        for value in (int(raw.min()), int(raw.max())):
+            check(0 <= value <= 2**24, "raw", value, "hold token ids in 0..2^24, which float32 represents")
+        shape, values = raw.shape[1:], raw.astype(np.float32)
+    else:
+        check(raw.dtype == np.uint8, "raw.dtype", str(raw.dtype), "be uint8: pixels")
+        shape = raw.shape[1:] if raw.ndim == 4 else (*raw.shape[1:], 1)
+        values = raw.reshape(len(raw), -1).astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return dataclasses.replace(feature_set(values, labels, class_names), input_shape=tuple(shape))
 
 
 def save_features(path: str | os.PathLike[str], data: FeatureSet, *, dtype: str = "float32") -> None:
@@ -252,7 +303,32 @@ def candidate_pool(
 
 def _take(data: FeatureSet, rows: np.ndarray, chosen: Sequence[int]) -> FeatureSet:
     labels = np.searchsorted(np.array(chosen), data.labels[rows]).astype(np.int32)
-    return FeatureSet(data.features[rows], labels, tuple(data.class_names[label] for label in chosen))
+    names = tuple(data.class_names[label] for label in chosen)
+    return FeatureSet(data.features[rows], labels, names, data.input_shape)
+
+
+def bag_of_tokens(pool: CandidatePool) -> CandidatePool:
+    """Replace token ids by how often each token stands in an example, by the norm of these counts.
+
+    A first layer over them is a table of embeddings, of which every example takes a weighted sum. The tokens are those
+    of the candidates, members and non-members alike; others, which the test split alone has, are dropped. Columns of
+    no token fill up a multiple of 512.
+
+    Args:
+        pool: of token ids.
+    """
+    vocabulary = np.unique(pool.data.features)
+    vocabulary = vocabulary[vocabulary > 0]
+    columns = -(-len(vocabulary) // _VOCABULARY_STEP) * _VOCABULARY_STEP
+
+    def counted(data: FeatureSet) -> FeatureSet:
+        places = np.minimum(np.searchsorted(vocabulary, data.features), len(vocabulary) - 1)
+        examples, slots = np.nonzero(vocabulary[places] == data.features)
+        counts = np.zeros((len(data.labels), columns), np.float32)
+        np.add.at(counts, (examples, places[examples, slots]), 1)
+        return unit_norm(dataclasses.replace(data, features=counts, input_shape=()))
+
+    return CandidatePool(counted(pool.data), counted(pool.test), pool.rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,14 +393,14 @@ def standardized(data: FeatureSet, statistics: FeatureStatistics) -> FeatureSet:
     live = statistics.scale > 0
     divisor = np.where(live, statistics.scale, 1.0) * np.sqrt(data.features.shape[1])
     features = ((data.features - statistics.mean) / divisor * live).astype(np.float32)
-    return FeatureSet(features, data.labels, data.class_names)
+    return dataclasses.replace(data, features=features)
 
 
 def unit_norm(data: FeatureSet) -> FeatureSet:
     """Every example by its own norm, computed in float64; a zero stays zero."""
     norms = np.linalg.norm(data.features.astype(np.float64), axis=1, keepdims=True)
     features = (data.features / np.where(norms > 0, norms, 1.0)).astype(np.float32)
-    return FeatureSet(features, data.labels, data.class_names)
+    return dataclasses.replace(data, features=features)
 
 
 def normalized_pool(

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxmia.accounting import PrivacyGuarantee, PrivacySpec, adjacency_for, sampling_rate_of
 from jaxmia.config import ExperimentConfig
+from jaxmia.networks import Network
 from jaxmia.training import Hyperparams, TrainConfig
 
 
@@ -70,5 +71,6 @@ def recipe_for(settings: ExperimentConfig, *, classes: int, shots: int, epsilon:
         sampling="shared" if full else train.sampling,
         private=private,
         products=train.products,
+        network=None if train.network == "linear" else Network(train.network, train.widths),
     )
     return Recipe(config, hyper, guarantee)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import flax.struct
@@ -14,6 +15,7 @@ from jaxmia.compilation import bucket
 from jaxmia.ensemble import ShadowEnsemble
 from jaxmia.features import FeatureSet
 from jaxmia.heads import Params
+from jaxmia.networks import Network
 from jaxmia.training import apply_head
 
 _BLOCK_BYTES = 2**28
@@ -47,17 +49,19 @@ def log_odds(
 
 def score(ensemble: ShadowEnsemble, pool: FeatureSet) -> Scores:
     """Log-odds of every candidate under every model, float32[models, examples], in blocks of models."""
-    values = _for_all_models(_log_odds_of_models, ensemble.params, _padded(pool))[:, : len(pool.labels)]
+    values = _for_all_models(_log_odds_of_models, ensemble, _padded(pool))[:, : len(pool.labels)]
     return Scores(values, np.asarray(ensemble.masks.member))
 
 
 def gradient_norms(ensemble: ShadowEnsemble, pool: FeatureSet) -> Float[np.ndarray, "models examples"]:
-    """Norm of every candidate's own loss gradient, (p_i - y_i) [x_i, 1]^T, under every model.
+    """Norm of every candidate's own loss gradient, (p_i - y_i) [x_i, 1]^T, under every model; NaN for networks.
 
     Large gradients at the end of training go with vulnerability: Tobaben et al., first version of arXiv 2402.06674.
     """
+    if ensemble.network is not None:
+        return np.full(ensemble.masks.member.shape, np.nan, np.float32)
     lengths = np.sqrt(np.square(pool.features, dtype=np.float64).sum(axis=1) + 1).astype(np.float32)
-    errors = _for_all_models(_error_norms_of_models, ensemble.params, _padded(pool))[:, : len(pool.labels)]
+    errors = _for_all_models(_error_norms_of_models, ensemble, _padded(pool))[:, : len(pool.labels)]
     return errors * lengths
 
 
@@ -65,7 +69,7 @@ def accuracy(ensemble: ShadowEnsemble, test: FeatureSet) -> Float[np.ndarray, "m
     """Share of the examples each model classifies correctly; NaN for an empty set."""
     if len(test.labels) == 0:
         return np.full(len(ensemble.masks.model_ids), np.nan, np.float32)
-    return _for_all_models(_accuracy_of_models, ensemble.params, test)
+    return _for_all_models(_accuracy_of_models, ensemble, test)
 
 
 def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]:
@@ -78,19 +82,28 @@ def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]
 def _padded(pool: FeatureSet) -> FeatureSet:
     """With candidates to spare up to the bucket, so that another size of it compiles nothing."""
     padding = (0, bucket(len(pool.labels)) - len(pool.labels))
-    return FeatureSet(
-        np.pad(pool.features, (padding, (0, 0))), np.pad(pool.labels, padding), pool.class_names
+    return dataclasses.replace(
+        pool, features=np.pad(pool.features, (padding, (0, 0))), labels=np.pad(pool.labels, padding)
     )
 
 
-def _for_all_models(function: jax.stages.Wrapped, params: Params, data: FeatureSet) -> np.ndarray:
+def _for_all_models(function: jax.stages.Wrapped, ensemble: ShadowEnsemble, data: FeatureSet) -> np.ndarray:
+    params, network = ensemble.params, ensemble.network
     num_models = jax.tree.leaves(params)[0].shape[0]
-    size = max(1, _BLOCK_BYTES // (4 * data.num_classes * len(data.labels)))
-    features, labels = jnp.asarray(data.features), jnp.asarray(data.labels)
+    per_example = data.num_classes
+    if network is not None:
+        per_example += network.sizes(data.features.shape[1], data.input_shape, data.num_classes).activations
+    size = max(1, _BLOCK_BYTES // (4 * per_example * len(data.labels)))
+    inputs, labels = jnp.asarray(data.features), jnp.asarray(data.labels)
+    if network is not None:
+        inputs = network.inputs(inputs, data.input_shape)
     blocks = [
         np.asarray(
             function(
-                jax.tree.map(lambda leaf, start=start: leaf[start : start + size], params), features, labels
+                jax.tree.map(lambda leaf, start=start: leaf[start : start + size], params),
+                inputs,
+                labels,
+                network,
             )
         )
         for start in range(0, num_models, size)
@@ -98,22 +111,27 @@ def _for_all_models(function: jax.stages.Wrapped, params: Params, data: FeatureS
     return np.concatenate(blocks)
 
 
-@jax.jit
-@functools.partial(jax.vmap, in_axes=(0, None, None))
-def _log_odds_of_models(params: Params, features: Array, labels: Array) -> Array:
-    return log_odds(apply_head(params, features), labels)
+def _logits(params: Params, inputs: Array, network: Network | None) -> Array:
+    return apply_head(params, inputs) if network is None else network.apply(params, inputs)
 
 
-@jax.jit
-@functools.partial(jax.vmap, in_axes=(0, None, None))
-def _accuracy_of_models(params: Params, features: Array, labels: Array) -> Array:
-    return jnp.mean(jnp.argmax(apply_head(params, features), axis=0) == labels, dtype=jnp.float32)
+@functools.partial(jax.jit, static_argnames="network")
+@functools.partial(jax.vmap, in_axes=(0, None, None, None))
+def _log_odds_of_models(params: Params, inputs: Array, labels: Array, network: Network | None) -> Array:
+    return log_odds(_logits(params, inputs, network), labels)
 
 
-@jax.jit
-@functools.partial(jax.vmap, in_axes=(0, None, None))
-def _error_norms_of_models(params: Params, features: Array, labels: Array) -> Array:
-    probabilities = jax.nn.softmax(apply_head(params, features), axis=0)
+@functools.partial(jax.jit, static_argnames="network")
+@functools.partial(jax.vmap, in_axes=(0, None, None, None))
+def _accuracy_of_models(params: Params, inputs: Array, labels: Array, network: Network | None) -> Array:
+    predictions = jnp.argmax(_logits(params, inputs, network), axis=0)
+    return jnp.mean(predictions == labels, dtype=jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+@functools.partial(jax.vmap, in_axes=(0, None, None, None))
+def _error_norms_of_models(params: Params, inputs: Array, labels: Array, network: None) -> Array:
+    probabilities = jax.nn.softmax(_logits(params, inputs, network), axis=0)
     is_label = jnp.arange(probabilities.shape[0])[:, None] == labels
     # 1 - p_y loses all digits where p_y is near 1: the others' sum does not.
     others = jnp.where(is_label, 0.0, probabilities)

@@ -7,8 +7,8 @@
     power_law.json       the fitted laws
     plots/               PNG and SVG
     checkpoints/CELL/    heads (orbax, one folder per range of models; msgpack, where several processes wrote them), the
-                         cell's own rows, cell.json, its record, and, until these are there, scores of models that
-                         several processes computed
+                         cell's own rows, cell.json, its record, tuning.json, the search for its recipe, if there was
+                         one, and, until the rows are there, scores of models that several processes computed
 
 A cell's record says what its rows were computed from and holds their hashes: it is written after them, so that rows
 which are damaged, or of other settings, are computed again. After a cell nothing else is written, so that its cost does
@@ -63,6 +63,7 @@ _PACKAGES = ("jaxmia", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 _HEADS = "heads.msgpack"  # in the part folder of one of several processes
 _PART = re.compile(r"models-(\d+)-(\d+)")
 _RECORD = "cell.json"
+_TUNING = "tuning.json"
 _HASH = ".sha256"
 
 CellState = Literal["done", "absent", "outdated", "failed", "damaged"]
@@ -146,9 +147,9 @@ def _has_hash(path: pathlib.Path, expected: str | None) -> bool:
         return False
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on."""
-    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+def versions(*more: str) -> dict[str, str]:
+    """Versions of the packages that a result depends on, and of more packages."""
+    return {name: importlib.metadata.version(name) for name in (*_PACKAGES, *more)}
 
 
 class RunFolder:
@@ -335,6 +336,20 @@ class RunFolder:
         """What save_scores wrote."""
         with np.load(self._scores_path(cell, models), allow_pickle=False) as arrays:
             return dict(arrays)
+
+    def save_tuning(self, cell: Cell, content: Mapping[str, Any]) -> None:
+        """Write the search for a cell's recipe."""
+        path = self._cell_path(cell) / _TUNING
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+
+    def load_tuning(self, cell: Cell) -> dict[str, Any] | None:
+        """What save_tuning wrote, or None if there is nothing that can be read."""
+        try:
+            content = json.loads((self._cell_path(cell) / _TUNING).read_text())
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
 
     def finish_cell(
         self, cell: Cell, key: str, tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]
@@ -533,6 +548,19 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     """Write a JSON file in one step; NaN and infinity are refused."""
     with _replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a text file in one step.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    try:
+        with _replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"out={str(path)!r} must be a file that can be written: {error.strerror}.") from None
 
 
 def load_results(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pd.DataFrame:

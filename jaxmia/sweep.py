@@ -45,6 +45,7 @@ from jaxmia.recipe import recipe_for
 from jaxmia.store import Cell, RunFolder, SweepFolder, content_key, is_disk_full, load_results, study_folder
 
 Names = tuple[str, str]  # of a feature set and a recipe
+Source = tuple[str, str]  # a feature set's name, and which of its inputs
 _MOST_SHAPES = 16
 _shapes: set[Hashable] = set()  # whose programs this process holds
 
@@ -128,6 +129,11 @@ class Study:
     identity: Mapping[str, Any]
     statistics: FeatureStatistics | None
 
+    @property
+    def source(self) -> Source:
+        """What it trains on."""
+        return self.names[0], self.config.train.inputs
+
 
 @dataclasses.dataclass(frozen=True)
 class CellTask:
@@ -135,6 +141,7 @@ class CellTask:
 
     Attributes:
         names: of its study.
+        source: what it trains on.
         cell: its place in the grid.
         out: the sweep's folder.
         memory: as in run_sweep.
@@ -142,6 +149,7 @@ class CellTask:
     """
 
     names: Names
+    source: Source
     cell: Cell
     out: pathlib.Path
     memory: int | None
@@ -150,7 +158,7 @@ class CellTask:
     @property
     def needs(self) -> tuple[str, str]:
         """Names of the values that tasks share: the feature set and the study."""
-        return f"data {self.names[0]}", f"study {self.names}"
+        return f"data {self.source}", f"study {self.names}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,10 +216,10 @@ def run_sweep(
     runner = _executor(executor)
     data, skipped = _load_datasets(config)
     studies = {
-        (dataset.name, recipe.name): _study(config, dataset, recipe, data[dataset.name])
+        (dataset.name, recipe.name): _study(config, dataset, recipe, data[dataset.name, recipe.inputs])
         for dataset in config.datasets
-        if dataset.name in data
-        for recipe in config.recipes
+        if dataset.name not in skipped
+        for recipe in config.recipes_of(dataset)
     }
     cells, left_out = _plan(studies, data)
     studies = {names: study for names, study in studies.items() if cells[names]}
@@ -239,7 +247,7 @@ class _Sweep:
     """A sweep over an open folder."""
 
     folder: SweepFolder
-    data: Mapping[str, FeatureSet]
+    data: Mapping[Source, FeatureSet]
     studies: Mapping[Names, Study]
     memory: int | None
     executor: Executor
@@ -283,7 +291,7 @@ class _Sweep:
         tasks, notes, code = [], [], source_hash()
         for names, study in self.studies.items():
             part = self.folder.study(*names)
-            run = _grid_run(study, self.data[names[0]], part, self.memory)
+            run = _grid_run(study, self.data[study.source], part, self.memory)
             for cell in part.cells:
                 state = part.state(cell, run.cell_key(cell))
                 if state == "done":
@@ -294,24 +302,26 @@ class _Sweep:
                     notes.append(f"{'/'.join(names)}/{cell}: failed before and is tried again")
                 if state in ("damaged", "outdated"):
                     part.discard_rows(cell)
-                tasks.append(CellTask(names, cell, self.folder.path.resolve(), self.memory, code))
+                tasks.append(
+                    CellTask(names, study.source, cell, self.folder.path.resolve(), self.memory, code)
+                )
         return sorted(tasks, key=self.order), notes
 
     def order(self, task: CellTask) -> tuple[Any, ...]:
         """Where a task stands: beside those of its compiled shape, smaller shapes first."""
-        dim = self.data[task.names[0]].features.shape[1]
+        dim = self.data[task.source].features.shape[1]
         return (*compiled_shape(self.studies[task.names].config, task.cell, dim), task.names, task.cell)
 
     def work(self, task: CellTask) -> float:
         """Arithmetic of a task, if none of its heads is there, in an arbitrary unit."""
-        config, cell = self.studies[task.names].config, task.cell
-        dim = self.data[task.names[0]].features.shape[1]
+        config, cell = self.studies[task.names].config.before_tuning(), task.cell
+        dim = self.data[task.source].features.shape[1]
         return float(config.shadows.models * config.train.steps * cell.classes**2 * cell.shots * dim)
 
     def compute(self, tasks: Mapping[CellTask, float], progress: SweepProgress) -> list[Failure]:
         """Have all tasks run, given with their work; what is kept of each is its failure, if it failed."""
         failures = []
-        shared: dict[str, Any] = {f"data {name}": data for name, data in self.data.items()}
+        shared: dict[str, Any] = {f"data {source}": data for source, data in self.data.items()}
         shared |= {f"study {names}": study for names, study in self.studies.items()}
         for task, answer in self.executor.run(compute_cell, list(tasks), shared):
             outcome = Outcome("failed", str(answer)) if isinstance(answer, LostError) else answer
@@ -373,9 +383,14 @@ def compute_cell(data: FeatureSet, study: Study, task: CellTask) -> Outcome:
 
 
 def compiled_shape(config: ExperimentConfig, cell: Cell, dim: int) -> tuple[int, int, int, str]:
-    """What cells of one compiled program share: candidates, classes, feature dimension, static settings."""
-    recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
+    """What cells of one compiled program share: candidates, classes, feature dimension, static settings.
+
+    A cell that is tuned shares with none: its static settings are not known before.
+    """
     candidates = cell.classes * cell.shots * config.shadows.pool_multiplier
+    if config.tuning is not None:
+        return bucket(candidates), cell.classes, dim, str(cell)
+    recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
     return bucket(candidates), cell.classes, dim, str(recipe.config)
 
 
@@ -412,18 +427,22 @@ def _grid_run(study: Study, data: FeatureSet, folder: RunFolder, memory: int | N
     return GridRun(study.config, data, folder, content_key(study.identity), memory, study.statistics, names)
 
 
-def _load_datasets(config: SweepConfig) -> tuple[dict[str, FeatureSet], tuple[str, ...]]:
-    """The feature sets by name, each file read once, and the names of the optional ones that are absent."""
-    data: dict[str, FeatureSet] = {}
+def _load_datasets(config: SweepConfig) -> tuple[dict[Source, FeatureSet], tuple[str, ...]]:
+    """The feature sets, each input of a file read once, and the names of the optional ones that are absent."""
+    data: dict[Source, FeatureSet] = {}
     skipped = []
-    read: dict[str, FeatureSet] = {}
+    read: dict[Source, FeatureSet] = {}
     for dataset in config.datasets:
         path = dataset.features
         if dataset.optional and path != DEMO_NAME and not pathlib.Path(path).exists():
             skipped.append(dataset.name)
             continue
         try:
-            data[dataset.name] = read[path] = read.get(path) or load_features(path)
+            for inputs in dict.fromkeys(recipe.inputs for recipe in config.recipes_of(dataset)):
+                place = path, inputs
+                data[dataset.name, inputs] = read[place] = read.get(place) or load_features(
+                    path, inputs=inputs
+                )
         except InputError as error:
             raise InputError(f"dataset {dataset.name!r}: {error}") from None
     if not data:
@@ -444,7 +463,7 @@ def _study(config: SweepConfig, dataset: DatasetSettings, recipe: RecipeSettings
 
 
 def _plan(
-    studies: Mapping[Names, Study], data: Mapping[str, FeatureSet]
+    studies: Mapping[Names, Study], data: Mapping[Source, FeatureSet]
 ) -> tuple[dict[Names, list[Cell]], tuple[LeftOut, ...]]:
     """The cells of each study that its feature set can have, and those that it cannot."""
     cells: dict[Names, list[Cell]] = {names: [] for names in studies}
@@ -454,7 +473,7 @@ def _plan(
         for classes, shots in itertools.product(config.grid.classes, config.grid.shots):
             try:
                 multiplier = config.shadows.pool_multiplier
-                check_candidates(data[names[0]], classes=classes, shots=shots, multiplier=multiplier)
+                check_candidates(data[study.source], classes=classes, shots=shots, multiplier=multiplier)
             except InputError as error:
                 left_out[LeftOut(names[0], classes, shots, str(error))] = None
                 continue
@@ -473,14 +492,14 @@ def _plan(
 
 def _check_before_training(
     studies: Mapping[Names, Study],
-    data: Mapping[str, FeatureSet],
+    data: Mapping[Source, FeatureSet],
     cells: Mapping[Names, list[Cell]],
     memory: int | None,
 ) -> None:
     """Fail on what would fail in every cell or be known to fail in one, while nothing is lost."""
     for names, study in studies.items():
         try:
-            check_plans(study.config, data[names[0]], cells[names], memory)
+            check_plans(study.config, data[study.source], cells[names], memory)
         except InputError as error:
             raise InputError(f"dataset {names[0]!r}, recipe {names[1]!r}: {error}") from None
     config = next(iter(studies.values())).config

