@@ -13,10 +13,10 @@ from jaxmia._validate import InputError
 from jaxmia.config import (
     AttackSettings,
     Fpr,
+    Settings,
     TrainSettings,
-    _describe,
-    _read_settings,
-    _Settings,
+    describe_error,
+    read_settings,
 )
 
 NOT_STATED = "not stated"
@@ -58,14 +58,14 @@ knowledge = "not stated" # what an adversary is reasonably likely to know alread
 """
 
 
-class AuditDataSettings(_Settings):
+class AuditDataSettings(Settings):
     """The records: those that the head was trained on, and others."""
 
     features: str
     members: str = ""
 
 
-class HeadSettings(_Settings):
+class HeadSettings(Settings):
     """The head under audit: see jaxmia.released.load_released."""
 
     file: str
@@ -83,6 +83,10 @@ class AuditTrainSettings(TrainSettings):
         given = sorted(self.model_fields_set - {"match"})
         if self.match and given:
             raise ValueError(f"match=true fits the recipe, but {', '.join(given)} are given as well")
+        if self.network != "linear" or self.inputs != "features":
+            raise ValueError(
+                f"network={self.network!r} and inputs={self.inputs!r} must be 'linear' and 'features'"
+            )
         if self.normalize != "none":
             raise ValueError(
                 f"normalize={self.normalize!r} must be 'none': features are as the head sees them"
@@ -90,14 +94,14 @@ class AuditTrainSettings(TrainSettings):
         return self
 
 
-class AuditShadowSettings(_Settings):
+class AuditShadowSettings(Settings):
     """The shadows."""
 
     models: Annotated[int, Field(ge=16)] = 256
     """Heads trained like the one under audit, each on another random part of the records."""
 
 
-class ContextSettings(_Settings):
+class ContextSettings(Settings):
     """What only the controller knows; it is reported, not computed with."""
 
     controller: str = NOT_STATED
@@ -109,7 +113,7 @@ class ContextSettings(_Settings):
     knowledge: str = NOT_STATED
 
 
-class AuditConfig(_Settings):
+class AuditConfig(Settings):
     """An audit of one head."""
 
     name: Annotated[str, Field(min_length=1)] = "audit"
@@ -156,11 +160,11 @@ def load_audit(source: str | os.PathLike[str], overrides: tuple[str, ...] = ()) 
         raise InputError(
             f"config={str(source)!r} must be a TOML file; `jaxmia audit --init FILE` writes one."
         )
-    settings = _read_settings(source, overrides)
+    settings = read_settings(source, overrides)
     try:
         config = AuditConfig.model_validate(settings)
     except pydantic.ValidationError as error:
-        raise InputError(_describe(error, AuditConfig)) from None
+        raise InputError(describe_error(error, AuditConfig)) from None
     folder = path.resolve().parent
 
     def placed(name: str) -> str:
