@@ -98,13 +98,36 @@ def attack_scores(
         audited = slice(None) if read.target is None else read.target
         num_nonmembers = int(np.count_nonzero(~np.asarray(read.scores.member)[audited]))
         check_resolvable(fpr, num_nonmembers, "the audit" if read.target is None else f"row {read.target}")
-        results = _run(settings, read, list(fpr), folder)
-        write_parquet(folder / "results.parquet", results)
-        controls = control_rows(settings, read.scores, fprs=fpr, seed=CONTROL_SEED)
-        write_parquet(folder / "controls.parquet", controls)
-        write_parquet(folder / "per_example.parquet", _per_example(read, fpr))
-        write_json(folder / "manifest.json", _manifest(source, settings, read, fpr))
+        results, controls = write_attacks(folder, source, read, settings, fpr)
     return AttackRun(pathlib.Path(out), read, results, controls)
+
+
+def write_attacks(
+    folder: pathlib.Path,
+    source: str | os.PathLike[str],
+    read: ExternalScores,
+    settings: Sequence[AttackSettings],
+    fpr: Sequence[float],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Run attacks on scores that were read, and write what attack_scores does into a folder.
+
+    Args:
+        folder: an empty one.
+        source: the file that the scores were read from, for the record.
+        read: its scores.
+        settings: attacks that work from scores alone.
+        fpr: fractions.
+
+    Returns:
+        Results and controls. An FPR that a target cannot resolve is marked so.
+    """
+    results = _run(settings, read, list(fpr), folder)
+    write_parquet(folder / "results.parquet", results)
+    controls = control_rows(settings, read.scores, fprs=fpr, seed=CONTROL_SEED)
+    write_parquet(folder / "controls.parquet", controls)
+    write_parquet(folder / "per_example.parquet", _per_example(read, fpr))
+    write_json(folder / "manifest.json", _manifest(source, settings, read, fpr))
+    return results, controls
 
 
 def _target_groups(read: ExternalScores) -> list[_Targets]:

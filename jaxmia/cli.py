@@ -257,6 +257,61 @@ def attack(
     console.print(f"All files are in {out}")
 
 
+@app.command(
+    epilog="""Example: `jaxmia audit --init audit.toml`, fill it in, then `jaxmia audit audit.toml --out audits/mine`
+
+The folder gets audit.json, records.parquet (ids and numbers, never contents), attack/ and shadows/. A killed audit
+continues when it is started again."""
+)
+def audit(
+    config: Annotated[
+        pathlib.Path | None, typer.Argument(metavar="CONFIG", help="A TOML file, as --init writes it.")
+    ] = None,
+    out: Annotated[pathlib.Path | None, typer.Option(metavar="DIR", help="The audit's folder.")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")
+    ] = None,
+    init: Annotated[
+        pathlib.Path | None, typer.Option(metavar="FILE", help="Write a commented file to fill in, and end.")
+    ] = None,
+) -> None:
+    """Audit one head that is to be released, trained by jaxmia or anything else: who can be told from it?
+
+    Shadows trained like it on other parts of the same records attack the given head; the average over
+    re-trainings tells which records are most at risk.
+    """
+    from jaxmia.audit_config import load_audit, write_template
+
+    console = rich.console.Console()
+    if init is not None:
+        if config is not None or out is not None:
+            raise InputError("--init must be given alone.")
+        write_template(init)
+        console.print(
+            f"{init} is written: fill it in, then `jaxmia audit {init} --out DIR`.", highlight=False
+        )
+        return
+    if config is None or out is None:
+        raise InputError("CONFIG and --out must be given, or --init FILE to begin with.")
+    from jaxmia.audit import run_audit
+    from jaxmia.tables import attack_problems, audit_tables, control_lines
+
+    result = run_audit(
+        load_audit(config, tuple(override or ())), out, console=rich.console.Console(stderr=True)
+    )
+    console.print(
+        *audit_tables(result.attack.results, result.records, result.match.head, result.match.shadows)
+    )
+    lines = (
+        *control_lines(result.attack.controls),
+        *attack_problems(result.attack.results),
+        *result.warnings,
+    )
+    for line in lines:
+        console.print(line, style="yellow", highlight=False)
+    console.print(f"All files are in {out}")
+
+
 @app.command()
 def fit(
     folders: Annotated[

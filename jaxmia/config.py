@@ -32,7 +32,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$", max_le
 AttackOption = str | bool | int | float
 
 
-class _Settings(pydantic.BaseModel):
+class Settings(pydantic.BaseModel):
     """Frozen, strict, and closed to unknown keys."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -44,7 +44,7 @@ def _ascending(ends: tuple[Any, Any]) -> tuple[Any, Any]:
     return ends
 
 
-class DataSettings(_Settings):
+class DataSettings(Settings):
     """Where candidates come from."""
 
     features: str = "demo"
@@ -53,7 +53,7 @@ class DataSettings(_Settings):
     """At most this many held-out examples of each class, for accuracy."""
 
 
-class GridSettings(_Settings):
+class GridSettings(Settings):
     """The cells of the experiment: every combination of classes, shots and seeds."""
 
     shots: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
@@ -71,7 +71,7 @@ class GridSettings(_Settings):
         return tuple(sorted(set(values)))
 
 
-class ShadowSettings(_Settings):
+class ShadowSettings(Settings):
     """The ensemble of each cell."""
 
     models: Annotated[int, Field(ge=3)] = 257
@@ -82,7 +82,7 @@ class ShadowSettings(_Settings):
     """m; the pool has m x S candidates of each class and a model trains on 1/m of them."""
 
 
-class TrainSettings(_Settings):
+class TrainSettings(Settings):
     """The recipe of every head."""
 
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -148,7 +148,7 @@ class TrainSettings(_Settings):
         return self
 
 
-class PrivacySettings(_Settings):
+class PrivacySettings(Settings):
     """Differential privacy of training; epsilon is an axis of the grid."""
 
     epsilon: Annotated[
@@ -186,7 +186,7 @@ LogRange = Annotated[
 WholeLogRange = Annotated[tuple[Positive, Positive], Field(strict=False), pydantic.AfterValidator(_ascending)]
 
 
-class TuningSettings(_Settings):
+class TuningSettings(Settings):
     """The search for a recipe (jaxmia.tuning).
 
     Ranges are searched on a log scale, both ends included; a range of one value is that value. What is found takes the
@@ -245,7 +245,7 @@ class AttackSettings(pydantic.BaseModel):
         return f"{self.name}({options})" if options else self.name
 
 
-class ExperimentConfig(_Settings):
+class ExperimentConfig(Settings):
     """One experiment: a grid of cells, each an ensemble under attack."""
 
     name: Annotated[str, Field(min_length=1)] = "experiment"
@@ -415,7 +415,7 @@ class SweepConfig(ExperimentConfig):
                 }
             )
         except pydantic.ValidationError as error:
-            raise InputError(f"recipe {recipe.name!r}: {_describe(error, ExperimentConfig)}") from None
+            raise InputError(f"recipe {recipe.name!r}: {describe_error(error, ExperimentConfig)}") from None
 
     def record(self) -> dict[str, Any]:
         """All settings, JSON-ready."""
@@ -441,7 +441,7 @@ def load_config(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -
     Raises:
         InputError: for a missing file, bad TOML, an unknown key (the nearest is suggested) or a wrong value.
     """
-    settings = _read_settings(source, overrides)
+    settings = read_settings(source, overrides)
     if {"datasets", "recipes"} & settings.keys():
         raise InputError(
             f"config={str(source)!r} must be of an experiment; it is of a sweep: use jaxmia sweep."
@@ -455,7 +455,7 @@ def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
     Overrides reach the entries of [[datasets]] and [[recipes]] by name or place: "recipes.adam.steps=200".
     """
     folder = pathlib.Path(source).resolve().parent if pathlib.Path(source).is_file() else None
-    return parse_sweep(_read_settings(source, overrides), folder=folder)
+    return parse_sweep(read_settings(source, overrides), folder=folder)
 
 
 def parse_sweep(settings: dict[str, Any], *, folder: pathlib.Path | None = None) -> SweepConfig:
@@ -482,7 +482,7 @@ def parse_sweep(settings: dict[str, Any], *, folder: pathlib.Path | None = None)
     try:
         return SweepConfig.model_validate(settings)
     except pydantic.ValidationError as error:
-        raise InputError(_describe(error, SweepConfig)) from None
+        raise InputError(describe_error(error, SweepConfig)) from None
 
 
 def _only_dataset(data: dict[str, Any]) -> dict[str, Any]:
@@ -507,7 +507,12 @@ def _merged(shared: dict[str, Any], entry: Any, folder: pathlib.Path | None) -> 
     return entry
 
 
-def _read_settings(source: str | os.PathLike[str], overrides: Sequence[str]) -> dict[str, Any]:
+def read_settings(source: str | os.PathLike[str], overrides: Sequence[str]) -> dict[str, Any]:
+    """A TOML file, or a built-in one, as nested dictionaries, with overrides; unchecked.
+
+    Raises:
+        InputError: for a missing file, bad TOML, or an override that names nothing.
+    """
     file: Traversable = pathlib.Path(source)
     if not file.is_file():
         builtin = builtin_configs()
@@ -534,7 +539,7 @@ def parse_config(settings: dict[str, Any]) -> ExperimentConfig:
     try:
         return ExperimentConfig.model_validate(settings)
     except pydantic.ValidationError as error:
-        raise InputError(_describe(error, ExperimentConfig)) from None
+        raise InputError(describe_error(error, ExperimentConfig)) from None
 
 
 def to_toml(config: ExperimentConfig) -> str:
@@ -590,7 +595,8 @@ def _by_name(entries: list[Any]) -> dict[str, Any]:
     return tables | {str(entry["name"]): entry for entry in tables.values() if "name" in entry}
 
 
-def _describe(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> str:
+def describe_error(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> str:
+    """The first thing that is wrong with settings, in one line: its path, the rule and the value."""
     errors = error.errors(include_url=False)
     first = errors[0]
     path = ".".join(str(part) for part in first["loc"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import math
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -207,6 +208,33 @@ def attack_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
                 table.add_row(*head, *cells, *(f"{point[name]:.3g}" for name in pooled))
                 head = ("",) * len(head)
         yield table
+
+
+def audit_tables(
+    results: pd.DataFrame, records: pd.DataFrame, head: Mapping[str, float], shadows: Mapping[str, float]
+) -> Iterator[RenderableType]:
+    """What an audit found: the shadows beside the head, attacks on it, and its members most at risk."""
+    beside = _table("The head, and the shadows that stand for heads like it", ("", "head", "shadows"))
+    for name, value in head.items():
+        beside.add_row(name, f"{value:.3f}", f"{shadows[name]:.3f}")
+    yield beside
+    yield from attack_tables(results[results["targets"] != "others"])
+    columns = [name for name in map(str, records) if re.fullmatch(r"tpr_[\d.e-]+", name)]
+    members = records[records["member"]].head(10)
+    table = _table(
+        "Members most at risk, over re-trainings: TPR ± standard error. p: of this head, as a non-member",
+        ("id", "class", *(f"at FPR {name.removeprefix('tpr_')}" for name in columns), "p"),
+    )
+    for row in members.to_dict("records"):
+        tprs = (_with_error(row[name], row[f"{name}_error"]) for name in columns)
+        table.add_row(rich.text.Text(row["id"]), row["class_name"], *tprs, f"{row['p_value']:.3g}")
+    yield table
+    if "called" in records and records["called"].any():
+        called = records[records["called"]]
+        yield (
+            f"At a false discovery rate of 0.1, {len(called)} of {len(records)} records are called members;"
+            f" {int(called['member'].sum())} are.\n"
+        )
 
 
 def attack_problems(results: pd.DataFrame) -> list[str]:

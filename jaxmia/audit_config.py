@@ -1,0 +1,179 @@
+"""Audit files: which head, which records, how it was trained, and what only its controller knows."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+from jaxmia._validate import InputError
+from jaxmia.config import (
+    AttackSettings,
+    Fpr,
+    Settings,
+    TrainSettings,
+    describe_error,
+    read_settings,
+)
+
+NOT_STATED = "not stated"
+TEMPLATE = """\
+# An audit by `jaxmia audit THIS_FILE --out DIR`: could someone tell from the head below who was in its training data?
+name = "audit"
+fpr = [0.1, 0.01, 0.001] # declared in advance; FPRs that the records cannot resolve are listed as such
+
+[data]
+# An .npz with features (float [records, dim], as the head sees them), labels (integers [records]), class_names and, if
+# you like, ids (names of the records for the report; never their contents). Give all records you have of the kind:
+# those the head was trained on, and others, without which no false positive rate of the head itself can be measured.
+features = "features.npz"
+# bool [records], true where the head was trained on the record: the key `member` of this .npz, or of the features'.
+members = ""
+
+[head]
+# .safetensors (PyTorch's state dict), .skops (scikit-learn), or .npz with weight [classes, dim] and bias [classes]; or
+# .npz with logits or probabilities [records, classes] if nothing else is released. Never a pickle.
+file = "head.safetensors"
+weight = "" # name of the tensor, where the file has several
+bias = ""
+
+[train]
+# How the head was trained, as in an experiment file: optimizer, steps, batch_size, learning_rate, weight_decay, ...
+# Without a recipe, one is fitted: shadows' scores on members and non-members come as near the head's as they can.
+match = true
+
+[shadows]
+models = 256
+
+[context] # goes into the report as you state it; what is missing appears there as "not stated"
+controller = "not stated"
+release = "not stated" # weights, probabilities or labels
+recipients = "not stated"
+individuals = 0 # that the records are of, if one person has several; 0: not stated
+identifiers = "not stated" # direct identifiers in the training data, and what was done with them
+knowledge = "not stated" # what an adversary is reasonably likely to know already
+"""
+
+
+class AuditDataSettings(Settings):
+    """The records: those that the head was trained on, and others."""
+
+    features: str
+    members: str = ""
+
+
+class HeadSettings(Settings):
+    """The head under audit: see jaxmia.released.load_released."""
+
+    file: str
+    weight: str = ""
+    bias: str = ""
+
+
+class AuditTrainSettings(TrainSettings):
+    """The recipe of the shadows, or match: fit one to the head."""
+
+    match: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _match_stands_alone(self) -> AuditTrainSettings:
+        given = sorted(self.model_fields_set - {"match"})
+        if self.match and given:
+            raise ValueError(f"match=true fits the recipe, but {', '.join(given)} are given as well")
+        if self.network != "linear" or self.inputs != "features":
+            raise ValueError(
+                f"network={self.network!r} and inputs={self.inputs!r} must be 'linear' and 'features'"
+            )
+        if self.normalize != "none":
+            raise ValueError(
+                f"normalize={self.normalize!r} must be 'none': features are as the head sees them"
+            )
+        return self
+
+
+class AuditShadowSettings(Settings):
+    """The shadows."""
+
+    models: Annotated[int, Field(ge=16)] = 256
+    """Heads trained like the one under audit, each on another random part of the records."""
+
+
+class ContextSettings(Settings):
+    """What only the controller knows; it is reported, not computed with."""
+
+    controller: str = NOT_STATED
+    release: Literal["weights", "probabilities", "labels", "not stated"] = "not stated"
+    recipients: str = NOT_STATED
+    individuals: Annotated[int, Field(ge=0)] = 0
+    """0: not stated."""
+    identifiers: str = NOT_STATED
+    knowledge: str = NOT_STATED
+
+
+class AuditConfig(Settings):
+    """An audit of one head."""
+
+    name: Annotated[str, Field(min_length=1)] = "audit"
+    attack: Annotated[tuple[AttackSettings, ...], Field(min_length=1, strict=False)] = (
+        AttackSettings(name="lira"),
+        AttackSettings(name="rmia"),
+        AttackSettings(name="bavaria_t"),
+        AttackSettings(name="threshold"),
+    )
+    fpr: Annotated[tuple[Fpr, ...], Field(min_length=1, strict=False)] = (0.1, 0.01, 0.001)
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    data: AuditDataSettings
+    head: HeadSettings
+    train: AuditTrainSettings
+    shadows: AuditShadowSettings = AuditShadowSettings()
+    context: ContextSettings = ContextSettings()
+
+
+def write_template(path: pathlib.Path) -> None:
+    """Write an audit file with comments, to be filled in.
+
+    Raises:
+        InputError: if there is something at the place already, or it cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE)
+    except FileExistsError:
+        raise InputError(f"init={str(path)!r} must be a new file; there is one already.") from None
+    except OSError as error:
+        raise InputError(
+            f"init={str(path)!r} must be a file that can be written: {error.strerror}."
+        ) from None
+
+
+def load_audit(source: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> AuditConfig:
+    """Read an audit file; relative paths start at the file. Otherwise as load_config.
+
+    Raises:
+        InputError: for a missing file, bad TOML, an unknown key (the nearest is suggested) or a wrong value.
+    """
+    path = pathlib.Path(source)
+    if not path.is_file():
+        raise InputError(
+            f"config={str(source)!r} must be a TOML file; `jaxmia audit --init FILE` writes one."
+        )
+    settings = read_settings(source, overrides)
+    try:
+        config = AuditConfig.model_validate(settings)
+    except pydantic.ValidationError as error:
+        raise InputError(describe_error(error, AuditConfig)) from None
+    folder = path.resolve().parent
+
+    def placed(name: str) -> str:
+        return str(folder / pathlib.Path(name).expanduser()) if name else ""
+
+    data = {"features": placed(config.data.features), "members": placed(config.data.members)}
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update=data),
+            "head": config.head.model_copy(update={"file": placed(config.head.file)}),
+        }
+    )

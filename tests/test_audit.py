@@ -1,0 +1,295 @@
+"""The audit of a head that was trained elsewhere."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.numpy
+from test_cli import jaxmia
+
+from jaxmia import attack_run, audit, demo_features
+from jaxmia._validate import InputError
+from jaxmia.audit import run_audit
+from jaxmia.audit_config import AuditConfig
+from jaxmia.features import feature_set
+from jaxmia.released import load_released
+
+CLASSES, EACH = 3, 80
+
+
+@pytest.fixture(scope="module")
+def records():
+    """240 real records of three classes, half of them members."""
+    data, rng = demo_features(), np.random.default_rng(0)
+    rows = np.concatenate([np.flatnonzero(data.labels == c)[:EACH] for c in range(CLASSES)])
+    member = np.zeros(len(rows), bool)
+    member[rng.permutation(len(rows))[: len(rows) // 2]] = True
+    names = np.array(data.class_names[:CLASSES])
+    return {
+        "features": data.features[rows],
+        "labels": data.labels[rows],
+        "class_names": names,
+        "member": member,
+    }
+
+
+def ridge_head(features, labels, *, strength, steps=3000):
+    """Weights and bias of the minimiser of summed loss + strength / 2 ||weight||², by plain gradient descent."""
+    x, y = features.astype(np.float64), np.eye(CLASSES)[labels]
+    weight, bias = np.zeros((CLASSES, x.shape[1])), np.zeros(CLASSES)
+    for _ in range(steps):
+        z = x @ weight.T + bias
+        p = np.exp(z - z.max(axis=1, keepdims=True))
+        error = p / p.sum(axis=1, keepdims=True) - y
+        weight -= (1.5 / len(x)) * (error.T @ x + strength * weight)
+        bias -= (1.5 / len(x)) * error.sum(axis=0)
+    return weight, bias
+
+
+STRENGTH = 0.3
+
+
+@pytest.fixture(scope="module")
+def head(records):
+    member = records["member"]
+    return ridge_head(records["features"][member], records["labels"][member], strength=STRENGTH)
+
+
+@pytest.fixture
+def place(tmp_path, records, head):
+    """A folder with features, the head, and an audit file."""
+    np.savez(tmp_path / "features.npz", **records)
+    weight, bias = (part.astype(np.float32) for part in head)
+    safetensors.numpy.save_file({"fc.weight": weight, "fc.bias": bias}, tmp_path / "head.safetensors")
+    (tmp_path / "audit.toml").write_text(
+        'fpr = [0.1]\nattack = ["lira", "threshold"]\n[data]\nfeatures = "features.npz"\n'
+        '[head]\nfile = "head.safetensors"\n'
+        f'[train]\nsteps = 300\nschedule = "cosine"\nweight_decay = {STRENGTH / 120}\n[shadows]\nmodels = 48\n'
+    )
+    return tmp_path
+
+
+def settings(place, **tables):
+    base = {
+        "fpr": [0.1],
+        "attack": ["lira"],
+        "data": {"features": str(place / "features.npz")},
+        "head": {"file": str(place / "head.safetensors")},
+        "train": {"steps": 300, "schedule": "cosine", "weight_decay": STRENGTH / 120},
+        "shadows": {"models": 48},
+    }
+    return AuditConfig.model_validate(base | tables)
+
+
+def data_of(records):
+    return feature_set(records["features"], records["labels"], records["class_names"].tolist())
+
+
+def test_every_format_gives_the_same_logits(records, head, place):
+    weight, bias = head
+    expected = records["features"].astype(np.float64) @ weight.T + bias
+    np.savez(place / "head.npz", weight=weight, bias=bias)
+    np.savez(place / "turned.npz", weight=weight.T, bias=bias)
+    for name in ("head.npz", "turned.npz", "head.safetensors"):
+        read = load_released(place / name, data_of(records))
+        np.testing.assert_allclose(read.outputs, expected, atol=1e-4)
+        assert read.num_parameters == CLASSES * 385
+    assert "transposed" in load_released(place / "turned.npz", data_of(records)).notes[0]
+    np.savez(place / "outputs.npz", logits=expected)
+    outputs = load_released(place / "outputs.npz", data_of(records))
+    assert outputs.num_parameters is None
+    np.testing.assert_array_equal(outputs.outputs, expected)
+
+
+def test_one_row_of_weights_is_the_logit_of_class_1(records, place):
+    two = records["labels"] < 2
+    data = feature_set(records["features"][two], records["labels"][two], ["a", "b"])
+    weight = np.random.default_rng(1).normal(size=(1, 384))
+    np.savez(place / "row.npz", weight=weight, bias=np.array([0.5]))
+    read = load_released(place / "row.npz", data)
+    logit = data.features.astype(np.float64) @ weight[0] + 0.5
+    np.testing.assert_allclose(read.outputs[:, 1] - read.outputs[:, 0], logit, atol=1e-9)
+
+
+def test_a_scikit_learn_head_is_read_without_pickle(records, place):
+    linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    skops = pytest.importorskip("skops.io", reason="skops is not installed")
+    model = linear.LogisticRegression(C=10).fit(records["features"], records["labels"])
+    skops.dump(model, place / "head.skops")
+    read = load_released(place / "head.skops", data_of(records))
+    np.testing.assert_allclose(read.outputs, model.decision_function(records["features"]), atol=1e-5)
+
+
+def test_a_planted_strength_of_the_ridge_is_recovered(records, head, place):
+    """Summed loss + s/2 ||W||² over n members is mean loss + (s/n)/2 ||W||²."""
+    config = settings(place, train={"match": True})
+    loaded = audit._load_records(config)
+    own = load_released(config.head.file, loaded.data).scores(loaded.data.labels, loaded.member)
+    match = audit._matched(config, loaded, np.asarray(own.scores.log_odds)[0].astype(np.float64), None)
+    assert 0.7 < match.train.weight_decay / (STRENGTH / 120) < 1.4
+    assert match.mismatch < audit.MISMATCH
+
+
+def test_an_audit_tells_members_and_resumes_in_the_same_bytes(place, records):
+    result = run_audit(place / "audit.toml", place / "out")
+    rows = result.attack.results
+    own = rows[(rows["targets"] == "row 0") & (rows["attack"] == "lira") & (rows["fpr"] == 0.1)]
+    per_target = own[own["evaluation"] == "per_target"].iloc[0]
+    assert per_target["num_nonmembers"] == 120
+    assert per_target["tpr_low"] > 0.15  # beyond chance, on a head of 40 records a class
+    assert result.warnings == ()
+    table = result.records
+    assert table["member"].sum() == 120
+    assert table["p_value"][table["member"]].median() < 0.1 < table["p_value"][~table["member"]].median()
+    before = (place / "out" / "records.parquet").read_bytes()
+    (place / "out" / "shadows" / "models-32-48.npz").unlink()  # as a kill leaves it
+    run_audit(place / "audit.toml", place / "out")
+    assert (place / "out" / "records.parquet").read_bytes() == before
+    content = json.loads((place / "out" / "audit.json").read_text())
+    smallest = int(np.bincount(records["labels"][records["member"]]).min())
+    expected = {"members": 120, "others": 120, "classes": 3, "smallest_class_members": smallest, "dim": 384}
+    assert content["records"] == expected
+    with pytest.raises(InputError, match="holds the audit of another head, recipe or set of records"):
+        run_audit(settings(place, seed=1), place / "out")
+
+
+def test_a_planted_record_is_flagged_by_heads_that_saw_it_and_not_by_others(records, place):
+    """A mislabelled record under 16 heads with it and 16 without: p-values of the latter are uniform."""
+    labels = records["labels"].copy()
+    labels[0] = (labels[0] + 1) % CLASSES
+    np.savez(place / "features.npz", **records | {"labels": labels})
+    config = settings(place)
+    loaded = audit._load_records(config)
+    log_odds, member = audit._trained(config.train, loaded, 0, (0, 64))
+    given, seen = audit._trained(config.train, loaded, 1, (0, 32))
+    p_values = []
+    for own, mine in zip(given, seen, strict=True):
+        stacked = audit.Scores(np.concatenate([own[None], log_odds]), np.concatenate([mine[None], member]))
+        of_head = audit._Records(loaded.data, mine, loaded.ids)
+        table = audit._record_rows(config, of_head, own, stacked)
+        p_values.append(table.set_index("id").loc["0", "p_value"])
+    p_values, inside = np.array(p_values), seen[:, 0]
+    assert np.all(p_values[inside] < 0.01)
+    # Uniform: of 16 the share below 0.1 exceeds 6 with probability below 1e-3.
+    assert np.count_nonzero(p_values[~inside] < 0.1) <= 6
+    assert np.median(p_values[~inside]) > 0.2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"member": lambda m: ~m}, "is member true for those it was trained on"),
+        ({"labels": lambda y: (y + 1) % CLASSES}, "are the labels in the order of its rows"),
+        ({"member": np.ones_like}, "All records are members"),
+        (
+            {"features": lambda x: np.concatenate([x[:-1], x[:1]])},
+            "non-members have the very features of a member",
+        ),
+    ],
+)
+def test_what_makes_results_mean_something_else_is_said(place, records, change, message, monkeypatch):
+    monkeypatch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])
+    changed = dict(records)
+    for name, function in change.items():
+        changed[name] = function(records[name])
+    if "features" in change:
+        changed["member"] = records["member"].copy()
+        changed["member"][[0, -1]] = True, False
+    np.savez(place / "features.npz", **changed)
+    result = run_audit(settings(place), place / "out")
+    assert any(message in line for line in result.warnings), result.warnings
+
+
+def test_shadows_unlike_the_head_are_said(place, monkeypatch):
+    monkeypatch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])
+    result = run_audit(settings(place, train={"steps": 300, "weight_decay": 0.1}), place / "out")
+    assert any("not heads like it" in line for line in result.warnings)
+
+
+def test_the_command_line_writes_a_template_and_audits(capsys, place):
+    code, out, _ = jaxmia(capsys, "audit", "--init", place / "new.toml")
+    assert code == 0
+    text = (place / "new.toml").read_text()
+    assert "[context]" in text
+    code, _, err = jaxmia(capsys, "audit", "--init", place / "new.toml")
+    assert (code, err.count("\n")) == (2, 1)
+    code, out, _ = jaxmia(capsys, "audit", place / "audit.toml", "--out", place / "out", columns=130)
+    assert code == 0
+    assert "Members most at risk" in out
+    assert re.search(r"lira +0\.\d+", out)
+    assert pd.read_parquet(place / "out" / "records.parquet")["id"].nunique() == CLASSES * EACH
+
+
+BAD = [
+    ({}, ["--set", "head.file=nothing.npz"], "must be an existing file of a head"),
+    ({}, ["--set", "head.file=features.npz"], "features.npz: a head must have one tensor with 2 axes"),
+    ({}, ["--set", "head.file=audit.toml"], "must end in one of .safetensors, .npz, .skops"),
+    ({}, ["--set", "head.weight=wait"], "weight='wait' must be one of its tensors: fc.bias, fc.weight"),
+    ({}, ["--set", "head.weight=fc.bias"], "have 2 axes"),
+    ({"features": lambda x: x[:, :100]}, [], "weight.shape=(3, 384) must be (3, 100)"),
+    (
+        {"class_names": lambda names: np.append(names, "more")},
+        [],
+        "classes without a member=['more'] must be none",
+    ),
+    ({"member": lambda m: m[:-1]}, [], "member.shape=(239,) must be (240,)"),
+    ({"member": lambda m: m.astype(float)}, [], "be bool, or 0 and 1"),
+    ({"member": lambda m: m + 1}, [], "be bool, or 0 and 1"),
+    ({"member": np.zeros_like}, [], "no record is marked as a training member"),
+    ({"labels": lambda y: y + 1}, [], "labels must lie in 0..2"),
+    ({"labels": lambda y: y.astype(float)}, [], "labels.dtype"),
+    ({"features": lambda x: np.where(x > 0.1, np.nan, x)}, [], "must be finite"),
+    ({"ids": lambda _: np.zeros(240, int)}, [], "different ids=1 must be 240"),
+    ({}, ["--set", "data.members=head.safetensors"], "must hold plain numeric arrays"),
+    (
+        {},
+        ["--set", "train.match=true"],
+        "match=true fits the recipe, but schedule, steps, weight_decay are given",
+    ),
+    ({}, ["--set", "train.normalize=unit"], "features are as the head sees them"),
+    ({}, ["--set", "shadows.models=2"], "shadows.models=2"),
+    ({}, ["--set", "fpr=[0.0]"], "fpr.0=0.0"),
+    ({}, ["--set", "fpr=[1e-7]"], "cannot be resolved"),
+    ({}, ["--set", 'attack=["lirra"]'], "Did you mean 'lira'"),
+    ({}, ["--set", "context.release=everything"], "context.release='everything'"),
+    ({}, ["--set", "heads.file=x"], "unknown key 'heads'"),
+    ({}, ["--out", "FILE"], "must be a folder, but it is a file"),
+    ({}, ["--out", "FULL"], "must be empty or hold an audit"),
+]
+
+
+@pytest.mark.parametrize(("change", "words", "message"), BAD)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, place, records, change, words, message):
+    changed = dict(records)
+    for name, function in change.items():
+        changed[name] = function(records.get(name))
+    np.savez(place / "features.npz", **changed)
+    places = {"FILE": place / "audit.toml", "FULL": place}
+    words = [places.get(word, word) for word in words]
+    out = [] if "--out" in words else ["--out", place / "out"]
+    code, _, err = jaxmia(capsys, "audit", place / "audit.toml", *out, *words)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "message"),
+    [
+        ("probabilities", np.full((240, 3), 0.5), "sum to 1"),
+        ("probabilities", np.full((240, 3), -1.0), "must lie in [0, 1]"),
+        ("logits", np.full((240, 3), np.nan), "finite"),
+        ("logits", np.zeros((240, 4)), "logits.shape=(240, 4) must be (240, 3)"),
+        ("logits", np.zeros((239, 3)), "logits.shape=(239, 3) must be (240, 3)"),
+    ],
+)
+def test_bad_outputs_are_named(capsys, place, name, outputs, message):
+    np.savez(place / "outputs.npz", **{name: outputs})
+    words = ["--out", place / "out", "--set", "head.file=outputs.npz"]
+    code, _, err = jaxmia(capsys, "audit", place / "audit.toml", *words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
