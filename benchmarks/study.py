@@ -36,14 +36,14 @@ UNSATURATED = 0.5  # TPR at FPR 0.1 below which cells count as far from the ceil
 LARGEST_POOL_OF_THEORY = 3000  # candidates of a class: their Gram matrix is held
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument(
         "folders", type=pathlib.Path, nargs="+", help="of sweeps; the first one's settings count"
     )
     options.add_argument("--figures", type=pathlib.Path, required=True, help="where figures go")
     options.add_argument("--recipe", help="by default the first")
-    arguments = options.parse_args()
+    arguments = options.parse_args(argv)
     arguments.figures.mkdir(parents=True, exist_ok=True)
     results, quantiles = load_results(arguments.folders), load_quantiles(arguments.folders)
     recipe = arguments.recipe or results["recipe"].iloc[0]
@@ -89,16 +89,20 @@ def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def law_of(rows: pd.DataFrame) -> PowerLawFit:
-    """The law of rows of one kind."""
-    (law,) = fit_laws(rows).values()
-    return law
+    """The law of rows of one kind; without lines if there are none."""
+    return next(iter(fit_laws(rows).values()), PowerLawFit(()))
+
+
+def shown_classes(rows: pd.DataFrame) -> int:
+    """The number of classes of what is shown at one only: ten, or the largest below."""
+    return int(max(classes for classes in rows["classes"].unique() if classes <= 10))
 
 
 def far(rows: pd.DataFrame) -> pd.DataFrame:
     """The cells far from the ceiling of 1, at any FPR."""
     cell = ["dataset", "classes", "shots", "seed"]
-    at_tenth = rows[rows["fpr"] == 0.1].set_index(cell)["tpr"]
-    return rows[rows.set_index(cell).index.map(at_tenth).to_numpy() < UNSATURATED]
+    at_fprth = rows[rows["fpr"] == 0.1].set_index(cell)["tpr"]
+    return rows[rows.set_index(cell).index.map(at_fprth).to_numpy() < UNSATURATED]
 
 
 def cells_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -159,13 +163,19 @@ def published_slope(fpr: float) -> str:
 def elsewhere_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
     table = []
     for name, cells in (("all", rows), (f"TPR at 0.1 < {UNSATURATED:g}", far(rows))):
+        if cells["dataset"].nunique() < 2:
+            continue
         for row in laws_elsewhere(cells).itertuples():
             numbers = {"R² of fit": row.r_squared, "R² there": row.r_squared_elsewhere, "factor": row.factor}
             table.append(
-                {"cells": name, "left out": row.dataset, "FPR": row.fpr, "slope": f"{row.slope_shots:.3f}"}
-                | {key: f"{value:.2f}" for key, value in numbers.items()}
+                {"cells": name, "left out": row.dataset, "FPR": row.fpr, "slope": f"{or_nan(row.slope_shots):.3f}"}
+                | {key: f"{or_nan(value):.2f}" for key, value in numbers.items()}
             )
     return table
+
+
+def or_nan(value: float | None) -> float:
+    return np.nan if value is None else value
 
 
 def required_table(fit: PowerLawFit, *, record: str) -> list[dict[str, Any]]:
@@ -281,9 +291,9 @@ def classes_table(records: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:
 def theory_rows(folder: pathlib.Path, calibrated: pd.DataFrame, recipe: str) -> pd.DataFrame:
     """Mean TPR - FPR over records of the simplified model's class-mean heads, exact, on the pools of the cells."""
     config = parse_sweep(load_json(folder, "manifest.json")["settings"])
-    rows = []
+    classes, rows = shown_classes(calibrated), []
     for dataset in config.datasets:
-        of_set = calibrated[(calibrated["dataset"] == dataset.name) & (calibrated["classes"] == 10)]
+        of_set = calibrated[(calibrated["dataset"] == dataset.name) & (calibrated["classes"] == classes)]
         if of_set.empty:
             continue
         settings = config.experiment(dataset, next(each for each in config.recipes if each.name == recipe))
@@ -291,7 +301,7 @@ def theory_rows(folder: pathlib.Path, calibrated: pd.DataFrame, recipe: str) -> 
         for shots in sorted(of_set["shots"].unique()):
             if config.shadows.pool_multiplier * shots > LARGEST_POOL_OF_THEORY:
                 continue
-            pool = draw_pool(settings, data, Cell(10, int(shots), 0)).data
+            pool = draw_pool(settings, data, Cell(classes, int(shots), 0)).data
             moments = pool_moments(pool.features, pool.labels, shots=int(shots))
             for fpr in sorted(of_set["fpr"].unique()):
                 advantage = float(np.mean(threshold_tpr(moments, fpr=fpr))) - fpr
@@ -302,8 +312,10 @@ def theory_rows(folder: pathlib.Path, calibrated: pd.DataFrame, recipe: str) -> 
 def theory_table(theory: pd.DataFrame, calibrated: pd.DataFrame) -> list[dict[str, Any]]:
     table = []
     for (dataset, fpr), rows in theory.groupby(["dataset", "fpr"], sort=False):
-        at_ten = calibrated[(calibrated["dataset"] == dataset) & (calibrated["fpr"] == fpr)]
-        measured = at_ten[(at_ten["classes"] == 10) & at_ten["shots"].isin(rows["shots"])]
+        at_fpr = calibrated[(calibrated["dataset"] == dataset) & (calibrated["fpr"] == fpr)]
+        measured = at_fpr[
+            (at_fpr["classes"] == shown_classes(calibrated)) & at_fpr["shots"].isin(rows["shots"])
+        ]
         slopes = []
         for cells in (rows, measured):
             large = cells[cells["shots"] >= 32]
@@ -325,6 +337,8 @@ def theory_table(theory: pd.DataFrame, calibrated: pd.DataFrame) -> list[dict[st
 
 def law_of_shots(cells: pd.DataFrame) -> float:
     usable = cells[cells["advantage"] > 0]
+    if usable["shots"].nunique() < 2:
+        return np.nan
     return float(
         np.polyfit(np.log10(usable["shots"].astype(float)), np.log10(usable["advantage"].astype(float)), 1)[0]
     )
@@ -378,14 +392,17 @@ def draw_quantiles(quantiles: pd.DataFrame, path: pathlib.Path) -> None:
     sets = sorted(rows["dataset"].unique())
     figure, panel = panels(len(sets))
     for axes, dataset in zip(panel, sets, strict=True):
-        of_set = rows[(rows["dataset"] == dataset) & (rows["classes"] == 10)]
+        of_set = rows[(rows["dataset"] == dataset) & (rows["classes"] == shown_classes(quantiles))]
         for colour, (name, points) in zip(
             COLOURS * 2, of_set.groupby("evaluation", sort=False), strict=False
         ):
             middle = points.groupby("shots")["advantage"].median()
             axes.plot(middle.index, middle, "o-", color=colour, ms=4, label=str(name))
         axes.set(
-            xscale="log", yscale="log", xlabel="examples per class, S", title=f"{dataset}, C = 10, FPR 0.1"
+            xscale="log",
+            yscale="log",
+            xlabel="examples per class, S",
+            title=f"{dataset}, C = {shown_classes(quantiles)}, FPR 0.1",
         )
     panel[0].set_ylabel("TPR − FPR of the record at that rank")
     finish(figure, panel, path)
@@ -398,7 +415,7 @@ def draw_theory(theory: pd.DataFrame, calibrated: pd.DataFrame, path: pathlib.Pa
         for colour, fpr in zip(COLOURS, sorted(theory["fpr"].unique(), reverse=True), strict=False):
             exact = theory[(theory["dataset"] == dataset) & (theory["fpr"] == fpr)]
             cells = calibrated[(calibrated["dataset"] == dataset) & (calibrated["fpr"] == fpr)]
-            cells = cells[(cells["classes"] == 10) & (cells["advantage"] > 0)]
+            cells = cells[(cells["classes"] == shown_classes(calibrated)) & (cells["advantage"] > 0)]
             axes.plot(
                 exact["shots"],
                 exact["advantage"],
@@ -414,7 +431,12 @@ def draw_theory(theory: pd.DataFrame, calibrated: pd.DataFrame, path: pathlib.Pa
                 ms=4,
                 label=f"trained heads, FPR {fpr:g}",
             )
-        axes.set(xscale="log", yscale="log", xlabel="examples per class, S", title=f"{dataset}, C = 10")
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="examples per class, S",
+            title=f"{dataset}, C = {shown_classes(calibrated)}",
+        )
     panel[0].set_ylabel("mean TPR − FPR, every record at its own FPR")
     finish(figure, panel, path)
 

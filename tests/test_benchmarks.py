@@ -11,6 +11,7 @@ from published_attacks import cut_to
 from jaxmia import attacks
 from jaxmia.features import demo_features, feature_set
 from jaxmia.scores import Scores
+from jaxmia.sweep import run_sweep
 
 FOLDER = pathlib.Path(__file__).parent.parent / "benchmarks"
 
@@ -387,3 +388,26 @@ def test_500_cells_cost_less_than_0_15_s_each_beyond_their_work_and_no_memory(be
     assert row["cells"] == 500
     assert row["overhead, s per cell"] < 0.15
     assert row["growth, MiB per 100 cells"] < 5
+
+
+def test_the_study_reads_any_sweep(benchmark, tmp_path, capsys):
+    settings = {
+        "attack": ["lira"],
+        "fpr": [0.1],
+        "shadows": {"models": 17},
+        "train": {"steps": 5, "normalize": "standardize"},
+        "datasets": [
+            {"name": "one", "features": "demo"},
+            {"name": "two", "features": "demo", "classes": [2]},
+        ],
+        "recipes": [{"name": "adam"}],
+        "grid": {"classes": [2, 3], "shots": [20, 40], "seeds": [0, 1]},
+    }
+    run_sweep(settings, tmp_path / "sweep")
+    benchmark("study").main([str(tmp_path / "sweep"), "--figures", str(tmp_path / "figures")])
+    said = capsys.readouterr().out
+    assert "| one | 3 | 20 ... 40 | 4 | 2 |" in said
+    left_out = said.split("Left out in turn")[1].split("Required")[0]
+    assert left_out.count("| all | one | 0.1 |") == left_out.count("| all | two | 0.1 |") == 1
+    figures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert figures == {"study_advantage.png", "study_quantiles.png", "study_theory.png"}
