@@ -168,7 +168,12 @@ def elsewhere_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
         for row in laws_elsewhere(cells).itertuples():
             numbers = {"R² of fit": row.r_squared, "R² there": row.r_squared_elsewhere, "factor": row.factor}
             table.append(
-                {"cells": name, "left out": row.dataset, "FPR": row.fpr, "slope": f"{or_nan(row.slope_shots):.3f}"}
+                {
+                    "cells": name,
+                    "left out": row.dataset,
+                    "FPR": row.fpr,
+                    "slope": f"{or_nan(row.slope_shots):.3f}",
+                }
                 | {key: f"{or_nan(value):.2f}" for key, value in numbers.items()}
             )
     return table

@@ -181,8 +181,12 @@ def test_a_planted_record_is_flagged_by_heads_that_saw_it_and_not_by_others(reco
     ("change", "message"),
     [
         ({"member": lambda m: ~m}, "is member true for those it was trained on"),
-        ({"labels": lambda y: (y + 1) % CLASSES}, "are the labels in the order of its rows"),
-        ({"member": np.ones_like}, "All records are members"),
+        pytest.param(
+            {"labels": lambda y: (y + 1) % CLASSES},
+            "are the labels in the order of its rows",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"member": np.ones_like}, "All records are members", marks=pytest.mark.slow),
         (
             {"features": lambda x: np.concatenate([x[:-1], x[:1]])},
             "non-members have the very features of a member",
