@@ -298,14 +298,15 @@ def _quantiles_table(laws: Mapping[LawOf, PowerLawFit]) -> Table:
     of_records = {name: fit for name, fit in laws.items() if name.attack == PER_RECORD}
     over_classes = any(law.slope_classes is not None for fit in of_records.values() for law in fit.lines)
     title = str(next(iter(of_records))._replace(evaluation="quantiles over the records of a cell"))
-    table = _table(title, ("quantile", "FPR", *_law_headings(over_classes)))
+    headings = [heading for heading in _law_headings(over_classes) if heading != "left out"]  # for 80 columns
+    table = _table(title, ("quantile", "FPR", *headings))
     slopes = published_lines().quantile_slopes
     for name, fit in of_records.items():
         word = name.evaluation.removeprefix("quantile ")
         for law in fit.lines:
             published = slopes.get("max" if word == "maximum" else word) if law.fpr == 0.1 else None
             beside = "-" if published is None else f"{published:.3f}"
-            table.add_row(word, f"{law.fpr:g}", *_law_cells(law, over_classes), beside)
+            table.add_row(word, f"{law.fpr:g}", *_law_cells(law, over_classes)[:-1], beside)
             word = ""
         table.add_section()
     return table
