@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -21,18 +22,22 @@ import scipy.stats
 from _common import machine
 from matplotlib.figure import Figure
 
-from jaxmia.config import parse_sweep
+from jaxmia.config import ShadowSettings, parse_sweep
 from jaxmia.experiment import draw_pool
-from jaxmia.features import load_features
+from jaxmia.features import FeatureSet, load_features
 from jaxmia.laws import fit_laws, laws_elsewhere, load_quantiles
+from jaxmia.membership import draw_membership
 from jaxmia.power_law import PowerLaw, PowerLawFit, published_lines, required_shots
+from jaxmia.scores import Scores
 from jaxmia.store import Cell, load_json, load_results, read_tables
-from jaxmia.theory import pool_moments, threshold_tpr
+from jaxmia.theory import class_mean_heads, pool_moments, threshold_tpr
+from jaxmia.vulnerability import per_example_vulnerability
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 MARKERS = "os^Dv"
 EPSILONS = (0.25, 0.5, 0.75, 1.0)
 UNSATURATED = 0.5  # TPR at FPR 0.1 below which cells count as far from the ceiling
+MOST_SHOTS_OF_SIMULATION = 256
 LARGEST_POOL_OF_THEORY = 3000  # candidates of a class: their Gram matrix is held
 
 
@@ -308,10 +313,30 @@ def theory_rows(folder: pathlib.Path, calibrated: pd.DataFrame, recipe: str) -> 
                 continue
             pool = draw_pool(settings, data, Cell(classes, int(shots), 0)).data
             moments = pool_moments(pool.features, pool.labels, shots=int(shots))
+            scores = class_mean_scores(pool, settings.shadows) if shots <= MOST_SHOTS_OF_SIMULATION else None
             for fpr in sorted(of_set["fpr"].unique()):
-                advantage = float(np.mean(threshold_tpr(moments, fpr=fpr))) - fpr
-                rows.append({"dataset": dataset.name, "shots": shots, "fpr": fpr, "advantage": advantage})
+                row = {"dataset": dataset.name, "shots": shots, "fpr": fpr, "simulated": np.nan}
+                row["advantage"] = float(np.mean(threshold_tpr(moments, fpr=fpr))) - fpr
+                if scores is not None:
+                    row["simulated"] = float(per_example_vulnerability(scores, fpr).tpr.mean()) - fpr
+                rows.append(row)
     return pd.DataFrame(rows)
+
+
+def class_mean_scores(pool: FeatureSet, shadows: ShadowSettings) -> Scores:
+    """Inner products of the candidates with means of drawn members of their classes: simulated models' scores."""
+    rate = 1 / shadows.pool_multiplier
+    masks = draw_membership(
+        jax.random.key(0), pool.labels, num_models=shadows.models, design="fixed_size", inclusion_rate=rate
+    )
+    heads = np.asarray(
+        class_mean_heads(pool.features, pool.labels, member=masks.member, num_classes=pool.num_classes)
+    )
+    scores = np.empty(masks.member.shape)
+    for label in range(pool.num_classes):
+        rows = pool.labels == label
+        scores[:, rows] = heads[:, label].astype(np.float64) @ pool.features[rows].T
+    return Scores(scores, np.asarray(masks.member))
 
 
 def theory_table(theory: pd.DataFrame, calibrated: pd.DataFrame) -> list[dict[str, Any]]:
@@ -332,6 +357,7 @@ def theory_table(theory: pd.DataFrame, calibrated: pd.DataFrame) -> list[dict[st
                 "FPR": fpr,
                 "slope of the class means, S ≥ 32": f"{slopes[0]:.3f}",
                 "slope of the heads, S ≥ 32": f"{slopes[1]:.3f}",
+                "simulation differs by at most": f"{(rows['simulated'] - rows['advantage']).abs().max():.3f}",
                 "heads / class means": ", ".join(
                     f"{value:.2f} (S {shots})" for shots, value in ratio.items()
                 ),
@@ -421,6 +447,14 @@ def draw_theory(theory: pd.DataFrame, calibrated: pd.DataFrame, path: pathlib.Pa
             exact = theory[(theory["dataset"] == dataset) & (theory["fpr"] == fpr)]
             cells = calibrated[(calibrated["dataset"] == dataset) & (calibrated["fpr"] == fpr)]
             cells = cells[(cells["classes"] == shown_classes(calibrated)) & (cells["advantage"] > 0)]
+            axes.plot(
+                exact["shots"],
+                exact["simulated"],
+                "x",
+                color=colour,
+                ms=6,
+                label=f"class means, simulated, FPR {fpr:g}",
+            )
             axes.plot(
                 exact["shots"],
                 exact["advantage"],
