@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -330,7 +331,12 @@ def class_mean_scores(pool: FeatureSet, shadows: ShadowSettings) -> Scores:
         jax.random.key(0), pool.labels, num_models=shadows.models, design="fixed_size", inclusion_rate=rate
     )
     heads = np.asarray(
-        class_mean_heads(pool.features, pool.labels, member=masks.member, num_classes=pool.num_classes)
+        class_mean_heads(
+            jnp.asarray(pool.features),
+            jnp.asarray(pool.labels),
+            member=masks.member,
+            num_classes=pool.num_classes,
+        )
     )
     scores = np.empty(masks.member.shape)
     for label in range(pool.num_classes):
