@@ -91,7 +91,7 @@ def test_a_killed_driver_loses_at_most_the_cell_in_flight(settings, finished, tm
     assert sweep_contents(out) == sweep_contents(finished.path)
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_between_two_writes_loses_nothing(settings, tmp_path, monkeypatch, every):
     small = settings | {"recipes": settings["recipes"][:1], "grid": settings["grid"] | {"seeds": [0, 1]}}
     expected = sweep_contents(run_sweep(small, tmp_path / "whole").path)
