@@ -34,7 +34,16 @@ from jaxmia.progress import grid_progress
 from jaxmia.recipe import Recipe, recipe_for
 from jaxmia.released import ReleasedHead, load_released
 from jaxmia.scores import Scores, score
-from jaxmia.store import content_key, file_hash, load_json, new_folder, versions, write_json, write_parquet
+from jaxmia.store import (
+    content_key,
+    file_hash,
+    load_json,
+    new_folder,
+    versions,
+    write_arrays,
+    write_json,
+    write_parquet,
+)
 
 BLOCK = 32  # shadows between two writes
 FDR = 0.1  # at which records are called members
@@ -148,9 +157,8 @@ def run_audit(
     log_odds, member = _shadows(config, records, match.train, path, console)
     warnings = (*external.notes, *head.notes, *_warnings(records, head, own, match))
     stacked = Scores(np.concatenate([own[None], log_odds]), np.concatenate([records.member[None], member]))
-    np.savez(
-        path / "scores.npz", log_odds=stacked.log_odds, member=stacked.member, labels=records.data.labels
-    )
+    arrays = {"log_odds": stacked.log_odds, "member": stacked.member, "labels": records.data.labels}
+    write_arrays(path / "scores.npz", jax.tree.map(np.asarray, arrays))
     shutil.rmtree(path / "attack", ignore_errors=True)
     read = ExternalScores(stacked, records.data.labels, 0 if others else None, ())
     with new_folder(path / "attack") as folder:
@@ -323,10 +331,7 @@ def _shadows(
         for block in todo:
             bar.cell(f"shadows {block[0]} ... {block[1] - 1}")
             log_odds, member = _trained(train, records, config.seed, block)
-            temporary = files[block].with_suffix(".tmp")
-            with temporary.open("wb") as file:
-                np.savez(file, log_odds=log_odds, member=member)
-            os.replace(temporary, files[block])
+            write_arrays(files[block], {"log_odds": log_odds, "member": member})
             bar.heads(block[1] - block[0], float(block[1] - block[0]))
     parts = [read_npz(files[block], name="shadows", required=("log_odds", "member")) for block in blocks]
     log_odds, member = (np.concatenate([part[name] for part in parts]) for name in ("log_odds", "member"))

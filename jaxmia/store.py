@@ -329,8 +329,7 @@ class RunFolder:
         """Write what process 0 must know of the models first .. end - 1: arrays by name, one row for each model."""
         path = self._scores_path(cell, models)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        write_arrays(path, arrays)
 
     def load_scores(self, cell: Cell, models: tuple[int, int]) -> dict[str, Shaped[np.ndarray, "models ..."]]:
         """What save_scores wrote."""
@@ -542,6 +541,12 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an .npz in one step."""
+    with _replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

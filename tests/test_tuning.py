@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import scipy.optimize
 from scipy.stats import norm
+from test_cli import jaxmia
 
 from jaxmia import experiment
 from jaxmia._validate import InputError
-from jaxmia.cli import main
 from jaxmia.config import load_config, parse_config, to_toml
 from jaxmia.experiment import GridRun, formulation_of, run_experiment, tune_cell, tuned_cell
 from jaxmia.features import feature_set, save_features
@@ -51,7 +51,7 @@ def features(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings(features):
     return {
         "attack": ["lira"],
@@ -167,15 +167,7 @@ def test_a_training_set_too_small_to_split_still_has_a_recipe(settings):
 
 
 @pytest.fixture(scope="module")
-def finished(features, tmp_path_factory):
-    settings = {
-        "attack": ["lira"],
-        "fpr": [0.1],
-        "data": {"features": features},
-        "grid": {"shots": [8], "classes": [3], "seeds": [0]},
-        "shadows": {"models": 9},
-        "tuning": SEARCH,
-    }
+def finished(settings, tmp_path_factory):
     return run_experiment(settings, tmp_path_factory.mktemp("runs") / "run")
 
 
@@ -380,29 +372,17 @@ def test_a_file_of_settings_is_read_back_to_the_same(tmp_path, settings):
     assert load_config(tmp_path / "file.toml") == config
 
 
-def jaxmia(capsys, monkeypatch, *words):
-    monkeypatch.setattr(sys, "argv", ["jaxmia", *map(str, words)])
-    monkeypatch.setenv("COLUMNS", "120")
-    try:
-        main()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def test_the_command_writes_a_file_to_run(settings, finished, tmp_path, capsys, monkeypatch):
+def test_the_command_writes_a_file_to_run(settings, finished, tmp_path, capsys):
     path, out = tmp_path / "config.toml", tmp_path / "tuned.toml"
     path.write_text(to_toml(parse_config(settings)))
-    code, said, _ = jaxmia(capsys, monkeypatch, "tune", path, "--out", out)
+    code, said, _ = jaxmia(capsys, "tune", path, "--out", out)
     assert code == 0
     content = json.loads((finished.path / "checkpoints/classes-3_shots-8_seed-0/tuning.json").read_text())
     chosen = Tuning.from_json(content).chosen
     assert load_config(out) == tuned_settings(parse_config(settings), chosen, classes=3, shots=8)
     assert len(re.findall(r"^ *(?:→ )?\d+ .*\d\.\d{3} +\d\.\d{3} *$", said, re.MULTILINE)) == 4
     assert re.search(rf"→ {content['chosen']} ", said)
-    code, said, _ = jaxmia(capsys, monkeypatch, "tune", path, "--out", out, "--set", "grid.shots=[4,8]")
+    code, said, _ = jaxmia(capsys, "tune", path, "--out", out, "--set", "grid.shots=[4,8]")
     assert code == 0
     text = out.read_text()
     assert re.search(
@@ -420,10 +400,10 @@ def test_the_command_writes_a_file_to_run(settings, finished, tmp_path, capsys, 
         (["--out", "no/such/folder.toml"], "must be a file in a folder that exists"),
     ],
 )
-def test_bad_input_ends_in_one_line(tmp_path, capsys, monkeypatch, words, message):
+def test_bad_input_ends_in_one_line(tmp_path, capsys, words, message):
     out = tmp_path / "tuned.toml"
     out.write_text("mine")
-    code, _, said = jaxmia(capsys, monkeypatch, "tune", "smoke", "--out", out, *words)
+    code, _, said = jaxmia(capsys, "tune", "smoke", "--out", out, *words)
     assert code == 2
     assert message in said
     assert len(said.strip().splitlines()) == 1
@@ -434,7 +414,7 @@ def test_a_run_says_what_its_epsilon_covers(settings, finished, tmp_path, capsys
     path = tmp_path / "config.toml"
     path.write_text(to_toml(parse_config(settings | {"privacy": {"epsilon": [4.0]}})))
     monkeypatch.setattr(experiment, "run_experiment", lambda *args, **kwargs: finished)
-    code, said, _ = jaxmia(capsys, monkeypatch, "run", path, "--out", tmp_path / "run")
+    code, said, _ = jaxmia(capsys, "run", path, "--out", tmp_path / "run")
     assert code == 0
     assert "covers the final training only. With the heads of 4 trials it" in " ".join(said.split())
 
