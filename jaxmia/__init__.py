@@ -68,6 +68,7 @@ _MODULE_OF = {
     "tpr_at_fpr": "evaluation",
     "tpr_ceiling": "accounting",
     "train_ensemble": "ensemble",
+    "write_report": "report",
 }
 _MODULES = ("attacks",)
 

@@ -38,7 +38,9 @@ from jaxmia.store import (
     content_key,
     file_hash,
     load_json,
+    machine,
     new_folder,
+    now,
     versions,
     write_arrays,
     write_json,
@@ -373,7 +375,7 @@ def _record_rows(
     for fpr in config.fpr:
         of_fpr = over[over["fpr"] == fpr].reset_index(drop=True)
         table[f"tpr_{fpr:g}"], table[f"tpr_{fpr:g}_error"] = of_fpr["tpr"], of_fpr["tpr_error"]
-    table["separation"] = of_fpr["separation"]
+    table["separation"], table["separation_error"] = of_fpr["separation"], of_fpr["separation_error"]
     return table.sort_values("separation", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -426,6 +428,9 @@ def _content(
 ) -> dict[str, Any]:
     """The content of audit.json."""
     train = {name: getattr(result.match.train, name) for name in TrainSettings.model_fields}
+    labels, sides = records.data.labels, {"members": records.member, "others": ~records.member}
+    per_class = np.bincount(labels[records.member], minlength=records.data.num_classes)
+    correct = head.predictions() == labels
     return {
         "settings": config.model_dump(mode="json"),
         "key": key,
@@ -440,11 +445,11 @@ def _content(
             "members": int(records.member.sum()),
             "others": int(np.count_nonzero(~records.member)),
             "classes": records.data.num_classes,
-            "smallest_class_members": int(
-                np.bincount(records.data.labels[records.member], minlength=records.data.num_classes).min()
-            ),
+            "smallest_class_members": int(per_class.min()),
             "dim": records.data.features.shape[1],
         },
+        "members_per_class": dict(zip(records.data.class_names, per_class.tolist(), strict=True)),
+        "correct": {name: int(correct[side].sum()) for name, side in sides.items()},
         "shadows": {
             "recipe": train,
             "fitted": config.train.match,
@@ -455,4 +460,6 @@ def _content(
         },
         "warnings": list(result.warnings),
         "versions": versions(),
+        "finished": now(),
+        **machine(),
     }

@@ -20,6 +20,7 @@ from jaxmia.config import (
 )
 
 NOT_STATED = "not stated"
+Prior = Annotated[float, Field(gt=0, lt=1)]
 TEMPLATE = """\
 # An audit by `jaxmia audit THIS_FILE --out DIR`: could someone tell from the head below who was in its training data?
 name = "audit"
@@ -55,6 +56,9 @@ recipients = "not stated"
 individuals = 0 # that the records are of, if one person has several; 0: not stated
 identifiers = "not stated" # direct identifiers in the training data, and what was done with them
 knowledge = "not stated" # what an adversary is reasonably likely to know already
+epsilon = 0.0 # of the differential privacy that the head was trained with; 0: none
+delta = 1e-5
+priors = [0.5, 0.1, 0.01] # shares of members among those that an adversary asks about: how far a call is to be believed
 """
 
 
@@ -111,6 +115,19 @@ class ContextSettings(Settings):
     """0: not stated."""
     identifiers: str = NOT_STATED
     knowledge: str = NOT_STATED
+    epsilon: Annotated[float, Field(ge=0)] = 0.0
+    """Of the differential privacy that the head was trained with; 0: none stated."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    priors: Annotated[tuple[Prior, ...], Field(min_length=1, strict=False)] = (0.5, 0.1, 0.01)
+
+    @property
+    def guarantee(self) -> str:
+        """The stated differential privacy."""
+        return (
+            f"(ε = {self.epsilon:g}, δ = {self.delta:g})-differential privacy"
+            if self.epsilon
+            else "none stated"
+        )
 
 
 class AuditConfig(Settings):

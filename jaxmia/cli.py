@@ -312,6 +312,41 @@ def audit(
     console.print(f"All files are in {out}")
 
 
+@app.command(
+    epilog="""Example: `jaxmia report audits/mine --study runs/mine`
+
+The page needs no network, follows light and dark, and prints; the JSON beside it has the same content."""
+)
+def report(
+    folder: Annotated[
+        pathlib.Path, typer.Argument(metavar="DIR", help="The folder of an audit, a run or a sweep.")
+    ],
+    out: Annotated[
+        pathlib.Path | None,
+        typer.Option(metavar="FILE", help="The .html file; by default DIR/report.html."),
+    ] = None,
+    study: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="For an audit: a run or a sweep over the same records, for its law and what privacy costs.",
+        ),
+    ] = None,
+    context: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A TOML file with a table [context], as audit --init writes it; by default the audit's own.",
+        ),
+    ] = None,
+) -> None:
+    """Write the report that a data protection officer can file: what was tested, what could be seen, what was seen."""
+    from jaxmia.report import write_report
+
+    page, data = write_report(folder, out, study=study, context=context)
+    rich.console.Console().print(f"Written: {page} and {data}", highlight=False)
+
+
 @app.command()
 def fit(
     folders: Annotated[

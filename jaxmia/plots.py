@@ -1,4 +1,4 @@
-"""Plots of results tables, as PNG and SVG."""
+"""Plots of results tables: figures for a report, or PNG and SVG files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from jaxmia.evaluation import MIN_FALSE_POSITIVES, Roc
 from jaxmia.power_law import LawOf, PowerLaw, PowerLawFit, published_lines
 
-_COLOURS = (
+COLOURS = (
     "#0072b2",
     "#d55e00",
     "#009e73",
@@ -26,11 +26,11 @@ _COLOURS = (
     "#56b4e9",
 )  # Okabe and Ito: safe for colour blindness
 _LINES = ("-", "--", "-.")
-_PRIVACY_TITLES = {
+PRIVACY_FIGURES = {
     "accuracy": "accuracy against vulnerability",
     "ceiling": "what attacks reach and could reach at most",
 }
-_STYLE: Any = {
+STYLE: Any = {
     "svg.hashsalt": "jaxmia",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -58,14 +58,26 @@ def plot_power_law(
             rows = rows[rows[column] == value]
         if name.epsilon != least_private or not (rows["advantage"] > 0).any():
             continue
-        with mpl.rc_context(_STYLE):
-            figure = Figure(figsize=(9, 5), layout="constrained")
-            axes = figure.subplots()
-            _draw_laws(axes, rows, fit)
-            figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-            axes.set_title(f"{name}: vulnerability against examples per class")
+        with mpl.rc_context(STYLE):
+            figure = power_law_figure(rows, fit, title=f"{name}: vulnerability against examples per class")
             paths += _save(figure, folder / f"advantage-{name.attack}-{name.evaluation}")
     return paths
+
+
+def power_law_figure(rows: pd.DataFrame, fit: PowerLawFit, *, title: str) -> Figure:
+    """Advantage against shots on log axes with the fitted and the published laws.
+
+    Args:
+        rows: of one attack, evaluation, privacy level and recipe; some of them above chance.
+        fit: to these rows.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    _draw_laws(axes, rows, fit)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    axes.set_title(title)
+    return figure
 
 
 def plot_privacy(results: pd.DataFrame, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -86,28 +98,36 @@ def plot_privacy(results: pd.DataFrame, folder: pathlib.Path) -> list[pathlib.Pa
         return paths
     folder.mkdir(parents=True, exist_ok=True)
     for evaluation, rows in results.groupby("evaluation", sort=False):
-        for stem, draw in (("accuracy", _draw_accuracy), ("ceiling", _draw_ceilings)):
-            fprs = sorted(rows["fpr"].unique(), reverse=True)
-            with mpl.rc_context(_STYLE):
-                figure = Figure(figsize=(4.5 * len(fprs) + 2, 4.5), layout="constrained")
-                for axes, fpr in zip(figure.subplots(1, len(fprs), squeeze=False)[0], fprs, strict=True):
-                    draw(axes, rows[rows["fpr"] == fpr])
-                    axes.set_title(f"FPR {fpr:g}")
-                    axes.grid(alpha=0.25)
-                handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-                figure.legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=8)
-                figure.suptitle(f"{evaluation}: {_PRIVACY_TITLES[stem]}")
-                paths += _save(figure, folder / f"{stem}-{evaluation}")
+        for stem in PRIVACY_FIGURES:
+            with mpl.rc_context(STYLE):
+                paths += _save(privacy_figure(rows, stem), folder / f"{stem}-{evaluation}")
     return paths
+
+
+def privacy_figure(rows: pd.DataFrame, stem: str) -> Figure:
+    """One panel for each FPR over the levels of privacy.
+
+    Args:
+        rows: of one evaluation, some of them private.
+        stem: of PRIVACY_FIGURES: "accuracy" against TPR, or TPR and its "ceiling" against epsilon.
+    """
+    fprs = sorted(rows["fpr"].unique(), reverse=True)
+    figure = Figure(figsize=(4.5 * len(fprs) + 2, 4.5), layout="constrained")
+    for axes, fpr in zip(figure.subplots(1, len(fprs), squeeze=False)[0], fprs, strict=True):
+        (_draw_accuracy if stem == "accuracy" else _draw_ceilings)(axes, rows[rows["fpr"] == fpr])
+        axes.set_title(f"FPR {fpr:g}")
+        axes.grid(alpha=0.25)
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=8)
+    figure.suptitle(f"{rows['evaluation'].iloc[0]}: {PRIVACY_FIGURES[stem]}")
+    return figure
 
 
 def _levels(rows: pd.DataFrame) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
     """Yield label, colour, marker and, by epsilon, medians of each attack and size of cell that has a TPR."""
     groups = rows[rows["status"] == "ok"].groupby(["attack", "classes", "shots"], sort=False)
     markers = dict(zip(rows["attack"].unique(), itertools.cycle("os^Dv")))
-    colours = dict(
-        zip(sorted({*zip(rows["classes"], rows["shots"], strict=True)}), itertools.cycle(_COLOURS))
-    )
+    colours = dict(zip(sorted({*zip(rows["classes"], rows["shots"], strict=True)}), itertools.cycle(COLOURS)))
     for (attack, classes, shots), cells in groups:
         levels = cells.groupby("epsilon").agg(
             tpr=("tpr", "median"),
@@ -142,7 +162,8 @@ def _draw_ceilings(axes: Axes, rows: pd.DataFrame) -> None:
     private = rows[np.isfinite(rows["epsilon"])]
     for number, (adjacency, ceilings) in enumerate(private.groupby("adjacency")):
         bound = ceilings.groupby("epsilon")["tpr_ceiling"].max()
-        axes.plot(bound.index, bound, _LINES[number], color="black", label=f"ceiling ({adjacency})")
+        ink = mpl.rcParams["text.color"]
+        axes.plot(bound.index, bound, _LINES[number], color=ink, label=f"ceiling ({adjacency})")
     right = 2 * private["epsilon"].max()  # where infinity is drawn
     for label, colour, marker, levels in _levels(rows):
         at = [min(epsilon, right) for epsilon in levels.index]
@@ -177,20 +198,25 @@ def plot_rocs(curves: Mapping[str, Roc], stem: pathlib.Path, *, title: str) -> l
     Returns:
         The files written: STEM.png and STEM.svg.
     """
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(8, 5), layout="constrained")
-        axes = figure.subplots()
-        for number, (attack, curve) in enumerate(curves.items()):
-            thin = thinned(curve)
-            style = _LINES[number // len(_COLOURS) % len(_LINES)]
-            colour = _COLOURS[number % len(_COLOURS)]
-            # No false positive at all has no place on a log axis: it is drawn at a single one.
-            fpr = np.maximum(thin.fpr, 1 / thin.num_nonmembers)
-            axes.plot(fpr, thin.tpr, style, drawstyle="steps-post", color=colour, linewidth=1.5, label=attack)
-        _draw_chance_and_resolution(axes, min(curve.num_nonmembers for curve in curves.values()))
-        axes.set_title(title)
-        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-        return _save(figure, stem)
+    with mpl.rc_context(STYLE):
+        return _save(rocs_figure(curves, title=title), stem)
+
+
+def rocs_figure(curves: Mapping[str, Roc], *, title: str) -> Figure:
+    """What plot_rocs draws."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, (attack, curve) in enumerate(curves.items()):
+        thin = thinned(curve)
+        style = _LINES[number // len(COLOURS) % len(_LINES)]
+        colour = COLOURS[number % len(COLOURS)]
+        # No false positive at all has no place on a log axis: it is drawn at a single one.
+        fpr = np.maximum(thin.fpr, 1 / thin.num_nonmembers)
+        axes.plot(fpr, thin.tpr, style, drawstyle="steps-post", color=colour, linewidth=1.5, label=attack)
+    _draw_chance_and_resolution(axes, min(curve.num_nonmembers for curve in curves.values()))
+    axes.set_title(title)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
 
 
 def thinned(curve: Roc, *, num_points: int = 300) -> Roc:
@@ -214,7 +240,7 @@ def _draw_chance_and_resolution(axes: Axes, num_nonmembers: int) -> None:
 
 def _draw_laws(axes: Axes, rows: pd.DataFrame, fit: PowerLawFit) -> None:
     for number, law in enumerate(fit.lines):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         at_fpr = rows[rows["fpr"] == law.fpr]
         _draw_cells(axes, at_fpr, colour, f"FPR {law.fpr:g}")
         _draw_fit(axes, law, colour)

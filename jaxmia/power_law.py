@@ -304,6 +304,11 @@ class PublishedLines:
         known = ", ".join(str(line.law.fpr) for line in of_record)
         raise InputError(f"fpr={fpr!r} must be one that was published for the {record} record: {known}.")
 
+    def shots(self, record: str | None, *, fpr: float, epsilon: float, delta: float) -> float | None:
+        """Return the published required examples per class; None where none were published."""
+        lines = [line for line in self.lines if (line.record, line.law.fpr) == (record, fpr)]
+        return lines[0].required_shots.get(epsilon) if lines and delta == self.delta else None
+
 
 def fit_power_law(table: pd.DataFrame | Mapping[str, Any]) -> PowerLawFit:
     """Fit log10(advantage) on log10(shots) and log10(classes) by least squares, one law for each FPR.

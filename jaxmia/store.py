@@ -233,7 +233,7 @@ class RunFolder:
         for cell in cells:
             known.setdefault(str(cell), cell.entry())
         self.manifest |= {"settings": dict(settings), "identity": dict(identity), "models": models}
-        self.manifest |= _machine()
+        self.manifest |= machine()
 
     @property
     def cells(self) -> list[Cell]:
@@ -358,7 +358,7 @@ class RunFolder:
         for name in TABLES:
             write_parquet(self._rows_path(cell, name), tables[name])
         rows = {name: file_hash(self._rows_path(cell, name)) for name in TABLES}
-        record = {"key": key, "finished": _now(), **facts, "rows": rows}
+        record = {"key": key, "finished": now(), **facts, "rows": rows}
         write_json(self._record_path(cell), record)
         for path in self._cell_path(cell).glob("*scores-*.npz*"):
             path.unlink()
@@ -368,7 +368,7 @@ class RunFolder:
         """Record that computing a cell failed, and why; rows that it had are of no use any more."""
         self.discard_rows(cell)
         self._record_path(cell).parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._record_path(cell), {"error": error, "failed": _now()})
+        write_json(self._record_path(cell), {"error": error, "failed": now()})
 
     def discard_rows(self, cell: Cell) -> None:
         """Remove a cell's rows and record; its heads stay."""
@@ -468,7 +468,7 @@ class SweepFolder:
                 entry |= {"identity": dict(identity), "models": models}
                 for cell in cells:
                     entry["cells"].setdefault(str(cell), cell.entry())
-            manifest |= {"settings": dict(settings), **_machine()}
+            manifest |= {"settings": dict(settings), **machine()}
             yield folder
 
     def study(self, dataset: str, recipe: str) -> RunFolder:
@@ -672,7 +672,8 @@ def _locked(path: pathlib.Path, form: int | str) -> Iterator[None]:
         yield
 
 
-def _machine() -> dict[str, str]:
+def machine() -> dict[str, str]:
+    """The device that arrays live on, and the platform, for the record."""
     return {
         "device": str(jax.devices()[0].device_kind),
         "platform": f"{platform.platform()}, Python {platform.python_version()}",
@@ -757,7 +758,8 @@ def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 

@@ -21,7 +21,6 @@ from jaxmia.power_law import (
     LawOf,
     PowerLaw,
     PowerLawFit,
-    PublishedLine,
     RequiredShots,
     published_lines,
     required_shots,
@@ -377,7 +376,8 @@ def required_tables(
         for law in fit.lines:
             for epsilon in epsilons:
                 cells = _required_cells(law, epsilon=epsilon, delta=delta, classes=classes)
-                beside = _published_shots(record, law.fpr, epsilon=epsilon, delta=delta)
+                number = published_lines().shots(record, fpr=law.fpr, epsilon=epsilon, delta=delta)
+                beside = "-" if number is None else _two_digits(number)
                 table.add_row(f"{law.fpr:g}", f"{epsilon:g}", *cells[:3], beside, cells[3])
         yield table
 
@@ -398,17 +398,6 @@ def _shots_interval(found: RequiredShots) -> str:
     if found.low is None or found.high is None:
         return "-"
     return f"{_two_digits(found.low)} ... {_two_digits(found.high)}"
-
-
-def _published_shots(record: str | None, fpr: float, *, epsilon: float, delta: float) -> str:
-    published = published_lines()
-    lines: list[PublishedLine] = [
-        line for line in published.lines if (line.record, line.law.fpr) == (record, fpr)
-    ]
-    if not lines or delta != published.delta:
-        return "-"
-    number = lines[0].required_shots.get(epsilon)
-    return "-" if number is None else _two_digits(number)
 
 
 def _two_digits(number: float) -> str:

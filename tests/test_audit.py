@@ -6,68 +6,31 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-import safetensors.numpy
+from audits import CLASSES, EACH, STRENGTH, head_of_members, lay_out, real_records
 from test_cli import jaxmia
 
-from jaxmia import attack_run, audit, demo_features
+from jaxmia import attack_run, audit
 from jaxmia._validate import InputError
 from jaxmia.audit import run_audit
 from jaxmia.audit_config import AuditConfig
 from jaxmia.features import feature_set
 from jaxmia.released import load_released
 
-CLASSES, EACH = 3, 80
-
 
 @pytest.fixture(scope="module")
 def records():
-    """240 real records of three classes, half of them members."""
-    data, rng = demo_features(), np.random.default_rng(0)
-    rows = np.concatenate([np.flatnonzero(data.labels == c)[:EACH] for c in range(CLASSES)])
-    member = np.zeros(len(rows), bool)
-    member[rng.permutation(len(rows))[: len(rows) // 2]] = True
-    names = np.array(data.class_names[:CLASSES])
-    return {
-        "features": data.features[rows],
-        "labels": data.labels[rows],
-        "class_names": names,
-        "member": member,
-    }
-
-
-def ridge_head(features, labels, *, strength, steps=3000):
-    """Weights and bias of the minimiser of summed loss + strength / 2 ||weight||², by plain gradient descent."""
-    x, y = features.astype(np.float64), np.eye(CLASSES)[labels]
-    weight, bias = np.zeros((CLASSES, x.shape[1])), np.zeros(CLASSES)
-    for _ in range(steps):
-        z = x @ weight.T + bias
-        p = np.exp(z - z.max(axis=1, keepdims=True))
-        error = p / p.sum(axis=1, keepdims=True) - y
-        weight -= (1.5 / len(x)) * (error.T @ x + strength * weight)
-        bias -= (1.5 / len(x)) * error.sum(axis=0)
-    return weight, bias
-
-
-STRENGTH = 0.3
+    return real_records()
 
 
 @pytest.fixture(scope="module")
 def head(records):
-    member = records["member"]
-    return ridge_head(records["features"][member], records["labels"][member], strength=STRENGTH)
+    return head_of_members(records)
 
 
 @pytest.fixture
 def place(tmp_path, records, head):
     """A folder with features, the head, and an audit file."""
-    np.savez(tmp_path / "features.npz", **records)
-    weight, bias = (part.astype(np.float32) for part in head)
-    safetensors.numpy.save_file({"fc.weight": weight, "fc.bias": bias}, tmp_path / "head.safetensors")
-    (tmp_path / "audit.toml").write_text(
-        'fpr = [0.1]\nattack = ["lira", "threshold"]\n[data]\nfeatures = "features.npz"\n'
-        '[head]\nfile = "head.safetensors"\n'
-        f'[train]\nsteps = 300\nschedule = "cosine"\nweight_decay = {STRENGTH / 120}\n[shadows]\nmodels = 48\n'
-    )
+    lay_out(tmp_path, records, head)
     return tmp_path
 
 

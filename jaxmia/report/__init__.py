@@ -1,0 +1,96 @@
+"""Reports: what a run, a sweep or an audit found, for a reader who trains no models, as one page and as JSON."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tomllib
+
+import pydantic
+
+from jaxmia._validate import InputError
+from jaxmia.audit_config import ContextSettings
+from jaxmia.config import describe_error
+from jaxmia.report.audits import audit_sections, load_audit_folder
+from jaxmia.report.content import Report
+from jaxmia.report.page import to_html
+from jaxmia.report.sources import annex
+from jaxmia.report.studies import load_study, study_sections
+from jaxmia.store import write_json, write_text
+
+
+def write_report(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    study: str | os.PathLike[str] | None = None,
+    context: str | os.PathLike[str] | None = None,
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """Write the report on a run, a sweep or an audit: one HTML file, and the same content as JSON beside it.
+
+    Args:
+        folder: of `jaxmia run`, `jaxmia sweep` or `jaxmia audit`.
+        out: the HTML file; by default report.html in the folder.
+        study: for an audit, a folder of a run or a sweep over the same records: its law, and what privacy costs.
+        context: a TOML file with a table [context], as `jaxmia audit --init` writes it; by default an audit's own.
+
+    Returns:
+        The HTML and the JSON file.
+
+    Raises:
+        InputError: for a folder or a file that is not what it should be.
+    """
+    path = pathlib.Path(folder)
+    page = path / "report.html" if out is None else pathlib.Path(out)
+    if page.suffix != ".html" or page.is_dir() or not page.resolve().parent.is_dir():
+        raise InputError(f"out={str(page)!r} must be a .html file in a folder that exists.")
+    report = make_report(path, study=study, context=context)
+    data = page.with_suffix(".json")
+    write_text(page, to_html(report))
+    write_json(data, report.to_json())
+    return page, data
+
+
+def make_report(
+    folder: pathlib.Path,
+    *,
+    study: str | os.PathLike[str] | None = None,
+    context: str | os.PathLike[str] | None = None,
+) -> Report:
+    """The content of write_report."""
+    stated = ContextSettings() if context is None else _context(pathlib.Path(context))
+    if (folder / "audit.json").is_file():
+        audit = load_audit_folder(folder)
+        if context is None:
+            stated = ContextSettings.model_validate(audit.content["settings"]["context"])
+        beside = None if study is None else load_study(study)
+        name, sections = audit.content["settings"]["name"], audit_sections(audit, stated, beside)
+    else:
+        if study is not None:
+            raise InputError(
+                f"study={str(study)!r} must be given with the folder of an audit, not of a study."
+            )
+        if not (folder / "manifest.json").is_file():
+            raise InputError(
+                f"folder={str(folder)!r} must be that of a run, a sweep or an audit: it has neither manifest.json nor"
+                " audit.json."
+            )
+        of_study = load_study(folder)
+        name, sections = of_study.manifest["settings"]["name"], study_sections(of_study, stated)
+    titles = {section.key: section.title for section in sections}
+    return Report(f"Membership inference report: {name}", (*sections, annex(titles)))
+
+
+def _context(path: pathlib.Path) -> ContextSettings:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"context={str(path)!r} must be a readable TOML file: {error}.") from None
+    if "context" not in content:
+        raise InputError(
+            f"context={str(path)!r} must have a table [context]; `jaxmia audit --init` writes one."
+        )
+    try:
+        return ContextSettings.model_validate(content["context"])
+    except pydantic.ValidationError as error:
+        raise InputError(f"{path}: {describe_error(error, ContextSettings)}") from None

@@ -1,0 +1,139 @@
+"""Figures as SVG that stands inside a page: its text and lines take the page's colour, its ids are its own."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import io
+import re
+from collections.abc import Iterator
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import norm
+
+from jaxmia.plots import COLOURS, STYLE
+
+_INK = "#010203"  # a colour that nothing else has: it becomes the page's
+_GREYS = {"#999999": "currentColor"}  # grey lines are drawn in the page's ink too
+
+
+@contextlib.contextmanager
+def drawn_for_pages() -> Iterator[None]:
+    """Within it, figures are drawn in the page's colours; text stays text."""
+    names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
+    style = STYLE | dict.fromkeys(names, _INK) | {"svg.fonttype": "none", "font.family": "sans-serif"}
+    with mpl.rc_context(style):
+        yield
+
+
+def to_svg(figure: Figure, key: str, alternative: str) -> str:
+    """An <svg> element.
+
+    Args:
+        figure: drawn within drawn_for_pages.
+        key: of the figure, different from all others of the page.
+        alternative: what it shows, in words.
+    """
+    buffer = io.StringIO()
+    with drawn_for_pages():
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    for colour, instead in {_INK: "currentColor", **_GREYS}.items():
+        text = text.replace(colour, instead)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{key}-\1"', text)
+    text = re.sub(r'(url\(|href=")#', rf"\1#{key}-", text)
+    view = re.search(r'viewBox="[^"]+"', text)
+    head = (
+        f'<svg {view.group() if view else ""} role="img" aria-label="{html.escape(alternative)}"'
+        ' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    )
+    return head + text[text.index(">") + 1 :]
+
+
+def vulnerability_figure(records: pd.DataFrame, fprs: list[float], title: str) -> Figure:
+    """Share of the records whose own TPR is at least t, against t, on a log axis.
+
+    Args:
+        records: with a column tpr_FPR for each FPR.
+        fprs: fractions.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for fpr, colour in zip(fprs, COLOURS, strict=False):
+        ordered = np.sort(records[f"tpr_{fpr:g}"].dropna().to_numpy())
+        if len(ordered) == 0:
+            continue
+        share = 1 - np.arange(len(ordered)) / len(ordered)
+        at = np.unique(np.searchsorted(ordered, np.linspace(0, 1, 201)).clip(max=len(ordered) - 1))
+        axes.step(ordered[at], share[at], where="pre", color=colour, linewidth=1.5, label=f"at FPR {fpr:g}")
+    axes.set(yscale="log", xlabel="TPR on a record, t", ylabel="share of records with TPR ≥ t", xlim=(0, 1))
+    axes.grid(alpha=0.25)
+    axes.set_title(title)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def average_roc(separation: np.ndarray, fpr: np.ndarray) -> np.ndarray:
+    """TPR averaged over records, each at the same FPR: mean of Phi(Phi^-1(fpr) + D), shape of fpr."""
+    return norm.cdf(norm.ppf(fpr)[:, None] + separation[None]).mean(axis=1)
+
+
+def average_roc_figure(curves: dict[str, np.ndarray], points: pd.DataFrame, title: str) -> Figure:
+    """Curves of average_roc on log axes, with measured points.
+
+    Args:
+        curves: separations D of the records, by label.
+        points: measured: fpr, tpr, tpr_low, tpr_high and label of the curve that they belong to.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    lowest = float(points["fpr"].min()) / 3
+    grid = np.geomspace(lowest, 1 - 1e-9, 200)
+    for number, (label, separation) in enumerate(curves.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(grid, average_roc(separation, grid), color=colour, linewidth=1.5, label=label)
+        mine = points[(points["label"] == label) & (points["status"] == "ok")]
+        errors = np.stack([mine["tpr"] - mine["tpr_low"], mine["tpr_high"] - mine["tpr"]]).clip(min=0)
+        axes.errorbar(mine["fpr"], mine["tpr"], errors, fmt="o", color=colour, markersize=4)
+    axes.plot([lowest, 1], [lowest, 1], color="0.6", linewidth=1, label="chance")
+    axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1.1))
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
+    axes.grid(alpha=0.25)
+    axes.set_title(title)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def accuracy_figure(cells: pd.DataFrame, fpr: float, title: str) -> Figure:
+    """Accuracy against TPR, a line over shots for each label.
+
+    Args:
+        cells: one row per label and S: label, shots, accuracy, tpr.
+        fpr: at which the TPRs are.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, (label, mine) in enumerate(cells.groupby("label", sort=False)):
+        colour, ordered = COLOURS[number % len(COLOURS)], mine.sort_values("shots")
+        axes.plot(ordered["accuracy"], ordered["tpr"], "o-", color=colour, markersize=4, label=label)
+        for _, cell in ordered.iterrows():
+            axes.annotate(
+                f"{cell['shots']}",
+                (cell["accuracy"], cell["tpr"]),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=7,
+            )
+    axes.axhline(fpr, color="0.6", linewidth=1, label="chance")
+    axes.set(yscale="log", xlabel="accuracy on held-out examples", ylabel=f"TPR at FPR {fpr:g}")
+    axes.grid(alpha=0.25)
+    axes.set_title(title)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,197 @@
+"""How much data would be enough: the laws of a study beside the published ones, and what they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from jaxmia.plots import power_law_figure
+from jaxmia.power_law import (
+    PER_RECORD,
+    LawOf,
+    PowerLaw,
+    PowerLawFit,
+    PublishedLine,
+    published_lines,
+    required_shots,
+)
+from jaxmia.report.content import Block, Measured, Picture, Table, Value
+from jaxmia.report.drawing import drawn_for_pages, to_svg
+
+EPSILONS = (0.25, 0.5, 0.75, 1.0)
+EXTRAPOLATION = (
+    "Required numbers of examples beyond the measured cells are extrapolations. They say where an attack of this"
+    " kind would"
+    " find no more than (ε, δ)-differential privacy allows, which is no guarantee of it."
+)
+
+
+def law_blocks(
+    laws: Mapping[LawOf, PowerLawFit], results: pd.DataFrame, *, shots: float, classes: int
+) -> list[Block]:
+    """The laws of each recipe, least private: a plot, slopes, the prediction at one size, required examples.
+
+    Args:
+        laws: of a study.
+        results: of the study: what they were fitted to.
+        shots: S of the model that the report is about.
+        classes: C of the model that the report is about.
+    """
+    blocks: list[Block] = [EXTRAPOLATION]
+    attack, evaluation = results[["attack", "evaluation"]].iloc[0]
+    least_private = results["epsilon"].max()
+    for number, recipe in enumerate(results["recipe"].unique()):
+        rows = results
+        name = LawOf(attack, evaluation, least_private, recipe)
+        for column, value in name._asdict().items():
+            rows = rows[rows[column] == value]
+        if name not in laws:
+            continue
+        blocks += _of_recipe(name, laws, rows, shots, classes, f"law-{number}")
+    return blocks
+
+
+def _of_recipe(
+    name: LawOf,
+    laws: Mapping[LawOf, PowerLawFit],
+    rows: pd.DataFrame,
+    shots: float,
+    classes: int,
+    key: str,
+) -> list[Block]:
+    fit = laws[name]
+    table = _law_table(name, fit, shots, classes)
+    blocks: list[Block] = []
+    if (rows["advantage"] > 0).any():
+        alternative = (
+            f"Advantage (TPR minus FPR) of {name.attack} against examples per class on log axes: it falls about along"
+            " straight lines; dotted lines are the published laws."
+        )
+        with drawn_for_pages():
+            figure = power_law_figure(rows, fit, title="Vulnerability against examples per class")
+        title = f"Vulnerability against examples per class: {name}"
+        blocks.append(Picture(title, alternative, to_svg(figure, key, alternative), table))
+    else:
+        blocks.append(table)
+    worst = laws.get(name._replace(attack=PER_RECORD, evaluation="maximum"))
+    of_records = {"average": fit} | ({"worst": worst} if worst else {})
+    blocks.append(_required_table(name, of_records, classes))
+    return blocks
+
+
+def _law_table(name: LawOf, fit: PowerLawFit, shots: float, classes: int) -> Table:
+    rows: list[tuple[Value, ...]] = []
+    for law in fit.lines:
+        line = next((line for line in _published(name) if line.law.fpr == law.fpr), None)
+        beside = Measured(line.law.slope_shots, *line.slope_shots_range) if line else "not published"
+        cells = law.num_cells or 0
+        rows.append((f"FPR {law.fpr:g}", _slope(law), beside, cells, _predicted(law, shots, classes)))
+    here = f"TPR predicted at S = {shots:g}, C = {classes}"
+    return Table(
+        f"The law: {name}",
+        ("", "slope of log advantage over log S", "published slope", "cells", here),
+        tuple(rows),
+        "Slopes with 95% intervals; the published one with what the rounding of its table leaves possible."
+        " Predictions"
+        " have 95% prediction intervals for one new cell.",
+    )
+
+
+def _published(name: LawOf) -> list[PublishedLine]:
+    if name.evaluation != "pooled":
+        return []
+    return [line for line in published_lines().lines if line.record == "average"]
+
+
+def _slope(law: PowerLaw) -> Measured:
+    if law.status != "ok" or law.slope_shots is None:
+        return _undetermined(law)
+    return Measured(law.slope_shots, *(law.slope_shots_interval or (None, None)))
+
+
+def _undetermined(law: PowerLaw, classes: int | None = None) -> Measured:
+    """Why a law says nothing, at a number of classes."""
+    reason = law.reason or "too few cells"
+    if law.status == "ok":
+        reason = f"the law holds at C = {', '.join(map(str, law.classes))}, not at {classes}"
+    return Measured(None, status="unresolved", reason=reason)
+
+
+def _says_nothing(law: PowerLaw, classes: int) -> bool:
+    return law.status != "ok" or (law.slope_classes is None and classes not in law.classes)
+
+
+def _predicted(law: PowerLaw, shots: float, classes: int) -> Measured:
+    if _says_nothing(law, classes):
+        return _undetermined(law, classes)
+    found = law.predict(shots=shots, classes=classes)
+    low, high = (None if end is None else min(end + law.fpr, 1.0) for end in (found.low, found.high))
+    return Measured(found.tpr, low, high, "extrapolated" if found.extrapolated else "ok")
+
+
+def _required_table(name: LawOf, fits: Mapping[str, PowerLawFit], classes: int) -> Table:
+    published = published_lines()
+    rows: list[tuple[Value, ...]] = []
+    for record, fit in fits.items():
+        for law in fit.lines:
+            for epsilon in EPSILONS:
+                number = published.shots(record, fpr=law.fpr, epsilon=epsilon, delta=published.delta)
+                beside = (
+                    Measured(number, status="published", form=",.0f")
+                    if number is not None
+                    else "not published"
+                )
+                found = _required(law, epsilon, published.delta, classes)
+                rows.append((f"{record} record", f"{law.fpr:g}", f"{epsilon:g}", found, beside))
+    return Table(
+        f"Examples per class until attacks find no more than (ε, {published.delta:g})-DP allows, C = {classes}",
+        ("", "FPR", "ε", "this study", "published, C = 2"),
+        tuple(rows),
+        "Intervals: 95%, from the law's prediction interval.",
+    )
+
+
+def _required(law: PowerLaw, epsilon: float, delta: float, classes: int) -> Measured:
+    if _says_nothing(law, classes):
+        return _undetermined(law, classes)
+    fit = PowerLawFit((law,))
+    found = required_shots(fit, epsilon=epsilon, delta=delta, fpr=law.fpr, classes=classes)
+    if found.shots is None:
+        return Measured(None, status="unresolved", reason=found.reason or found.status)
+    status = "extrapolated" if found.extrapolated else "ok"
+    form = ",.0f" if max(found.shots, found.high or 0) < 1e6 else ".1e"
+    return Measured(found.shots, found.low, found.high, status, form=form)
+
+
+def published_blocks(*, shots: float, classes: int) -> list[Block]:
+    """What the published laws say, for an audit without a study of its own data.
+
+    Args:
+        shots: examples per class of the model.
+        classes: C of the model.
+    """
+    published = published_lines()
+    rows: list[tuple[Value, ...]] = []
+    for line in published.lines:
+        at = Measured(line.law.predict(shots=shots, classes=2).tpr, status="extrapolated")
+        required = [
+            Measured(line.required_shots[epsilon], status="published", form=",.0f")
+            if epsilon in line.required_shots
+            else "not published"
+            for epsilon in EPSILONS
+        ]
+        rows.append((f"{line.record} record, FPR {line.law.fpr:g}", at, *required))
+    headings = (f"TPR at S = {shots:g}", *(f"S for ε = {epsilon:g}" for epsilon in EPSILONS))
+    return [
+        "No study of these data was given: what follows are published laws of other data, at two classes."
+        " `jaxmia run` or"
+        " `jaxmia sweep` over numbers of examples fits laws of your own; `jaxmia report --study` takes them in.",
+        EXTRAPOLATION,
+        Table(
+            f"Published laws (C = 2; this model has {classes} classes and {shots:,.0f} examples per class)",
+            ("", *headings),
+            tuple(rows),
+            f"{published.source} {published.setting} Published without intervals.",
+        ),
+    ]

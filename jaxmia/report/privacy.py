@@ -1,0 +1,105 @@
+"""What differential privacy guarantees, what attacks reach below its ceiling, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from jaxmia.plots import privacy_figure
+from jaxmia.report.content import Block, Measured, Picture, Table, Value, measured
+from jaxmia.report.drawing import drawn_for_pages, to_svg
+from jaxmia.tradeoff import kairouz_ceiling
+
+EPSILONS = (8.0, 4.0, 2.0, 1.0, 0.5)
+SIMULATED = (
+    "Guarantees are those of the mechanism on paper. Heads trained for this measurement use a generator that is not"
+    " cryptographic: they tell what privacy would cost, and are not themselves fit for release as private."
+)
+
+
+def bounds_table(fprs: Sequence[float], delta: float) -> Table:
+    """What (epsilon, delta)-DP lets any attack on one record reach, from its definition alone."""
+    rows: list[tuple[Value, ...]] = []
+    for epsilon in EPSILONS:
+        tprs = (float(kairouz_ceiling(fpr, epsilon=epsilon, delta=delta)) for fpr in fprs)
+        rows.append((f"ε = {epsilon:g}", *(Measured(tpr, status="bound") for tpr in tprs)))
+    return Table(
+        f"The largest TPR that (ε, {delta:g})-differential privacy leaves to any attack",
+        ("", *(f"at FPR {fpr:g}" for fpr in fprs)),
+        tuple(rows),
+        "Bounds from the definition, not measurements.",
+    )
+
+
+def is_private(results: pd.DataFrame) -> bool:
+    """Whether a study has a level of privacy."""
+    return bool(np.isfinite(results["epsilon"]).any())
+
+
+def privacy_blocks(results: pd.DataFrame) -> list[Block]:
+    """Levels of privacy of a study: their cost in accuracy, what attacks reach, and what they could.
+
+    Args:
+        results: some of them private.
+    """
+    first = results.iloc[0]
+    pooled = results[results["evaluation"] == first["evaluation"]]
+    rows: list[tuple[Value, ...]] = []
+    keys = ["dataset", "recipe", "classes", "shots", "epsilon"]
+    for (dataset, recipe, classes, shots, epsilon), level in pooled.groupby(keys, sort=False):
+        name = f"{dataset}, {recipe}, C = {classes}, S = {shots}"
+        of_attack = level[level["attack"] == first["attack"]]
+        shown = level["epsilon_lower_bound"].dropna()
+        proved = Measured(float(shown.median())) if len(shown) else Measured(None, status="not run")
+        level_of = Measured(float(epsilon), form="g")
+        accuracy = over_runs(level["accuracy"])
+        for _fpr, cells in of_attack.groupby("fpr", sort=False):
+            ceiling = Measured(float(cells["tpr_ceiling"].iloc[0]), form=".4f", status="bound")
+            tpr = over_seeds(cells)
+            rows.append((name, level_of, accuracy, f"{cells['fpr'].iloc[0]:g}", tpr, ceiling, proved))
+    adjacency = ", ".join(sorted(set(results["adjacency"])))
+    table = Table(
+        f"Privacy levels under {first['attack']}, {first['evaluation']}",
+        ("cell", "ε", "accuracy", "FPR", "TPR", "ceiling of any attack", "ε proved by attacks"),
+        tuple(rows),
+        f"δ = {first['delta']:g}; adjacency: {adjacency}; accountant: privacy loss distributions (dp-accounting)."
+        " Medians over seeds"
+        " with the outermost ends of their intervals; accuracy with the range over seeds.",
+    )
+    alternative = (
+        "TPR of each attack and the ceiling on any attack against ε on log axes, a panel for each FPR: points"
+        " lie below"
+        " the ceiling."
+    )
+    with drawn_for_pages():
+        figure = privacy_figure(pooled, "ceiling")
+    drawn = Picture("TPR under its ceiling", alternative, to_svg(figure, "ceiling", alternative), table)
+    return [SIMULATED, drawn, _below_table(results)]
+
+
+def _below_table(results: pd.DataFrame) -> Table:
+    """Rows of private heads whose TPR exceeds its ceiling beyond the interval: there must be none."""
+    private = results[np.isfinite(results["epsilon"]) & (results["status"] == "ok")]
+    above = private[private["tpr_low"] > private["tpr_ceiling"]]
+    nearest = (private["tpr"] / private["tpr_ceiling"]).max()
+    rows = (
+        ("resolved rows of private heads", len(private)),
+        ("rows above their ceiling beyond their interval", len(above)),
+        ("largest TPR as a share of its ceiling", Measured(float(nearest)) if len(private) else "none"),
+    )
+    return Table("Heads of known privacy under their ceiling", ("", "answer"), rows)
+
+
+def over_runs(values: pd.Series[float]) -> Measured:
+    """The median over seeds, and the range."""
+    return measured(values.median(), values.min(), values.max())
+
+
+def over_seeds(cells: pd.DataFrame) -> Measured:
+    """The median TPR of cells that differ in their seed, with the outermost ends of their intervals."""
+    resolved = cells[cells["status"] == "ok"]
+    if resolved.empty:
+        return Measured(None, status=cells["status"].iloc[0], reason=cells["reason"].iloc[0])
+    return measured(resolved["tpr"].median(), resolved["tpr_low"].min(), resolved["tpr_high"].max())

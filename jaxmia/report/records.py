@@ -1,0 +1,148 @@
+"""What a report says of single records: how vulnerability is spread, who is most at risk, and where they sit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from jaxmia.evaluation import required_nonmembers
+from jaxmia.report.content import Block, Measured, Picture, Table, Value, measured
+from jaxmia.report.drawing import drawn_for_pages, to_svg, vulnerability_figure
+from jaxmia.vulnerability import QUANTILES, tpr_quantile
+
+LISTED = 50  # records in the ranked list
+EXTRAPOLATED = "extrapolated: by a Gaussian, since fewer than 10/FPR shadows are without a record."
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordsOf:
+    """Records and what an attacker finds of each on average over re-trainings.
+
+    Attributes:
+        name: of the cell or the audit, for titles.
+        table: one row per record: id, class_name, separation (D) and separation_error, and tpr_FPR for each FPR.
+        fprs: fractions, descending.
+        num_out: shadows without a record, on average.
+    """
+
+    name: str
+    table: pd.DataFrame
+    fprs: Sequence[float]
+    num_out: float
+
+    def status(self, fpr: float) -> str:
+        """Whether shadows without a record are enough to count at this FPR, or a Gaussian goes beyond them."""
+        return "ok" if self.num_out >= required_nonmembers(fpr) else "extrapolated"
+
+    def worst(self, fpr: float) -> Measured:
+        """The largest TPR of all records, with an interval that allows for its being the largest of so many.
+
+        All records' 95% intervals hold at once (Bonferroni): the largest of their lower and of their upper ends.
+        """
+        return self._over_records(np.max, fpr, norm.isf(0.025 / max(len(self.table), 1)))
+
+    def average(self, fpr: float) -> Measured:
+        """The mean over records, with an interval as if all records' errors went together, which is the widest."""
+        return self._over_records(np.mean, fpr, norm.isf(0.025))
+
+    def quantile(self, level: float, fpr: float) -> Measured:
+        """A quantile over records below the maximum, with an interval as of average."""
+        found = tpr_quantile(np.sort(self.table[f"tpr_{fpr:g}"].dropna().to_numpy()), level)
+        if found.status != "ok":
+            return Measured(None, status=found.status, reason=found.reason)
+        return self._over_records(lambda tprs: tpr_quantile(np.sort(tprs), level).tpr, fpr, norm.isf(0.025))
+
+    def _over_records(self, statistic: Callable[[np.ndarray], float], fpr: float, width: float) -> Measured:
+        """A statistic of all TPRs that grows with each, with each separation so many errors lower and higher."""
+        known = self.table.dropna(subset=["separation"])
+        if known.empty:
+            return Measured(None, status="unresolved", reason="too few shadows")
+        separation = known["separation"].to_numpy()
+        error = width * known["separation_error"].fillna(0).to_numpy()  # none where scores do not vary
+        low, value, high = (
+            float(statistic(_tpr(end, fpr))) for end in (separation - error, separation, separation + error)
+        )
+        return Measured(value, low, high, self.status(fpr))
+
+    def at(self, row: Mapping[Hashable, Any], fpr: float) -> Measured:
+        """TPR of one record with its own 95% interval."""
+        ends = [row["separation"] + sign * norm.isf(0.025) * row["separation_error"] for sign in (-1, 1)]
+        low, high = (float(_tpr(np.asarray(end), fpr)) for end in ends)
+        return measured(row[f"tpr_{fpr:g}"], low, high, self.status(fpr))
+
+
+def _tpr(separation: np.ndarray, fpr: float) -> np.ndarray:
+    return np.asarray(norm.cdf(norm.ppf(fpr) + separation))
+
+
+def blocks_of_records(records: RecordsOf, key: str) -> list[Block]:
+    """Distribution, quantiles, the ranked list and the classes.
+
+    Args:
+        records: at least one.
+        key: for the ids of the figure.
+    """
+    return [_distribution(records, key), _ranked(records), by_class(records)]
+
+
+def _distribution(records: RecordsOf, key: str) -> Picture:
+    rows: list[tuple[Value, ...]] = []
+    for level in QUANTILES:
+        cells = [records.worst(fpr) if level == 1 else records.quantile(level, fpr) for fpr in records.fprs]
+        rows.append(("maximum" if level == 1 else f"quantile {level:g}", *cells))
+    table = Table(
+        f"Quantiles over {len(records.table)} records of their TPR: {records.name}",
+        ("", *(f"at FPR {fpr:g}" for fpr in records.fprs)),
+        tuple(rows),
+        "Intervals: 95%; the maximum's holds for all records at once, the others' are as if all records' errors"
+        " went together. A"
+        f" quantile q needs 1/(1 − q) records. {EXTRAPOLATED}",
+    )
+    title = f"How vulnerability is spread over records: {records.name}"
+    worst = ", ".join(f"{records.worst(fpr).text} at FPR {fpr:g}" for fpr in records.fprs)
+    alternative = f"Share of records against the TPR an attacker has on them; the largest TPR is {worst}."
+    with drawn_for_pages():
+        figure = vulnerability_figure(records.table, list(records.fprs), "Vulnerability over records")
+    return Picture(title, alternative, to_svg(figure, key, alternative), table)
+
+
+def _ranked(records: RecordsOf) -> Table:
+    ranked = records.table.sort_values("separation", ascending=False, kind="stable").head(LISTED)
+    more = ["p_value"] if "p_value" in ranked else []
+    rows: list[tuple[Value, ...]] = []
+    for place, row in enumerate(ranked.to_dict("records"), start=1):
+        tprs = [records.at(row, fpr) for fpr in records.fprs]
+        p_values = [Measured(row[name], form=".2g") for name in more]
+        rows.append((place, str(row["id"]), str(row["class_name"]), *tprs, *p_values))
+    headings = [f"TPR at FPR {fpr:g}" for fpr in records.fprs] + ["p-value under this model"] * len(more)
+    note = (
+        "Ids only. Intervals are of each record by itself; that the list chooses the largest is not in them."
+        + (" p-value: of the released model's score, if the record had not been trained on." if more else "")
+    )
+    title = f"The {len(rows)} records most at risk: {records.name}"
+    return Table(title, ("rank", "record", "class", *headings), tuple(rows), note, sortable=True)
+
+
+def by_class(records: RecordsOf) -> Table:
+    """Mean and largest TPR of each class, and its share of the most vulnerable records."""
+    table = records.table
+    top = table.nlargest(max(1, len(table) // 100), "separation")
+    fpr = records.fprs[0]
+    rows: list[tuple[Value, ...]] = []
+    for name, mine in table.groupby("class_name", sort=True):
+        of_class = dataclasses.replace(records, table=mine)
+        share = float((top["class_name"] == name).mean())
+        means = [of_class.average(each) for each in records.fprs]
+        rows.append((str(name), len(mine), *means, of_class.worst(fpr), Measured(share, form=".0%")))
+    headings = [f"mean TPR at FPR {each:g}" for each in records.fprs]
+    return Table(
+        f"Where they sit, by class: {records.name}",
+        ("class", "records", *headings, f"largest TPR at FPR {fpr:g}", "share of the top 1%"),
+        tuple(rows),
+        sortable=True,
+    )
