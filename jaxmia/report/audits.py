@@ -352,8 +352,8 @@ def _privacy(audit: Audit, context: ContextSettings, study: Study | None) -> Ite
         yield from study_privacy_blocks(study)
         return
     yield (
-        "What a guarantee would cost in accuracy was not measured: `jaxmia run` with privacy.epsilon = [inf, 8, 4, 1]"
-        " over these records measures it, and `jaxmia report --study` takes it in."
+        "What a guarantee would cost in accuracy was not measured: “jaxmia run” with privacy.epsilon = [inf, 8, 4, 1]"
+        " over these records measures it, and “jaxmia report --study” takes it in."
     )
     yield bounds_table(audit.fprs, context.delta)
 

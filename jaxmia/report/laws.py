@@ -185,13 +185,13 @@ def published_blocks(*, shots: float, classes: int) -> list[Block]:
     headings = (f"TPR at S = {shots:g}", *(f"S for ε = {epsilon:g}" for epsilon in EPSILONS))
     return [
         "No study of these data was given: what follows are published laws of other data, at two classes."
-        " `jaxmia run` or"
-        " `jaxmia sweep` over numbers of examples fits laws of your own; `jaxmia report --study` takes them in.",
+        " “jaxmia run” or"
+        " “jaxmia sweep” over numbers of examples fits laws of your own; “jaxmia report --study” takes them in.",
         EXTRAPOLATION,
         Table(
             f"Published laws (C = 2; this model has {classes} classes and {shots:,.0f} examples per class)",
             ("", *headings),
             tuple(rows),
-            f"{published.source} {published.setting} Published without intervals.",
+            f"{published.source} {published.setting}. Published without intervals.",
         ),
     ]

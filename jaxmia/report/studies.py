@@ -161,7 +161,7 @@ def _summary(study: Study, context: ContextSettings, records: list[RecordsOf]) -
     yield (
         "This report says what was tested on models of this kind, what the tests could have seen, and what they saw."
         " It is evidence, not a verdict. The models are heads trained for the study, not one released model:"
-        " `jaxmia audit` tests that one."
+        " “jaxmia audit” tests that one."
     )
     first = study.headline.iloc[0]
     total = int(first["classes"]) * int(first["shots"])
