@@ -51,9 +51,8 @@ def open_dataset(place: str, columns: Columns, *, split: str | None, subset: str
         value = contents[at][column]
         return _image_bytes(value) if modality == "image" and value is not None else value
 
-    return Source(
-        pathlib.Path(place).name if os.path.exists(place) else place, modality, rows, content, names
-    )
+    title = pathlib.Path(place).resolve().name if os.path.exists(place) else place
+    return Source(title, modality, rows, content, roles, names)
 
 
 def _load(place: str, subset: str | None) -> Any:

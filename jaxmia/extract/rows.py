@@ -105,7 +105,7 @@ def _class_name(value: Any) -> str:
 
 
 def _truth(value: Any) -> bool:
-    if value is None or value != value:
+    if value is None or value != value or not str(value).strip():
         raise UnusableError("missing member")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
