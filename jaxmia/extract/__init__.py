@@ -146,13 +146,17 @@ def extract_features(
         skipped = len(screened.problems)
         return Extraction(out, class_names, sizes, dim, skipped, errors, computed, provenance)
 
+    folder = out.with_name(f"{out.name}.parts")
     if written is not None:
         if written != json.loads(json.dumps(provenance)):
             raise InputError(
                 f"out={str(out)!r} holds another extraction: remove it, or choose another --out."
             )
+        if folder.is_dir():  # killed between the two last steps
+            with Parts.open(folder, identity) as parts:
+                parts.remove()
         return extraction(read_npz(out, name="out", required=("features",))["features"].shape[1], 0)
-    with Parts.open(out.with_name(f"{out.name}.parts"), identity) as parts:
+    with Parts.open(folder, identity) as parts:
         features, computed = compute(parts, rows, screened.usable, network, batch_size, console)
         _check_finite(features, dtype, rows, screened)
         arrays = {"features": features.astype(dtype), "labels": labels, "class_names": np.array(class_names)}
