@@ -34,6 +34,7 @@ _MODULE_OF = {
     "dp_epsilon": "accounting",
     "draw_membership": "membership",
     "epsilon_lower_bound": "auditing",
+    "extract_features": "extract",
     "feature_set": "features",
     "fit_laws": "laws",
     "fit_power_law": "power_law",

@@ -258,6 +258,106 @@ def attack(
 
 
 @app.command(
+    epilog="""Examples: `jaxmia extract photos/ --backbone timm:resnet50 --out photos.npz`;
+`jaxmia extract notes.csv --backbone sentence-transformers:all-MiniLM-L6-v2 --label-column topic --out notes.npz`
+
+Names are looked up on a hub; folders and files of weights need none. A killed extraction continues when it is started
+again. Needs the extra: `pip install 'jaxmia[extract]'`."""
+)
+def extract(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder with a sub-folder of images per class; a .csv, .parquet or .jsonl of texts; or a data set of"
+            " Hugging Face: a saved folder, or datasets:NAME_OR_FOLDER.",
+        ),
+    ],
+    backbone: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND:NAME",
+            help="timm:, sentence-transformers: or transformers:, and a name or a folder.",
+        ),
+    ],
+    out: Annotated[pathlib.Path, typer.Option(metavar="FILE", help="The .npz to write.")],
+    weights: Annotated[
+        pathlib.Path | None,
+        typer.Option(metavar="FILE", help="A .safetensors, .pth or .pt for timm:NAME; never a pickle."),
+    ] = None,
+    text_column: Annotated[str, typer.Option(metavar="NAME", help="Of the texts.")] = "text",
+    image_column: Annotated[str, typer.Option(metavar="NAME", help="Of a data set's images.")] = "image",
+    label_column: Annotated[str, typer.Option(metavar="NAME", help="Of the classes.")] = "label",
+    id_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of what rows are called; else their numbers from 0.")
+    ] = None,
+    member_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of whether a head was trained on the row; for jaxmia audit."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Of a data set that has several.")] = None,
+    subset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a data set that has several.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(metavar="N", help="timm: pixels of a side; by default the network's own.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="X[,X,X]", help="timm: subtracted from pixels in 0 .. 1.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="X[,X,X]", help="timm: divided by thereafter.")] = None,
+    crop_pct: Annotated[
+        float | None, typer.Option(metavar="X", help="timm: share of the side that the central crop keeps.")
+    ] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(metavar="NAME", help="timm: nearest, bilinear, bicubic or lanczos.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Items that the network sees at once.")] = 64,
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="Of torch; 'auto' is a GPU if there is one.")
+    ] = "auto",
+    dtype: Annotated[
+        str, typer.Option(metavar="float32|float16", help="Of the features in the file.")
+    ] = "float32",
+    on_error: Annotated[
+        str,
+        typer.Option(
+            metavar="stop|skip", help="If items cannot be used; they are listed in FILE-errors.csv."
+        ),
+    ] = "stop",
+) -> None:
+    """Turn images or texts into features of a frozen pretrained network: the .npz that all else takes.
+
+    Everything is checked before a network is loaded. The file records network, hash of its weights, preprocessing and
+    versions, and has names of items, never their contents.
+    """
+    from jaxmia.extract import Columns, ImageOptions, extract_features, parse_numbers
+
+    done = extract_features(
+        source,
+        backbone,
+        out,
+        weights=weights,
+        columns=Columns(text_column, image_column, label_column, id_column, member_column),
+        split=split,
+        subset=subset,
+        images=ImageOptions(
+            image_size, parse_numbers("mean", mean), parse_numbers("std", std), crop_pct, interpolation
+        ),
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        on_error=on_error,
+        console=rich.console.Console(stderr=True),
+    )
+    console = rich.console.Console()
+    for line in done.provenance["notes"]:
+        console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    for line in done.summary():
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command(
     epilog="""Example: `jaxmia audit --init audit.toml`, fill it in, then `jaxmia audit audit.toml --out audits/mine`
 
 The folder gets audit.json, records.parquet (ids and numbers, never contents), attack/ and shadows/. A killed audit

@@ -1,9 +1,9 @@
-"""Progress of a grid of cells: a bar over the arithmetic to be done, with rate and remaining time; a sweep's table."""
+"""Progress of a grid of cells: a bar over the work, with rate and remaining time; a sweep's table; items."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import rich.box
 import rich.console
@@ -49,6 +49,32 @@ def grid_progress(console: rich.console.Console | None, total_work: float) -> It
     progress = _bar(console, disable=console is None)
     with progress:
         yield GridProgress(progress, progress.add_task("starting", total=total_work, heads=0))
+
+
+@contextlib.contextmanager
+def item_progress(
+    console: rich.console.Console | None, description: str, total: int
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar over items; what is yielded is told how many more are through. On None nothing is drawn."""
+    progress = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(bar_width=24),
+        rich.progress.MofNCompleteColumn(),
+        _ItemsPerSecond(),
+        rich.progress.TimeRemainingColumn(compact=True),
+        rich.progress.TextColumn("left"),
+        console=console,
+        disable=console is None,
+    )
+    with progress:
+        task = progress.add_task(description, total=total)
+        yield lambda count: progress.update(task, advance=count)
+
+
+class _ItemsPerSecond(rich.progress.ProgressColumn):
+    def render(self, task: rich.progress.Task) -> str:
+        speed = task.finished_speed or task.speed
+        return f"{speed:.0f} items/s" if speed else "- items/s"
 
 
 def _bar(console: rich.console.Console | None, *, disable: bool) -> rich.progress.Progress:

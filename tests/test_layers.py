@@ -46,6 +46,7 @@ RANKS = {
     "progress": 10,
     "store": 10,
     "executors": 10,
+    "extract": 11,
     "laws": 11,
     "attack_run": 11,
     "tuning": 11,

@@ -1,0 +1,253 @@
+"""From images or texts to a file of features: what `jaxmia extract` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import rich.console
+from jaxtyping import Float
+
+from jaxmia._npz import read_npz
+from jaxmia._validate import InputError, check, check_at_least, check_choice
+from jaxmia.extract.backbones import (
+    Backbone,
+    ImageOptions,
+    check_modality,
+    load_backbone,
+    parse_backbone,
+    parse_numbers,
+)
+from jaxmia.extract.computing import compute
+from jaxmia.extract.packages import check_installed, package_versions
+from jaxmia.extract.parts import Parts
+from jaxmia.extract.rows import Columns, Source
+from jaxmia.extract.screening import Screened, screen
+from jaxmia.extract.sources import open_source
+from jaxmia.progress import item_progress
+from jaxmia.store import write_arrays, write_text
+
+__all__ = ["Columns", "Extraction", "ImageOptions", "extract_features", "parse_numbers"]
+
+ON_ERROR = ("stop", "skip")
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Extraction:
+    """What an extraction leaves.
+
+    Attributes:
+        path: the .npz.
+        class_names: in label order.
+        class_sizes: examples of each class.
+        dim: of the features.
+        skipped: items that could not be used.
+        errors: CSV of their ids and reasons; None if there are none.
+        computed: items whose features this call computed; the others were there.
+        provenance: what the file says of itself.
+    """
+
+    path: pathlib.Path
+    class_names: tuple[str, ...]
+    class_sizes: tuple[int, ...]
+    dim: int
+    skipped: int
+    errors: pathlib.Path | None
+    computed: int
+    provenance: dict[str, Any]
+
+    def summary(self) -> list[str]:
+        """What there is to say of it, line by line."""
+        sizes = [size for size in self.class_sizes if size]
+        smallest = min(sizes)
+        name = self.class_names[self.class_sizes.index(smallest)]
+        lines = [
+            f"{sum(sizes)} items, {len(sizes)} classes (smallest: {name}, {smallest}), dim {self.dim}, "
+            f"{self.skipped} skipped: {self.path}"
+        ]
+        if self.errors is not None:
+            lines.append(f"What was skipped, and why: {self.errors}")
+        if not self.computed:
+            lines.append("All features were there already: nothing was left to compute.")
+        return lines
+
+
+def extract_features(
+    source: str | os.PathLike[str],
+    backbone: str,
+    out: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    columns: Columns | None = None,
+    split: str | None = None,
+    subset: str | None = None,
+    images: ImageOptions | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    dtype: str = "float32",
+    on_error: str = "stop",
+    console: rich.console.Console | None = None,
+) -> Extraction:
+    """Turn images or texts into features of a frozen pretrained network, and write them as an .npz.
+
+    The file has `features` [examples, dim], `labels` int32[examples], `class_names`, `ids`, `member` (bool, if a column
+    says so) and `provenance`, JSON: network, hash of its weights, preprocessing, versions, source, counts. It has names
+    of items and never their contents. `load_features` reads it, and `jaxmia audit` takes ids and membership from it.
+
+    Features are written block by block to OUT.parts; a killed call started again continues and ends in the same bytes.
+    Items that cannot be used are listed in OUT-errors.csv, before any network is loaded.
+
+    Args:
+        source: a folder with a sub-folder of images per class; a .csv, .parquet or .jsonl with texts and labels; or a
+            data set of Hugging Face: a folder of `save_to_disk`, or "datasets:NAME_OR_FOLDER".
+        backbone: "timm:NAME_OR_FOLDER", "sentence-transformers:NAME_OR_FOLDER" or "transformers:NAME_OR_FOLDER".
+        out: the .npz; its folder must exist.
+        weights: a .safetensors, .pth or .pt for a timm network; never an arbitrary pickle.
+        columns: of a table or data set.
+        split: of a data set.
+        subset: of a data set.
+        images: preprocessing of a timm network, where it shall not be its own.
+        batch_size: items that the network sees at once.
+        device: of torch; "auto" is a GPU if there is one.
+        dtype: "float32" or "float16", of the features in the file.
+        on_error: "stop" or "skip", if items cannot be used.
+        console: where progress is shown, if anywhere.
+
+    Raises:
+        InputError: for whatever is wrong with arguments, source, network or output; what was computed stays.
+    """
+    check_choice("dtype", dtype, ("float16", "float32"))
+    check_choice("on_error", on_error, ON_ERROR)
+    check_at_least("batch_size", batch_size, 1)
+    out, columns = pathlib.Path(out), columns or Columns()
+    written = _written(out)
+    spec = parse_backbone(
+        backbone, weights=None if weights is None else pathlib.Path(weights), images=images, device=device
+    )
+    rows = open_source(os.fspath(source), columns, split=split, subset=subset)
+    check_modality(spec.kind, rows.modality)
+    if rows.modality == "image":
+        check_installed("PIL")
+    with item_progress(console, "checking", len(rows.rows)) as advance:
+        screened = screen(rows, advance)
+    errors = _list_problems(out, rows, screened, on_error)
+    class_names, labels = _labels(rows, screened)
+    network = load_backbone(spec, rows.modality)
+    identity = _identity(rows, screened, network, batch_size)
+    provenance = identity | {"dtype": dtype, "notes": _notes(rows, screened, network)}
+    sizes = tuple(np.bincount(labels, minlength=len(class_names)).tolist())
+
+    def extraction(dim: int, computed: int) -> Extraction:
+        skipped = len(screened.problems)
+        return Extraction(out, class_names, sizes, dim, skipped, errors, computed, provenance)
+
+    folder = out.with_name(f"{out.name}.parts")
+    if written is not None:
+        if written != json.loads(json.dumps(provenance)):
+            raise InputError(
+                f"out={str(out)!r} holds another extraction: remove it, or choose another --out."
+            )
+        if folder.is_dir():  # killed between the two last steps
+            with Parts.open(folder, identity) as parts:
+                parts.remove()
+        return extraction(read_npz(out, name="out", required=("features",))["features"].shape[1], 0)
+    with Parts.open(folder, identity) as parts:
+        features, computed = compute(parts, rows, screened.usable, network, batch_size, console)
+        _check_finite(features, dtype, rows, screened)
+        arrays = {"features": features.astype(dtype), "labels": labels, "class_names": np.array(class_names)}
+        arrays["ids"] = np.array([rows.rows[place].id for place in screened.usable])
+        if "member" in rows.columns:
+            arrays["member"] = np.array([rows.rows[place].member for place in screened.usable], bool)
+        write_arrays(out, arrays | {"provenance": np.array(json.dumps(provenance))})
+        parts.remove()
+    return extraction(features.shape[1], computed)
+
+
+def _written(out: pathlib.Path) -> dict[str, Any] | None:
+    """Provenance of an output that is there already."""
+    check(out.suffix == ".npz", "out", str(out), "end in .npz")
+    check(
+        out.resolve().parent.is_dir() and not out.is_dir(),
+        "out",
+        str(out),
+        "be a file in a folder that exists",
+    )
+    if not out.exists():
+        return None
+    found = read_npz(out, name="out", required=(), optional=("provenance",))
+    if "provenance" not in found:
+        raise InputError(f"out={str(out)!r} must be a new file: there is one that no extraction wrote.")
+    return json.loads(str(found["provenance"]))
+
+
+def _list_problems(
+    out: pathlib.Path, source: Source, screened: Screened, on_error: str
+) -> pathlib.Path | None:
+    """Write the list of what cannot be used, and end here if that was asked for."""
+    path = out.with_name(f"{out.stem}-errors.csv")
+    if not screened.problems:
+        path.unlink(missing_ok=True)
+        return None
+    write_text(path, screened.table())
+    if on_error == "stop":
+        name, reason = screened.problems[0]
+        raise InputError(
+            f"{len(screened.problems)} of {len(source.rows)} items of {source.name} cannot be used; the first is"
+            f" {name!r}: {reason}. {path} lists them; --on-error skip leaves them out."
+        )
+    return path
+
+
+def _labels(source: Source, screened: Screened) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names in label order (numbers by value), and int32 labels of what can be used."""
+    given = [source.rows[place].label for place in screened.usable]
+    found = set(given)
+    numbers = all(name.isdecimal() for name in found)
+    names = source.class_names or tuple(sorted(found, key=lambda name: (int(name) if numbers else 0, name)))
+    check(len(found) >= 2, f"{source.name}: classes", sorted(found), "be at least 2")
+    label_of = {name: label for label, name in enumerate(names)}
+    return names, np.array([label_of[name] for name in given], np.int32)
+
+
+def _notes(source: Source, screened: Screened, network: Backbone) -> list[str]:
+    used = {source.rows[place].label for place in screened.usable}
+    lost = sorted({row.label for row in source.rows if row.label} - used)
+    left = [f"No item of class {name!r} can be used." for name in lost]
+    return [*source.notes, *network.notes, *left]
+
+
+def _identity(source: Source, screened: Screened, network: Backbone, batch_size: int) -> dict[str, Any]:
+    """All that features depend on, and where they come from."""
+    return {
+        "format": _FORMAT,
+        "source": {
+            "name": source.name,
+            "modality": source.modality,
+            "sha256": screened.content_hash,
+            "columns": dict(source.columns),
+            "items": len(source.rows),
+            "used": len(screened.usable),
+            "problems": screened.counts(),
+        },
+        "backbone": network.facts,
+        "preprocessing": network.preprocessing,
+        "batch_size": batch_size,
+        "versions": package_versions("jaxmia", "numpy", *network.packages),
+    }
+
+
+def _check_finite(
+    features: Float[np.ndarray, "items dim"], dtype: str, source: Source, screened: Screened
+) -> None:
+    limit = float(np.finfo(dtype).max)
+    bad = np.flatnonzero(~(np.abs(features) <= limit).all(axis=1))
+    if bad.size:
+        name = source.rows[screened.usable[bad[0]]].id
+        raise InputError(
+            f"features must be finite in {dtype}; those of {bad.size} items are not (first: {name!r})."
+        )

@@ -1,0 +1,85 @@
+"""Features of all items, block by block: what is on disk is not computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import rich.console
+from jaxtyping import Float
+
+from jaxmia._validate import InputError
+from jaxmia.extract.backbones import Backbone
+from jaxmia.extract.images import UnusableError
+from jaxmia.extract.parts import Parts
+from jaxmia.extract.rows import Source
+from jaxmia.progress import item_progress
+
+BATCHES = 8  # of a block, between two writes
+
+
+def compute(
+    parts: Parts,
+    source: Source,
+    usable: Sequence[int],
+    network: Backbone,
+    batch_size: int,
+    console: rich.console.Console | None,
+) -> tuple[Float[np.ndarray, "items dim"], int]:
+    """Features of rows, and of how many they were computed now.
+
+    Args:
+        parts: where blocks of them are kept.
+        source: the rows.
+        usable: places of the rows.
+        network: that computes them.
+        batch_size: rows that it sees at once.
+        console: where progress is shown, if anywhere.
+
+    Raises:
+        InputError: if a row can no longer be read.
+    """
+    total = len(usable)
+    step = BATCHES * batch_size
+    blocks = [(first, min(first + step, total)) for first in range(0, total, step)]
+    todo = [block for block in blocks if not parts.has(*block)]
+    computed = sum(end - first for first, end in todo)
+    with item_progress(console, "extracting", computed) as advance, ThreadPoolExecutor() as pool:
+        for first, end in todo:
+            parts.save(first, end, _block(pool, source, network, usable[first:end], batch_size, advance))
+    return np.concatenate([parts.load(*block) for block in blocks]), computed
+
+
+def _block(
+    pool: ThreadPoolExecutor,
+    source: Source,
+    network: Backbone,
+    places: Sequence[int],
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> Float[np.ndarray, "items dim"]:
+    """Features of the rows at some places; the next batch is prepared while the network works."""
+    order = np.arange(len(places))
+    if source.modality == "text":  # batches of texts of like length have little padding
+        order = np.argsort([len(source.content(place)) for place in places], kind="stable")
+    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+
+    def submit(batch: np.ndarray) -> list[Future[Any]]:
+        return [pool.submit(_prepared, source, network, places[at]) for at in batch]
+
+    found, ahead = [], submit(batches[0])
+    for number in range(len(batches)):
+        items = [future.result() for future in ahead]
+        ahead = submit(batches[number + 1]) if number + 1 < len(batches) else []
+        found.append(network.features(items))
+        advance(len(items))
+    return np.concatenate(found)[np.argsort(order)].astype(np.float32)
+
+
+def _prepared(source: Source, network: Backbone, place: int) -> Any:
+    try:
+        return network.prepare(source.content(place))
+    except (UnusableError, OSError) as error:
+        raise InputError(f"{source.rows[place].id!r} changed while it was being read: {error}.") from None

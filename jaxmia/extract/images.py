@@ -1,0 +1,41 @@
+"""From the bytes of an image file to pixels, or the reason why not."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+_WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes that conversion to 8 bits would clip
+
+
+class UnusableError(ValueError):
+    """An item cannot be used; the message is the reason, without anything of its content."""
+
+
+def decode(content: bytes) -> Any:
+    """The image in RGB; transparency is dropped, and EXIF orientation not applied, as data loaders of training do.
+
+    Args:
+        content: bytes of a file of any format that Pillow reads.
+
+    Raises:
+        UnusableError: for no image, a truncated or damaged one, or one whose pixels have more than 8 bits.
+    """
+    import PIL.Image
+
+    if not content:
+        raise UnusableError("empty file")
+    try:
+        image = PIL.Image.open(io.BytesIO(content))
+    except PIL.UnidentifiedImageError:
+        raise UnusableError("not an image") from None
+    except Exception as error:  # of whatever kind: each format has its own
+        raise UnusableError(f"damaged image ({type(error).__name__})") from None
+    if image.mode in _WIDE:
+        raise UnusableError(f"pixels of more than 8 bits (mode {image.mode})")
+    try:
+        if "transparency" in image.info:
+            image = image.convert("RGBA")
+        return image.convert("RGB")
+    except Exception as error:  # as above
+        raise UnusableError(f"truncated or damaged image ({type(error).__name__})") from None

@@ -1,0 +1,83 @@
+"""Packages of the extra `extract`, imported when they are first needed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from jaxmia._validate import InputError
+
+EXTRA = "pip install 'jaxmia[extract]'"
+_OPERATORS = ("nms", "qnms")  # those that torchvision describes to torch even where it could not load them
+_SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+
+def check_installed(*names: str) -> None:
+    """Raise InputError, naming the extra, unless the packages are there; nothing is imported."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"jaxmia extract needs {name} here: {EXTRA}.")
+
+
+def load_package(name: str) -> Any:
+    """Import one of the extra's packages.
+
+    Raises:
+        InputError: if it is not there, or cannot be imported.
+    """
+    check_installed(name)
+    try:
+        if name in ("sentence_transformers", "timm", "transformers"):
+            _mend_torchvision()
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError) as error:
+        raise InputError(f"{name} must be importable: {one_line(error)}") from None
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """Versions of installed packages, by the names that pip knows them by."""
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error, or its kind."""
+    return str(error).strip().partition("\n")[0][:300] or type(error).__name__
+
+
+@contextlib.contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """Keep the loggers of packages below errors: what goes wrong is raised, and what they say is no one's command."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _mend_torchvision() -> None:
+    """Let torchvision be imported where its compiled operators do not fit torch.
+
+    PyPI has torchvision for CUDA alone: beside a CPU build of torch its operators do not load, importing it fails, and
+    timm and transformers with it. No backbone calls them: it is enough that torch knows their signatures.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    import torch
+
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+        for name in _OPERATORS:
+            torch.library.define(f"torchvision::{name}", _SIGNATURE)
+        importlib.import_module("torchvision")

@@ -1,0 +1,123 @@
+"""Tables of texts: CSV, Parquet, JSON lines. Values stay as they are written: "NA" is a text and "007" a label."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jaxmia._validate import InputError, check, check_choice
+from jaxmia.extract.rows import Columns, Row, Source, row_of
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+_Record = Mapping[str, Any] | str  # or why there is none
+
+
+def open_table(path: pathlib.Path, columns: Columns) -> Source:
+    """The rows of a table of texts.
+
+    Args:
+        path: .csv (UTF-8, with a line of names), .parquet, or .jsonl (one object a line).
+        columns: their names.
+
+    Raises:
+        InputError: for another ending, a file that cannot be read, or a missing column.
+    """
+    check(
+        path.suffix in SUFFIXES, "source", path.name, f"be a folder, or end in one of {', '.join(SUFFIXES)}"
+    )
+    rows: list[Row] = []
+    texts: list[Any] = []
+    try:
+        for number, record in enumerate(_READERS[path.suffix](path, columns)):
+            if isinstance(record, str):
+                rows.append(Row(str(number), problem=record))
+                texts.append(None)
+            else:
+                rows.append(row_of(number, record, columns))
+                texts.append(record[columns.text])
+    except OSError as error:
+        raise InputError(f"{path} must be a file that can be read: {error.strerror}.") from None
+    return Source(path.name, "text", tuple(rows), texts.__getitem__, columns.roles("text"))
+
+
+def _check_columns(path: pathlib.Path, columns: Columns, known: list[str]) -> None:
+    for name in columns.roles("text").values():
+        check_choice(f"{path.name}: column", name, known)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _read_csv(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            names = next(reader, [])
+        except csv.Error as error:
+            raise InputError(f"{path.name}: the line of column names must be CSV: {error}.") from None
+        _check_columns(path, columns, names)
+        while True:
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield f"malformed row ({error})"
+                continue
+            if not fields:
+                continue
+            if len(fields) != len(names):
+                yield f"malformed row ({len(fields)} fields instead of {len(names)})"
+            elif not all(map(_is_unicode, fields)):
+                yield "malformed row (not UTF-8)"
+            else:
+                yield dict(zip(names, fields, strict=True))
+
+
+def _read_jsonl(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
+    known: dict[str, None] = {}
+    asked = columns.roles("text").values()
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line.decode("utf-8-sig"))
+            except UnicodeDecodeError:
+                yield "malformed row (not UTF-8)"
+                continue
+            except ValueError as error:
+                yield f"malformed row ({str(error).partition(':')[0]})"
+                continue
+            if not isinstance(record, dict):
+                yield "malformed row (no object)"
+                continue
+            known |= dict.fromkeys(record)
+            yield {name: record.get(name) for name in asked}
+    if known:
+        _check_columns(path, columns, list(known))
+
+
+def _read_parquet(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_columns(path, columns, file.schema_arrow.names)
+            for batch in file.iter_batches(columns=list(columns.roles("text").values())):
+                yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise InputError(
+            f"{path} must be a readable .parquet file: {str(error).partition(chr(10))[0]}."
+        ) from None
+
+
+_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}

@@ -1,0 +1,238 @@
+"""What is said of sources and arguments before any network is loaded: here none is needed."""
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+from test_cli import jaxmia
+
+from jaxmia._validate import InputError
+from jaxmia.extract import Columns, ImageOptions, extract_features, packages
+from jaxmia.extract.rows import Row, Source
+from jaxmia.extract.screening import Screened, screen
+from jaxmia.extract.sources import open_source
+
+
+def problems_of(source, **columns):
+    opened = open_source(str(source), Columns(**columns))
+    return dict(screen(opened, lambda count: None).problems)
+
+
+BAD_CSV = {
+    "one,two": "malformed row (2 fields instead of 3)",
+    ",a,1": "empty text",
+    "  ,a,1": "empty text",
+    "fine,,1": "missing label",
+    "fine,a,maybe": "member is neither true nor false",
+    "fine,a,": "missing member",
+    '"a"b,a,1': "malformed row (',' expected after '\"')",
+    "\udcff,a,1": "malformed row (not UTF-8)",
+    '"never closed,a,1': "malformed row (unexpected end of data)",
+}
+
+
+@pytest.mark.parametrize("line", BAD_CSV)
+def test_a_bad_row_of_a_csv_is_named(tmp_path, line):
+    lines = ["text,label,member", "good,a,1", "NA,007,false", line]
+    (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
+    assert problems_of(tmp_path / "t.csv", member="member") == {"2": BAD_CSV[line]}
+    rows = open_source(str(tmp_path / "t.csv"), Columns(member="member")).rows
+    assert rows[:2] == (
+        Row("0", "a", True),
+        Row("1", "007", False),
+    )  # nothing is taken for a number or for missing
+
+
+BAD_JSON = {
+    '{"text": "x", "label": "a"': "malformed row (Expecting ',' delimiter)",
+    '["x", "a"]': "malformed row (no object)",
+    '{"label": "a"}': "missing text",
+    '{"text": null, "label": "a"}': "missing text",
+    '{"text": 3, "label": "a"}': "text is no string",
+    '{"text": "x"}': "missing label",
+    '{"text": "x", "label": 0.5}': "label is a fraction",
+    '{"text": "x", "label": ["a"]}': "label is neither a name nor a number",
+    '{"text": "\\ud800", "label": "a"}': "text is not Unicode",
+}
+
+
+@pytest.mark.parametrize("line", BAD_JSON)
+def test_a_bad_line_of_json_is_named(tmp_path, line):
+    (tmp_path / "t.jsonl").write_text('{"text": "good", "label": 1}\n\n' + line + "\n")
+    assert problems_of(tmp_path / "t.jsonl") == {"1": BAD_JSON[line]}
+
+
+def test_missing_values_of_parquet_and_ids_that_repeat_are_named(tmp_path):
+    table = pd.DataFrame(
+        {"id": ["a", "b", "a", None, "c"], "text": ["x", None, "y", "z", "w"], "label": [1.0, 2, 1, 2, None]}
+    )
+    table.to_parquet(tmp_path / "t.parquet")
+    assert problems_of(tmp_path / "t.parquet", id="id") == {
+        "b": "missing text",
+        "a": "duplicate id",
+        "3": "missing id",
+        "c": "missing label",
+    }
+    assert open_source(str(tmp_path / "t.parquet"), Columns(id="id")).rows[0].label == "1"
+
+
+def image_bytes(tmp_path, suffix, mode="RGB"):
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    PIL.Image.fromarray(pixels).convert(mode).save(tmp_path / f"image{suffix}")
+    return (tmp_path / f"image{suffix}").read_bytes()
+
+
+BAD_IMAGES = {
+    "truncated.png": "truncated or damaged image (OSError)",
+    "truncated.jpg": "truncated or damaged image (OSError)",
+    "notes.txt": "not an image",
+    "empty.png": "empty file",
+    "deep.png": "pixels of more than 8 bits (mode I;16)",
+}
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two classes of two images each, and all that is bad."""
+    for name in ("cat", "dog/puppies"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for suffix in (".png", ".jpg"):
+            (tmp_path / "pets" / name / f"good{suffix}").write_bytes(image_bytes(tmp_path, suffix))
+    bad = tmp_path / "pets" / "dog"
+    for suffix in (".png", ".jpg"):
+        whole = image_bytes(tmp_path, suffix)
+        (bad / f"truncated{suffix}").write_bytes(whole[: len(whole) // 2])
+    (bad / "notes.txt").write_text("no pixels")
+    (bad / "empty.png").touch()
+    (bad / ".DS_Store").write_text("hidden files are left alone")
+    (tmp_path / "pets" / "labels.csv").touch()
+    PIL.Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(bad / "deep.png")
+    return tmp_path / "pets"
+
+
+def test_bad_images_are_named_and_nested_ones_belong_to_their_class(images):
+    source = open_source(str(images), Columns())
+    screened = screen(source, lambda count: None)
+    assert dict(screened.problems) == {f"dog/{name}": reason for name, reason in BAD_IMAGES.items()}
+    used = [source.rows[place] for place in screened.usable]
+    assert [(row.id, row.label) for row in used] == [
+        ("cat/good.jpg", "cat"),
+        ("cat/good.png", "cat"),
+        ("dog/puppies/good.jpg", "dog"),
+        ("dog/puppies/good.png", "dog"),
+    ]
+    assert source.notes == ("1 files beside the folders of the classes are left alone.",)
+    assert screened.counts()["truncated or damaged image"] == 2
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "LA", "CMYK"])
+def test_every_mode_of_8_bits_becomes_rgb(tmp_path, mode):
+    from jaxmia.extract.images import decode
+
+    suffix = ".tif" if mode == "CMYK" else ".png"
+    assert np.asarray(decode(image_bytes(tmp_path, suffix, mode))).shape == (40, 40, 3)
+
+
+def test_the_content_hash_follows_contents_labels_and_ids(tmp_path):
+    def hash_of(text):
+        (tmp_path / "t.csv").write_text(text)
+        return screen(open_source(str(tmp_path / "t.csv"), Columns()), lambda count: None).content_hash
+
+    first = hash_of("text,label\nx,a\ny,b\n")
+    assert first == hash_of("label,text,other\na,x,1\nb,y,2\n")
+    assert len({first, hash_of("text,label\nx,a\nz,b\n"), hash_of("text,label\nx,a\ny,a\n")}) == 3
+
+
+def write(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def folders(*names):
+    return lambda folder: [(folder / "s" / name).mkdir(parents=True) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("make", "source", "columns", "message"),
+    [
+        (write("x", ""), "none.csv", {}, "must be an existing folder or file; there is none"),
+        (write("t.xlsx", ""), "t.xlsx", {}, "must be a folder, or end in one of .csv, .jsonl, .parquet"),
+        (write("t.csv", ""), "t.csv", {}, "t.csv: column='text' must be one of"),
+        (write("t.csv", "text,label\n"), "t.csv", {}, "must hold at least one row"),
+        (write("t.csv", "text,labels\nx,a"), "t.csv", {}, "column='label' must be .* Did you mean 'labels'"),
+        (
+            write("t.csv", "text,label\nx,a"),
+            "t.csv",
+            {"id": "key"},
+            "column='key' must be one of text, label",
+        ),
+        (write("t.csv", "text,label\nx,a"), "t.csv", {"member": "in"}, "column='in' must be one of"),
+        (write("t.jsonl", '{"txt": "x", "label": 1}'), "t.jsonl", {}, "Did you mean 'txt'"),
+        (write("t.parquet", "no Parquet"), "t.parquet", {}, "must be a readable .parquet file"),
+        (folders(), ".", {}, "must have a sub-folder of images for each class"),
+        (folders("train", "test"), "s", {}, "test, train are splits: give one"),
+        (folders("cat", "dog"), "s", {}, "must hold at least one row"),
+        (folders("cat", "dog"), "s", {"member": "in"}, "be left out: a folder of images has none"),
+    ],
+)
+def test_bad_sources_are_refused(tmp_path, make, source, columns, message):
+    make(tmp_path)
+    with pytest.raises(InputError, match=message):
+        open_source(str(tmp_path / source), Columns(**columns))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "resnet50"}, "must be KIND:NAME or KIND:FOLDER"),
+        ({"backbone": "tim:resnet50"}, "Did you mean 'timm'"),
+        ({"backbone": "timm:/no/such/folder"}, "name an existing folder"),
+        ({"weights": "none.pth"}, "weights='none.pth' must be an existing file"),
+        ({"weights": __file__}, r"must end in .safetensors, .pth, .pt"),
+        ({"backbone": "transformers:x", "weights": __file__}, "transformers takes a folder"),
+        ({"backbone": "transformers:x", "images": ImageOptions(size=64)}, "be of timm for sizes"),
+        ({"images": ImageOptions(size=0)}, "image_size=0 must be an integer of at least 1"),
+        ({"images": ImageOptions(mean=(0.5, 0.5))}, "mean=.* must be one number or three"),
+        ({"images": ImageOptions(std=(0.0,))}, "std=.* must be above 0"),
+        ({"images": ImageOptions(crop_pct=87.5)}, "crop_pct=87.5 must lie in 0 .. 1"),
+        ({"images": ImageOptions(interpolation="cubic")}, "Did you mean 'bicubic'"),
+        ({"dtype": "float64"}, "dtype='float64' must be one of"),
+        ({"on_error": "ignore"}, "on_error='ignore' must be one of"),
+        ({"batch_size": 0}, "batch_size=0 must be an integer of at least 1"),
+        ({"out": "features.npy"}, "must end in .npz"),
+        ({"out": "no/such/folder/f.npz"}, "be a file in a folder that exists"),
+    ],
+)
+def test_bad_arguments_are_refused(tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    arguments = {"source": "none", "backbone": "timm:resnet18", "out": "f.npz"} | options
+    with pytest.raises(InputError, match=message):
+        extract_features(**arguments)
+
+
+def test_files_that_no_extraction_wrote_are_not_replaced(tmp_path):
+    np.savez(tmp_path / "f.npz", features=np.zeros((2, 2)))
+    with pytest.raises(InputError, match="there is one that no extraction wrote"):
+        extract_features(tmp_path, "timm:resnet18", tmp_path / "f.npz")
+
+
+def test_what_is_not_installed_is_said_with_the_extra(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    code, _, error = jaxmia(
+        capsys, "extract", tmp_path, "--backbone", "timm:resnet18", "--out", tmp_path / "f.npz", columns=400
+    )
+    assert code == 2
+    assert error == "error: jaxmia extract needs torch here: pip install 'jaxmia[extract]'.\n"
+
+
+def test_features_must_be_finite_in_what_they_are_stored_as():
+    from jaxmia.extract import _check_finite
+
+    source = Source("s", "text", (Row("x"), Row("y")), str)
+    screened = Screened((0, 1), (), "")
+    features = np.array([[1, 2], [3, 70_000]], np.float32)
+    _check_finite(features, "float32", source, screened)
+    with pytest.raises(InputError, match=r"finite in float16; those of 1 items are not \(first: 'y'\)"):
+        _check_finite(features, "float16", source, screened)
+    features[0, 0] = np.nan
+    with pytest.raises(InputError, match="first: 'x'"):
+        _check_finite(features, "float32", source, screened)
