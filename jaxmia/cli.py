@@ -283,7 +283,9 @@ def extract(
     out: Annotated[pathlib.Path, typer.Option(metavar="FILE", help="The .npz to write.")],
     weights: Annotated[
         pathlib.Path | None,
-        typer.Option(metavar="FILE", help="A .safetensors, .pth or .pt for timm:NAME; never a pickle."),
+        typer.Option(
+            metavar="FILE", help="A .safetensors, .pth or .pt for timm:NAME; tensors alone are read."
+        ),
     ] = None,
     text_column: Annotated[str, typer.Option(metavar="NAME", help="Of the texts.")] = "text",
     image_column: Annotated[str, typer.Option(metavar="NAME", help="Of a data set's images.")] = "image",

@@ -121,7 +121,7 @@ def test_bad_images_are_named_and_nested_ones_belong_to_their_class(images):
         ("dog/puppies/good.jpg", "dog"),
         ("dog/puppies/good.png", "dog"),
     ]
-    assert source.notes == ("1 files beside the folders of the classes are left alone.",)
+    assert source.notes == ("Left alone, beside the folders of the classes: 1 files.",)
     assert screened.counts()["truncated or damaged image"] == 2
 
 
@@ -236,3 +236,20 @@ def test_features_must_be_finite_in_what_they_are_stored_as():
     features[0, 0] = np.nan
     with pytest.raises(InputError, match="first: 'x'"):
         _check_finite(features, "float32", source, screened)
+
+
+def labels_of(folder, lines):
+    from jaxmia.extract import _labels
+
+    (folder / "t.csv").write_text("\n".join(["text,label", *lines]))
+    source = open_source(str(folder / "t.csv"), Columns())
+    return _labels(source, screen(source, lambda count: None))
+
+
+def test_classes_stand_in_the_order_of_their_numbers_or_names(tmp_path):
+    names, labels = labels_of(tmp_path, ["x,10", "y,9", "z,100"])
+    assert names == ("9", "10", "100")
+    assert labels.tolist() == [1, 0, 2]
+    assert labels_of(tmp_path, ["x,10", "y,9", "z,b"])[0] == ("10", "9", "b")
+    with pytest.raises(InputError, match=r"t.csv: classes=\['a'\] must be at least 2"):
+        labels_of(tmp_path, ["x,a", "y,a", " ,b"])

@@ -69,7 +69,7 @@ def _open_folder(path: pathlib.Path) -> Source:
     files = [(folder.name, file) for folder in classes for file in _files(folder)]
     rows = tuple(Row(file.relative_to(path).as_posix(), label) for label, file in files)
     outside = len(entries) - len(classes)
-    notes = (f"{outside} files beside the folders of the classes are left alone.",) if outside else ()
+    notes = (f"Left alone, beside the folders of the classes: {outside} files.",) if outside else ()
     return Source(path.resolve().name, "image", rows, lambda place: files[place][1].read_bytes(), notes=notes)
 
 
