@@ -1,0 +1,197 @@
+"""Does the audit of a head from scikit-learn say what scikit-learn's re-trainings, and a study, say of each record?
+
+Heads trained by scikit-learn on random halves of the candidates are the truth: each record's D from their log-odds
+alone. Against it stand the audit of one of them, its recipe given or fitted, and a study (`jaxmia run`) over the same
+candidates at the same recipe. Columns: rank correlation of the records' D with the truth's, and the same divided by
+what the truth itself could reach (the root of its halves' agreement, Spearman and Brown); slope of the truth's D over
+the other's, corrected for the other's noise in D; mean TPR over records over the truth's. Below: how often audits of
+the other heads call at an FPR of 0.1, of members and of the rest, against what the records' own D predict.
+
+Needs scikit-learn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import _common
+import jax
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from jaxmia import attacks
+from jaxmia.audit import run_audit
+from jaxmia.audit_config import AuditConfig
+from jaxmia.config import load_config
+from jaxmia.evaluation import calibrated_p_values
+from jaxmia.experiment import run_experiment
+from jaxmia.external import scores_from_arrays
+from jaxmia.features import FeatureSet, candidate_pool
+from jaxmia.scores import Scores
+from jaxmia.store import load_table
+from jaxmia.vulnerability import per_example_vulnerability
+
+FPRS = (0.1, 0.01)
+STEPS = 300  # of Adam on a cosine: the ridge head to within rounding of what the scores show
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = _common.parser(__doc__)
+    _common.add_features(options)
+    options.add_argument("--shots", type=int, default=64, help="S; 2 S candidates of each class")
+    options.add_argument("--ridge", type=float, default=1.0, help="1 / C of LogisticRegression")
+    options.add_argument("--outside", type=int, default=128, help="heads that scikit-learn trains")
+    options.add_argument("--models", type=int, default=256, help="shadows of the audit and of the study")
+    arguments = options.parse_args(argv)
+    data = _common.chosen_features(arguments)
+    key = jax.random.key(arguments.seed)
+    pool = candidate_pool(
+        data, classes=arguments.classes, shots=arguments.shots, multiplier=2, test_per_class=0, key=key
+    ).data
+    logits, member = outside_heads(pool, arguments)
+    truth = scores_from_arrays({"logits": logits, "labels": pool.labels, "member": member}).scores
+    with tempfile.TemporaryDirectory() as folder:
+        rows, facts = compare(pool, logits[0], truth, arguments, pathlib.Path(folder))
+    _common.report(
+        f"Each record's vulnerability: {len(pool.labels)} records, ridge {arguments.ridge:g}",
+        rows,
+        dtype="float32 training and scores, float64 statistics; scikit-learn in float64",
+        facts=facts,
+        arguments=arguments,
+    )
+
+
+def outside_heads(pool: FeatureSet, arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of scikit-learn's heads [heads, records, classes], and the random halves that they were trained on."""
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(arguments.seed)
+    x, labels = pool.features.astype(np.float64), pool.labels
+    member = rng.random((arguments.outside, len(labels))) < 0.5
+    logits = np.stack(
+        [
+            LogisticRegression(C=1 / arguments.ridge, max_iter=2000, tol=1e-6)
+            .fit(x[inside], labels[inside])
+            .decision_function(x)
+            for inside in member
+        ]
+    )
+    return logits, member
+
+
+def compare(
+    pool: FeatureSet, released: np.ndarray, truth: Scores, arguments: argparse.Namespace, folder: pathlib.Path
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of the table, and the facts below it."""
+    member = np.asarray(truth.member)
+    features = {"features": pool.features, "labels": pool.labels, "class_names": np.array(pool.class_names)}
+    np.savez(folder / "pool.npz", **features, member=member[0])
+    np.savez(folder / "head.npz", logits=released)
+    recipe = {"steps": STEPS, "schedule": "cosine", "weight_decay": 2 * arguments.ridge / len(pool.labels)}
+    found: dict[str, pd.DataFrame] = {}
+    for name, train in (("audit, recipe given", recipe), ("audit, recipe fitted", {"match": True})):
+        config = AuditConfig.model_validate(
+            {
+                "fpr": list(FPRS),
+                "attack": ["lira"],
+                "seed": arguments.seed,
+                "data": {"features": str(folder / "pool.npz")},
+                "head": {"file": str(folder / "head.npz")},
+                "train": train,
+                "shadows": {"models": arguments.models},
+            }
+        )
+        audit = run_audit(config, folder / name)
+        records = audit.records.assign(row=audit.records["id"].astype(int))
+        found[name] = records.set_index("row").sort_index()
+    found["study"] = study(pool, recipe, arguments, folder)
+    rows = [row_of(name, table, truth) for name, table in found.items()]
+    shadows = np.load(folder / "audit, recipe given" / "scores.npz")
+    return rows, calls(truth, shadows, found["audit, recipe given"])
+
+
+def study(
+    pool: FeatureSet, recipe: dict[str, Any], arguments: argparse.Namespace, folder: pathlib.Path
+) -> pd.DataFrame:
+    """Records of a run over the same candidates, by their row."""
+    train = [f"train.{name}={value}" for name, value in recipe.items()]
+    sizes = [
+        f"grid.classes=[{pool.num_classes}]",
+        f"grid.shots=[{arguments.shots}]",
+        f"grid.seeds=[{arguments.seed + 1}]",
+    ]
+    data = [
+        f"data.features={folder / 'pool.npz'}",
+        "data.test_per_class=0",
+        f"shadows.models={arguments.models + 1}",
+    ]
+    config = load_config(
+        "demo", [*train, "train.batch_size=full", *sizes, *data, f"fpr={list(FPRS)}", "attack=['lira']"]
+    )
+    run_experiment(config, folder / "study")
+    table = load_table(folder / "study", "per_example")
+    wide = table[table["fpr"] == FPRS[0]].set_index("record")[["separation", "separation_error"]]
+    for fpr in FPRS:
+        wide[f"tpr_{fpr:g}"] = table[table["fpr"] == fpr].set_index("record")["tpr"]
+    return wide.sort_index()
+
+
+def row_of(name: str, table: pd.DataFrame, truth: Scores) -> dict[str, Any]:
+    """How one source of D compares with the truth."""
+    curves = {fpr: per_example_vulnerability(truth, fpr) for fpr in FPRS}
+    true, other = curves[FPRS[0]].separation, table["separation"].to_numpy()
+    correlation = float(scipy.stats.spearmanr(true, other)[0])
+    covariance = np.cov(true, other)
+    noise = float(np.mean(table["separation_error"].to_numpy() ** 2))
+    row = {
+        "against the truth": name,
+        "rank correlation": correlation,
+        "of what it could be": correlation / reach(truth),
+        "slope": covariance[0, 1] / (covariance[1, 1] - noise),
+    }
+    for fpr, curve in curves.items():
+        row[f"mean TPR at {fpr:g} / truth"] = table[f"tpr_{fpr:g}"].mean() / curve.tpr.mean()
+    return row
+
+
+def reach(truth: Scores) -> float:
+    """The rank correlation that the truth's D could have with D without noise."""
+    log_odds, member = np.asarray(truth.log_odds), np.asarray(truth.member)
+    halves = [
+        per_example_vulnerability(Scores(log_odds[some], member[some]), FPRS[0]).separation
+        for some in (slice(0, None, 2), slice(1, None, 2))
+    ]
+    agreement = float(scipy.stats.spearmanr(*halves)[0])
+    return float(np.sqrt(2 * agreement / (1 + agreement)))
+
+
+def calls(truth: Scores, shadows: Mapping[str, np.ndarray], records: pd.DataFrame) -> dict[str, Any]:
+    """Rates at which the audit's shadows call records under every head that it did not audit, at FPRS."""
+    facts: dict[str, Any] = {}
+    p_values = []
+    for own, mine in zip(np.asarray(truth.log_odds)[1:], np.asarray(truth.member)[1:], strict=True):
+        stacked = Scores(
+            np.concatenate([own[None], shadows["log_odds"][1:]]),
+            np.concatenate([mine[None], shadows["member"][1:]]),
+        )
+        p_values.append(calibrated_p_values(attacks.lira(stacked, calibrated=True))[0])
+    called, member = np.stack(p_values), np.asarray(truth.member)[1:]
+    for fpr in FPRS:
+        predicted = np.broadcast_to(records[f"tpr_{fpr:g}"].to_numpy(), member.shape)[member].mean()
+        facts[f"called at FPR {fpr:g}, of {np.count_nonzero(~member)} non-members"] = np.mean(
+            called[~member] <= fpr
+        )
+        facts[f"called at FPR {fpr:g}, of {np.count_nonzero(member)} members"] = np.mean(
+            called[member] <= fpr
+        )
+        facts[f"mean TPR of these members by the audit, FPR {fpr:g}"] = predicted
+    return facts
+
+
+if __name__ == "__main__":
+    main()
