@@ -411,3 +411,27 @@ def test_the_study_reads_any_sweep(benchmark, tmp_path, capsys):
     assert left_out.count("| all | one | 0.1 |") == left_out.count("| all | two | 0.1 |") == 1
     figures = {path.name for path in (tmp_path / "figures").iterdir()}
     assert figures == {"study_advantage.png", "study_quantiles.png", "study_theory.png"}
+
+
+def test_audits_of_scikit_learn_s_heads_agree_with_its_re_trainings(benchmark, tmp_path):
+    """Of 96 records, rank correlations beyond chance by four standard errors; calls of non-members at the FPR."""
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    words = ["--shots", "16", "--classes", "3", "--outside", "24", "--models", "48", "--json"]
+    benchmark("audit_agreement").main([*words, str(tmp_path / "rows.json")])
+    rows = rows_of(tmp_path / "rows.json")
+    assert [row["against the truth"] for row in rows] == [
+        "audit, recipe given",
+        "audit, recipe fitted",
+        "study",
+    ]
+    for row in rows:
+        assert row["rank correlation"] > 4 / np.sqrt(95)
+    facts = json.loads((tmp_path / "rows.json").read_text())
+    (others,) = (
+        value for name, value in facts.items() if name.startswith("called at FPR 0.1") and "non-" in name
+    )
+    (members,) = (
+        value for name, value in facts.items() if name.startswith("called at FPR 0.1") and "non-" not in name
+    )
+    # 23 heads' non-members: as if each head's calls went together, the rate's standard error is at most 0.3 / sqrt(23).
+    assert others < 0.1 + 3 * 0.3 / np.sqrt(23) < members
