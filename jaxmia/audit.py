@@ -37,6 +37,7 @@ from jaxmia.scores import Scores, score
 from jaxmia.store import (
     content_key,
     file_hash,
+    json_number,
     load_json,
     machine,
     new_folder,
@@ -52,6 +53,7 @@ FDR = 0.1  # at which records are called members
 MATCH_MODELS = 8  # shadows that stand for a recipe while one is fitted
 MATCH_QUANTILES = np.linspace(0.05, 0.95, 19)
 MISMATCH = 0.25  # of the head's interquartile range: beyond, the shadows are not heads like it
+_MATCH = "match.json"
 _DECAY_EXPONENTS = (-7.0, -0.5)  # of the weight decay, base 10, between which one is fitted
 _TRIALS = 12  # of weight decays, at each number of steps
 _STEPS = (25, 100, 400)  # from stopped early to converged
@@ -155,7 +157,7 @@ def run_audit(
         ]
     )
     _open(path, key)
-    match = _matched(config, records, own, console)
+    match = _matched_once(config, records, own, path, console)
     log_odds, member = _shadows(config, records, match.train, path, console)
     warnings = (*external.notes, *head.notes, *_warnings(records, head, own, match))
     stacked = Scores(np.concatenate([own[None], log_odds]), np.concatenate([records.member[None], member]))
@@ -254,6 +256,30 @@ def _trained(
     heads = train_ensemble(jax.random.fold_in(key, 1), records.data, masks, recipe.hyper, recipe.config)
     scores = score(heads, records.data)
     return np.asarray(scores.log_odds), np.asarray(scores.member)
+
+
+def _matched_once(
+    config: AuditConfig,
+    records: _Records,
+    own: Float[np.ndarray, "records"],
+    path: pathlib.Path,
+    console: rich.console.Console | None,
+) -> Match:
+    """What _matched says, read where an audit of the same key has written it."""
+    folder = path / "shadows"
+    if (folder / _MATCH).is_file():
+        content = load_json(folder, _MATCH)
+        train = TrainSettings.model_validate(content["train"], strict=False)
+        return Match(train, float(content["mismatch"]), content["head"], content["shadows"])
+    match = _matched(config, records, own, console)
+    content = {"train": _recipe_settings(match), "mismatch": json_number(match.mismatch)}
+    write_json(folder / _MATCH, content | {"head": match.head, "shadows": match.shadows})
+    return match
+
+
+def _recipe_settings(match: Match) -> dict[str, Any]:
+    """The settings of its recipe, without what only audits have."""
+    return match.train.model_dump(mode="json", include=set(TrainSettings.model_fields))
 
 
 def _matched(
@@ -427,7 +453,6 @@ def _content(
     config: AuditConfig, records: _Records, head: ReleasedHead, result: AuditResult, key: str
 ) -> dict[str, Any]:
     """The content of audit.json."""
-    train = {name: getattr(result.match.train, name) for name in TrainSettings.model_fields}
     labels, sides = records.data.labels, {"members": records.member, "others": ~records.member}
     per_class = np.bincount(labels[records.member], minlength=records.data.num_classes)
     correct = head.predictions() == labels
@@ -451,9 +476,9 @@ def _content(
         "members_per_class": dict(zip(records.data.class_names, per_class.tolist(), strict=True)),
         "correct": {name: int(correct[side].sum()) for name, side in sides.items()},
         "shadows": {
-            "recipe": train,
+            "recipe": _recipe_settings(result.match),
             "fitted": config.train.match,
-            "mismatch": result.match.mismatch,
+            "mismatch": json_number(result.match.mismatch),
             "inclusion_rate": records.inclusion_rate,
             "of_shadows": result.match.shadows,
             "of_head": result.match.head,

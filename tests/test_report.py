@@ -356,6 +356,12 @@ def test_the_command_line_writes_both_files(capsys, studied):
     assert f"Written: {studied / 'report.html'} and {studied / 'report.json'}" in out
 
 
+def test_an_audit_of_an_earlier_version_is_refused(tmp_path):
+    (tmp_path / "audit.json").write_text('{"settings": {"name": "old"}}')
+    with pytest.raises(InputError, match="run it again, its shadows are kept"):
+        write_report(tmp_path)
+
+
 def test_an_unfinished_folder_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match="there is none, or no cell is done yet"):

@@ -13,6 +13,7 @@ import pandas as pd
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from jaxmia._npz import read_npz
+from jaxmia._validate import InputError
 from jaxmia.audit_config import ContextSettings
 from jaxmia.evaluation import AttackResult, Roc, clopper_pearson, resolvable, roc
 from jaxmia.plots import rocs_figure
@@ -88,6 +89,11 @@ def load_audit_folder(folder: str | os.PathLike[str]) -> Audit:
         InputError: if it is none, or cannot be read.
     """
     path = pathlib.Path(folder)
+    content = load_json(path, "audit.json")
+    if "correct" not in content:
+        raise InputError(
+            f"folder={str(path)!r} holds an audit of an earlier jaxmia: run it again, its shadows are kept."
+        )
     results, controls = (load_table(path / "attack", name) for name in ("results", "controls"))
     target = load_json(path / "attack", "manifest.json")["target"]
     curves = {}
@@ -96,7 +102,7 @@ def load_audit_folder(folder: str | os.PathLike[str]) -> Audit:
         arrays = read_npz(path / "attack" / "statistics" / f"{attack}.npz", name="statistics", required=names)
         result = AttackResult(**{name: arrays[name] for name in names})
         curves[str(attack)] = roc(result, evaluation="per_target", targets=[target])
-    return Audit(path, load_json(path, "audit.json"), results, controls, load_table(path, "records"), curves)
+    return Audit(path, content, results, controls, load_table(path, "records"), curves)
 
 
 def audit_sections(audit: Audit, context: ContextSettings, study: Study | None) -> list[Section]:
@@ -211,9 +217,9 @@ def _data(audit: Audit, context: ContextSettings) -> Iterator[Block]:
     shadows = content["shadows"]
     recipe: dict[str, Value] = settings_shown(shadows["recipe"])
     source = "fitted to the model" if shadows["fitted"] else "as given"
+    mismatch = float(shadows["mismatch"])
     note = (
-        f"Recipe of the shadows, {source}. Mismatch of their log-odds with the model's: {shadows['mismatch']:.3f}"
-        " of its"
+        f"Recipe of the shadows, {source}. Mismatch of their log-odds with the model's: {mismatch:.3f} of its"
         " interquartile range."
     )
     yield facts("Training recipe", recipe, note)
