@@ -158,6 +158,7 @@ def test_dp_speed_runs_and_its_heads_learn(benchmark, tmp_path):
         assert float(row["accuracies"].split()[0]) > 0.6
 
 
+@pytest.mark.slow
 def test_batch_order_compares_seed_by_seed(benchmark, tmp_path, monkeypatch):
     options = ["--models", "9", "--shots", "40", "--classes", "3", "--steps", "6", "--batch-size", "30"]
     options += ["--num-seeds", "2", "--optimizers", "sgd:1", "--json", str(tmp_path / "rows.json")]
@@ -205,6 +206,7 @@ def test_train_speed_alone_leaves_out_the_other_trainers(benchmark, tmp_path):
     assert names == {"gathered", *(f"jaxmia, {mode}, float32" for mode in modes)}
 
 
+@pytest.mark.slow
 def test_scaling_runs_and_its_exponent_is_the_slope(benchmark, tmp_path):
     options = ["--examples", "40", "--dim", "8", "--classes", "8", "--models", "4", "--steps", "4"]
     module = benchmark("scaling")
@@ -303,6 +305,7 @@ TINY_GRID = ["grid.classes=[2]", "grid.shots=[10]", "shadows.models=12", "train.
 TINY_GRID += ['attack=["threshold"]']
 
 
+@pytest.mark.slow
 def test_startup_runs_fresh_processes_and_divides_by_the_import_of_jax(benchmark, tmp_path, monkeypatch):
     module = benchmark("startup")
     quick = (module.NOTHING, module.JAX, module.JAXMIA, module.HELP)

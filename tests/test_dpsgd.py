@@ -366,6 +366,7 @@ def test_noise_is_independent_across_models_and_steps(pool):
     assert largest < bound < 0.4  # 32 coordinates of a model, over 400 models
 
 
+@pytest.mark.slow
 def test_the_test_of_independence_catches_noise_shared_by_steps(pool, monkeypatch):
     monkeypatch.setattr(training_module, "step_keys", lambda key, step: step_keys(key, 0))
     ensemble_module._train_chunk.clear_cache()
@@ -385,7 +386,7 @@ def test_noise_and_samples_differ_by_purpose():
     assert not np.array_equal(jax.random.key_data(sampling_key), jax.random.key_data(noise_key))
 
 
-@pytest.mark.parametrize("chunk_size", [1, 3, 4, 11])
+@pytest.mark.parametrize("chunk_size", [pytest.param(1, marks=pytest.mark.slow), 3, 4, 11])
 def test_chunks_and_padding_change_no_bit_of_the_noise(pool, chunk_size):
     """11 models in chunks of 4 are padded to 12. Its sum over steps and classes is rounded where it is added up."""
     zeros = zero_head(3, 384, jnp.float32)

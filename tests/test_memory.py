@@ -73,7 +73,7 @@ def test_a_plan_holds_no_more_than_its_budget_and_uses_it():
 
 
 @pytest.mark.parametrize("batch_size", [None, 9])
-@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+@pytest.mark.parametrize("products", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("private", [False, True])
 def test_blocks_of_examples_change_nothing_beyond_rounding(pool, monkeypatch, private, products, batch_size):
     masks = draw_membership(KEY, pool.labels, num_models=4)

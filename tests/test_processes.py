@@ -200,6 +200,7 @@ RunFolder.save_scores = lambda self, cell, *rest: die() if cell.shots == 8 else 
     assert_same_results(out, reference)
 
 
+@pytest.mark.slow
 def test_a_run_of_one_process_is_grown_by_two_and_finished_by_one(tmp_path, reference):
     """Process 0 dies before it has written the rows of its first cell."""
     out = tmp_path / "run"

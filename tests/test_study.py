@@ -108,6 +108,7 @@ def test_pool_halved_by_the_ordinary_masks_follows_the_finite_pool_form():
     assert 0.8 < z.std() < 1.25
 
 
+@pytest.mark.slow
 def test_power_law_of_simulated_scores_is_that_of_the_closed_form():
     """The slope that a run would report, against the slope of exact values at the same S."""
     shots = np.array([20, 40, 80])

@@ -208,6 +208,7 @@ def test_a_killed_driver_of_ray_loses_only_cells_in_flight(settings, finished, t
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_cell_whose_workers_all_die_fails_and_the_others_go_on(settings, finished, tmp_path):
     """Killed as often as it is tried: with one try, one cell is lost and named, and found again by --resume."""
     out = tmp_path / "sweep"
@@ -245,6 +246,7 @@ def test_a_cluster_that_is_not_there_is_one_line(settings, tmp_path, options, me
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_running_cluster_is_used_and_left_running(settings, finished, tmp_path):
     # Recent Ray wants a token of whoever joins a cluster; this one is made for the test.
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}

@@ -16,7 +16,10 @@ from jaxmia.report.drawing import drawn_for_pages, to_svg, vulnerability_figure
 from jaxmia.vulnerability import QUANTILES, tpr_quantile
 
 LISTED = 50  # records in the ranked list
-EXTRAPOLATED = "extrapolated: by a Gaussian, since fewer than 10/FPR shadows are without a record."
+EXTRAPOLATED = (
+    "extrapolated: by a Gaussian, since fewer than 10/FPR shadows are without a record; where members' scores vary less"
+    " than others' it overstates."
+)
 
 
 @dataclasses.dataclass(frozen=True)
