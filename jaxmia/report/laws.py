@@ -20,6 +20,7 @@ from jaxmia.report.content import Block, Measured, Picture, Table, Value
 from jaxmia.report.drawing import drawn_for_pages, to_svg
 
 EPSILONS = (0.25, 0.5, 0.75, 1.0)
+MOST_SHOTS = 1e12  # examples per class: beyond, a figure says no more than that it is beyond all data
 EXTRAPOLATION = (
     "Required numbers of examples beyond the measured cells are extrapolations. They say where an attack of this"
     " kind would"
@@ -159,6 +160,8 @@ def _required(law: PowerLaw, epsilon: float, delta: float, classes: int) -> Meas
     found = required_shots(fit, epsilon=epsilon, delta=delta, fpr=law.fpr, classes=classes)
     if found.shots is None:
         return Measured(None, status="unresolved", reason=found.reason or found.status)
+    if found.shots > MOST_SHOTS:
+        return Measured(None, status="unresolved", reason=f"more than {MOST_SHOTS:.0e} by the law")
     status = "extrapolated" if found.extrapolated else "ok"
     form = ",.0f" if max(found.shots, found.high or 0) < 1e6 else ".1e"
     return Measured(found.shots, found.low, found.high, status, form=form)

@@ -177,7 +177,7 @@ def _summary(study: Study, context: ContextSettings, records: list[RecordsOf]) -
     }
     yield facts("The study", answers)
     rows: list[tuple[Value, ...]] = []
-    for of_cell in records:
+    for of_cell in _first_seeds(records):
         for fpr in study.fprs:
             average = _best(study, of_cell, fpr)
             rows.append((of_cell.name, f"{fpr:g}", of_cell.worst(fpr), average, of_cell.average(fpr)))
@@ -360,12 +360,13 @@ def _accuracy(study: Study, grid: pd.DataFrame) -> Picture:
 
 def _of_records(records: list[RecordsOf]) -> Iterator[Block]:
     yield "Records are named by their row in the feature set; their contents are not in this report."
-    seen = set()
-    for number, of_cell in enumerate(records):
-        cell = of_cell.name.rpartition(", seed ")[0]
-        if cell not in seen:  # further seeds: under “Controls”
-            seen.add(cell)
-            yield from blocks_of_records(of_cell, f"records-{number}")
+    for number, of_cell in enumerate(_first_seeds(records)):
+        yield from blocks_of_records(of_cell, f"records-{number}")
+
+
+def _first_seeds(records: list[RecordsOf]) -> list[RecordsOf]:
+    """One of each cell; further seeds stand under “Controls”."""
+    return list({each.name.rpartition(", seed ")[0]: each for each in reversed(records)}.values())[::-1]
 
 
 def _controls(study: Study, records: list[RecordsOf]) -> Iterator[Block]:
