@@ -358,6 +358,7 @@ class GridRun:
                 table.insert(place, column, value)
         record = {
             "diverged_models": diverged.tolist(),
+            "parameters": self.num_parameters(cell, pool),
             "training": str(formulation_of(self.settings(cell), pool.data, cell, self.memory)),
             **({} if self.config.tuning is None else {"tuned": self.chosen[cell]._asdict()}),
             "repaired": repaired,
@@ -368,6 +369,11 @@ class GridRun:
             "seconds_preparing": round(ready - clock - self.seconds_training - self.seconds_tuning, 3),
         }
         return self.folder.finish_cell(cell, self.cell_key(cell), tables, record)
+
+    def num_parameters(self, cell: Cell, pool: CandidatePool) -> int:
+        """Of one model."""
+        one = empty_heads(pool.data, num_models=1, network=self.recipe(cell).config.network)
+        return sum(leaf.size for leaf in jax.tree.leaves(one))
 
     def scores(
         self, cell: Cell, pool: CandidatePool, bar: GridProgress, repaired: list[str]

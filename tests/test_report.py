@@ -148,7 +148,12 @@ def test_every_number_of_an_estimate_has_an_interval_or_a_status(folder, tmp_pat
         "largest |TPR",
         "largest TPR as a share",
     )
-    known += ("S, examples per class", "examples per class, S", "training records per parameter")
+    known += (
+        "S, examples per class",
+        "examples per class, S",
+        "training records per parameter",
+        "N per parameter",
+    )
     assert [heading for heading in bare if not heading.startswith(known)] == []
 
 
@@ -244,6 +249,10 @@ def test_a_study_s_numbers_are_those_of_its_tables(studied, tmp_path):
     ]
     head = table(content, "The most vulnerable record")["rows"][0]
     assert "S = 32" in head[0]
+    cells = table(content, "Cells: data and how well")
+    last = dict(zip(cells["columns"], cells["rows"][-1], strict=True))
+    assert (last["S"], last["N"], last["parameters"]) == (32, 96, 3 * (384 + 1))
+    np.testing.assert_allclose(last["N per parameter"]["value"], 96 / 1155)
     np.testing.assert_allclose(head[2]["value"], cell["tpr"].max())
     np.testing.assert_allclose(head[4]["value"], cell["tpr"].mean())
     private = results[np.isfinite(results["epsilon"]) & (results["status"] == "ok")]
@@ -330,6 +339,7 @@ def test_numbers_are_shown_with_their_interval_and_without_it():
     ("words", "message"),
     [
         (["NOTHING"], "it has neither manifest.json nor audit.json"),
+        (["ATTACK"], "must be that of a run, a sweep or an audit of a head"),
         (["AUDIT", "--study", "NOTHING"], "must be a run folder with manifest.json"),
         (["STUDY", "--study", "AUDIT"], "must be given with the folder of an audit"),
         (["AUDIT", "--out", "report.pdf"], "must be a .html file in a folder that exists"),
@@ -343,6 +353,7 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, audited, studied, tmp_pat
     (tmp_path / "empty.toml").write_text("")
     (tmp_path / "wrong.toml").write_text('[context]\nreleases = "weights"\n')
     places = {"AUDIT": audited, "STUDY": studied, "NOTHING": tmp_path, "EMPTY": tmp_path / "empty.toml"}
+    places["ATTACK"] = audited / "attack"
     places["WRONG"] = tmp_path / "wrong.toml"
     code, _, err = jaxmia(capsys, "report", *(places.get(word, word) for word in words))
     assert (code, err.count("\n")) == (2, 1)
@@ -363,6 +374,6 @@ def test_an_audit_of_an_earlier_version_is_refused(tmp_path):
 
 
 def test_an_unfinished_folder_is_refused(tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text('{"settings": {}}')
     with pytest.raises(InputError, match="there is none, or no cell is done yet"):
         write_report(tmp_path)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxmia._validate import InputError
 from jaxmia.audit_config import ContextSettings
 from jaxmia.laws import fit_laws, load_quantiles
 from jaxmia.power_law import LawOf, PowerLawFit
@@ -30,7 +31,7 @@ from jaxmia.report.shared import (
     reproduction_table,
     settings_shown,
 )
-from jaxmia.store import load_json, load_table, read_tables
+from jaxmia.store import Cell, load_json, load_table, read_tables
 
 _CELL = ["dataset", "recipe", "classes", "shots", "epsilon"]
 
@@ -75,9 +76,19 @@ def load_study(folder: str | os.PathLike[str]) -> Study:
         InputError: if it is none, or cannot be read.
     """
     manifest = load_json(folder, "manifest.json")
+    if "settings" not in manifest:
+        raise InputError(f"folder={str(folder)!r} must be that of a run, a sweep or an audit of a head.")
     results, controls = (load_table(folder, name) for name in ("results", "controls"))
     laws = fit_laws(pd.concat([results, load_quantiles(folder)], ignore_index=True))
     return Study(pathlib.Path(folder), manifest, results, controls, laws)
+
+
+def _num_parameters(study: Study, cell: Mapping[Any, Any]) -> int | None:
+    """Of one model of a cell; None in folders that do not say."""
+    parts = study.manifest.get("studies", {})
+    cells = parts.get(f"{cell['dataset']}/{cell['recipe']}", study.manifest).get("cells", {})
+    name = str(Cell(cell["classes"], cell["shots"], cell["seed"], cell["epsilon"]))
+    return cells.get(name, {}).get("parameters")
 
 
 def study_sections(study: Study, context: ContextSettings) -> list[Section]:
@@ -216,19 +227,17 @@ def _data(study: Study, context: ContextSettings) -> Iterator[Block]:
         if tested.value is None:
             tested = Measured(None, status="not run", reason="no held-out records")
         losses = (over_runs(of_level[name]) for name in ("member_loss", "nonmember_loss"))
-        shape = (int(first["classes"]), int(first["shots"]), int(first["classes"] * first["shots"]))
+        size = int(first["classes"] * first["shots"])
+        number = _num_parameters(study, first.to_dict())
+        ratio: Value = Measured(size / number, form=".3g") if number else "not recorded"
+        shape = (int(first["classes"]), int(first["shots"]), size, number or "not recorded", ratio)
         rows.append((f"{first['dataset']}, {first['recipe']}", *shape, tested, *losses))
     yield facts("Records", {"direct identifiers": context.identifiers})
     yield Table(
         "Cells: data and how well heads generalise",
         (
-            "feature set, recipe",
-            "C",
-            "S",
-            "N",
-            "accuracy on held-out records",
-            "loss on members",
-            "on others",
+            *("feature set, recipe", "C", "S", "N", "parameters", "N per parameter"),
+            *("accuracy on held-out records", "loss on members", "on others"),
         ),
         tuple(rows),
         "Each class has S members on average; the smallest class of a cell has as many as the others. Median and"
