@@ -46,7 +46,7 @@ class _HeadsPerSecond(rich.progress.ProgressColumn):
 @contextlib.contextmanager
 def grid_progress(console: rich.console.Console | None, total_work: float) -> Iterator[GridProgress]:
     """Show progress on a console; on None, or where it is no terminal, nothing is drawn."""
-    progress = _bar(console, disable=console is None)
+    progress = _bar(console, disable=console is None, counted=_of_heads())
     with progress:
         yield GridProgress(progress, progress.add_task("starting", total=total_work, heads=0))
 
@@ -56,16 +56,8 @@ def item_progress(
     console: rich.console.Console | None, description: str, total: int
 ) -> Iterator[Callable[[int], None]]:
     """Show a bar over items; what is yielded is told how many more are through. On None nothing is drawn."""
-    progress = rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(bar_width=24),
-        rich.progress.MofNCompleteColumn(),
-        _ItemsPerSecond(),
-        rich.progress.TimeRemainingColumn(compact=True),
-        rich.progress.TextColumn("left"),
-        console=console,
-        disable=console is None,
-    )
+    counted = (rich.progress.MofNCompleteColumn(), _ItemsPerSecond())
+    progress = _bar(console, disable=console is None, counted=counted)
     with progress:
         task = progress.add_task(description, total=total)
         yield lambda count: progress.update(task, advance=count)
@@ -77,12 +69,17 @@ class _ItemsPerSecond(rich.progress.ProgressColumn):
         return f"{speed:.0f} items/s" if speed else "- items/s"
 
 
-def _bar(console: rich.console.Console | None, *, disable: bool) -> rich.progress.Progress:
+def _of_heads() -> tuple[rich.progress.ProgressColumn, ...]:
+    return rich.progress.TaskProgressColumn(), _HeadsPerSecond()
+
+
+def _bar(
+    console: rich.console.Console | None, *, disable: bool, counted: tuple[rich.progress.ProgressColumn, ...]
+) -> rich.progress.Progress:
     return rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(bar_width=24),
-        rich.progress.TaskProgressColumn(),
-        _HeadsPerSecond(),
+        *counted,
         rich.progress.TimeRemainingColumn(compact=True),
         rich.progress.TextColumn("left"),
         console=console,
@@ -102,7 +99,7 @@ class SweepProgress:
         self._failed = dict.fromkeys(cells, 0)
         self._last: dict[str, str] = {}
         self._count, self._todo = 0, sum(total - done for done, total in cells.values())
-        self._progress = _bar(console, disable=True)
+        self._progress = _bar(console, disable=True, counted=_of_heads())
         self._task = self._progress.add_task("", total=total_work, heads=0)
         self._heads = 0
 

@@ -659,15 +659,24 @@ def load_json(folder: str | os.PathLike[str], name: str) -> Any:
 def _locked(path: pathlib.Path, form: int | str) -> Iterator[None]:
     """Make a folder and hold it against other processes; a foreign folder is refused before a lock appears in it."""
     _read_manifest(path, form)
+    with held_folder(path, f"out={str(path)!r}"):
+        yield
+
+
+@contextlib.contextmanager
+def held_folder(path: pathlib.Path, name: str) -> Iterator[None]:
+    """Make a folder and hold it against other processes.
+
+    Raises:
+        InputError: under that name, if it is in use or cannot be written.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(path / ".lock", timeout=0).acquire()
     except filelock.Timeout:
-        raise InputError(f"out={str(path)!r} is in use by another process.") from None
+        raise InputError(f"{name} is in use by another process.") from None
     except OSError as error:
-        raise InputError(
-            f"out={str(path)!r} must be a folder that can be written: {error.strerror}."
-        ) from None
+        raise InputError(f"{name} must be a folder that can be written: {error.strerror}.") from None
     with held:
         yield
 

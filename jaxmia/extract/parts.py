@@ -9,13 +9,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import filelock
 import numpy as np
 from jaxtyping import Float
 
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError
-from jaxmia.store import write_arrays, write_json
+from jaxmia.store import held_folder, write_arrays, write_json
 
 _KEY = "key.json"
 
@@ -38,16 +37,7 @@ class Parts:
         Raises:
             InputError: if it is of another key (naming the first entry that differs), in use, or cannot be written.
         """
-        try:
-            path.mkdir(exist_ok=True)
-            held = filelock.FileLock(path / ".lock", timeout=0).acquire()
-        except filelock.Timeout:
-            raise InputError(f"{str(path)!r} is in use by another process.") from None
-        except OSError as error:
-            raise InputError(
-                f"{str(path)!r} must be a folder that can be written: {error.strerror}."
-            ) from None
-        with held:
+        with held_folder(path, repr(str(path))):
             _check_key(path, key)
             yield cls(path)
 

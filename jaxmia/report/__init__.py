@@ -72,8 +72,8 @@ def make_report(
             )
         if not (folder / "manifest.json").is_file():
             raise InputError(
-                f"folder={str(folder)!r} must be that of a run, a sweep or an audit: it has neither manifest.json nor"
-                " audit.json."
+                f"folder={str(folder)!r} must be that of a run, a sweep or an audit: it has neither"
+                " manifest.json nor audit.json."
             )
         of_study = load_study(folder)
         name, sections = of_study.manifest["settings"]["name"], study_sections(of_study, stated)

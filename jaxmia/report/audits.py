@@ -136,8 +136,8 @@ def audit_sections(audit: Audit, context: ContextSettings, study: Study | None) 
 def _summary(audit: Audit, context: ContextSettings) -> Iterator[Block]:
     content = audit.content
     yield (
-        "This report says what was tested on one model, what the tests could have seen, and what they saw. It is"
-        " evidence, not a verdict."
+        "This report says what was tested on one model, what the tests could have seen, and what they saw. It"
+        " is evidence, not a verdict."
     )
     weights = content["head"]["released_as"] == "weights"
     white_box = Measured(
@@ -162,11 +162,9 @@ def _summary(audit: Audit, context: ContextSettings) -> Iterator[Block]:
         "The most vulnerable record, the average, and this model",
         ("", "TPR on the worst record", "TPR on the average record", "members found in this model"),
         tuple(rows),
-        "Worst and average record: over re-trainings on other parts of the records, every record at the FPR; the"
-        " worst one's"
-        " 95% interval holds for all records at once. Members found: by the best of the tested attacks on the"
-        " released"
-        f" model; choosing it favours the attacker. {EXTRAPOLATED}",
+        "Worst and average record: over re-trainings on other parts of the records, every record at the FPR;"
+        " the worst one's 95% interval holds for all records at once. Members found: by the best of the tested"
+        f" attacks on the released model; choosing it favours the attacker. {EXTRAPOLATED}",
     )
     if content["warnings"]:
         yield Table(
@@ -175,9 +173,8 @@ def _summary(audit: Audit, context: ContextSettings) -> Iterator[Block]:
             tuple((str(number), text) for number, text in enumerate(content["warnings"], start=1)),
         )
     yield (
-        "Not covered: attacks that are not listed under “Results”; the results are evidence of resistance to the"
-        " tested"
-        " attacks only."
+        "Not covered: attacks that are not listed under “Results”; the results are evidence of resistance to"
+        " the tested attacks only."
     )
 
 
@@ -253,8 +250,8 @@ def _declared(audit: Audit, context: ContextSettings) -> Table:
     return declared_rows(
         fprs=audit.fprs,
         shadows=(
-            f"{settings['shadows']['models']} shadows, each on a share of {shadows['inclusion_rate']:.3g} of"
-            " the records"
+            f"{settings['shadows']['models']} shadows, each on a share of {shadows['inclusion_rate']:.3g} of the"
+            " records"
         ),
         attacks=list(audit.results["attack"].unique()),
         nonmembers=f"{audit.content['records']['others']:,} of the released model",
@@ -288,9 +285,9 @@ def _attack_table(results: pd.DataFrame, fprs: list[float], title: str) -> Table
         title,
         ("attack", "evaluation", *(f"TPR at FPR {fpr:g}" for fpr in fprs)),
         tuple(rows),
-        "per_target: one threshold in the model. pooled: one for all models. calibrated: every record at the FPR"
-        " itself, by"
-        " its own shadows' scores (calibrated_empirical: by ranks). Intervals: 95%, of Clopper and Pearson.",
+        "per_target: one threshold in the model. pooled: one for all models. calibrated: every record at the"
+        " FPR itself, by its own shadows' scores (calibrated_empirical: by ranks). Intervals: 95%, of Clopper"
+        " and Pearson.",
         sortable=True,
     )
 
@@ -308,8 +305,7 @@ def _roc(audit: Audit) -> Picture:
     title = "ROC of the attacks on this model, on log axes"
     alternative = (
         "True positive rate against false positive rate on log axes for each attack on the released model; the"
-        " diagonal is"
-        " chance, and a dotted line marks the FPR below which too few non-members are left."
+        " diagonal is chance, and a dotted line marks the FPR below which too few non-members are left."
     )
     headings = (f"FPR {fpr:g} or less" for fpr in _ROC_FPRS)
     table = Table("TPR read off the curves", ("attack", *headings), tuple(rows))
@@ -330,8 +326,7 @@ def _read_off(curve: Roc, fpr: float) -> Measured:
 def _of_records(audit: Audit) -> Iterator[Block]:
     yield (
         "What an attacker finds of each member on average over re-trainings on other parts of the records. Ids"
-        " only; contents"
-        " are not in this report."
+        " only; contents are not in this report."
     )
     yield from blocks_of_records(audit.members(), "records")
     if "called" in audit.records:
@@ -358,8 +353,8 @@ def _privacy(audit: Audit, context: ContextSettings, study: Study | None) -> Ite
         yield from study_privacy_blocks(study)
         return
     yield (
-        "What a guarantee would cost in accuracy was not measured: “jaxmia run” with privacy.epsilon = [inf, 8, 4, 1]"
-        " over these records measures it, and “jaxmia report --study” takes it in."
+        "What a guarantee would cost in accuracy was not measured: “jaxmia run” with privacy.epsilon = [inf, 8,"
+        " 4, 1] over these records measures it, and “jaxmia report --study” takes it in."
     )
     yield bounds_table(audit.fprs, context.delta)
 

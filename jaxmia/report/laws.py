@@ -22,9 +22,8 @@ from jaxmia.report.drawing import drawn_for_pages, to_svg
 EPSILONS = (0.25, 0.5, 0.75, 1.0)
 MOST_SHOTS = 1e12  # examples per class: beyond, a figure says no more than that it is beyond all data
 EXTRAPOLATION = (
-    "Required numbers of examples beyond the measured cells are extrapolations. They say where an attack of this"
-    " kind would"
-    " find no more than (ε, δ)-differential privacy allows, which is no guarantee of it."
+    "Required numbers of examples beyond the measured cells are extrapolations. They say where an attack of"
+    " this kind would find no more than (ε, δ)-differential privacy allows, which is no guarantee of it."
 )
 
 
@@ -66,8 +65,8 @@ def _of_recipe(
     blocks: list[Block] = []
     if (rows["advantage"] > 0).any():
         alternative = (
-            f"Advantage (TPR minus FPR) of {name.attack} against examples per class on log axes: it falls about along"
-            " straight lines; dotted lines are the published laws."
+            f"Advantage (TPR minus FPR) of {name.attack} against examples per class on log axes: it falls about"
+            " along straight lines; dotted lines are the published laws."
         )
         with drawn_for_pages():
             figure = power_law_figure(rows, fit, title="Vulnerability against examples per class")
@@ -94,8 +93,7 @@ def _law_table(name: LawOf, fit: PowerLawFit, shots: float, classes: int) -> Tab
         ("", "slope of log advantage over log S", "published slope", "cells", here),
         tuple(rows),
         "Slopes with 95% intervals; the published one with what the rounding of its table leaves possible."
-        " Predictions"
-        " have 95% prediction intervals for one new cell.",
+        " Predictions have 95% prediction intervals for one new cell.",
     )
 
 
@@ -188,8 +186,8 @@ def published_blocks(*, shots: float, classes: int) -> list[Block]:
     headings = (f"TPR at S = {shots:g}", *(f"S for ε = {epsilon:g}" for epsilon in EPSILONS))
     return [
         "No study of these data was given: what follows are published laws of other data, at two classes."
-        " “jaxmia run” or"
-        " “jaxmia sweep” over numbers of examples fits laws of your own; “jaxmia report --study” takes them in.",
+        " “jaxmia run” or “jaxmia sweep” over numbers of examples fits laws of your own; “jaxmia report"
+        " --study” takes them in.",
         EXTRAPOLATION,
         Table(
             f"Published laws (C = 2; this model has {classes} classes and {shots:,.0f} examples per class)",

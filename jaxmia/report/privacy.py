@@ -14,8 +14,8 @@ from jaxmia.tradeoff import kairouz_ceiling
 
 EPSILONS = (8.0, 4.0, 2.0, 1.0, 0.5)
 SIMULATED = (
-    "Guarantees are those of the mechanism on paper. Heads trained for this measurement use a generator that is not"
-    " cryptographic: they tell what privacy would cost, and are not themselves fit for release as private."
+    "Guarantees are those of the mechanism on paper. Heads trained for this measurement use a generator that is"
+    " not cryptographic: they tell what privacy would cost, and are not themselves fit for release as private."
 )
 
 
@@ -64,14 +64,13 @@ def privacy_blocks(results: pd.DataFrame) -> list[Block]:
         f"Privacy levels under {first['attack']}, {first['evaluation']}",
         ("cell", "ε", "accuracy", "FPR", "TPR", "ceiling of any attack", "ε proved by attacks"),
         tuple(rows),
-        f"δ = {first['delta']:g}; adjacency: {adjacency}; accountant: privacy loss distributions (dp-accounting)."
-        " Medians over seeds"
-        " with the outermost ends of their intervals; accuracy with the range over seeds.",
+        f"δ = {first['delta']:g}; adjacency: {adjacency}; accountant: privacy loss distributions"
+        " (dp-accounting). Medians over seeds with the outermost ends of their intervals; accuracy with the"
+        " range over seeds.",
     )
     alternative = (
         "TPR of each attack and the ceiling on any attack against ε on log axes, a panel for each FPR: points"
-        " lie below"
-        " the ceiling."
+        " lie below the ceiling."
     )
     with drawn_for_pages():
         figure = privacy_figure(pooled, "ceiling")

@@ -17,8 +17,8 @@ from jaxmia.vulnerability import QUANTILES, tpr_quantile
 
 LISTED = 50  # records in the ranked list
 EXTRAPOLATED = (
-    "extrapolated: by a Gaussian, since fewer than 10/FPR shadows are without a record; where members' scores vary less"
-    " than others' it overstates."
+    "extrapolated: by a Gaussian, since fewer than 10/FPR shadows are without a record; where members' scores"
+    " vary less than others' it overstates."
 )
 
 
@@ -103,8 +103,7 @@ def _distribution(records: RecordsOf, key: str) -> Picture:
         ("", *(f"at FPR {fpr:g}" for fpr in records.fprs)),
         tuple(rows),
         "Intervals: 95%; the maximum's holds for all records at once, the others' are as if all records' errors"
-        " went together. A"
-        f" quantile q needs 1/(1 − q) records. {EXTRAPOLATED}",
+        f" went together. A quantile q needs 1/(1 − q) records. {EXTRAPOLATED}",
     )
     title = f"How vulnerability is spread over records: {records.name}"
     worst = ", ".join(f"{records.worst(fpr).text} at FPR {fpr:g}" for fpr in records.fprs)

@@ -69,8 +69,7 @@ def declared_rows(
             "rule of resolution": "an FPR f needs 10/f non-member scores; below, no number is given",
             "not resolved": " ".join(unresolved) or "none",
             "intervals": "95%: Clopper and Pearson for counted rates, which take scores as independent; delta"
-            " method of"
-            " each record's separation, Bonferroni over records for the largest",
+            " method of each record's separation, Bonferroni over records for the largest",
             "priors": ", ".join(f"{prior:g}" for prior in priors),
             "seeds": seeds,
             "finite-pool correction": correction,

@@ -21,8 +21,7 @@ _ANSWERS = (
     (
         f"{_OPINION}, paragraph 55",
         "Tests are judged by their scope, frequency, quantity and quality, against attribute and membership"
-        " inference,"
-        " exfiltration, regurgitation, model inversion and reconstruction.",
+        " inference, exfiltration, regurgitation, model inversion and reconstruction.",
         "declared, results, controls, not-covered",
     ),
     (
@@ -39,8 +38,7 @@ _ANSWERS = (
     (
         "Permit authorities that export models from secure environments (Findata, Finland)",
         "Type of the model and number of its parameters; quantity, content and format of its training data; how"
-        " well it"
-        " generalises.",
+        " well it generalises.",
         "data",
     ),
 )

@@ -14,7 +14,7 @@ import pandas as pd
 
 from jaxmia._validate import InputError
 from jaxmia.audit_config import ContextSettings
-from jaxmia.laws import fit_laws, load_quantiles
+from jaxmia.laws import load_laws
 from jaxmia.power_law import LawOf, PowerLawFit
 from jaxmia.report.content import Block, Measured, Picture, Section, Table, Value, facts
 from jaxmia.report.drawing import accuracy_figure, average_roc_figure, drawn_for_pages, to_svg
@@ -79,8 +79,7 @@ def load_study(folder: str | os.PathLike[str]) -> Study:
     if "settings" not in manifest:
         raise InputError(f"folder={str(folder)!r} must be that of a run, a sweep or an audit of a head.")
     results, controls = (load_table(folder, name) for name in ("results", "controls"))
-    laws = fit_laws(pd.concat([results, load_quantiles(folder)], ignore_index=True))
-    return Study(pathlib.Path(folder), manifest, results, controls, laws)
+    return Study(pathlib.Path(folder), manifest, results, controls, load_laws(folder))
 
 
 def _num_parameters(study: Study, cell: Mapping[Any, Any]) -> int | None:
@@ -123,8 +122,8 @@ def study_privacy_blocks(study: Study) -> list[Block]:
     if is_private(study.results):
         return [*privacy_blocks(study.results), bounds_table(study.fprs, delta)]
     how = (
-        "The heads were trained without differential privacy, and what it would cost was not measured: a run with"
-        " privacy.epsilon = [inf, 8, 4, 1] measures it."
+        "The heads were trained without differential privacy, and what it would cost was not measured: a run"
+        " with privacy.epsilon = [inf, 8, 4, 1] measures it."
     )
     return [how, bounds_table(study.fprs, delta)]
 
@@ -170,9 +169,9 @@ def _records(study: Study) -> Iterator[RecordsOf]:
 
 def _summary(study: Study, context: ContextSettings, records: list[RecordsOf]) -> Iterator[Block]:
     yield (
-        "This report says what was tested on models of this kind, what the tests could have seen, and what they saw."
-        " It is evidence, not a verdict. The models are heads trained for the study, not one released model:"
-        " “jaxmia audit” tests that one."
+        "This report says what was tested on models of this kind, what the tests could have seen, and what they"
+        " saw. It is evidence, not a verdict. The models are heads trained for the study, not one released"
+        " model: “jaxmia audit” tests that one."
     )
     first = study.headline.iloc[0]
     total = int(first["classes"]) * int(first["shots"])
@@ -203,12 +202,12 @@ def _summary(study: Study, context: ContextSettings, records: list[RecordsOf]) -
         ),
         tuple(rows),
         "Worst record: largest of all, with a 95% interval that holds for all records at once. Best attack: the"
-        " largest TPR"
-        f" of all attacks, one threshold for all records; choosing it favours the attacker. {EXTRAPOLATED}",
+        " largest TPR of all attacks, one threshold for all records; choosing it favours the attacker."
+        f" {EXTRAPOLATED}",
     )
     yield (
-        "Not covered: attacks that are not listed under “Results”; the results are evidence of resistance to the"
-        " tested attacks only."
+        "Not covered: attacks that are not listed under “Results”; the results are evidence of resistance to"
+        " the tested attacks only."
     )
 
 
@@ -240,10 +239,9 @@ def _data(study: Study, context: ContextSettings) -> Iterator[Block]:
             *("accuracy on held-out records", "loss on members", "on others"),
         ),
         tuple(rows),
-        "Each class has S members on average; the smallest class of a cell has as many as the others. Median and"
-        " range"
-        " over seeds, at the least privacy. Mean cross-entropy of the heads on their members and on other"
-        " candidates.",
+        "Each class has S members on average; the smallest class of a cell has as many as the others. Median"
+        " and range over seeds, at the least privacy. Mean cross-entropy of the heads on their members and on"
+        " other candidates.",
         sortable=True,
     )
     settings = study.manifest["settings"]
@@ -290,10 +288,9 @@ def _results(study: Study, context: ContextSettings, records: list[RecordsOf]) -
         ("cell", "attack", "evaluation", "AUC", *(f"TPR at FPR {fpr:g}" for fpr in study.fprs)),
         tuple(rows),
         "pooled: one threshold for all records. calibrated: every record at the FPR itself. Medians over seeds"
-        " with the"
-        " outermost ends of their 95% intervals (Clopper and Pearson). Members are parts of one pool, which"
-        " inflates what"
-        " attacks reach against fresh draws; the correction applied is named under “Declared in advance”.",
+        " with the outermost ends of their 95% intervals (Clopper and Pearson). Members are parts of one pool,"
+        " which inflates what attacks reach against fresh draws; the correction applied is named under"
+        " “Declared in advance”.",
         sortable=True,
     )
     best = headline[(headline["attack"] == attack) & (headline["evaluation"] == evaluation)]
@@ -325,8 +322,7 @@ def _roc(study: Study, records: list[RecordsOf]) -> Picture:
     title = "ROC on log axes: the average record"
     alternative = (
         "True positive rate against false positive rate on log axes, averaged over records, above the diagonal"
-        " of chance"
-        " where attacks find members."
+        " of chance where attacks find members."
     )
     table = Table(
         f"Points: {attack}, {calibrated['evaluation'].iloc[0]}",
@@ -358,10 +354,7 @@ def _accuracy(study: Study, grid: pd.DataFrame) -> Picture:
         sortable=True,
     )
     title = "Accuracy against vulnerability"
-    alternative = (
-        f"TPR at FPR {fpr:g} against accuracy, a line over examples per class for each feature set and"
-        " recipe."
-    )
+    alternative = f"TPR at FPR {fpr:g} against accuracy, a line over examples per class for each feature set and recipe."
     with drawn_for_pages():
         figure = accuracy_figure(pd.DataFrame(points), fpr, title)
     return Picture(title, alternative, to_svg(figure, "accuracy", alternative), table)
