@@ -354,7 +354,7 @@ def _accuracy(study: Study, grid: pd.DataFrame) -> Picture:
         sortable=True,
     )
     title = "Accuracy against vulnerability"
-    alternative = f"TPR at FPR {fpr:g} against accuracy, a line over examples per class for each feature set and recipe."
+    alternative = f"TPR at FPR {fpr:g} against accuracy, a line over S for each feature set and recipe."
     with drawn_for_pages():
         figure = accuracy_figure(pd.DataFrame(points), fpr, title)
     return Picture(title, alternative, to_svg(figure, "accuracy", alternative), table)
