@@ -85,7 +85,14 @@ class ShadowSettings(Settings):
 class TrainSettings(Settings):
     """The recipe of every head."""
 
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adam", "sgd", "newton"] = "adam"
+    """"newton" trains to the minimum of the summed loss + ridge / 2 * ||kernel||^2, in at most so many steps, as
+    scikit-learn's LogisticRegression with C = 1 / ridge; it takes the full batch and no learning rate."""
+    ridge: Annotated[float, Field(ge=0)] = 0.0
+    """Of newton, above 0."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-7
+    """Of newton: the norm of the objective's gradient at which a head is done, over the number of members times the
+    root mean square norm of their features (with the bias's 1)."""
     schedule: Literal["constant", "cosine"] = "constant"
     steps: Positive = 100
     batch_size: Positive | Literal["full"] = "full"
@@ -129,6 +136,31 @@ class TrainSettings(Settings):
             raise ValueError(f"sampling='poisson' is for network='linear', got {what}")
         if self.inputs == "raw" and self.statistics != "pool":
             raise ValueError(f"statistics={self.statistics!r} is for inputs='features', got inputs='raw'")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _newton_has_a_ridge_and_no_more(self) -> TrainSettings:
+        if self.optimizer != "newton":
+            if self.ridge:
+                raise ValueError(
+                    f"ridge={self.ridge} is for optimizer='newton', got optimizer={self.optimizer!r}"
+                )
+            return self
+        if not self.ridge:
+            raise ValueError("ridge=0.0 must be above 0 for optimizer='newton'")
+        unused = (
+            "schedule",
+            "batch_size",
+            "sampling",
+            "learning_rate",
+            "weight_decay",
+            "products",
+            "network",
+        )
+        for name in unused:
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value != default:
+                raise ValueError(f"{name}={value!r} must be {default!r} for optimizer='newton'")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -290,6 +322,14 @@ class ExperimentConfig(Settings):
         return self.model_copy(update={"train": self.train.model_copy(update={"batch_size": "full"})})
 
     @pydantic.model_validator(mode="after")
+    def _minima_are_neither_private_nor_searched(self) -> ExperimentConfig:
+        private = [epsilon for epsilon in self.privacy.epsilon if epsilon < math.inf]
+        if self.train.optimizer == "newton" and (private or self.tuning is not None):
+            what = f"privacy.epsilon={private}" if private else "tuning"
+            raise ValueError(f"{what} needs train.optimizer='adam' or 'sgd', got 'newton'")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _recipes_are_searched_for_linear_heads(self) -> ExperimentConfig:
         if self.tuning is not None and self.train.network != "linear":
             raise ValueError(
@@ -328,7 +368,8 @@ class ExperimentConfig(Settings):
             ):
                 del settings[table][name]
             settings["tuning"] = self.tuning.model_dump(mode="json")
-        for name, default in (("network", "linear"), ("widths", []), ("inputs", "features")):  # the same
+        later = {"network": "linear", "widths": [], "inputs": "features", "ridge": 0.0, "tolerance": 1e-7}
+        for name, default in later.items():  # the same
             if settings["train"][name] == default:
                 del settings["train"][name]
         return settings

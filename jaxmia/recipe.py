@@ -54,6 +54,8 @@ def recipe_for(settings: ExperimentConfig, *, classes: int, shots: int, epsilon:
     poisson = train.sampling == "poisson" and not full
     rate = sampling_rate_of(train.batch_size, shots=shots, classes=classes) if poisson or private else 1.0
     hyper = Hyperparams(train.learning_rate, train.momentum, train.weight_decay, sampling_rate=rate)
+    if train.optimizer == "newton":
+        hyper = Hyperparams(train.learning_rate, weight_decay=None, ridge=train.ridge)
     guarantee = None
     if private:
         spec = PrivacySpec(epsilon=epsilon, delta=privacy.delta, clipping_norm=privacy.clipping_norm)
@@ -72,5 +74,6 @@ def recipe_for(settings: ExperimentConfig, *, classes: int, shots: int, epsilon:
         private=private,
         products=train.products,
         network=None if train.network == "linear" else Network(train.network, train.widths),
+        tolerance=train.tolerance,
     )
     return Recipe(config, hyper, guarantee)

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmia._validate import InputError, check, check_at_least, check_choice
+from jaxmia.converged import converged_head
 from jaxmia.dpsgd import add_noise, clipped_gradient_sum, clipped_squares, poisson_sample, step_keys
 from jaxmia.heads import (
     LinearHead,
@@ -28,7 +29,7 @@ from jaxmia.heads import (
 )
 from jaxmia.networks import Network
 
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = ("adam", "sgd", "newton")
 SCHEDULES = ("constant", "cosine")
 SAMPLINGS = ("shared", "independent", "poisson")
 PRODUCTS = ("float32", "bfloat16")
@@ -39,9 +40,11 @@ class TrainConfig:
     """What shapes the compiled program; static.
 
     Attributes:
-        optimizer: "adam", or "sgd" (with Hyperparams.momentum).
+        optimizer: "adam", or "sgd" (with Hyperparams.momentum); or "newton": to the minimum of the objective with
+            Hyperparams.ridge (jaxmia.converged), which takes the full batch and no learning rate.
         schedule: "constant", or "cosine" decay of the learning rate to zero over the steps.
-        steps: T, optimiser steps.
+        steps: T, optimiser steps; the most that "newton" takes.
+        tolerance: of "newton": stationarity (jaxmia.converged) at which a head is done.
         batch_size: members per step, or None for the full batch.
         sampling: "shared": the candidates of a batch are the same for all models, each of which uses those that are its
             members, batch_size on average; "independent": every model shuffles its own members, as separate trainings
@@ -65,6 +68,7 @@ class TrainConfig:
     odometer: bool = False
     products: str = "float32"
     network: Network | None = None
+    tolerance: float = 1e-7
 
     def __post_init__(self) -> None:
         """Refuse what no training run can have."""
@@ -88,6 +92,12 @@ class TrainConfig:
             self.odometer,
             "be False but in full-batch private training",
         )
+        if self.optimizer == "newton":
+            rule = "be {!r} for optimizer='newton', which minimises the objective itself"
+            for name in ("schedule", "batch_size", "sampling", "private", "products", "network"):
+                default = type(self).__dataclass_fields__[name].default
+                check(getattr(self, name) == default, name, getattr(self, name), rule.format(default))
+            check(0 < self.tolerance < 1, "tolerance", self.tolerance, "lie strictly between 0 and 1")
         if self.network is not None:
             rule = "be {!r} for a network, which is not a linear head"
             for name, only in (("private", False), ("products", "float32")):
@@ -106,7 +116,7 @@ class TrainConfig:
         So do gradient steps with momentum and decay. Adam scales coordinates one by one, noise has all directions, and
         bfloat16 rounds the turned features to others.
         """
-        return self.optimizer == "sgd" and not self.private and self.products == "float32"
+        return self.optimizer in ("sgd", "newton") and not self.private and self.products == "float32"
 
 
 @flax.struct.dataclass
@@ -123,6 +133,7 @@ class Hyperparams:
         sampling_rate: q of Poisson sampling; 1 without it.
         clipping_norm: c of private training, the largest L2 norm of one example's gradient; else None.
         noise_multiplier: sigma of private training, the noise's standard deviation over clipping_norm; else None.
+        ridge: lambda of "newton", above 0: the objective is the summed member loss + ridge / 2 * ||kernel||^2; else None.
         steps: of this head, at most TrainConfig.steps; the cosine schedule decays over them. None is TrainConfig.steps.
     """
 
@@ -133,6 +144,7 @@ class Hyperparams:
     clipping_norm: float | Array | None = None
     noise_multiplier: float | Array | None = None
     steps: int | Array | None = None
+    ridge: float | Array | None = None
 
 
 def check_hyperparams(hyper: Hyperparams, config: TrainConfig) -> None:
@@ -141,8 +153,20 @@ def check_hyperparams(hyper: Hyperparams, config: TrainConfig) -> None:
     Raises:
         InputError: for a sampling rate outside (0, 1] or without Poisson sampling; for a clipping norm or noise
             multiplier that is missing or out of range in private training, or given without it; for steps outside
-            1 .. config.steps.
+            1 .. config.steps; for "newton" without a ridge above 0 or with what it has no use for, and for a ridge
+            without it.
     """
+    newton, ridge = config.optimizer == "newton", hyper.ridge
+    if newton:
+        given = ridge is not None and all(0 < each < math.inf for each in _each(ridge))
+        check(given, "ridge", ridge, "be a finite number above 0 for optimizer='newton'")
+        decays = hyper.weight_decay is not None and np.any(hyper.weight_decay)
+        check(
+            not decays, "weight_decay", hyper.weight_decay, "be 0 for optimizer='newton', which has a ridge"
+        )
+        check(hyper.steps is None, "steps", hyper.steps, "be TrainConfig.steps for optimizer='newton'")
+    else:
+        check(ridge is None, "ridge", ridge, "be None unless optimizer='newton'")
     for rate in _each(hyper.sampling_rate):
         check(0 < rate <= 1, "sampling_rate", rate, "lie in (0, 1]")
         check(
@@ -227,6 +251,9 @@ def train_head(
         The head's parameters after its steps; the sums of squared clipped gradient norms if config.odometer is
         set, else None.
     """
+    if config.optimizer == "newton":
+        newton = {"steps": config.steps, "tolerance": config.tolerance, "ridge": cast(Any, hyper.ridge)}
+        return converged_head(member, features, labels, num_classes=num_classes, **newton), None
     one_hot = jax.nn.one_hot(labels, num_classes, axis=0, dtype=features.dtype)[:-1]
     optimizer = make_optimizer(hyper, config)
     inputs = features if config.products == "float32" else features.astype(config.products)
