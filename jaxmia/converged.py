@@ -39,7 +39,7 @@ class _System(NamedTuple):
 
 
 def converged_head(
-    member: Bool[Array, "examples"],
+    member: Bool[Array, "examples"] | Float[Array, "examples"],
     features: Float[Array, "examples dim"],
     labels: Int[Array, "examples"],
     *,
@@ -55,7 +55,7 @@ def converged_head(
     passed its minimum is shortened to it by bisection, which needs no further product.
 
     Args:
-        member: which candidates this model trains on.
+        member: which candidates this model trains on, or how much each counts.
         features: of all candidates.
         labels: of all candidates, 0 .. num_classes - 1.
         num_classes: C.

@@ -11,10 +11,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxmia._validate import check, check_at_least
-from jaxmia.features import FeatureSet
+from jaxmia.features import FeatureSet, in_span
 from jaxmia.formulation import Formulation, formulate
 from jaxmia.heads import LinearHead, Params
 from jaxmia.membership import MembershipMasks
@@ -123,7 +123,7 @@ def train_ensemble(
     size = -(-size // len(devices)) * len(devices)
     mesh = jax.sharding.Mesh(np.array(devices), (_MODELS,))
     by_model, for_all = jax.NamedSharding(mesh, jax.P(_MODELS)), jax.NamedSharding(mesh, jax.P())
-    coordinates, directions = _in_span(pool.features) if chosen.span else (pool.features, None)
+    coordinates, directions = in_span(pool.features) if chosen.span else (pool.features, None)
     padded = np.zeros((chosen.examples, chosen.dim), coordinates.dtype)
     padded[:num_examples, : coordinates.shape[1]] = coordinates
     padding = chosen.examples - num_examples
@@ -163,14 +163,6 @@ def train_ensemble(
         on_chunk(kept)
     params, squares = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks)
     return ShadowEnsemble(params, masks, squares)
-
-
-def _in_span(
-    features: Float[np.ndarray, "examples dim"],
-) -> tuple[Float[np.ndarray, "examples examples"], Float[np.ndarray, "examples dim"]]:
-    """Coordinates of the examples in an orthonormal basis of their span, and that basis."""
-    directions, coordinates = np.linalg.qr(features.T.astype(np.float64))
-    return coordinates.T.astype(np.float32), directions.T.astype(np.float32)
 
 
 def join_ensembles(parts: Sequence[ShadowEnsemble]) -> ShadowEnsemble:

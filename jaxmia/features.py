@@ -403,6 +403,14 @@ def unit_norm(data: FeatureSet) -> FeatureSet:
     return dataclasses.replace(data, features=features)
 
 
+def in_span(
+    features: Float[np.ndarray, "examples dim"],
+) -> tuple[Float[np.ndarray, "examples examples"], Float[np.ndarray, "examples dim"]]:
+    """Coordinates of the examples in an orthonormal basis of their span, and that basis."""
+    directions, coordinates = np.linalg.qr(features.T.astype(np.float64))
+    return coordinates.T.astype(np.float32), directions.T.astype(np.float32)
+
+
 def normalized_pool(
     pool: CandidatePool, how: str, statistics: FeatureStatistics | None = None
 ) -> CandidatePool:

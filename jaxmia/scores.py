@@ -29,6 +29,10 @@ class Scores:
         log_odds: float[models, examples], z_y - logsumexp_{j != y} z_j = log p_y / (1 - p_y) of the true class.
         member: bool[models, examples], True where the example was in the model's training set.
         population_log_odds: float[models, population] of examples that no model trained on, or None.
+        flipped_log_odds: float[models, examples], the score of a model that differs in this example's membership alone
+            (jaxmia.counterfactual), or None.
+        prior_variance: float[2, examples], variance over models of the scores with and without the example that is
+            known without them (jaxmia.analytic), or None.
 
     Anyone's arrays may be wrong: the attacks check them and say what is, so they carry no types here.
     """
@@ -36,6 +40,8 @@ class Scores:
     log_odds: Array | np.ndarray
     member: Array | np.ndarray
     population_log_odds: Array | np.ndarray | None = None
+    flipped_log_odds: Array | np.ndarray | None = None
+    prior_variance: Array | np.ndarray | None = None
 
 
 def log_odds(
@@ -75,8 +81,9 @@ def accuracy(ensemble: ShadowEnsemble, test: FeatureSet) -> Float[np.ndarray, "m
 def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]:
     """Scores of the models whose every score is finite, and the rows of the models that diverged."""
     finite = np.isfinite(np.asarray(scores.log_odds)).all(axis=1)
-    kept = jax.tree.map(lambda leaf: np.asarray(leaf)[finite], scores)
-    return kept, np.flatnonzero(~finite)
+    of_models = dataclasses.replace(scores, prior_variance=None)
+    kept = jax.tree.map(lambda leaf: np.asarray(leaf)[finite], of_models)
+    return dataclasses.replace(kept, prior_variance=scores.prior_variance), np.flatnonzero(~finite)
 
 
 def _padded(pool: FeatureSet) -> FeatureSet:

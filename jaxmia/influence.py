@@ -1,0 +1,125 @@
+"""What one record does to a ridge head: the inverse Hessian seen from every record, and heads with and without it.
+
+All logits are in contrast coordinates (jaxmia.contrasts), of one model, with the records on the first axis. For a record
+with inputs x let B = (I ⊗ x)ᵀ H⁻¹ (I ⊗ x), H the Hessian of the objective without it, and g(u) = Qᵀ(softmax(Q u) - e_y).
+A head trained with the record and one without it have logits of it that obey u_out = u_in + B g(u_in): exact where the
+rest of the objective is quadratic between the two heads. Removing is one evaluation, adding the solution of a small convex
+problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxmia._validate import check
+from jaxmia.contrasts import curvature, errors
+
+_MEMORY = 8 * 2**30
+_BATCH = 4096  # records whose small systems are solved at once
+_NEWTON_STEPS = 12
+_LONGEST = 2.0  # of a Newton step, in logits: beyond it a softmax is another function
+
+
+def check_size(num_classes: int, num_inputs: int, memory: int | None = None) -> None:
+    """Raise InputError unless the Hessian, its factor and its inverse fit in memory (8 GiB by default)."""
+    size = (num_classes - 1) * num_inputs
+    budget = _MEMORY if memory is None else memory
+    rule = f"be at least {3 * 4 * size**2 / 2**30:.3g} GiB: the Hessian has {size} rows"
+    check(3 * 4 * size**2 <= budget, "memory", f"{budget / 2**30:.3g} GiB", rule)
+
+
+def each(function: Callable[..., Array], *arrays: Array) -> Array:
+    """The function of every record, so many at once."""
+    return jax.lax.map(lambda record: function(*record), arrays, batch_size=min(_BATCH, len(arrays[0])))
+
+
+def inverse_hessian(
+    weights: Float[Array, "records rest rest"],
+    inputs: Float[Array, "records inputs"],
+    penalty: Float[Array, "inputs"],
+) -> Float[Array, "rest inputs rest inputs"]:
+    """Inverse of sum_i weights_i ⊗ x_i x_iᵀ + I ⊗ diag(penalty); NaN where float32 cannot factorise it.
+
+    Args:
+        weights: of the records: their curvature, times membership.
+        inputs: x, with the bias's 1.
+        penalty: of every input.
+    """
+    rest, size = weights.shape[1], inputs.shape[1]
+    rows, columns = np.triu_indices(rest)
+
+    def block(pair: Array) -> Array:
+        return (inputs * weights[:, pair[0], pair[1], None]).T @ inputs
+
+    blocks = jax.lax.map(block, jnp.asarray(np.stack([rows, columns], axis=1)))
+    place = np.zeros((rest, rest), int)
+    place[rows, columns] = place[columns, rows] = np.arange(len(rows))
+    hessian = blocks[place].transpose(0, 2, 1, 3).reshape(rest * size, rest * size)
+    hessian += jnp.diag(jnp.tile(penalty, rest))
+    factor = jnp.linalg.cholesky(hessian)
+    inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(rest * size, dtype=inputs.dtype))
+    return inverse.reshape(rest, size, rest, size)
+
+
+def blocks_of_records(
+    inverse: Float[Array, "rest inputs rest inputs"], inputs: Float[Array, "records inputs"]
+) -> Float[Array, "records rest rest"]:
+    """A_i = (I ⊗ x_i)ᵀ H⁻¹ (I ⊗ x_i) of every record; its trace is the record's generalised leverage."""
+    rest = inverse.shape[0]
+    rows, columns = np.triu_indices(rest)
+
+    def entry(pair: Array) -> Array:
+        return jnp.sum((inputs @ inverse[pair[0], :, pair[1]]) * inputs, axis=1)
+
+    entries = jax.lax.map(entry, jnp.asarray(np.stack([rows, columns], axis=1)))
+    place = np.zeros((rest, rest), int)
+    place[rows, columns] = place[columns, rows] = np.arange(len(rows))
+    return entries[place].transpose(2, 0, 1)
+
+
+def without_own(
+    blocks: Float[Array, "records rest rest"], weights: Float[Array, "records rest rest"]
+) -> Float[Array, "records rest rest"]:
+    """B_i = A_i (I - W_i A_i)⁻¹: the block of the Hessian without the record's own weight W_i (Woodbury)."""
+
+    def one(block: Array, weight: Array) -> Array:
+        found = jnp.linalg.solve(jnp.eye(len(block)) - block @ weight, block)
+        return (found + found.T) / 2
+
+    return each(one, blocks, weights)
+
+
+def removed(
+    contrasts: Float[Array, "rest"],
+    block: Float[Array, "rest rest"],
+    one_hot: Float[Array, "classes"],
+    directions: Float[Array, "classes rest"],
+) -> Float[Array, "rest"]:
+    """u_out = u_in + B g(u_in) of one record."""
+    return contrasts + block @ errors(contrasts, one_hot, directions)
+
+
+def added(
+    contrasts: Float[Array, "rest"],
+    block: Float[Array, "rest rest"],
+    one_hot: Float[Array, "classes"],
+    directions: Float[Array, "classes rest"],
+    share: float = 1.0,
+) -> Float[Array, "rest"]:
+    """The v with v + share B g(v) = u of one record: u_in for u = u_out, by damped Newton steps.
+
+    With share = 1 - r it is u_in from the logits of the mean head, r u_in + (1 - r) u_out.
+    """
+
+    def step(_: Array, value: Array) -> Array:
+        residual = value - contrasts + share * block @ errors(value, one_hot, directions)
+        system = jnp.eye(len(block)) + share * block @ curvature(value, directions)
+        move = jnp.linalg.solve(system, residual)
+        return value - move * jnp.minimum(1.0, _LONGEST / jnp.maximum(jnp.max(jnp.abs(move)), _LONGEST))
+
+    return jax.lax.fori_loop(0, _NEWTON_STEPS, step, contrasts)
