@@ -1,10 +1,12 @@
-"""Vulnerability without shadows: each record's own separation over re-trainings of a ridge head, from one fit on the pool.
+"""Vulnerability without shadows: each record's own separation over re-trainings of a ridge head, from the pool alone.
 
 A record's scores with and without it differ by what it does to the head (jaxmia.influence); over re-trainings they
-vary by what all other candidates do, each in with probability r. Both follow from the average head and the average inverse
-Hessian. The pool fitted with every candidate at weight r gives neither: a candidate pulls less in a head that has it and
-adapts to it, and the inverse varies. So both are found together, self-consistently, from heads without the candidate in
-question: the cavity method of statistical physics, in random matrix theory a deterministic equivalent. With B_i the block of
+vary by what all other candidates do, each in with probability r. Both follow from the average head and the average
+inverse Hessian. The pool fitted with every candidate at weight r gives neither: a candidate pulls less in a head that
+has it and adapts to it, and the inverse varies. So both are found together, self-consistently, from heads without the
+candidate in
+question: the cavity method of statistical physics, in random matrix theory a deterministic equivalent. With B_i the
+    block of
 record i in the average inverse without it:
 
 - mean logits u_i, u_in = u_i - (1 - r) B_i g(u_in): the average head solves sum_i r g(u_in,i) ⊗ x_i + ridge V = 0;
@@ -23,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.stats import norm
 
-from jaxmia._validate import InputError, check, check_fpr
+from jaxmia._validate import check, check_fpr
 from jaxmia.contrasts import basis, curvature, errors, from_params, with_bias
 from jaxmia.converged import converged_head
 from jaxmia.features import FeatureSet, in_span
@@ -40,7 +42,6 @@ from jaxmia.scores import log_odds
 
 _ITERATIONS = 30
 _ENOUGH = 3e-3  # change of the blocks, against the largest, and of the head, against its norm
-_FIT = {"steps": 100, "tolerance": 1e-6}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,8 +57,8 @@ class AnalyticVulnerability:
         std_out: the same.
         separation: float64[examples], D = (mean_in - mean_out) / s, s² the mean of both variances: as
             per_example_vulnerability estimates from shadows.
-        leverage: float64[examples], trace of the record's block of the inverse Hessian: how far the record can move its
-            own logits, whatever its label. It orders records by how unusual they are.
+        leverage: float64[examples], trace of B_i Gamma_i: the generalised leverage of a record, what it does to its own
+            logits whatever its label. It needs the blocks alone, and orders records less well than D.
         fluctuation: root mean square standard deviation of the candidates' logits over heads without them.
         warnings: why the figures may be off; empty inside of the range where they were tested.
     """
@@ -93,7 +94,7 @@ class AnalyticVulnerability:
 
 
 class _Average(NamedTuple):
-    """The average head, and of every record its block without it, its weight in the Hessian and its error as a member."""
+    """The average head, and of every record the block of the average inverse without it."""
 
     head: Array
     blocks: Array
@@ -116,8 +117,8 @@ def analytic_vulnerability(
 ) -> AnalyticVulnerability:
     """Every record's separation over re-trainings on random parts of the pool, without training any.
 
-    The heads are those of optimizer="newton" with this ridge (scikit-learn's LogisticRegression with C = 1 / ridge), each
-    trained on every candidate with probability r by itself. How near this comes to shadows: docs/frontier.md.
+    The heads are those of optimizer="newton" with this ridge (scikit-learn's LogisticRegression with C = 1 / ridge),
+    each trained on every candidate with probability r by itself. How near this comes to shadows: docs/frontier.md.
 
     Args:
         pool: the candidates.
@@ -126,8 +127,8 @@ def analytic_vulnerability(
         memory: bytes for the Hessian, its factor and inverse; 8 GiB by default.
 
     Raises:
-        InputError: for a ridge that is not positive, r outside (0, 1), a class without record, a Hessian that memory does
-            not hold or float32 cannot factorise.
+        InputError: for a ridge that is not positive, r outside (0, 1), a class without record, a Hessian that memory
+            does not hold or float32 cannot factorise.
     """
     check(0 < ridge < np.inf, "ridge", ridge, "be a finite number above 0")
     check(0 < inclusion_rate < 1, "inclusion_rate", inclusion_rate, "lie strictly between 0 and 1")
@@ -165,7 +166,9 @@ def analytic_vulnerability(
 def _warnings(change: float, fluctuation: float) -> Sequence[str]:
     warnings = []
     if change >= _ENOUGH:
-        warnings.append(f"The average head was not found: after {_ITERATIONS} steps it changes by {change:.2g}.")
+        warnings.append(
+            f"The average head was not found: after {_ITERATIONS} steps it changes by {change:.2g}."
+        )
     return warnings
 
 
@@ -174,7 +177,9 @@ def _start(features: Array, labels: Array, one_hot: Array, ridge: Array, rate: A
     """The pool fitted with all candidates at weight r, which is where the iteration starts."""
     classes = one_hot.shape[1]
     everyone = jnp.full(len(labels), rate, features.dtype)
-    fitted = converged_head(everyone, features, labels, num_classes=classes, ridge=ridge, **_FIT)
+    fitted = converged_head(
+        everyone, features, labels, num_classes=classes, ridge=ridge, steps=100, tolerance=1e-6
+    )
     return _Average(from_params(fitted), jnp.zeros((len(labels), classes - 1, classes - 1)))
 
 
@@ -197,24 +202,23 @@ def _step(average: _Average, inputs: Array, one_hot: Array, ridge: Array, rate: 
         own = each(lambda contrast, label: errors(contrast, label, directions), contrasts, one_hot)
         weights = each(weight, contrasts, average.blocks)
         inverse = inverse_hessian(weights, inputs, penalty)
-        whole = blocks_of_records(inverse, inputs)
-        blocks = without_own(whole, weights)
+        blocks = without_own(blocks_of_records(inverse, inputs), weights)
         gradient = rate * own.T @ inputs + penalty * average.head
         move = jnp.tensordot(inverse, gradient, axes=2)
         change = jnp.maximum(
             jnp.max(jnp.abs(blocks - average.blocks)) / jnp.max(jnp.abs(blocks)),
             jnp.linalg.norm(move) / jnp.linalg.norm(average.head),
         )
-        leverage = jnp.trace(whole, axis1=1, axis2=2)
+        leverage = each(
+            lambda contrast, block: jnp.trace(block @ curvature(contrast, directions)), contrasts, blocks
+        )
         return _Point(
             _Average(average.head - move, blocks), contrasts, own, weights, leverage, inverse, change
         )
 
 
 @jax.jit
-def _moments(
-    point: _Point, inputs: Array, one_hot: Array, labels: Array, rate: Array
-) -> tuple[Array, Array]:
+def _moments(point: _Point, inputs: Array, one_hot: Array, labels: Array, rate: Array) -> tuple[Array, Array]:
     """Means and variances [4, examples] of the log-odds with and without each record, and the logits' fluctuation.
 
     Record j in or out moves the head by H_-j⁻¹ (g_j ⊗ x_j), H_-j without it; seen from record i, which is out,

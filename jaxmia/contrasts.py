@@ -1,8 +1,9 @@
 """Logits in contrast coordinates: an orthonormal basis of what a softmax sees, differences between classes.
 
-A softmax is blind to a constant added to all logits. With an orthonormal basis Q [classes, classes - 1] of the differences
-logits are Q u and heads Q V, with the same norm and one class less; the Hessian in V has no null direction. At a minimum of
-the penalised loss the kernel's columns sum to zero over the classes, so that nothing is lost.
+A softmax is blind to a constant added to all logits. With an orthonormal basis Q [classes, classes - 1] of the
+differences logits are Q u and heads Q V, with the same norm and one class less; the Hessian in V has no null
+direction. At a minimum of the penalised loss the kernel's columns sum to zero over the classes, so that nothing is
+lost.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def errors(
     one_hot: Float[Array, "classes"],
     directions: Float[Array, "classes rest"],
 ) -> Float[Array, "rest"]:
-    """g = Qᵀ(p - e_y): the gradient of one example's cross-entropy with respect to its u."""
+    """G = Qᵀ(p - e_y): the gradient of one example's cross-entropy with respect to its u."""
     return directions.T @ (jax.nn.softmax(directions @ contrasts) - one_hot)
 
 

@@ -1,8 +1,8 @@
-"""Heads trained to the minimum of their ridge objective: Newton's method, its systems by preconditioned conjugate gradients.
+"""Heads trained to the minimum of their ridge objective, by Newton's method with conjugate gradients.
 
 The objective of one head is the cross-entropy summed over its members + ridge / 2 ||kernel||^2; the bias is free. It
-is that of scikit-learn's LogisticRegression with C = 1 / ridge. Every product is one with features that all models share, so
-that under vmap a step of all heads is two large matrix products, as in ordinary training.
+is that of scikit-learn's LogisticRegression with C = 1 / ridge. Every product is one with features that all models
+share, so that under vmap a step of all heads is two large matrix products, as in ordinary training.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ def stationarity(
 ) -> Float[Array, ""]:
     """How far one head is from the minimum: the norm of its objective's gradient against one example's.
 
-    The gradient of the summed objective, over the number of members times the root mean square norm of their features with
-    the bias's 1. Training in float32 reaches about 1e-8.
+    The gradient of the summed objective, over the number of members times the root mean square norm of their features
+    with the bias's 1. Training in float32 reaches about 1e-8.
     """
     inputs, counted = with_bias(features), member.astype(features.dtype)
     head, directions = from_params(params), jnp.asarray(basis(params["params"]["bias"].shape[0]))

@@ -1,7 +1,8 @@
 """Paired counterfactual scores: what every shadow would say of every record had its membership been the other.
 
 For heads at the minimum of a ridge objective (optimizer="newton"). A shadow then gives an IN and an OUT score of every
-record, whose difference has none of the noise that two different shadows have: see docs/frontier.md for what that saves.
+record, whose difference has none of the noise that two different shadows have: see docs/frontier.md for what that
+saves.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from jaxmia.influence import (
 from jaxmia.scores import Scores, log_odds, score
 
 HESSIANS = ("model", "pool")
-LARGEST_STATIONARITY = 1e-4  # of a head that counts as converged: a Newton step more moves scores by about 1e-3
+LARGEST_STATIONARITY = (
+    1e-4  # of a head that counts as converged: a Newton step more moves scores by about 1e-3
+)
 
 
 def paired_scores(
@@ -154,8 +157,8 @@ def _check_converged(
         return
     moved = _newton_move(heads[worst], member[worst], inputs, jnp.asarray(pool.labels), ridge)
     raise InputError(
-        f"stationarity={found[worst]:.2g} of model {worst} must be at most {LARGEST_STATIONARITY:g}: its head is not at the"
-        f" minimum for ridge={ridge:g}. One Newton step towards it moves the log-odds of the candidates by"
+        f"stationarity={found[worst]:.2g} of model {worst} must be at most {LARGEST_STATIONARITY:g}: its head is not at"
+        f" the minimum for ridge={ridge:g}. One Newton step towards it moves the log-odds of the candidates by"
         f" {float(moved):.2g} on average; paired scores would be wrong by as much (train with optimizer='newton')."
     )
 

@@ -133,7 +133,8 @@ class Hyperparams:
         sampling_rate: q of Poisson sampling; 1 without it.
         clipping_norm: c of private training, the largest L2 norm of one example's gradient; else None.
         noise_multiplier: sigma of private training, the noise's standard deviation over clipping_norm; else None.
-        ridge: lambda of "newton", above 0: the objective is the summed member loss + ridge / 2 * ||kernel||^2; else None.
+        ridge: lambda of "newton", above 0: the objective is the summed member loss + ridge / 2 * ||kernel||^2; else
+            None.
         steps: of this head, at most TrainConfig.steps; the cosine schedule decays over them. None is TrainConfig.steps.
     """
 

@@ -4,6 +4,7 @@ import scipy.stats
 from references_attacks import bavaria_prior
 
 from jaxmia import attacks
+from jaxmia.attacks._shadows import sides
 from jaxmia.attacks.bavaria import _priors
 from jaxmia.scores import Scores
 
@@ -24,7 +25,7 @@ def test_prior_finds_planted_parameters():
     # and has a finite variance for alpha > 4 only: at alpha = 6 its relative error, from the eighth
     # moments, stays within 25%.
     scores = planted(1, models=33, examples=20_000, alpha=6.0, kappa=0.25)
-    inside, outside = _priors(scores.log_odds, scores.member)
+    inside, outside = _priors(scores.log_odds, sides(scores))
     for prior, shift in ((inside, 2.0), (outside, 0.0)):
         np.testing.assert_allclose(prior.location, shift, atol=5 * 2 / np.sqrt(20_000))
         np.testing.assert_allclose(prior.beta / (prior.alpha - 1), 1.0, rtol=5 * 0.5 / np.sqrt(20_000) + 0.01)
@@ -35,7 +36,8 @@ def test_prior_finds_planted_parameters():
 def test_equal_variances_make_a_strong_prior():
     rng = np.random.default_rng(2)
     member = rng.random((17, 3000)) < 0.5
-    inside, outside = _priors(rng.normal(size=member.shape) + 3 * rng.normal(size=3000), member)
+    log_odds = rng.normal(size=member.shape) + 3 * rng.normal(size=3000)
+    inside, outside = _priors(log_odds, sides(Scores(log_odds, member)))
     assert min(inside.alpha.min(), outside.alpha.min()) > 10  # worth more than the 8 shadows of a side
 
 
@@ -72,7 +74,7 @@ def test_prior_equals_the_moment_formulas_on_awkward_numbers_of_shadows():
     scores = planted(5, models=5, examples=40)
     member = np.array(scores.member)
     member[:, :6], member[1:, 6:9] = True, False
-    inside, outside = _priors(scores.log_odds, member)
+    inside, outside = _priors(scores.log_odds, sides(Scores(scores.log_odds, member)))
     for target in range(5):
         expected = bavaria_prior(scores.log_odds, member, target)
         for prior, values in zip((inside, outside), expected, strict=True):

@@ -15,7 +15,7 @@ from published_attacks import (
 from jaxmia import attacks
 from jaxmia._validate import InputError
 from jaxmia.attacks._ratios import count_below, offline_log_reference, tuned_offline_a
-from jaxmia.attacks._shadows import side_log_means
+from jaxmia.attacks._shadows import Side, side_log_means, sides
 from jaxmia.scores import Scores
 
 designs = pytest.mark.parametrize("design", ["paired", "bernoulli"])
@@ -169,11 +169,11 @@ def test_pitfall_p_bar_is_the_mean_of_all_out_shadows_not_of_the_largest():
 
 def test_pitfall_a_is_not_tuned_on_the_targets_labels():
     scores = random_scores(6, examples=300)
-    before = tuned_offline_a(scores.log_odds, scores.member)
+    before = tuned_offline_a(scores.log_odds, scores.member, sides(scores).outside)
     for target in range(9):
         member = np.array(scores.member)
         member[target] = np.random.default_rng(target).random(300) < 0.5
-        after = tuned_offline_a(scores.log_odds, member)
+        after = tuned_offline_a(scores.log_odds, member, Side(scores.log_odds, ~member))
         assert after[target] == before[target]
     assert len(np.unique(before)) > 1
 
@@ -189,7 +189,7 @@ def test_tuned_a_finds_the_planted_relation():
     for a in (0.3, 0.8):
         p = np.where(member, a * p_out + 1 - a, p_out)
         log_odds = scipy.special.logit(p) + rng.normal(0, 0.5, member.shape)
-        found.append(tuned_offline_a(log_odds, member).mean())
+        found.append(tuned_offline_a(log_odds, member, Side(log_odds, ~member)).mean())
     assert found[0] == pytest.approx(0.3, abs=0.2)
     assert found[1] == pytest.approx(0.8, abs=0.2)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from jaxmia._validate import check
-from jaxmia.attacks._shadows import blocks_of, log_probability, side_log_means
+from jaxmia.attacks._shadows import Side, Sides, blocks_of, log_probability, side_log_means
 
 DECIMALS = 12  # of log ratios: what is equal in exact arithmetic must stay equal after rounding
 OFFLINE_GRID = np.arange(11) / 10
 
 
 def offline_coefficients(
-    log_odds: np.ndarray, member: np.ndarray, *, offline: bool, a: float | None
+    log_odds: np.ndarray, member: np.ndarray, outside: Side, *, offline: bool, a: float | None
 ) -> np.ndarray | None:
     """Return the a of every target float64[models, 1], tuned unless it is given; None online.
 
@@ -20,20 +20,20 @@ def offline_coefficients(
         InputError: for an a outside [0, 1], or without offline.
     """
     if a is None:
-        return tuned_offline_a(log_odds, member) if offline else None
+        return tuned_offline_a(log_odds, member, outside) if offline else None
     check(offline, "a", a, "be left out unless offline=True")
     check(0 <= a <= 1, "a", a, "lie in [0, 1]")
     return np.full((len(log_odds), 1), float(a))
 
 
 def log_ratios(
-    log_odds: np.ndarray, member: np.ndarray, offline_a: np.ndarray | None = None
+    log_odds: np.ndarray, shadows: Sides, offline_a: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return log p - log p̄ of every target, 0 where a side that is needed has no shadow, and where it has.
 
     Args:
-        log_odds: [models, examples].
-        member: bool[models, examples].
+        log_odds: [models, examples], of the targets.
+        shadows: what they are compared with.
         offline_a: None for p̄ = (p̄_in + p̄_out) / 2; else a, float64[models, 1], for
             p̄ = ((1 + a) p̄_out + 1 - a) / 2 (Zarifzadeh et al. 2024, arXiv 2312.03262, section 3).
 
@@ -42,17 +42,22 @@ def log_ratios(
     """
     ratios, known = np.empty(log_odds.shape), np.empty(log_odds.shape, bool)
     for columns in blocks_of(*log_odds.shape):
-        log_p, inside = log_probability(log_odds[:, columns].astype(np.float64)), member[:, columns]
-        number, expected = side_log_means(log_p, ~inside)
+        log_p = log_probability(log_odds[:, columns].astype(np.float64))
+        number, expected = _log_means(shadows.outside, columns)
         known[:, columns] = number > 0
         if offline_a is None:
-            number, log_in = side_log_means(log_p, inside)
+            number, log_in = _log_means(shadows.inside, columns)
             known[:, columns] &= number > 0
             expected = _log_mean_of_two(log_in, expected)
         else:
             expected = offline_log_reference(expected, offline_a)
         ratios[:, columns] = np.where(known[:, columns], np.round(log_p - expected, DECIMALS), 0.0)
     return ratios, known
+
+
+def _log_means(side: Side, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+    log_odds, on_side = side.block(columns)
+    return side_log_means(log_probability(log_odds), on_side)
 
 
 def offline_log_reference(log_out: np.ndarray, a: np.ndarray | float) -> np.ndarray:
@@ -89,7 +94,7 @@ def count_below(values: np.ndarray, population: np.ndarray) -> np.ndarray:
     return below[:, : values.shape[1]]
 
 
-def tuned_offline_a(log_odds: np.ndarray, member: np.ndarray) -> np.ndarray:
+def tuned_offline_a(log_odds: np.ndarray, member: np.ndarray, outside: Side) -> np.ndarray:
     """Return, for every target, the a of OFFLINE_GRID that attacks one of its shadows best.
 
     The shadow plays target with the remaining models as its shadows, and a maximises the AUC over its
@@ -100,6 +105,7 @@ def tuned_offline_a(log_odds: np.ndarray, member: np.ndarray) -> np.ndarray:
     Args:
         log_odds: [models, examples].
         member: bool[models, examples].
+        outside: the shadows without each example.
 
     Returns:
         float64[models, 1].
@@ -108,8 +114,9 @@ def tuned_offline_a(log_odds: np.ndarray, member: np.ndarray) -> np.ndarray:
     order = np.argsort(log_odds.mean(axis=1, dtype=np.float64), kind="stable")
     log_out, known = np.empty((models - 1, examples)), np.empty((models - 1, examples), bool)
     for columns in blocks_of(*log_odds.shape):
-        log_p = log_probability(log_odds[order, columns].astype(np.float64))
-        number, log_out[:, columns] = side_log_means(log_p, ~member[order, columns], leave_out=2)
+        scored, on_side = outside.block(columns)
+        log_p = log_probability(scored[order])
+        number, log_out[:, columns] = side_log_means(log_p, on_side[order], leave_out=2)
         known[:, columns] = number > 0
     # Model j of the order and its shadow j + 1 leave the same gap; the last model's shadow is the one
     # before it.

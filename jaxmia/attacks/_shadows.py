@@ -14,12 +14,35 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from jaxmia._validate import check
+from jaxmia._validate import InputError, check
 from jaxmia.scores import Scores
 
 BLOCK_SIZE = 1 << 15  # values of one temporary array: 256 kB in float64, so that a few stay in a core's cache
 RESOLUTION = 1e-9  # nats of log-odds; a smaller deviation is rounding, not information
 LARGEST = 1e60  # nats of log-odds; fourth powers of larger scores overflow
+
+
+class Side(NamedTuple):
+    """Scores of the models that count on one side, with (IN) or without (OUT) each example.
+
+    Attributes:
+        log_odds: [models, examples]; off the side, anything.
+        on_side: bool[models, examples].
+    """
+
+    log_odds: np.ndarray
+    on_side: np.ndarray
+
+    def block(self, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+        """The same of some examples, in float64."""
+        return self.log_odds[:, columns].astype(np.float64), self.on_side[:, columns]
+
+
+class Sides(NamedTuple):
+    """The shadows' scores with and without each example."""
+
+    inside: Side
+    outside: Side
 
 
 class SideMoments(NamedTuple):
@@ -67,6 +90,31 @@ def score_arrays(scores: Scores, *, min_models: int = 3) -> tuple[np.ndarray, np
     check(member.shape == shape, "member.shape", member.shape, f"equal that of log_odds, {shape}")
     check(member.dtype == bool, "member.dtype", str(member.dtype), "be bool")
     return log_odds, member
+
+
+def sides(scores: Scores, *, paired: bool = False) -> Sides:
+    """Return what the attacks compare a target with.
+
+    Args:
+        scores: checked by score_arrays.
+        paired: every model on both sides, off its own with its flipped_log_odds.
+
+    Raises:
+        InputError: for paired without flipped_log_odds, or with bad ones.
+    """
+    log_odds, member = np.asarray(scores.log_odds), np.asarray(scores.member)
+    if not paired:
+        return Sides(Side(log_odds, member), Side(log_odds, ~member))
+    if scores.flipped_log_odds is None:
+        raise InputError("flipped_log_odds=None must be given for paired=True: see jaxmia.paired_scores.")
+    flipped = np.asarray(scores.flipped_log_odds)
+    check(flipped.shape == log_odds.shape, "flipped_log_odds.shape", flipped.shape, f"equal {log_odds.shape}")
+    check_log_odds("flipped_log_odds", flipped)
+    everyone = np.ones(member.shape, bool)
+    return Sides(
+        Side(np.where(member, log_odds, flipped), everyone),
+        Side(np.where(member, flipped, log_odds), everyone),
+    )
 
 
 def check_log_odds(name: str, log_odds: np.ndarray) -> None:

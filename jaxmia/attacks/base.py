@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from jaxmia.attacks._ratios import log_ratios, offline_coefficients
-from jaxmia.attacks._shadows import score_arrays
+from jaxmia.attacks._shadows import score_arrays, sides
 from jaxmia.evaluation import AttackResult
 from jaxmia.scores import Scores
 
 
-def base(scores: Scores, *, offline: bool = False, a: float | None = None) -> AttackResult:
+def base(
+    scores: Scores, *, offline: bool = False, a: float | None = None, paired: bool = False
+) -> AttackResult:
     """Return log p - log p̄, which orders the examples of a target as RMIA does, without population queries.
 
     Online: p̄ = (p̄_in + p̄_out) / 2. Offline: p̄ = ((1 + a) p̄_out + 1 - a) / 2, from OUT shadows alone.
@@ -18,14 +20,16 @@ def base(scores: Scores, *, offline: bool = False, a: float | None = None) -> At
         scores: log_odds and member [models, examples], at least 3 models.
         offline: use OUT shadows alone.
         a: of the offline form, in [0, 1]; by default tuned for each target on one of its shadows.
+        paired: every shadow on both sides, by scores.flipped_log_odds.
 
     Returns:
         float64 statistic [models, examples]; 0 and undefined where a side that is needed has no shadow.
 
     Raises:
-        InputError: bad scores, a outside [0, 1] or without offline.
+        InputError: bad scores, a outside [0, 1] or without offline, paired without flipped scores.
     """
     log_odds, member = score_arrays(scores)
-    offline_a = offline_coefficients(log_odds, member, offline=offline, a=a)
-    statistic, defined = log_ratios(log_odds, member, offline_a)
+    shadows = sides(scores, paired=paired)
+    offline_a = offline_coefficients(log_odds, member, shadows.outside, offline=offline, a=a)
+    statistic, defined = log_ratios(log_odds, shadows, offline_a)
     return AttackResult(statistic, member, defined)

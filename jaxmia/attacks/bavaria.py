@@ -8,7 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import scipy.special
 
-from jaxmia.attacks._shadows import RESOLUTION, SideMoments, blocks_of, score_arrays, side_moments
+from jaxmia.attacks._shadows import (
+    RESOLUTION,
+    Side,
+    SideMoments,
+    Sides,
+    blocks_of,
+    score_arrays,
+    side_moments,
+    sides,
+)
 from jaxmia.evaluation import AttackResult
 from jaxmia.scores import Scores
 
@@ -29,7 +38,7 @@ class _NormalInverseGamma(NamedTuple):
 _Density = Callable[[np.ndarray, _NormalInverseGamma], np.ndarray]
 
 
-def bavaria_t(scores: Scores) -> AttackResult:
+def bavaria_t(scores: Scores, *, paired: bool = False) -> AttackResult:
     """Return log p_in(s) - log p_out(s), each the posterior predictive Student-t of one side.
 
     Per example and side, over n shadows with mean x̄, a normal-inverse-gamma prior is updated to kappa_n =
@@ -47,17 +56,18 @@ def bavaria_t(scores: Scores) -> AttackResult:
 
     Args:
         scores: log_odds and member [models, examples], at least 3 models.
+        paired: every shadow on both sides, by scores.flipped_log_odds.
 
     Returns:
         float64 statistic [models, examples]; 0 and undefined where a side has no shadow.
 
     Raises:
-        InputError: bad scores.
+        InputError: bad scores, or paired without flipped ones.
     """
-    return _attack(scores, _student_t)
+    return _attack(scores, _student_t, paired)
 
 
-def bavaria_n(scores: Scores) -> AttackResult:
+def bavaria_n(scores: Scores, *, paired: bool = False) -> AttackResult:
     """Return log N(s; mu_n, v_n) of the IN side minus that of the OUT side, v_n = beta_n / (alpha_n - 1).
 
     The posterior means of mean and variance stand in for LiRA's estimates: with many shadows it is LiRA with
@@ -66,14 +76,15 @@ def bavaria_n(scores: Scores) -> AttackResult:
 
     Args:
         scores: log_odds and member [models, examples], at least 3 models.
+        paired: every shadow on both sides, by scores.flipped_log_odds.
 
     Returns:
         float64 statistic [models, examples]; 0 and undefined where a side has no shadow.
 
     Raises:
-        InputError: bad scores.
+        InputError: bad scores, or paired without flipped ones.
     """
-    return _attack(scores, _normal)
+    return _attack(scores, _normal, paired)
 
 
 def _student_t(log_odds: np.ndarray, posterior: _NormalInverseGamma) -> np.ndarray:
@@ -92,14 +103,15 @@ def _normal(log_odds: np.ndarray, posterior: _NormalInverseGamma) -> np.ndarray:
     return -(np.log(2 * np.pi * variance) + (log_odds - posterior.location) ** 2 / variance) / 2
 
 
-def _attack(scores: Scores, log_density: _Density) -> AttackResult:
+def _attack(scores: Scores, log_density: _Density, paired: bool) -> AttackResult:
     """Return the log ratio of the two sides' densities."""
     log_odds, member = score_arrays(scores)
-    priors = _priors(log_odds, member)
+    shadows = sides(scores, paired=paired)
+    priors = _priors(log_odds, shadows)
     statistic, defined = np.empty(log_odds.shape), np.empty(log_odds.shape, bool)
     for columns in blocks_of(*log_odds.shape):
-        block, inside = log_odds[:, columns].astype(np.float64), member[:, columns]
-        moments = [side_moments(block, on_side) for on_side in (inside, ~inside)]
+        block = log_odds[:, columns].astype(np.float64)
+        moments = [side_moments(*side.block(columns)) for side in shadows]
         log_in, log_out = (
             log_density(block, _update(prior, side)) for prior, side in zip(priors, moments, strict=True)
         )
@@ -119,10 +131,10 @@ def _update(prior: _NormalInverseGamma, side: SideMoments) -> _NormalInverseGamm
     )
 
 
-def _priors(log_odds: np.ndarray, member: np.ndarray) -> list[_NormalInverseGamma]:
+def _priors(log_odds: np.ndarray, shadows: Sides) -> list[_NormalInverseGamma]:
     """Fit the priors [models, 1] of the IN and the OUT side by the method of moments over the examples."""
     centre = float(log_odds.mean(dtype=np.float64))  # keeps digits in the variance of the means
-    sums = [_prior_sums(log_odds, member, side, centre) for side in (True, False)]
+    sums = [_prior_sums(side, centre) for side in shadows]
     own = [_ratio(total["squares"], total["degrees"]) for total in sums]
     largest = np.maximum(*own)
     largest = np.where(largest > RESOLUTION**2, largest, 1.0)
@@ -132,12 +144,11 @@ def _priors(log_odds: np.ndarray, member: np.ndarray) -> list[_NormalInverseGamm
     ]
 
 
-def _prior_sums(log_odds: np.ndarray, member: np.ndarray, side: bool, centre: float) -> dict[str, np.ndarray]:
+def _prior_sums(side: Side, centre: float) -> dict[str, np.ndarray]:
     """Sum what the prior of one side needs over the examples, each float64[models, 1]."""
     sums: dict[str, np.ndarray] = {}
-    for columns in blocks_of(*log_odds.shape):
-        block, on_side = log_odds[:, columns].astype(np.float64), member[:, columns] == side
-        number, mean, variance = side_moments(block, on_side)
+    for columns in blocks_of(*side.log_odds.shape):
+        number, mean, variance = side_moments(*side.block(columns))
         has_mean, degrees = number > 0, np.maximum(number - 1, 0)
         unbiased = np.where(degrees > 0, variance * number / np.maximum(degrees, 1), 0.0)
         terms = {

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import scipy.special
 
 from jaxmia._validate import InputError, check_choice
-from jaxmia.attacks._shadows import RESOLUTION, blocks_of, score_arrays, side_medians, side_moments
+from jaxmia.attacks._shadows import (
+    RESOLUTION,
+    Side,
+    blocks_of,
+    score_arrays,
+    side_medians,
+    side_moments,
+    sides,
+)
+from jaxmia.attacks._shrinkage import Residuals, levels, prior_variances, residuals, shrunk, sums_of
 from jaxmia.evaluation import AttackResult
 from jaxmia.scores import Scores
 
 IN, OUT = True, False
+_Variances = Callable[[bool, slice], np.ndarray]  # of a side, for the examples of a block
 
 
 class _Gaussian(NamedTuple):
@@ -30,6 +41,7 @@ def lira(
     location: str = "mean",
     offline: bool = False,
     calibrated: bool = False,
+    paired: bool = False,
 ) -> AttackResult:
     """Compare each target's log-odds s with Gaussians fitted to its shadows with and without the example.
 
@@ -47,32 +59,39 @@ def lira(
 
     Args:
         scores: log_odds and member [models, examples], at least 3 models.
-        variance: "per_example", or "global": one deviation per side, that of the residuals about the
-            examples' centres over all shadows of the target.
+        variance: "per_example"; or "global": one deviation per side, that of the residuals about the
+            examples' centres over all shadows of the target; or "shrunk": per example, drawn towards
+            scores.prior_variance as far as the shadows are few (jaxmia.attacks._shrinkage).
         location: "mean" or "median", the centre of a side.
         offline: use OUT shadows alone.
         calibrated: return z.
+        paired: every shadow on both sides, by scores.flipped_log_odds.
 
     Returns:
         float64 statistic [models, examples], every model once the target and the others its shadows.
 
     Raises:
-        InputError: bad scores or an unknown option, or offline and calibrated together.
+        InputError: bad scores or an unknown option, offline and calibrated together, paired without flipped scores, or
+            shrunk without prior variances.
     """
-    check_choice("variance", variance, ("per_example", "global"))
+    check_choice("variance", variance, ("per_example", "global", "shrunk"))
     check_choice("location", location, ("mean", "median"))
     if offline and calibrated:
         raise InputError("calibrated=True needs IN shadows for its sign: offline=True must be left out.")
     log_odds, member = score_arrays(scores)
-    sides = (OUT,) if offline else (IN, OUT)
-    shared = _global_variances(log_odds, member, sides, location)
+    both = sides(scores, paired=paired)
+    shadows = {OUT: both.outside} if offline else {IN: both.inside, OUT: both.outside}
+    if variance == "shrunk":
+        shared = _shrunk_variances(shadows, prior_variances(scores))
+    else:
+        shared = _global_variances(shadows, location)
     no_evidence = np.log(0.5) if offline else 0.0
     statistic, defined = np.empty(log_odds.shape), np.empty(log_odds.shape, bool)
     for columns in blocks_of(*log_odds.shape):
         block = log_odds[:, columns].astype(np.float64)
         fits = {
-            side: _fit(block, member[:, columns] == side, location, shared[side], variance == "per_example")
-            for side in sides
+            side: _fit(*scored.block(columns), location, shared(side, columns), variance == "per_example")
+            for side, scored in shadows.items()
         }
         known = np.logical_and.reduce([fit.known for fit in fits.values()])
         statistic[:, columns] = np.where(known, _statistic(block, fits, calibrated), no_evidence)
@@ -97,22 +116,20 @@ def _statistic(block: np.ndarray, fits: dict[bool, _Gaussian], calibrated: bool)
 def _fit(
     block: np.ndarray, on_side: np.ndarray, location: str, shared: np.ndarray, per_example: bool
 ) -> _Gaussian:
-    """Fit a Gaussian to one side's shadows of every target; the shared variance is [models, 1]."""
+    """Fit a Gaussian to one side's shadows of every target; the shared variance is [models, 1 or block]."""
     number, mean, variance = side_moments(block, on_side)
     centre = mean if location == "mean" else side_medians(block, on_side)
     own = per_example & (variance > RESOLUTION**2)
     return _Gaussian(number > 0, centre, np.where(own, variance, shared))
 
 
-def _global_variances(
-    log_odds: np.ndarray, member: np.ndarray, sides: tuple[bool, ...], location: str
-) -> dict[bool, np.ndarray]:
-    """Return each side's residual variance [models, 1] over all examples and shadows of a target, never 0."""
+def _global_variances(shadows: dict[bool, Side], location: str) -> _Variances:
+    """Return what gives each side's residual variance [models, 1] over all examples of a target, never 0."""
     variances = {}
-    for side in sides:
-        number, total, squares = np.zeros((3, len(log_odds), 1))
-        for columns in blocks_of(*log_odds.shape):
-            block, on_side = log_odds[:, columns].astype(np.float64), member[:, columns] == side
+    for side, scored in shadows.items():
+        number, total, squares = np.zeros((3, len(scored.log_odds), 1))
+        for columns in blocks_of(*scored.log_odds.shape):
+            block, on_side = scored.block(columns)
             moments = side_moments(block, on_side)
             lag = moments.mean - side_medians(block, on_side) if location == "median" else np.zeros(())
             number += moments.number.sum(axis=1, keepdims=True)
@@ -122,4 +139,21 @@ def _global_variances(
         variances[side] = squares / number - (total / number) ** 2
     largest = np.maximum.reduce(list(variances.values()))
     largest = np.where(largest > RESOLUTION**2, largest, 1.0)
-    return {side: np.where(own > RESOLUTION**2, own, largest) for side, own in variances.items()}
+    filled = {side: np.where(own > RESOLUTION**2, own, largest) for side, own in variances.items()}
+    return lambda side, columns: filled[side]
+
+
+def _shrunk_variances(shadows: dict[bool, Side], prior: np.ndarray) -> _Variances:
+    """Return what gives the shrunk variances [models, block] of a side and a block of examples."""
+    of_side = {IN: prior[0], OUT: prior[1]}
+
+    def of_block(side: bool, columns: slice) -> Residuals:
+        number, _, variance = side_moments(*shadows[side].block(columns))
+        degrees = np.maximum(number - 1, 0)
+        return residuals(variance * number / np.maximum(degrees, 1), degrees, of_side[side][columns])
+
+    found = {}
+    for side, scored in shadows.items():
+        sums = [sums_of(of_block(side, columns)) for columns in blocks_of(*scored.log_odds.shape)]
+        found[side] = levels(np.sum(sums, axis=0))
+    return lambda side, columns: shrunk(of_block(side, columns), found[side], of_side[side][columns])[0]

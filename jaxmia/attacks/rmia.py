@@ -6,13 +6,18 @@ import numpy as np
 
 from jaxmia._validate import check
 from jaxmia.attacks._ratios import count_below, log_ratios, offline_coefficients
-from jaxmia.attacks._shadows import blocks_of, check_log_odds, score_arrays
+from jaxmia.attacks._shadows import Side, Sides, blocks_of, check_log_odds, score_arrays, sides
 from jaxmia.evaluation import AttackResult
 from jaxmia.scores import Scores
 
 
 def rmia(
-    scores: Scores, *, offline: bool = False, gamma: float = 1.0, a: float | None = None
+    scores: Scores,
+    *,
+    offline: bool = False,
+    gamma: float = 1.0,
+    a: float | None = None,
+    paired: bool = False,
 ) -> AttackResult:
     """Return the share of population examples z with [p(x) / p̄(x)] / [p(z) / p̄(z)] > gamma (their eq. 4).
 
@@ -35,25 +40,29 @@ def rmia(
         offline: use OUT shadows alone.
         gamma: positive threshold on the ratio.
         a: of the offline form, in [0, 1]; by default tuned for each target on one of its shadows.
+        paired: every shadow on both sides, by scores.flipped_log_odds.
 
     Returns:
         float64 statistic [models, examples] in [0, 1]. An example without the shadows it needs is undefined
         and treated as if p(x) = p̄(x); so is every example, at 1/2, of a target without population.
 
     Raises:
-        InputError: bad scores or population, gamma not positive, a outside [0, 1] or without offline.
+        InputError: bad scores or population, gamma not positive, a outside [0, 1] or without offline,
+            paired without flipped scores.
     """
     check(0 < gamma < np.inf, "gamma", gamma, "be positive and finite")
     log_odds, member = score_arrays(scores)
-    offline_a = offline_coefficients(log_odds, member, offline=offline, a=a)
-    statistic, defined = log_ratios(log_odds, member, offline_a)
+    shadows = sides(scores, paired=paired)
+    offline_a = offline_coefficients(log_odds, member, shadows.outside, offline=offline, a=a)
+    statistic, defined = log_ratios(log_odds, shadows, offline_a)
     population = None
     if scores.population_log_odds is not None:
         outside = _checked_population(np.asarray(scores.population_log_odds), len(log_odds))
         # With a = 1 the offline form is the plain mean over OUT shadows, which for a population are all of
         # them.
         mean_a = np.ones((len(log_odds), 1)) if offline_a is None else offline_a
-        population, _ = log_ratios(outside, np.zeros(outside.shape, bool), mean_a)
+        nobody = np.zeros(outside.shape, bool)
+        population, _ = log_ratios(outside, Sides(Side(outside, nobody), Side(outside, ~nobody)), mean_a)
     for rows in blocks_of(2 * log_odds.shape[1], len(log_odds)):
         values, line = statistic[rows], statistic[rows] - np.log(gamma)
         itself = ~member[rows] & defined[rows] & (population is None)
