@@ -29,6 +29,7 @@ class Scores:
         log_odds: float[models, examples], z_y - logsumexp_{j != y} z_j = log p_y / (1 - p_y) of the true class.
         member: bool[models, examples], True where the example was in the model's training set.
         population_log_odds: float[models, population] of examples that no model trained on, or None.
+        white_box: float[models, examples] of each method of jaxmia.whitebox, what the weights say, or None.
 
     Anyone's arrays may be wrong: the attacks check them and say what is, so they carry no types here.
     """
@@ -36,6 +37,7 @@ class Scores:
     log_odds: Array | np.ndarray
     member: Array | np.ndarray
     population_log_odds: Array | np.ndarray | None = None
+    white_box: dict[str, Array | np.ndarray] | None = None
 
 
 def log_odds(

@@ -31,6 +31,7 @@ RANKS = {
     "scratch": 5,
     "ensemble": 6,
     "scores": 7,
+    "whitebox": 7,
     "counterfactual": 7,
     "attacks": 8,
     "external": 8,
