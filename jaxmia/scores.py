@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import flax.struct
 import jax
@@ -37,7 +38,7 @@ class Scores:
     log_odds: Array | np.ndarray
     member: Array | np.ndarray
     population_log_odds: Array | np.ndarray | None = None
-    white_box: dict[str, Array | np.ndarray] | None = None
+    white_box: Mapping[str, Array | np.ndarray] | None = None
 
 
 def log_odds(
