@@ -69,6 +69,7 @@ _MODULE_OF = {
     "tpr_at_fpr": "evaluation",
     "tpr_ceiling": "accounting",
     "train_ensemble": "ensemble",
+    "white_box": "whitebox",
     "write_report": "report",
 }
 _MODULES = ("attacks",)

@@ -132,6 +132,24 @@ def needs_features(attack: str) -> bool:
     return "features" in inspect.signature(attacks.REGISTRY[attack]).parameters
 
 
+def needs_scores_alone(attack: str) -> bool:
+    """Whether an attack of the registry works from log-odds and membership, which anyone's scores have."""
+    return not needs_features(attack) and attack not in attacks.READS_WEIGHTS
+
+
+def white_box_methods(attack_settings: Sequence[AttackSettings]) -> tuple[str, ...]:
+    """The methods of jaxmia.whitebox whose statistics the attacks read, each once."""
+    return tuple(
+        dict.fromkeys(
+            str(
+                attack.options.get("method", inspect.signature(attacks.whitebox).parameters["method"].default)
+            )
+            for attack in attack_settings
+            if attack.name in attacks.READS_WEIGHTS
+        )
+    )
+
+
 def run_attack(attack: AttackSettings, scores: Scores, features: np.ndarray | None = None) -> AttackResult:
     """Run a configured attack.
 

@@ -16,7 +16,7 @@ from jaxmia.assess import (
     check_resolvable,
     control_rows,
     evaluated_results,
-    needs_features,
+    needs_scores_alone,
     per_example_rows,
     result_rows,
     rocs,
@@ -77,7 +77,7 @@ def attack_scores(
     Args:
         source: an .npz file for load_scores.
         out: a new or empty folder.
-        attack: names of attacks; by default all that work from scores without features.
+        attack: names of attacks; by default all that work from scores alone.
         fpr: fractions.
         target: row of the model under audit; by default what the file says, if it does.
 
@@ -86,7 +86,7 @@ def attack_scores(
     """
     for name in attack:
         check_choice("attack", name, attacks.REGISTRY)
-    names = attack or [name for name in attacks.REGISTRY if not needs_features(name)]
+    names = attack or [name for name in attacks.REGISTRY if needs_scores_alone(name)]
     settings = [AttackSettings(name=name) for name in dict.fromkeys(names)]
     check(len(fpr) > 0, "fpr", list(fpr), "hold at least one FPR")
     for value in fpr:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import rich.console
@@ -20,16 +21,22 @@ from jaxtyping import Bool, Float
 
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError, check
-from jaxmia.assess import check_resolvable, needs_features, per_example_rows, run_attack
+from jaxmia.assess import (
+    check_resolvable,
+    needs_features,
+    per_example_rows,
+    run_attack,
+    white_box_methods,
+)
 from jaxmia.attack_run import AttackRun, write_attacks
 from jaxmia.audit_config import AuditConfig, load_audit
 from jaxmia.config import AttackSettings, ExperimentConfig, TrainSettings
 from jaxmia.decisions import call_members, conformal_p_values
-from jaxmia.ensemble import train_ensemble
+from jaxmia.ensemble import ShadowEnsemble, train_ensemble
 from jaxmia.evaluation import calibrated_p_values
 from jaxmia.external import ExternalScores
 from jaxmia.features import FeatureSet, load_features
-from jaxmia.membership import draw_membership
+from jaxmia.membership import MembershipMasks, draw_membership
 from jaxmia.progress import grid_progress
 from jaxmia.recipe import Recipe, recipe_for
 from jaxmia.released import ReleasedHead, load_released
@@ -47,6 +54,7 @@ from jaxmia.store import (
     write_json,
     write_parquet,
 )
+from jaxmia.whitebox import check_methods, white_box
 
 BLOCK = 32  # shadows between two writes
 FDR = 0.1  # at which records are called members
@@ -54,6 +62,7 @@ MATCH_MODELS = 8  # shadows that stand for a recipe while one is fitted
 MATCH_QUANTILES = np.linspace(0.05, 0.95, 19)
 MISMATCH = 0.25  # of the head's interquartile range: beyond, the shadows are not heads like it
 _MATCH = "match.json"
+_SCORES, _WEIGHTS = ("log_odds", "member"), ("kernel", "bias")  # of a block of shadows
 _DECAY_EXPONENTS = (-7.0, -0.5)  # of the weight decay, base 10, between which one is fitted
 _TRIALS = 12  # of weight decays, at each number of steps
 _STEPS = (25, 100, 400)  # from stopped early to converged
@@ -146,6 +155,7 @@ def run_audit(
     check_resolvable(config.fpr, max(others, int(of_shadows)), "the audit")
     for attack in config.attack:
         check(not needs_features(attack.name), "attack", attack.label, "be one that works from scores alone")
+    _check_weights(config, records, head)
     path = pathlib.Path(out)
     key = content_key(
         [
@@ -158,11 +168,13 @@ def run_audit(
     )
     _open(path, key)
     match = _matched_once(config, records, own, path, console)
-    log_odds, member = _shadows(config, records, match.train, path, console)
+    shadows = _shadows(config, records, match.train, path, console)
     warnings = (*external.notes, *head.notes, *_warnings(records, head, own, match))
-    stacked = Scores(np.concatenate([own[None], log_odds]), np.concatenate([records.member[None], member]))
-    arrays = {"log_odds": stacked.log_odds, "member": stacked.member, "labels": records.data.labels}
-    write_arrays(path / "scores.npz", jax.tree.map(np.asarray, arrays))
+    log_odds = np.concatenate([own[None], shadows["log_odds"]])
+    member = np.concatenate([records.member[None], shadows["member"]])
+    stacked = Scores(log_odds, member, white_box=_weights_say(config, records, head, match.train, shadows))
+    arrays = {"log_odds": log_odds, "member": member, "labels": records.data.labels}
+    write_arrays(path / "scores.npz", arrays)
     shutil.rmtree(path / "attack", ignore_errors=True)
     read = ExternalScores(stacked, records.data.labels, 0 if others else None, ())
     with new_folder(path / "attack") as folder:
@@ -241,10 +253,8 @@ def _recipe(train: TrainSettings, records: _Records) -> Recipe:
     return recipe_for(config, classes=classes, shots=shots)
 
 
-def _trained(
-    train: TrainSettings, records: _Records, seed: int, models: tuple[int, int]
-) -> tuple[Float[np.ndarray, "models records"], Bool[np.ndarray, "models records"]]:
-    """Log-odds and membership of the shadows first ... end - 1."""
+def _heads(train: TrainSettings, records: _Records, seed: int, models: tuple[int, int]) -> ShadowEnsemble:
+    """The shadows first ... end - 1."""
     recipe, key = _recipe(train, records), jax.random.key(seed)
     masks = draw_membership(
         jax.random.fold_in(key, 0),
@@ -253,8 +263,14 @@ def _trained(
         first_model=models[0],
         inclusion_rate=records.inclusion_rate,
     )
-    heads = train_ensemble(jax.random.fold_in(key, 1), records.data, masks, recipe.hyper, recipe.config)
-    scores = score(heads, records.data)
+    return train_ensemble(jax.random.fold_in(key, 1), records.data, masks, recipe.hyper, recipe.config)
+
+
+def _trained(
+    train: TrainSettings, records: _Records, seed: int, models: tuple[int, int]
+) -> tuple[Float[np.ndarray, "models records"], Bool[np.ndarray, "models records"]]:
+    """Log-odds and membership of the shadows first ... end - 1."""
+    scores = score(_heads(train, records, seed, models), records.data)
     return np.asarray(scores.log_odds), np.asarray(scores.member)
 
 
@@ -350,22 +366,68 @@ def _shadows(
     train: TrainSettings,
     path: pathlib.Path,
     console: rich.console.Console | None,
-) -> tuple[Float[np.ndarray, "models records"], Bool[np.ndarray, "models records"]]:
-    """Log-odds and membership of all shadows: those on disk, and the others trained, block by block."""
+) -> dict[str, np.ndarray]:
+    """Log-odds and membership of all shadows, and their weights if an attack reads them.
+
+    Those on disk, and the others trained, block by block. Blocks from before an attack read weights have none: they
+    are trained again, to the same heads.
+    """
     blocks = list(_blocks(config.shadows.models))
     files = {block: path / "shadows" / f"models-{block[0]}-{block[1]}.npz" for block in blocks}
-    todo = [block for block in blocks if not files[block].is_file()]
+    names = (*_SCORES, *_WEIGHTS) if white_box_methods(config.attack) else _SCORES
+    todo = [block for block in blocks if not _holds(files[block], names)]
     with grid_progress(console, float(sum(end - first for first, end in todo))) as bar:
         for block in todo:
             bar.cell(f"shadows {block[0]} ... {block[1] - 1}")
-            log_odds, member = _trained(train, records, config.seed, block)
-            write_arrays(files[block], {"log_odds": log_odds, "member": member})
+            heads = _heads(train, records, config.seed, block)
+            scores = score(heads, records.data)
+            arrays = {"log_odds": scores.log_odds, "member": scores.member, **heads.params["params"]}
+            write_arrays(files[block], {name: np.asarray(arrays[name]) for name in names})
             bar.heads(block[1] - block[0], float(block[1] - block[0]))
-    parts = [read_npz(files[block], name="shadows", required=("log_odds", "member")) for block in blocks]
-    log_odds, member = (np.concatenate([part[name] for part in parts]) for name in ("log_odds", "member"))
-    diverged = int(np.count_nonzero(~np.isfinite(log_odds).all(axis=1)))
+    parts = [read_npz(files[block], name="shadows", required=names) for block in blocks]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    diverged = int(np.count_nonzero(~np.isfinite(joined["log_odds"]).all(axis=1)))
     check(diverged == 0, "shadows that diverged", diverged, "be 0: the recipe does not train")
-    return log_odds, member
+    return joined
+
+
+def _holds(file: pathlib.Path, names: tuple[str, ...]) -> bool:
+    """Whether a block of shadows is on disk, with these arrays."""
+    return file.is_file() and set(names) <= read_npz(file, name="shadows", required=(), optional=names).keys()
+
+
+def _check_weights(config: AuditConfig, records: _Records, head: ReleasedHead) -> None:
+    """Raise InputError if an attack reads weights and those of the head are not known, or too many."""
+    methods = white_box_methods(config.attack)
+    if methods:
+        rule = "hold weights for attack 'whitebox', which reads them; only its outputs are known"
+        check(head.weight is not None, "head", pathlib.Path(config.head.file).name, rule)
+        check_methods(methods, classes=records.data.num_classes, dim=records.data.features.shape[1])
+
+
+def _weights_say(
+    config: AuditConfig,
+    records: _Records,
+    head: ReleasedHead,
+    train: TrainSettings,
+    shadows: dict[str, np.ndarray],
+) -> dict[str, np.ndarray] | None:
+    """The statistics of the head's weights (row 0) and its shadows' that white-box attacks read; None without such.
+
+    The penalty of the head is taken to be the recipe's, which the adversary is granted. Fitted to the head's weights
+    and members it would be nearer, but known from what the attacks are to find out.
+    """
+    methods = white_box_methods(config.attack)
+    if not methods or head.weight is None or head.bias is None:
+        return None
+    weights = {
+        name: np.concatenate([own[None], shadows[name]])
+        for name, own in zip(_WEIGHTS, (head.weight, head.bias), strict=True)
+    }
+    member = np.concatenate([records.member[None], shadows["member"]])
+    masks = MembershipMasks(jnp.asarray(member), jnp.arange(len(member)), "bernoulli", records.inclusion_rate)
+    together = ShadowEnsemble({"params": weights}, masks)
+    return white_box(together, records.data, weight_decay=train.weight_decay, methods=methods)
 
 
 def _blocks(models: int) -> Iterator[tuple[int, int]]:

@@ -67,7 +67,7 @@ def permuted(scores: Scores, *, seed: int) -> Scores:
     check_at_least("seed", seed, 0)
     member = np.asarray(scores.member)
     labels = np.random.default_rng(seed).permutation(member.ravel())
-    return Scores(scores.log_odds, labels.reshape(member.shape), scores.population_log_odds)
+    return dataclasses.replace(scores, member=labels.reshape(member.shape))
 
 
 def chance_check(result: AttackResult, fpr: float) -> Control:

@@ -17,8 +17,16 @@ import pandas as pd
 import rich.console
 from jaxtyping import Bool, Float
 
+from jaxmia._validate import check
 from jaxmia.accounting import adjacency_for
-from jaxmia.assess import assess, check_resolvable, control_rows, per_example_rows, run_attack
+from jaxmia.assess import (
+    assess,
+    check_resolvable,
+    control_rows,
+    per_example_rows,
+    run_attack,
+    white_box_methods,
+)
 from jaxmia.auditing import median_epsilon_lower_bound
 from jaxmia.config import ExperimentConfig, load_config, parse_config
 from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, train_ensemble
@@ -54,6 +62,7 @@ from jaxmia.store import (
     versions,
 )
 from jaxmia.tuning import Trial, Tuning, import_optuna, possible_settings, tune, tuned_settings
+from jaxmia.whitebox import METHODS, check_methods, white_box
 
 _ROWS = 4  # raised when rows get other columns: cells are then assessed anew from their heads
 
@@ -302,10 +311,12 @@ class GridRun:
         recipe = self.recipe(cell)
         pool = draw_pool(self.config, self.data, cell, self.statistics)
         repaired: list[str] = []
-        scored = self.scores(cell, pool, bar, repaired)
+        scored, weights_say = self.scores(cell, pool, bar, repaired)
         ready = time.perf_counter()
         masks = self.masks(cell_keys(cell.seed), pool, (0, settings.models))
-        scores, diverged = split_diverged(Scores(scored["log_odds"], np.asarray(masks.member)))
+        scores, diverged = split_diverged(
+            Scores(scored["log_odds"], np.asarray(masks.member), white_box=weights_say)
+        )
         accuracies = np.delete(scored["accuracy"], diverged)
         inclusion_rate = 1 / settings.pool_multiplier
         facts = {
@@ -377,16 +388,32 @@ class GridRun:
 
     def scores(
         self, cell: Cell, pool: CandidatePool, bar: GridProgress, repaired: list[str]
-    ) -> dict[str, np.ndarray]:
-        """What all models of a cell say; that of other processes' models comes through the folder."""
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
+        """What all models of a cell say, and what their weights do if an attack asks; through the folder if need be."""
         if self.processes.count == 1:
-            heads = [self.heads(cell, pool, piece, bar, repaired) for piece in self.pieces(cell)]
-            return _scored(join_ensembles(heads), pool)
+            heads = join_ensembles(
+                [self.heads(cell, pool, piece, bar, repaired) for piece in self.pieces(cell)]
+            )
+            return _scored(heads, pool), self.weights_say(cell, pool, heads)
         self.score_pieces(cell, pool, bar, repaired)
         for process in range(1, self.processes.count):
             repaired += self.processes.hear(str(cell), process)
         parts = [self.folder.load_scores(cell, piece.models) for piece in self.dealt[cell]]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        scored = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        if not white_box_methods(self.config.attack):
+            return scored, None
+        # All of them are on disk by now.
+        pieces = [piece._replace(trained=True) for piece in self.dealt[cell]]
+        heads = join_ensembles([self.heads(cell, pool, piece, bar, repaired) for piece in pieces])
+        return scored, self.weights_say(cell, pool, heads)
+
+    def weights_say(
+        self, cell: Cell, pool: CandidatePool, heads: ShadowEnsemble
+    ) -> dict[str, np.ndarray] | None:
+        """The statistics of all heads of a cell that white-box attacks read, or None if there are no such attacks."""
+        methods = white_box_methods(self.config.attack)
+        decay = self.settings(cell).train.weight_decay
+        return white_box(heads, pool.data, weight_decay=decay, methods=methods) if methods else None
 
     def score_pieces(self, cell: Cell, pool: CandidatePool, bar: GridProgress, repaired: list[str]) -> None:
         """Write the scores of this process's models of a cell, for process 0 to read."""
@@ -700,8 +727,20 @@ def _check_before_training(
 def check_plans(config: ExperimentConfig, data: FeatureSet, cells: list[Cell], memory: int | None) -> None:
     """Raise InputError if some cell has a batch larger than its pool, or memory holds none of its models.
 
-    With tuning also if Optuna is missing, or for a recipe that may be chosen.
+    With tuning also if Optuna is missing, or for a recipe that may be chosen; and for an attack on weights that cannot
+    be run on such models.
     """
+    methods = white_box_methods(config.attack)
+    if methods:
+        network = config.train.network
+        check(
+            network == "linear",
+            "network",
+            network,
+            "be 'linear' for attack 'whitebox', which reads heads' weights",
+        )
+        dim = int(data.features.max()) if len(data.input_shape) == 1 else data.features.shape[1]
+        check_methods(methods, classes=max(cell.classes for cell in cells), dim=dim)
     if config.tuning is not None:
         import_optuna()
     for cell in dict.fromkeys(dataclasses.replace(cell, seed=0) for cell in cells):
@@ -714,6 +753,7 @@ def check_plans(config: ExperimentConfig, data: FeatureSet, cells: list[Cell], m
 def check_attacks(config: ExperimentConfig) -> None:
     """Raise InputError if an attack refuses its options, as they turn out on a few scores."""
     tiny = np.random.default_rng(0)
-    scores = Scores(tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4)
+    log_odds, member = tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4
+    scores = Scores(log_odds, member, white_box=dict.fromkeys(METHODS, log_odds))
     for attack in config.attack:
         run_attack(attack, scores, tiny.normal(size=(4, 2)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import flax.struct
 import jax
@@ -33,6 +34,7 @@ class Scores:
             (jaxmia.counterfactual), or None.
         prior_variance: float[2, examples], variance over models of the scores with and without the example that is
             known without them (jaxmia.analytic), or None.
+        white_box: float[models, examples] of each method of jaxmia.whitebox, what the weights say, or None.
 
     Anyone's arrays may be wrong: the attacks check them and say what is, so they carry no types here.
     """
@@ -42,6 +44,7 @@ class Scores:
     population_log_odds: Array | np.ndarray | None = None
     flipped_log_odds: Array | np.ndarray | None = None
     prior_variance: Array | np.ndarray | None = None
+    white_box: Mapping[str, Array | np.ndarray] | None = None
 
 
 def log_odds(

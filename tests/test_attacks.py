@@ -95,7 +95,8 @@ def auc(members, nonmembers):
 
 
 def test_every_attack_runs_through_the_contract():
-    assert {name for name, _ in CASES} == set(attacks.REGISTRY)
+    # What weights say is no function of scores: the same contract, on heads, is in test_whitebox.py.
+    assert {name for name, _ in CASES} == set(attacks.REGISTRY) - attacks.READS_WEIGHTS
     assert all(getattr(attacks, name) is function for name, function in attacks.REGISTRY.items())
 
 
@@ -182,7 +183,7 @@ def test_pitfall_leave_one_out_forgotten(name, options):
         assert abs(change) < 1e-11 * max(1, abs(result.statistic[target, example]))
 
 
-@pytest.mark.parametrize("name", attacks.REGISTRY)
+@pytest.mark.parametrize("name", sorted(set(attacks.REGISTRY) - attacks.READS_WEIGHTS))
 def test_what_is_said_to_read_the_targets_membership_does_and_nothing_else(name):
     # One-run audits need statistics that no coin of the target enters but through its model.
     scores = planted(9)

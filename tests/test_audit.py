@@ -15,6 +15,7 @@ from jaxmia.audit import run_audit
 from jaxmia.audit_config import AuditConfig
 from jaxmia.features import feature_set
 from jaxmia.released import load_released
+from jaxmia.report import write_report
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,52 @@ def test_what_makes_results_mean_something_else_is_said(place, records, change, 
     np.savez(place / "features.npz", **changed)
     result = run_audit(settings(place), place / "out")
     assert any(message in line for line in result.warnings), result.warnings
+
+
+def test_attacks_on_weights_join_an_audit_and_stand_in_its_report(place, monkeypatch):
+    """A ridge head of 120 records in 770 free parameters: its equation gives the members away, all of them."""
+    monkeypatch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])
+    plain = run_audit(settings(place, shadows={"models": 24}), place / "out")
+    assert list(plain.attack.results["attack"].unique()) == ["lira"]
+    trained, train = [], audit.train_ensemble
+    monkeypatch.setattr(audit, "train_ensemble", lambda *args: trained.append(1) or train(*args))
+    attacks = ["lira", "whitebox", {"name": "whitebox", "method": "stationarity"}]
+    white = settings(place, shadows={"models": 24}, attack=attacks)
+    result = run_audit(white, place / "out")
+    assert len(trained) == 1  # the one block again, for its weights; the recipe's match is kept
+    rows = result.attack.results.query("targets == 'row 0' and evaluation == 'per_target'").set_index(
+        "attack"
+    )
+    of_lira = plain.attack.results.query("targets == 'row 0' and evaluation == 'per_target'").iloc[0]
+    assert rows.loc["lira", "tpr"] == of_lira["tpr"] < 1
+    assert (rows.loc[["whitebox", "whitebox(method=stationarity)"], "tpr"] > of_lira["tpr_high"]).all()
+    assert rows.loc["whitebox(method=stationarity)", "tpr"] == 1
+    again = run_audit(white, place / "out")
+    assert len(trained) == 1
+    pd.testing.assert_frame_equal(again.attack.results, result.attack.results)
+
+    _, data = write_report(place / "out", place / "report.html")
+    content = json.loads(data.read_text())
+    summary = content["sections"][0]["content"]
+    table = next(
+        block["table"] for block in summary if block.get("table", {}).get("title", "").startswith("White-box")
+    )
+    assert [row[0] for row in table["rows"]] == [*attacks[:2], "whitebox(method=stationarity)"]
+    for name, _, found in table["rows"]:
+        given = rows.loc[name, ["tpr", "tpr_low", "tpr_high"]].astype(float)
+        np.testing.assert_allclose([found["value"], found["low"], found["high"]], given)
+    assert "knows the candidates" in table["note"]
+    assert "not run" not in json.dumps(summary)
+
+
+def test_attacks_on_weights_need_a_head_s_weights(place, records, head, monkeypatch):
+    weight, bias = head
+    np.savez(place / "outputs.npz", logits=records["features"].astype(np.float64) @ weight.T + bias)
+    monkeypatch.setattr(audit, "train_ensemble", lambda *_: pytest.fail("trained"))
+    white = settings(place, attack=["whitebox"], head={"file": str(place / "outputs.npz")})
+    with pytest.raises(InputError, match=r"head='outputs.npz' must hold weights for attack 'whitebox'"):
+        run_audit(white, place / "out")
+    assert not (place / "out").exists()
 
 
 def test_shadows_unlike_the_head_are_said(place, monkeypatch):

@@ -17,7 +17,7 @@ from jaxmia.tables import control_lines
 HONEST = [
     name
     for name, attack in attacks.REGISTRY.items()
-    if "features" not in inspect.signature(attack).parameters
+    if "features" not in inspect.signature(attack).parameters and name not in attacks.READS_WEIGHTS
 ]
 
 

@@ -413,3 +413,51 @@ def test_pooled_rows_are_recomputed_from_public_parts(finished):
         assert point.tpr == row["tpr"]
         np.testing.assert_equal(point.threshold, row["threshold"])
         assert roc(result, evaluation=evaluation).auc == row["auc"]
+
+
+WHITE_BOX = ["lira", "whitebox", {"name": "whitebox", "method": "stationarity"}]
+
+
+def test_attacks_on_weights_stand_beside_the_others_and_below_the_ceiling(tmp_path):
+    settings = changed(grid={"shots": [8]}, privacy={"epsilon": [1.0, float("inf")]}, shadows={"models": 33})
+    train = {"optimizer": "sgd", "learning_rate": 1.0, "steps": 50}
+    path = tmp_path / "run"
+    result = run_experiment(settings | {"attack": WHITE_BOX, "train": train, "fpr": [0.1]}, path)
+    rows = result.results[result.results["evaluation"] == "pooled"].set_index(["attack", "epsilon"])
+    assert rows.loc[("whitebox", np.inf), "tpr"] > rows.loc[("lira", np.inf), "tpr"]
+    for attack in ("whitebox", "whitebox(method=stationarity)"):
+        private = rows.loc[(attack, 1.0)]
+        assert private["status"] == "ok"
+        assert private["tpr_low"] <= private["tpr_ceiling"] < 1
+    assert (result.controls["status"] == "ok").all()
+    # Another attack needs no other heads, and finds those of before.
+    more = settings | {"attack": ["whitebox"], "train": train, "fpr": [0.1]}
+    again = run_experiment(more, path)
+    assert again.heads_trained == 0
+    pd.testing.assert_frame_equal(
+        again.results.query("evaluation == 'pooled'")[["tpr", "epsilon"]].reset_index(drop=True),
+        result.results.query("evaluation == 'pooled' and attack == 'whitebox'")[
+            ["tpr", "epsilon"]
+        ].reset_index(drop=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (
+            {"train": {"network": "mlp", "widths": [8]}},
+            "network='mlp' must be 'linear' for attack 'whitebox'",
+        ),
+        (
+            {"attack": [{"name": "whitebox", "method": "hessian"}]},
+            "method='hessian' must be one of mahalanobis",
+        ),
+    ],
+)
+def test_attacks_on_weights_that_cannot_run_are_refused_before_training(
+    tables, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(experiment, "train_ensemble", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(InputError, match=message):
+        run_experiment(SETTINGS | {"attack": WHITE_BOX} | tables, tmp_path / "run")

@@ -36,6 +36,7 @@ RANKS = {
     "scores": 7,
     "counterfactual": 8,
     "analytic": 8,
+    "whitebox": 7,
     "attacks": 8,
     "external": 8,
     "released": 9,

@@ -22,7 +22,7 @@ from jaxmia.processes import Group, Piece, ProcessError, deal, group, start
 from jaxmia.store import Cell, RunFolder
 
 SETTINGS = {
-    "attack": ["lira", "threshold"],
+    "attack": ["lira", "threshold", "whitebox"],
     "fpr": [0.1],
     "grid": {"shots": [4, 8], "classes": [3], "seeds": [0]},
     "shadows": {"models": 17},
@@ -31,6 +31,7 @@ SETTINGS = {
 }
 OVERRIDES = [
     "--set=fpr=[0.1]",
+    '--set=attack=["lira","threshold","whitebox"]',
     "--set=grid.shots=[4,8]",
     "--set=shadows.models=17",
     *(f"--set=train.{name}={value}" for name, value in SETTINGS["train"].items()),

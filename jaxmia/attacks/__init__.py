@@ -15,10 +15,12 @@ from jaxmia.attacks.lira import lira
 from jaxmia.attacks.quantile import quantile
 from jaxmia.attacks.rmia import rmia
 from jaxmia.attacks.threshold import threshold
+from jaxmia.attacks.whitebox import whitebox
 from jaxmia.evaluation import AttackResult
 
 __all__ = [
     "READS_TARGET_MEMBERSHIP",
+    "READS_WEIGHTS",
     "REGISTRY",
     "base",
     "bavaria_n",
@@ -28,6 +30,7 @@ __all__ = [
     "quantile",
     "rmia",
     "threshold",
+    "whitebox",
 ]
 
 REGISTRY: MappingProxyType[str, Callable[..., AttackResult]] = MappingProxyType(
@@ -40,9 +43,13 @@ REGISTRY: MappingProxyType[str, Callable[..., AttackResult]] = MappingProxyType(
         "threshold": threshold,
         "difficulty": difficulty,
         "quantile": quantile,
+        "whitebox": whitebox,
     }
 )
 
 # Attacks that compare with the target's own non-members, and so read which of the *other* candidates it trained on.
 # Differential privacy bounds them like any other, but one-run audits of a model need statistics blind to all its coins.
 READS_TARGET_MEMBERSHIP = frozenset({"rmia", "quantile"})
+
+# Attacks that need Scores.white_box: what the weights of the models say, which their scores do not hold.
+READS_WEIGHTS = frozenset({"whitebox"})

@@ -23,6 +23,7 @@ from jaxmia.report.laws import published_blocks
 from jaxmia.report.privacy import bounds_table
 from jaxmia.report.records import EXTRAPOLATED, RecordsOf, blocks_of_records
 from jaxmia.report.shared import (
+    WHITE_BOX_ASSUMES,
     best_of,
     chance_table,
     context_blocks,
@@ -31,6 +32,7 @@ from jaxmia.report.shared import (
     ppv_table,
     reproduction_table,
     settings_shown,
+    white_box_of,
 )
 from jaxmia.report.studies import Study, study_law_blocks, study_privacy_blocks
 from jaxmia.store import load_json, load_table
@@ -120,7 +122,9 @@ def audit_sections(audit: Audit, context: ContextSettings, study: Study | None) 
     attacks = list(audit.results["attack"].unique())
     return [
         Section("summary", "Summary", tuple(_summary(audit, context))),
-        Section("context", "Release context and adversary knowledge", tuple(context_blocks(context))),
+        Section(
+            "context", "Release context and adversary knowledge", tuple(context_blocks(context, attacks))
+        ),
         Section("data", "Data and model", tuple(_data(audit, context))),
         Section("declared", "Declared in advance", (_declared(audit, context),)),
         Section("results", "Results", tuple(_results(audit, context))),
@@ -140,9 +144,12 @@ def _summary(audit: Audit, context: ContextSettings) -> Iterator[Block]:
         " is evidence, not a verdict."
     )
     weights = content["head"]["released_as"] == "weights"
-    white_box = Measured(
+    white_box: Value = Measured(
         None, status="not run", reason="attacks on outputs understate what weights give away"
     )
+    tested = white_box_of(audit.results["attack"].unique())
+    if tested:
+        white_box = f"run: {', '.join(tested)}; see the table of white-box attacks"
     answers: dict[str, Value] = {
         "what is released": context.release,
         "model audited": f"{content['head']['file']} ({'weights' if weights else 'outputs only'})",
@@ -166,6 +173,8 @@ def _summary(audit: Audit, context: ContextSettings) -> Iterator[Block]:
         " the worst one's 95% interval holds for all records at once. Members found: by the best of the tested"
         f" attacks on the released model; choosing it favours the attacker. {EXTRAPOLATED}",
     )
+    if tested:
+        yield _white_box(audit)
     if content["warnings"]:
         yield Table(
             "What a reader must know first",
@@ -175,6 +184,24 @@ def _summary(audit: Audit, context: ContextSettings) -> Iterator[Block]:
     yield (
         "Not covered: attacks that are not listed under “Results”; the results are evidence of resistance to"
         " the tested attacks only."
+    )
+
+
+def _white_box(audit: Audit) -> Table:
+    """What attacks on the weights find in this model, beside LiRA on its outputs."""
+    mine = audit.of("row 0", "per_target")
+    names = list(audit.results["attack"].unique())
+    rows: list[tuple[Value, ...]] = []
+    for attack in [*(name for name in names if name.partition("(")[0] == "lira"), *white_box_of(names)]:
+        of_attack = mine[mine["attack"] == attack]
+        kind = "weights" if white_box_of([attack]) else "outputs"
+        found = (best_of(of_attack[of_attack["fpr"] == fpr]) for fpr in audit.fprs)
+        rows.append((attack, kind, *found))
+    return Table(
+        "White-box attacks on this model, beside LiRA",
+        ("attack", "reads", *(f"TPR at FPR {fpr:g}" for fpr in audit.fprs)),
+        tuple(rows),
+        f"{WHITE_BOX_ASSUMES} Intervals: 95%, of Clopper and Pearson.",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from jaxmia.attacks import READS_WEIGHTS
 from jaxmia.audit_config import ContextSettings
 from jaxmia.decisions import positive_predictive_value
 from jaxmia.report.content import Block, Measured, Table, Value, facts, measured
@@ -20,8 +21,19 @@ _OTHER_ATTACKS = (
 )
 
 
-def context_blocks(context: ContextSettings) -> Iterator[Block]:
-    """What the controller stated, and what was assumed of the adversary."""
+WHITE_BOX_ASSUMES = (
+    "White-box attacks assume an adversary who has the weights, knows the candidates (records among which all training"
+    " records are) with their features and labels, and the recipe with its λ."
+)
+
+
+def white_box_of(attacks: Iterable[str]) -> list[str]:
+    """The attacks that read weights."""
+    return [attack for attack in attacks if attack.partition("(")[0] in READS_WEIGHTS]
+
+
+def context_blocks(context: ContextSettings, attacks: Iterable[str]) -> Iterator[Block]:
+    """What the controller stated, and what was assumed of the adversary for these attacks."""
     yield facts(
         "Stated by the controller",
         {
@@ -34,16 +46,19 @@ def context_blocks(context: ContextSettings) -> Iterator[Block]:
         },
         "These are the controller's words; no test here checks them.",
     )
+    white_box = white_box_of(attacks)
     yield facts(
         "Granted to the adversary by the tests",
         {
             "question": "was this record in the training data?",
             "the record": "its features and its label, exactly",
-            "the model": "its outputs (logits or probabilities) on that record, unlimited and without noise",
+            "the model": "its outputs (logits or probabilities) on that record, unlimited and without noise"
+            + ("; for white-box attacks its weights" if white_box else ""),
             "other data": "records of the same kind, to train models like it",
             "the training recipe": "known",
         },
-        "More than most adversaries have: what they find is an upper end for score-based attacks of these kinds.",
+        "More than most adversaries have: what they find is an upper end for score-based attacks of these kinds."
+        + (f" {WHITE_BOX_ASSUMES}" if white_box else ""),
     )
 
 
@@ -146,10 +161,14 @@ def not_covered(attacks: Iterable[str], context: ContextSettings) -> Iterator[Bl
     """What was not tested, and what was assumed."""
     yield "The results are evidence of resistance to the tested attacks only."
     rows: list[tuple[Value, ...]] = [(name, "not run") for name in _OTHER_ATTACKS]
+    tested = list(attacks)
     white_box = "not run; whoever has the weights may find more than attacks on outputs do"
     if context.release in ("probabilities", "labels"):
         white_box = f"not run; stated to be released: {context.release}"
-    rows.insert(0, ("white-box attacks on the weights", white_box))
+    if white_box_of(tested):
+        rows.insert(0, ("white-box attacks on the weights by other methods", "not run"))
+    else:
+        rows.insert(0, ("white-box attacks on the weights", white_box))
     rows += [
         ("attackers with fewer or other data", "assumed weaker than the tests: not run"),
         ("several releases of models of the same records", "not run: risks add up"),
@@ -157,7 +176,7 @@ def not_covered(attacks: Iterable[str], context: ContextSettings) -> Iterator[Bl
         ("labels that are themselves personal data", "not run: only membership is tested"),
     ]
     yield Table(
-        f"Not tested (tested: membership inference by {', '.join(attacks)})", ("what", "status"), tuple(rows)
+        f"Not tested (tested: membership inference by {', '.join(tested)})", ("what", "status"), tuple(rows)
     )
 
 

@@ -30,6 +30,7 @@ from jaxmia.report.shared import (
     ppv_table,
     reproduction_table,
     settings_shown,
+    white_box_of,
 )
 from jaxmia.store import Cell, load_json, load_table, read_tables
 
@@ -92,10 +93,12 @@ def _num_parameters(study: Study, cell: Mapping[Any, Any]) -> int | None:
 
 def study_sections(study: Study, context: ContextSettings) -> list[Section]:
     """All sections but the annex."""
-    records = list(_records(study))
+    records, attacks = list(_records(study)), list(study.results["attack"].unique())
     return [
         Section("summary", "Summary", tuple(_summary(study, context, records))),
-        Section("context", "Release context and adversary knowledge", tuple(context_blocks(context))),
+        Section(
+            "context", "Release context and adversary knowledge", tuple(context_blocks(context, attacks))
+        ),
         Section("data", "Data and model", tuple(_data(study, context))),
         Section("declared", "Declared in advance", (_declared(study, context),)),
         Section("results", "Results", tuple(_results(study, context, records))),
@@ -103,7 +106,7 @@ def study_sections(study: Study, context: ContextSettings) -> list[Section]:
         Section("law", "How much data would be enough", tuple(study_law_blocks(study))),
         Section("privacy", "Differential privacy", tuple(study_privacy_blocks(study))),
         Section("controls", "Controls", tuple(_controls(study, records))),
-        Section("not-covered", "Not covered", tuple(not_covered(study.results["attack"].unique(), context))),
+        Section("not-covered", "Not covered", tuple(not_covered(attacks, context))),
         Section("reproduction", "Reproduction", (_reproduction(study),)),
     ]
 
@@ -167,6 +170,11 @@ def _records(study: Study) -> Iterator[RecordsOf]:
         yield RecordsOf(name, table, study.fprs, float(first["num_out"].mean()))
 
 
+def _white_box(study: Study) -> Value:
+    tested = white_box_of(study.results["attack"].unique())
+    return f"run: {', '.join(tested)}; under “Results”" if tested else Measured(None, status="not run")
+
+
 def _summary(study: Study, context: ContextSettings, records: list[RecordsOf]) -> Iterator[Block]:
     yield (
         "This report says what was tested on models of this kind, what the tests could have seen, and what they"
@@ -182,7 +190,7 @@ def _summary(study: Study, context: ContextSettings, records: list[RecordsOf]) -
         "training records N of a model": total,
         "individuals": context.individuals or "not stated",
         "examples per class, S": int(first["shots"]),
-        "white-box attacks on the weights": Measured(None, status="not run"),
+        "white-box attacks on the weights": _white_box(study),
         "differential privacy": "measured at several levels" if is_private(study.results) else "none",
     }
     yield facts("The study", answers)

@@ -1,0 +1,41 @@
+"""The white-box attack: what the weights themselves say of a candidate, by the methods of jaxmia.whitebox."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxmia._validate import InputError, check, check_choice
+from jaxmia.attacks._shadows import score_arrays
+from jaxmia.evaluation import AttackResult
+from jaxmia.scores import Scores
+from jaxmia.whitebox import METHODS
+
+
+def whitebox(scores: Scores, *, method: str = "mahalanobis") -> AttackResult:
+    """Return what jaxmia.whitebox.white_box says of every candidate by one method.
+
+    Args:
+        scores: log_odds and member [models, examples], and white_box with the method's statistic.
+        method: "mahalanobis", for heads however they were trained; "stationarity", for heads trained to the minimum of
+            their objective; or "inverse_hessian".
+
+    Returns:
+        float64 statistic [models, examples], always defined.
+
+    Raises:
+        InputError: bad scores, an unknown method, or scores without its statistic.
+    """
+    check_choice("method", method, METHODS)
+    log_odds, member = score_arrays(scores, min_models=1)
+    held = scores.white_box or {}
+    if method not in held:
+        raise InputError(
+            f"white_box={sorted(held)} must hold the statistic {method!r} of the models' weights for attack 'whitebox':"
+            " scores alone do not have it; experiments and audits of linear heads compute it."
+        )
+    statistic = np.asarray(held[method], np.float64)
+    name = f"white_box[{method!r}]"
+    check(statistic.shape == log_odds.shape, f"{name}.shape", statistic.shape, f"be {log_odds.shape}")
+    bad = int(np.count_nonzero(~np.isfinite(statistic)))
+    check(bad == 0, f"values of {name} that are not finite", bad, "be 0")
+    return AttackResult(statistic, member, np.ones(log_odds.shape, bool))
