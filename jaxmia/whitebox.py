@@ -149,7 +149,8 @@ def check_methods(methods: Collection[str], *, classes: int, dim: int) -> None:
 
 
 def _mahalanobis(problem: _Problem) -> Float[np.ndarray, "models examples"]:
-    directions = np.linalg.eigh(problem.inputs.T @ problem.inputs)[1]
+    # What lies outside of the candidates' span says nothing of any of them.
+    directions = np.linalg.svd(problem.inputs, full_matrices=False)[2].T
     inputs, weights = problem.inputs @ directions, problem.weights @ directions
     num_models, num_classes, num_inputs = weights.shape
     fold = np.arange(num_models) % FOLDS

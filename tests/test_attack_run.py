@@ -141,6 +141,10 @@ def test_the_target_may_be_named_in_the_file(source, tmp_path, audited):
             {"attack": ["lira", "quantile"]},
             "attack='quantile' must be one that works from scores without features",
         ),
+        (
+            {"attack": ["whitebox"]},
+            "white_box=.* must hold the statistic 'mahalanobis' .* scores alone do not",
+        ),
         ({"fpr": [1e-6]}, "1e-06 needs 10000000 non-member scores, the audit has"),
         ({"fpr": [0.01], "target": 0}, "0.01 needs 1000 non-member scores, row 0 has"),
         ({"fpr": [2.0]}, "fpr=2.0"),

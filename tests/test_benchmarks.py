@@ -438,3 +438,27 @@ def test_audits_of_scikit_learn_s_heads_agree_with_its_re_trainings(benchmark, t
     )
     # 23 heads' non-members: as if each head's calls went together, the rate's standard error is at most 0.3 / sqrt(23).
     assert others < 0.1 + 3 * 0.3 / np.sqrt(23) < members
+
+
+def test_whitebox_runs_below_every_ceiling(benchmark, tmp_path):
+    sizes = ["--models", "48", "--shots", "12", "--projected", "30", "--dim", "4", "--classes", "2"]
+    recipes = ["--recipes", "ridge", "sgd, ε = 1", "--json", str(tmp_path / "rows.json")]
+    benchmark("whitebox").main([*sizes, *recipes])
+    rows = {(row["recipe"], row["d"]): row for row in rows_of(tmp_path / "rows.json")}
+    assert [row["n / (d C)"] for row in rows.values()] == [48 / 768, 15, 48 / 768, 15]
+    ridge, private = rows["ridge", 384], rows["sgd, ε = 1", 384]
+    assert ridge["stationarity 0.01"] == 1 > ridge["lira 0.01"]
+    assert rows["ridge", 4]["stationarity 0.01"] < 1
+    assert private["ceiling"] < 0.03
+    assert all(row["above"] == 0 for row in rows.values())
+
+
+def test_projected_features_keep_what_principal_components_hold(benchmark):
+    data = feature_set(np.random.default_rng(0).normal(size=(50, 6)) * [9, 5, 1, 1, 1, 1], np.arange(50) % 2)
+    few = benchmark("whitebox").projected(data, 2).features
+    np.testing.assert_allclose(few.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(np.mean(np.sum(few**2, axis=1)), 1, rtol=1e-5)
+    whole = np.cov(data.features.T)
+    values = np.linalg.eigvalsh(whole)[::-1]
+    ratio = few[:, 0].var() / few[:, 1].var()
+    np.testing.assert_allclose(ratio, values[0] / values[1], rtol=1e-4)
