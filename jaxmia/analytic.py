@@ -75,6 +75,11 @@ class AnalyticVulnerability:
     warnings: tuple[str, ...]
 
     @property
+    def mean(self) -> Float[np.ndarray, "sides examples"]:
+        """Of the scores with and without the record: prior_mean of Scores."""
+        return np.stack([self.mean_in, self.mean_out])
+
+    @property
     def variance(self) -> Float[np.ndarray, "sides examples"]:
         """Of the scores with and without the record: prior_variance of Scores."""
         return np.stack([self.std_in**2, self.std_out**2])

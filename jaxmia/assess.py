@@ -134,7 +134,7 @@ def needs_features(attack: str) -> bool:
 
 def needs_scores_alone(attack: str) -> bool:
     """Whether an attack of the registry works from log-odds and membership, which anyone's scores have."""
-    return not needs_features(attack) and attack not in attacks.READS_WEIGHTS
+    return not needs_features(attack) and attack not in attacks.READS_WEIGHTS | attacks.READS_PRIOR
 
 
 def white_box_methods(attack_settings: Sequence[AttackSettings]) -> tuple[str, ...]:
@@ -147,6 +147,19 @@ def white_box_methods(attack_settings: Sequence[AttackSettings]) -> tuple[str, .
             for attack in attack_settings
             if attack.name in attacks.READS_WEIGHTS
         )
+    )
+
+
+def needs_pairs(attack_settings: Sequence[AttackSettings]) -> bool:
+    """Whether some attack compares with paired scores."""
+    return any(attack.options.get("paired") for attack in attack_settings)
+
+
+def needs_prior(attack_settings: Sequence[AttackSettings]) -> bool:
+    """Whether some attack takes the means or deviations that are known without shadows."""
+    return any(
+        attack.name in attacks.READS_PRIOR or attack.options.get("variance") == "shrunk"
+        for attack in attack_settings
     )
 
 
@@ -193,8 +206,10 @@ def evaluated_results(
     for evaluation in evaluations:
         if evaluation != "calibrated":
             results[evaluation] = result
-        elif attack.name == "lira" and not attack.options.get("offline"):
-            z_form = AttackSettings.model_validate({"name": "lira", **attack.options, "calibrated": True})
+        elif attack.name in ("lira", "analytic") and not attack.options.get("offline"):
+            z_form = AttackSettings.model_validate(
+                {"name": attack.name, **attack.options, "calibrated": True}
+            )
             results["calibrated"] = run_attack(z_form, scores)
         else:
             results["calibrated_empirical"] = result

@@ -19,16 +19,20 @@ from jaxtyping import Bool, Float
 
 from jaxmia._validate import check
 from jaxmia.accounting import adjacency_for
+from jaxmia.analytic import analytic_vulnerability
 from jaxmia.assess import (
     assess,
     check_resolvable,
     control_rows,
+    needs_pairs,
+    needs_prior,
     per_example_rows,
     run_attack,
     white_box_methods,
 )
 from jaxmia.auditing import median_epsilon_lower_bound
 from jaxmia.config import ExperimentConfig, load_config, parse_config
+from jaxmia.counterfactual import paired_scores
 from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, train_ensemble
 from jaxmia.evaluation import AttackResult
 from jaxmia.features import (
@@ -43,6 +47,7 @@ from jaxmia.features import (
     normalized_pool,
 )
 from jaxmia.formulation import Formulation, formulate
+from jaxmia.influence import check_size
 from jaxmia.laws import laws_to_json, load_laws
 from jaxmia.membership import MembershipMasks, draw_membership
 from jaxmia.plots import plot_power_law, plot_privacy
@@ -314,11 +319,21 @@ class GridRun:
         scored, weights_say = self.scores(cell, pool, bar, repaired)
         ready = time.perf_counter()
         masks = self.masks(cell_keys(cell.seed), pool, (0, settings.models))
+        inclusion_rate = 1 / settings.pool_multiplier
+        prior = None
+        if needs_prior(self.config.attack):
+            rates = {"ridge": self.config.train.ridge, "inclusion_rate": inclusion_rate}
+            prior = analytic_vulnerability(pool.data, **rates, memory=self.memory).variance
         scores, diverged = split_diverged(
-            Scores(scored["log_odds"], np.asarray(masks.member), white_box=weights_say)
+            Scores(
+                scored["log_odds"],
+                np.asarray(masks.member),
+                flipped_log_odds=scored.get("flipped_log_odds"),
+                prior_variance=prior,
+                white_box=weights_say,
+            )
         )
         accuracies = np.delete(scored["accuracy"], diverged)
-        inclusion_rate = 1 / settings.pool_multiplier
         facts = {
             "normalize": self.config.train.normalize,
             "design": settings.design,
@@ -394,7 +409,7 @@ class GridRun:
             heads = join_ensembles(
                 [self.heads(cell, pool, piece, bar, repaired) for piece in self.pieces(cell)]
             )
-            return _scored(heads, pool), self.weights_say(cell, pool, heads)
+            return self.scored(cell, pool, heads), self.weights_say(cell, pool, heads)
         self.score_pieces(cell, pool, bar, repaired)
         for process in range(1, self.processes.count):
             repaired += self.processes.hear(str(cell), process)
@@ -407,19 +422,34 @@ class GridRun:
         heads = join_ensembles([self.heads(cell, pool, piece, bar, repaired) for piece in pieces])
         return scored, self.weights_say(cell, pool, heads)
 
+    def scored(self, cell: Cell, pool: CandidatePool, heads: ShadowEnsemble) -> dict[str, np.ndarray]:
+        """Log-odds, as they are and flipped if an attack asks, gradient norms, and test accuracies, of all models."""
+        found = {
+            "gradient_norm": gradient_norms(heads, pool.data),
+            "accuracy": accuracy(heads, pool.test),
+        }
+        if not needs_pairs(self.config.attack):
+            return found | {"log_odds": np.asarray(score(heads, pool.data).log_odds)}
+        paired = paired_scores(heads, pool.data, ridge=self.config.train.ridge, memory=self.memory)
+        return found | {
+            "log_odds": np.asarray(paired.log_odds),
+            "flipped_log_odds": np.asarray(paired.flipped_log_odds),
+        }
+
     def weights_say(
         self, cell: Cell, pool: CandidatePool, heads: ShadowEnsemble
     ) -> dict[str, np.ndarray] | None:
         """The statistics of all heads of a cell that white-box attacks read, or None if there are no such attacks."""
         methods = white_box_methods(self.config.attack)
-        decay = self.settings(cell).train.weight_decay
+        train = self.settings(cell).train
+        decay = train.weight_decay + train.ridge / (cell.classes * cell.shots)
         return white_box(heads, pool.data, weight_decay=decay, methods=methods) if methods else None
 
     def score_pieces(self, cell: Cell, pool: CandidatePool, bar: GridProgress, repaired: list[str]) -> None:
         """Write the scores of this process's models of a cell, for process 0 to read."""
         for piece in self.pieces(cell):
             heads = self.heads(cell, pool, piece, bar, repaired)
-            self.folder.save_scores(cell, piece.models, _scored(heads, pool))
+            self.folder.save_scores(cell, piece.models, self.scored(cell, pool, heads))
 
     def heads(
         self, cell: Cell, pool: CandidatePool, piece: Piece, bar: GridProgress, repaired: list[str]
@@ -498,15 +528,6 @@ class GridRun:
             design=settings.design,
             inclusion_rate=1 / settings.pool_multiplier,
         )
-
-
-def _scored(ensemble: ShadowEnsemble, pool: CandidatePool) -> dict[str, np.ndarray]:
-    """Log-odds and gradient norms [models, examples] of the candidates, and test accuracies [models]."""
-    return {
-        "log_odds": np.asarray(score(ensemble, pool.data).log_odds),
-        "gradient_norm": gradient_norms(ensemble, pool.data),
-        "accuracy": accuracy(ensemble, pool.test),
-    }
 
 
 def _mean_losses(scores: Scores) -> dict[str, float]:
@@ -741,6 +762,14 @@ def check_plans(config: ExperimentConfig, data: FeatureSet, cells: list[Cell], m
         )
         dim = int(data.features.max()) if len(data.input_shape) == 1 else data.features.shape[1]
         check_methods(methods, classes=max(cell.classes for cell in cells), dim=dim)
+    if needs_pairs(config.attack) or needs_prior(config.attack):
+        rule = (
+            "be 'newton' for attacks with paired=true or variance='shrunk': they need heads at their minimum"
+        )
+        check(config.train.optimizer == "newton", "train.optimizer", config.train.optimizer, rule)
+        for cell in cells:
+            candidates = cell.classes * cell.shots * config.shadows.pool_multiplier
+            check_size(cell.classes, min(data.features.shape[1], candidates) + 1, memory)
     if config.tuning is not None:
         import_optuna()
     for cell in dict.fromkeys(dataclasses.replace(cell, seed=0) for cell in cells):
@@ -754,6 +783,13 @@ def check_attacks(config: ExperimentConfig) -> None:
     """Raise InputError if an attack refuses its options, as they turn out on a few scores."""
     tiny = np.random.default_rng(0)
     log_odds, member = tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4
-    scores = Scores(log_odds, member, white_box=dict.fromkeys(METHODS, log_odds))
+    prior = np.ones((2, log_odds.shape[1]))
+    scores = Scores(
+        log_odds,
+        member,
+        flipped_log_odds=-log_odds,
+        prior_variance=prior,
+        white_box=dict.fromkeys(METHODS, log_odds),
+    )
     for attack in config.attack:
         run_attack(attack, scores, tiny.normal(size=(4, 2)))

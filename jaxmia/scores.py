@@ -32,8 +32,9 @@ class Scores:
         population_log_odds: float[models, population] of examples that no model trained on, or None.
         flipped_log_odds: float[models, examples], the score of a model that differs in this example's membership alone
             (jaxmia.counterfactual), or None.
-        prior_variance: float[2, examples], variance over models of the scores with and without the example that is
-            known without them (jaxmia.analytic), or None.
+        prior_mean: float[2, examples], mean over models of the scores with and without the example, as it is known
+            without them (jaxmia.analytic), or None.
+        prior_variance: float[2, examples], their variance, likewise.
         white_box: float[models, examples] of each method of jaxmia.whitebox, what the weights say, or None.
 
     Anyone's arrays may be wrong: the attacks check them and say what is, so they carry no types here.
@@ -43,6 +44,7 @@ class Scores:
     member: Array | np.ndarray
     population_log_odds: Array | np.ndarray | None = None
     flipped_log_odds: Array | np.ndarray | None = None
+    prior_mean: Array | np.ndarray | None = None
     prior_variance: Array | np.ndarray | None = None
     white_box: Mapping[str, Array | np.ndarray] | None = None
 
@@ -84,9 +86,10 @@ def accuracy(ensemble: ShadowEnsemble, test: FeatureSet) -> Float[np.ndarray, "m
 def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]:
     """Scores of the models whose every score is finite, and the rows of the models that diverged."""
     finite = np.isfinite(np.asarray(scores.log_odds)).all(axis=1)
-    of_models = dataclasses.replace(scores, prior_variance=None)
+    priors = {"prior_mean": scores.prior_mean, "prior_variance": scores.prior_variance}
+    of_models = dataclasses.replace(scores, **dict.fromkeys(priors))
     kept = jax.tree.map(lambda leaf: np.asarray(leaf)[finite], of_models)
-    return dataclasses.replace(kept, prior_variance=scores.prior_variance), np.flatnonzero(~finite)
+    return dataclasses.replace(kept, **priors), np.flatnonzero(~finite)
 
 
 def _padded(pool: FeatureSet) -> FeatureSet:

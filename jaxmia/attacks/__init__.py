@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import MappingProxyType
 
+from jaxmia.attacks.analytic import analytic
 from jaxmia.attacks.base import base
 from jaxmia.attacks.bavaria import bavaria_n, bavaria_t
 from jaxmia.attacks.difficulty import difficulty
@@ -19,9 +20,11 @@ from jaxmia.attacks.whitebox import whitebox
 from jaxmia.evaluation import AttackResult
 
 __all__ = [
+    "READS_PRIOR",
     "READS_TARGET_MEMBERSHIP",
     "READS_WEIGHTS",
     "REGISTRY",
+    "analytic",
     "base",
     "bavaria_n",
     "bavaria_t",
@@ -44,6 +47,7 @@ REGISTRY: MappingProxyType[str, Callable[..., AttackResult]] = MappingProxyType(
         "difficulty": difficulty,
         "quantile": quantile,
         "whitebox": whitebox,
+        "analytic": analytic,
     }
 )
 
@@ -53,3 +57,6 @@ READS_TARGET_MEMBERSHIP = frozenset({"rmia", "quantile"})
 
 # Attacks that need Scores.white_box: what the weights of the models say, which their scores do not hold.
 READS_WEIGHTS = frozenset({"whitebox"})
+
+# Attacks that need Scores.prior_mean and Scores.prior_variance: what is known of ridge heads without shadows.
+READS_PRIOR = frozenset({"analytic"})

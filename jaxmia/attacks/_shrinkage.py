@@ -45,19 +45,34 @@ class Levels(NamedTuple):
     error: np.ndarray
 
 
+def prior_means(scores: Scores) -> np.ndarray:
+    """Return float64[2, examples], checked.
+
+    Raises:
+        InputError: without them, or with bad ones.
+    """
+    return _prior(scores, "prior_mean")
+
+
 def prior_variances(scores: Scores) -> np.ndarray:
     """Return float64[2, examples], checked.
 
     Raises:
         InputError: without them, or with bad ones.
     """
-    if scores.prior_variance is None:
-        raise InputError("prior_variance=None must be given to shrink: see jaxmia.analytic_vulnerability.")
-    prior = np.asarray(scores.prior_variance, np.float64)
+    prior = _prior(scores, "prior_variance")
+    check(bool((prior > 0).all()), "lowest prior_variance", float(prior.min()), "be positive")
+    return prior
+
+
+def _prior(scores: Scores, name: str) -> np.ndarray:
+    if getattr(scores, name) is None:
+        raise InputError(f"{name}=None must be given: jaxmia.analytic_vulnerability has it of ridge heads.")
+    prior = np.asarray(getattr(scores, name), np.float64)
     expected = (2, np.asarray(scores.log_odds).shape[1])
-    check(prior.shape == expected, "prior_variance.shape", prior.shape, f"be {expected}")
-    lowest = float(prior.min())
-    check(0 < lowest < np.inf, "lowest prior_variance", lowest, "be a positive number")
+    check(prior.shape == expected, f"{name}.shape", prior.shape, f"be {expected}")
+    bad = int(np.count_nonzero(~np.isfinite(prior)))
+    check(bad == 0, f"values of {name} that are not finite", bad, "be 0")
     return prior
 
 
