@@ -134,6 +134,7 @@ def cell(
     if arguments.plain:
         ensemble, seconds = timed(lambda: trained(0, max(arguments.plain) + 1))
         plain = score(ensemble, pool)
+        rows[0] |= found_by(attacks.analytic(plain.replace(**analytic.prior())))
         for number in arguments.plain:
             share = seconds * number / (max(arguments.plain) + 1)
             rows.append(
@@ -169,7 +170,7 @@ def paired_rows(
     for number in numbers:
         own = facts | {"K": number, "seconds": seconds * number / (max(numbers) + 1)}
         rows.append(own | estimate(truth, paired, number, paired=True))
-        known = paired.replace(prior_variance=analytic.variance)
+        known = paired.replace(**analytic.prior())
         name = own["method"] + ", shrunk"
         rows.append(own | {"method": name} | estimate(truth, known, number, paired=True, shrink=True))
     return rows
@@ -230,14 +231,20 @@ def estimate(
             for name in ("statistic", "member", "defined")
         )
     )
-    points = operating_points(everyone, FPRS[1:], evaluation="pooled")  # NaN where the pairs are too few
-    return found | {f"LiRA {point.fpr}": point.tpr for point in points}
+    return found | found_by(everyone)
+
+
+def found_by(result: AttackResult) -> dict[str, float]:
+    """TPR of an attack, pooled; NaN where the pairs are too few."""
+    points = operating_points(result, FPRS[1:], evaluation="pooled")
+    return {f"LiRA {point.fpr}": point.tpr for point in points}
 
 
 def of_models(scores: Scores, models: slice) -> Scores:
     """The same of some models."""
-    some = jax.tree.map(lambda leaf: np.asarray(leaf)[models], scores.replace(prior_variance=None))
-    return some.replace(prior_variance=scores.prior_variance)
+    priors = {"prior_mean": scores.prior_mean, "prior_variance": scores.prior_variance}
+    some = jax.tree.map(lambda leaf: np.asarray(leaf)[models], scores.replace(**dict.fromkeys(priors)))
+    return some.replace(**priors)
 
 
 def tables(files: Sequence[pathlib.Path]) -> str:

@@ -74,15 +74,12 @@ class AnalyticVulnerability:
     fluctuation: float
     warnings: tuple[str, ...]
 
-    @property
-    def mean(self) -> Float[np.ndarray, "sides examples"]:
-        """Of the scores with and without the record: prior_mean of Scores."""
-        return np.stack([self.mean_in, self.mean_out])
-
-    @property
-    def variance(self) -> Float[np.ndarray, "sides examples"]:
-        """Of the scores with and without the record: prior_variance of Scores."""
-        return np.stack([self.std_in**2, self.std_out**2])
+    def prior(self) -> dict[str, Float[np.ndarray, "sides examples"]]:
+        """prior_mean and prior_variance of Scores."""
+        return {
+            "prior_mean": np.stack([self.mean_in, self.mean_out]),
+            "prior_variance": np.stack([self.std_in**2, self.std_out**2]),
+        }
 
     def tpr(self, fpr: float) -> Float[np.ndarray, "examples"]:
         """Each record's TPR at its own FPR, Phi(Phi^-1(fpr) + D).

@@ -21,9 +21,11 @@ from jaxtyping import Bool, Float
 
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError, check
+from jaxmia.analytic import analytic_vulnerability
 from jaxmia.assess import (
     check_resolvable,
     needs_features,
+    needs_prior,
     per_example_rows,
     run_attack,
     white_box_methods,
@@ -155,6 +157,11 @@ def run_audit(
     check_resolvable(config.fpr, max(others, int(of_shadows)), "the audit")
     for attack in config.attack:
         check(not needs_features(attack.name), "attack", attack.label, "be one that works from scores alone")
+        rule = "leave out paired=true: an audit keeps its shadows' scores, not what flips them"
+        check(not attack.options.get("paired"), "attack", attack.label, rule)
+    ridge_head = config.train.optimizer == "newton"
+    rule = "be 'newton' for analytic attacks and variance='shrunk': they need heads at their minimum"
+    check(ridge_head or not needs_prior(config.attack), "train.optimizer", config.train.optimizer, rule)
     _check_weights(config, records, head)
     path = pathlib.Path(out)
     key = content_key(
@@ -172,7 +179,12 @@ def run_audit(
     warnings = (*external.notes, *head.notes, *_warnings(records, head, own, match))
     log_odds = np.concatenate([own[None], shadows["log_odds"]])
     member = np.concatenate([records.member[None], shadows["member"]])
-    stacked = Scores(log_odds, member, white_box=_weights_say(config, records, head, match.train, shadows))
+    prior: dict[str, np.ndarray] = {}
+    if needs_prior(config.attack):
+        ridge, rate = match.train.ridge, records.inclusion_rate
+        prior = analytic_vulnerability(records.data, ridge=ridge, inclusion_rate=rate).prior()
+    weights_say = _weights_say(config, records, head, match.train, shadows)
+    stacked = Scores(log_odds, member, white_box=weights_say, **prior)
     arrays = {"log_odds": log_odds, "member": member, "labels": records.data.labels}
     write_arrays(path / "scores.npz", arrays)
     shutil.rmtree(path / "attack", ignore_errors=True)
@@ -427,7 +439,8 @@ def _weights_say(
     member = np.concatenate([records.member[None], shadows["member"]])
     masks = MembershipMasks(jnp.asarray(member), jnp.arange(len(member)), "bernoulli", records.inclusion_rate)
     together = ShadowEnsemble({"params": weights}, masks)
-    return white_box(together, records.data, weight_decay=train.weight_decay, methods=methods)
+    decay = train.weight_decay + train.ridge / (records.inclusion_rate * len(records.member))
+    return white_box(together, records.data, weight_decay=decay, methods=methods)
 
 
 def _blocks(models: int) -> Iterator[tuple[int, int]]:

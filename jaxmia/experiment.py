@@ -320,17 +320,17 @@ class GridRun:
         ready = time.perf_counter()
         masks = self.masks(cell_keys(cell.seed), pool, (0, settings.models))
         inclusion_rate = 1 / settings.pool_multiplier
-        prior = None
+        prior: dict[str, np.ndarray] = {}
         if needs_prior(self.config.attack):
             rates = {"ridge": self.config.train.ridge, "inclusion_rate": inclusion_rate}
-            prior = analytic_vulnerability(pool.data, **rates, memory=self.memory).variance
+            prior = analytic_vulnerability(pool.data, **rates, memory=self.memory).prior()
         scores, diverged = split_diverged(
             Scores(
                 scored["log_odds"],
                 np.asarray(masks.member),
                 flipped_log_odds=scored.get("flipped_log_odds"),
-                prior_variance=prior,
                 white_box=weights_say,
+                **prior,
             )
         )
         accuracies = np.delete(scored["accuracy"], diverged)
@@ -763,9 +763,7 @@ def check_plans(config: ExperimentConfig, data: FeatureSet, cells: list[Cell], m
         dim = int(data.features.max()) if len(data.input_shape) == 1 else data.features.shape[1]
         check_methods(methods, classes=max(cell.classes for cell in cells), dim=dim)
     if needs_pairs(config.attack) or needs_prior(config.attack):
-        rule = (
-            "be 'newton' for attacks with paired=true or variance='shrunk': they need heads at their minimum"
-        )
+        rule = "be 'newton' for analytic attacks, paired=true or variance='shrunk': they need heads at their minimum"
         check(config.train.optimizer == "newton", "train.optimizer", config.train.optimizer, rule)
         for cell in cells:
             candidates = cell.classes * cell.shots * config.shadows.pool_multiplier
@@ -783,12 +781,13 @@ def check_attacks(config: ExperimentConfig) -> None:
     """Raise InputError if an attack refuses its options, as they turn out on a few scores."""
     tiny = np.random.default_rng(0)
     log_odds, member = tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4
-    prior = np.ones((2, log_odds.shape[1]))
+    known = np.ones((2, log_odds.shape[1]))
     scores = Scores(
         log_odds,
         member,
         flipped_log_odds=-log_odds,
-        prior_variance=prior,
+        prior_mean=known,
+        prior_variance=known,
         white_box=dict.fromkeys(METHODS, log_odds),
     )
     for attack in config.attack:

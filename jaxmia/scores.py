@@ -86,10 +86,10 @@ def accuracy(ensemble: ShadowEnsemble, test: FeatureSet) -> Float[np.ndarray, "m
 def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]:
     """Scores of the models whose every score is finite, and the rows of the models that diverged."""
     finite = np.isfinite(np.asarray(scores.log_odds)).all(axis=1)
-    priors = {"prior_mean": scores.prior_mean, "prior_variance": scores.prior_variance}
-    of_models = dataclasses.replace(scores, **dict.fromkeys(priors))
+    of_models = dataclasses.replace(scores, prior_mean=None, prior_variance=None)
     kept = jax.tree.map(lambda leaf: np.asarray(leaf)[finite], of_models)
-    return dataclasses.replace(kept, **priors), np.flatnonzero(~finite)
+    kept = dataclasses.replace(kept, prior_mean=scores.prior_mean, prior_variance=scores.prior_variance)
+    return kept, np.flatnonzero(~finite)
 
 
 def _padded(pool: FeatureSet) -> FeatureSet:
