@@ -258,6 +258,57 @@ def attack(
 
 
 @app.command(
+    epilog="""Example: `jaxmia triage features.npz --ridge 1 --top 20 --out records.csv`
+
+A record's D is the distance of a head's log-odds with and without it, in standard deviations over re-trainings; an
+attack that allows itself a false positive rate on that record finds it with the TPR shown. See docs/frontier.md for
+how near this comes to training shadows.""" ) def triage(
+    features: Annotated[
+        str, typer.Argument(metavar="FEATURES", help="An .npz of features and labels, or demo.")
+    ],
+    ridge: Annotated[
+        float, typer.Option(help="lambda of the summed loss; scikit-learn's C is 1 / lambda.")
+    ] = 1.0,
+    inclusion_rate: Annotated[float, typer.Option(help="Share of the records that a head trains on.")] = 0.5,
+    fpr: Annotated[
+        list[float] | None, typer.Option(metavar="FPR", help="By default 0.1, 0.01 and 0.001.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Records to show.")] = 20,
+    classes: Annotated[int | None, typer.Option(help="C: take the largest classes (with --shots).")] = None,
+    shots: Annotated[int | None, typer.Option(help="S: take 2 S records of each (with --classes).")] = None,
+    seed: Annotated[int, typer.Option(help="Of that choice.")] = 0,
+    out: Annotated[
+        pathlib.Path | None, typer.Option(metavar="FILE", help="Also write all records, .csv or .parquet.")
+    ] = None,
+) -> None:
+    """Which records would a ridge head give away most? In seconds, without shadows."""
+    import time
+
+    from jaxmia.tables import triage_tables
+    from jaxmia.triage import FPRS, triage_features
+
+    clock = time.perf_counter()
+    result = triage_features(
+        features,
+        ridge=ridge,
+        inclusion_rate=inclusion_rate,
+        fpr=fpr or FPRS,
+        classes=classes,
+        shots=shots,
+        seed=seed,
+        out=out,
+    )
+    console = rich.console.Console()
+    console.print(*triage_tables(result.records, top=top))
+    for warning in result.found.warnings:
+        console.print(warning, style="yellow", highlight=False)
+    seconds = time.perf_counter() - clock
+    console.print(f"{len(result.records)} records in {seconds:.1f} s; no shadow was trained", highlight=False)
+    if out is not None:
+        console.print(f"All records are in {out}", highlight=False)
+
+
+@app.command(
     epilog="""Examples: `jaxmia extract photos/ --backbone timm:resnet50 --out photos.npz`;
 `jaxmia extract notes.csv --backbone sentence-transformers:all-MiniLM-L6-v2 --label-column topic --out notes.npz`
 

@@ -236,6 +236,27 @@ def audit_tables(
         )
 
 
+def triage_tables(records: pd.DataFrame, *, top: int) -> Iterator[RenderableType]:
+    """What is to be expected of all records, and the most vulnerable ones."""
+    columns = [name for name in records.columns if name.startswith("tpr_")]
+    headings = [f"at FPR {float(name.removeprefix('tpr_')):g}" for name in columns]
+    table = _table("TPR over the records", ("", "D", *headings))
+    some = records[["separation", *columns]]
+    rows = {"mean": some.mean(), "median": some.median(), "99%": some.quantile(0.99), "maximum": some.max()}
+    for name, row in rows.items():
+        table.add_row(name, *(_number(number, ".3g") for number in row))
+    yield table
+    first = records.head(top)
+    table = _table(f"The {len(first)} most vulnerable records", ("id", "class", "D", *headings))
+    for _, row in first.iterrows():
+        table.add_row(
+            str(row["id"]),
+            row["class_name"],
+            *(_number(row[name], ".3g") for name in ("separation", *columns)),
+        )
+    yield table
+
+
 def attack_problems(results: pd.DataFrame) -> list[str]:
     """Why rows of attack_scores have no number: one line for each targets and evaluation."""
     missing = results[results["status"] != "ok"]

@@ -55,6 +55,7 @@ RANKS = {
     "laws": 11,
     "attack_run": 11,
     "tuning": 11,
+    "triage": 11,
     "experiment": 12,
     "audit": 12,
     "sweep": 13,

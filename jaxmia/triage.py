@@ -1,0 +1,107 @@
+"""Which records a ridge head would give away most, in seconds and without training shadows."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import pandas as pd
+
+from jaxmia._npz import read_npz
+from jaxmia._validate import InputError, check, check_fpr
+from jaxmia.analytic import AnalyticVulnerability, analytic_vulnerability
+from jaxmia.features import DEMO_NAME, FeatureSet, candidate_pool, load_features
+from jaxmia.store import write_parquet
+
+FPRS = (0.1, 0.01, 0.001)
+SUFFIXES = (".csv", ".parquet")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Triage:
+    """Records by vulnerability.
+
+    Attributes:
+        records: one row per record, the most vulnerable first: id, class_name, separation, leverage, and tpr_FPR for
+            each FPR.
+        found: what the rows are from, in the order of the features.
+    """
+
+    records: pd.DataFrame
+    found: AnalyticVulnerability
+
+
+def triage_features(
+    source: str | os.PathLike[str],
+    *,
+    ridge: float = 1.0,
+    inclusion_rate: float = 0.5,
+    fpr: Sequence[float] = FPRS,
+    classes: int | None = None,
+    shots: int | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    memory: int | None = None,
+) -> Triage:
+    """Estimate every record's own vulnerability over re-trainings of a ridge head, by jaxmia.analytic.
+
+    Args:
+        source: "demo" or an .npz of features and labels, and ids of the records if it has them.
+        ridge: lambda of the summed loss: scikit-learn's LogisticRegression with C = 1 / ridge.
+        inclusion_rate: share of the records that a head trains on.
+        fpr: fractions.
+        classes: with shots: take the largest C classes, and 2 S records of each at random; by default all records.
+        shots: S.
+        seed: of that choice.
+        out: also write the records to this file, .csv or .parquet.
+        memory: bytes for the Hessian, its factor and inverse; 8 GiB by default.
+
+    Raises:
+        InputError: for whatever is wrong with the file or the settings; before anything is computed.
+    """
+    check(len(fpr) > 0, "fpr", list(fpr), "hold at least one FPR")
+    for value in fpr:
+        check_fpr("fpr", value)
+    if (classes is None) != (shots is None):
+        raise InputError("classes and shots must be given together, or neither.")
+    if out is not None:
+        place = pathlib.Path(out)
+        check(place.suffix in SUFFIXES, "out", place.name, f"end in one of {', '.join(SUFFIXES)}")
+        check(place.parent.is_dir(), "out", str(place), "lie in a folder that exists")
+    data = load_features(source)
+    ids = _ids(source, data)
+    if classes is not None and shots is not None:
+        key = jax.random.key(seed)
+        pool = candidate_pool(data, classes=classes, shots=shots, key=key, test_per_class=0)
+        data, ids = pool.data, ids[pool.rows]
+    found = analytic_vulnerability(data, ridge=ridge, inclusion_rate=inclusion_rate, memory=memory)
+    table = pd.DataFrame(
+        {
+            "id": ids,
+            "class_name": np.array(data.class_names)[data.labels],
+            "separation": found.separation,
+            "leverage": found.leverage,
+            **{f"tpr_{value:g}": found.tpr(value) for value in fpr},
+        }
+    )
+    table = table.iloc[found.ranking()].reset_index(drop=True)
+    if out is not None:
+        if place.suffix == ".csv":
+            table.to_csv(place, index=False)
+        else:
+            write_parquet(place, table)
+    return Triage(table, found)
+
+
+def _ids(source: str | os.PathLike[str], data: FeatureSet) -> np.ndarray:
+    rows = np.arange(len(data.labels))
+    if str(source) == DEMO_NAME:
+        return rows
+    held = read_npz(pathlib.Path(source), name="features", required=(), optional=("ids",))
+    ids = held.get("ids", rows)
+    check(ids.shape == rows.shape, "ids.shape", ids.shape, f"be {rows.shape}")
+    return ids
