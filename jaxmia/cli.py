@@ -260,9 +260,11 @@ def attack(
 @app.command(
     epilog="""Example: `jaxmia triage features.npz --ridge 1 --top 20 --out records.csv`
 
-A record's D is the distance of a head's log-odds with and without it, in standard deviations over re-trainings; an
-attack that allows itself a false positive rate on that record finds it with the TPR shown. See docs/frontier.md for
-how near this comes to training shadows.""" ) def triage(
+A record's D is the distance between a head's log-odds with and without it, in standard deviations over re-trainings. An
+attack that allows itself a false positive rate on that record finds it with the TPR shown. How near this comes to
+training shadows: docs/frontier.md."""
+)
+def triage(
     features: Annotated[
         str, typer.Argument(metavar="FEATURES", help="An .npz of features and labels, or demo.")
     ],
