@@ -102,12 +102,12 @@ def _flipped(
 ) -> Float[Array, "examples"]:
     """Log-odds of every candidate under one head with its membership flipped."""
     directions = jnp.asarray(basis(head.shape[0] + 1))
-    one_hot = jax.nn.one_hot(labels, head.shape[0] + 1)
+    one_hot, counted = jax.nn.one_hot(labels, head.shape[0] + 1), member.astype(inputs.dtype)
     with jax.default_matmul_precision("highest"):
         contrasts = inputs @ head.T
         blocks = shared
         if blocks is None:
-            weights = jax.vmap(curvature, in_axes=(0, None))(contrasts, directions) * member[:, None, None]
+            weights = jax.vmap(curvature, in_axes=(0, None))(contrasts, directions) * counted[:, None, None]
             inverse = inverse_hessian(weights, inputs, _penalty(inputs, ridge))
             blocks = without_own(blocks_of_records(inverse, inputs), weights)
 
@@ -173,11 +173,11 @@ def _newton_move(
 ) -> Float[Array, ""]:
     """Mean size of what a Newton step of one head changes in the log-odds."""
     directions = jnp.asarray(basis(head.shape[0] + 1))
-    one_hot = jax.nn.one_hot(labels, head.shape[0] + 1)
+    one_hot, counted = jax.nn.one_hot(labels, head.shape[0] + 1), member.astype(inputs.dtype)
     with jax.default_matmul_precision("highest"):
         contrasts, penalty = inputs @ head.T, _penalty(inputs, ridge)
-        weights = jax.vmap(curvature, in_axes=(0, None))(contrasts, directions) * member[:, None, None]
-        own = jax.vmap(errors, in_axes=(0, 0, None))(contrasts, one_hot, directions) * member[:, None]
+        weights = jax.vmap(curvature, in_axes=(0, None))(contrasts, directions) * counted[:, None, None]
+        own = jax.vmap(errors, in_axes=(0, 0, None))(contrasts, one_hot, directions) * counted[:, None]
         gradient = own.T @ inputs + penalty * head
         step = jnp.tensordot(inverse_hessian(weights, inputs, penalty), gradient, axes=2)
         before, after = (log_odds(directions @ (inputs @ each.T).T, labels) for each in (head, head - step))

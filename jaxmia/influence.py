@@ -21,8 +21,9 @@ from jaxmia.contrasts import curvature, errors
 
 _MEMORY = 8 * 2**30
 _BATCH = 4096  # records whose small systems are solved at once
-_NEWTON_STEPS = 12
+_NEWTON_STEPS = 50  # at most: each goes by up to _LONGEST, and records that move their logits by 100 are none
 _LONGEST = 2.0  # of a Newton step, in logits: beyond it a softmax is another function
+_EXACT = 1e-6  # of the logits, at which no step is needed any more
 
 
 def check_size(num_classes: int, num_inputs: int, memory: int | None = None) -> None:
@@ -116,10 +117,17 @@ def added(
     With share = 1 - r it is u_in from the logits of the mean head, r u_in + (1 - r) u_out.
     """
 
-    def step(_: Array, value: Array) -> Array:
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        value, _, steps = state
         residual = value - contrasts + share * block @ errors(value, one_hot, directions)
         system = jnp.eye(len(block)) + share * block @ curvature(value, directions)
         move = jnp.linalg.solve(system, residual)
-        return value - move * jnp.minimum(1.0, _LONGEST / jnp.maximum(jnp.max(jnp.abs(move)), _LONGEST))
+        size = jnp.max(jnp.abs(move))
+        return value - move * jnp.minimum(1.0, _LONGEST / jnp.maximum(size, _LONGEST)), size, steps + 1
 
-    return jax.lax.fori_loop(0, _NEWTON_STEPS, step, contrasts)
+    def going(state: tuple[Array, Array, Array]) -> Array:
+        value, size, steps = state
+        return (size > _EXACT * (1 + jnp.max(jnp.abs(value)))) & (steps < _NEWTON_STEPS)
+
+    start = (contrasts, jnp.asarray(jnp.inf, contrasts.dtype), jnp.int32(0))
+    return jax.lax.while_loop(going, step, start)[0]
