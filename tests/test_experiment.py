@@ -418,7 +418,9 @@ def test_pooled_rows_are_recomputed_from_public_parts(finished):
 WHITE_BOX = ["lira", "whitebox", {"name": "whitebox", "method": "stationarity"}]
 
 
-def test_attacks_on_weights_stand_beside_the_others_and_below_the_ceiling(tmp_path):
+def test_attacks_on_weights_stand_beside_the_others_and_below_the_ceiling(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "plot_power_law", lambda *_: [])
+    monkeypatch.setattr(experiment, "plot_privacy", lambda *_: [])
     settings = changed(grid={"shots": [8]}, privacy={"epsilon": [1.0, float("inf")]}, shadows={"models": 33})
     train = {"optimizer": "sgd", "learning_rate": 1.0, "steps": 50}
     path = tmp_path / "run"
