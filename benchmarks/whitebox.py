@@ -51,10 +51,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
     _common.add_features(options)
-    options.add_argument("--models", type=int, default=128, help="M")
+    options.add_argument("--models", type=int, default=64, help="M")
     options.add_argument("--shots", type=int, nargs="*", default=[16, 64], help="S, in all dimensions")
     options.add_argument(
-        "--projected", type=int, nargs="*", default=[16, 40, 100, 160], help="S, in few dimensions"
+        "--projected", type=int, nargs="*", default=[16, 100, 160], help="S, in few dimensions"
     )
     options.add_argument("--dim", type=int, default=32, help="those few dimensions")
     options.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="RECIPE")
