@@ -74,8 +74,7 @@ def test_adding_undoes_removing(size):
     np.testing.assert_allclose(added(half, block, jnp.eye(4)[1], directions, 0.5), inside, atol=1e-3)
 
 
-@pytest.mark.parametrize("ridge", [0.1, 1.0, 10.0])
-@pytest.mark.parametrize("dim", [5, 100], ids=["tall", "in the span"])
+@pytest.mark.parametrize(("ridge", "dim"), [(3.0, 5), (100.0, 5), (100.0, 100)])
 def test_flips_are_what_training_without_or_with_the_record_gives(ridge, dim):
     # The rest of the objective is taken as quadratic between the two heads. Where no other record's logits move by
     # more than t, its curvature there is within a factor exp(2 t) of the one used (a softmax's curvature changes by no
