@@ -17,7 +17,8 @@ from jaxmia.tables import control_lines
 HONEST = [
     name
     for name, attack in attacks.REGISTRY.items()
-    if "features" not in inspect.signature(attack).parameters and name not in attacks.READS_WEIGHTS
+    if "features" not in inspect.signature(attack).parameters
+    and name not in attacks.READS_WEIGHTS | attacks.READS_PRIOR
 ]
 
 
