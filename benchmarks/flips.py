@@ -2,10 +2,8 @@
 
 For each ridge, heads are trained to their minimum, and for random records of each the membership is flipped and the
 head trained again. The relative error is that of the flipped log-odds, over how far the training moved them.
-Predicted before
-measuring: with each head's own Hessian a median below 1% and a 99th percentile below 10% at every ridge; with one
-    Hessian
-for all heads 10% at ridge 1, and no use below.
+Predicted before measuring: with each head's own Hessian a median below 1% and a 99th percentile below 10% at every
+ridge; with one Hessian for all heads 10% at ridge 1, and no use below.
 
     python benchmarks/flips.py --shots 16 --ridge 0.01 0.1 1 10 --flips 1000
 """
@@ -13,6 +11,7 @@ for all heads 10% at ridge 1, and no use below.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,14 +26,13 @@ from jaxmia.membership import MembershipMasks, draw_membership
 from jaxmia.scores import score
 from jaxmia.training import Hyperparams, TrainConfig
 
-RECIPE = TrainConfig(
-    "newton", tolerance=3e-8
-)  # a flip's own effect must stand out from what is left of the gradient
+# A flip's own effect must stand out from what is left of the gradient.
+RECIPE = TrainConfig("newton", tolerance=3e-8)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print the errors for each ridge, treatment of the Hessian, and direction of the flip."""
-    arguments = options().parse_args()
+    arguments = options().parse_args(argv)
     data = chosen_features(arguments)
     key = jax.random.key(arguments.seed)
     pool = candidate_pool(
@@ -62,12 +60,8 @@ def errors(pool: FeatureSet, ridge: float, arguments: argparse.Namespace) -> lis
     rng = np.random.default_rng(arguments.seed)
     masks = draw_membership(jax.random.key(arguments.seed + 1), pool.labels, num_models=arguments.models)
     heads = trained(pool, masks, ridge)
-    models = np.repeat(np.arange(arguments.models), -(-arguments.flips // arguments.models))[
-        : arguments.flips
-    ]
-    each = [
-        rng.permutation(len(pool.labels))[: np.count_nonzero(models == m)] for m in range(arguments.models)
-    ]
+    models = np.arange(arguments.flips) * arguments.models // arguments.flips
+    each = [rng.permutation(len(pool.labels))[:number] for number in np.bincount(models)]
     records = np.concatenate(each)
     member = np.asarray(masks.member)[models]
     places = np.arange(len(models))

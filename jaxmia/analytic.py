@@ -4,10 +4,8 @@ A record's scores with and without it differ by what it does to the head (jaxmia
 vary by what all other candidates do, each in with probability r. Both follow from the average head and the average
 inverse Hessian. The pool fitted with every candidate at weight r gives neither: a candidate pulls less in a head that
 has it and adapts to it, and the inverse varies. So both are found together, self-consistently, from heads without the
-candidate in
-question: the cavity method of statistical physics, in random matrix theory a deterministic equivalent. With B_i the
-    block of
-record i in the average inverse without it:
+candidate in question: the cavity method of statistical physics, in random matrix theory a deterministic equivalent.
+With B_i the block of record i in the average inverse without it:
 
 - mean logits u_i, u_in = u_i - (1 - r) B_i g(u_in): the average head solves sum_i r g(u_in,i) ⊗ x_i + ridge V = 0;
 - weights W_i = r Gamma_i (I + B_i Gamma_i)⁻¹ at u_in: the average inverse is that of sum_i W_i ⊗ x_i x_iᵀ + ridge I.

@@ -171,6 +171,26 @@ def test_what_makes_results_mean_something_else_is_said(place, records, change, 
     assert any(message in line for line in result.warnings), result.warnings
 
 
+def test_what_is_known_without_shadows_joins_an_audit_of_a_ridge_head(place, monkeypatch):
+    """Shadows at their minimum, as the head is: the attack without them finds members, 24 shadows at most as many."""
+    monkeypatch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])
+    train = {"optimizer": "newton", "ridge": STRENGTH}
+    attacks = ["lira", {"name": "lira", "variance": "shrunk"}, "analytic"]
+    result = run_audit(settings(place, train=train, shadows={"models": 24}, attack=attacks), place / "out")
+    assert result.warnings == ()
+    rows = result.attack.results.query("targets == 'row 0' and evaluation == 'per_target'").set_index(
+        "attack"
+    )
+    assert (rows["tpr_low"] > 0.1).all()
+    assert rows.loc["analytic", "tpr_high"] >= rows.loc["lira", "tpr"]
+    for attack in attacks[1:]:
+        with pytest.raises(InputError, match=r"train.optimizer='adam' must be 'newton'"):
+            run_audit(settings(place, attack=[attack]), place / "other")
+    paired = {"name": "lira", "paired": True}
+    with pytest.raises(InputError, match="leave out paired=true"):
+        run_audit(settings(place, train=train, attack=[paired]), place / "other")
+
+
 def test_attacks_on_weights_join_an_audit_and_stand_in_its_report(place, monkeypatch):
     """A ridge head of 120 records in 770 free parameters: its equation gives the members away, all of them."""
     monkeypatch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])

@@ -463,3 +463,40 @@ def test_projected_features_keep_what_principal_components_hold(benchmark):
     values = np.linalg.eigvalsh(whole)[::-1]
     ratio = few[:, 0].var() / few[:, 1].var()
     np.testing.assert_allclose(ratio, values[0] / values[1], rtol=1e-4)
+
+
+def test_frontier_compares_with_a_truth_apart(benchmark, tmp_path, capsys):
+    """Tiny: 40 records of 2 classes. The shadows' errors fall with K, and the analytic estimate needs none."""
+    frontier, file = benchmark("frontier"), tmp_path / "rows.json"
+    sizes = ["--classes", "2", "--shots", "10", "--dim", "12", "--truth", "512", "--plain", "16", "128"]
+    frontier.main([*sizes, "--paired", "8", "--pool-hessian", "--json", str(file)])
+    rows = {(row["method"], row["K"]): row for row in rows_of(file)}
+    hessians = ("paired", "paired, pool Hessian")
+    expected = [("analytic", 0), ("plain", 16), ("plain", 128)]
+    expected += [(name + more, 8) for name in hessians for more in ("", ", shrunk")]
+    assert list(rows) == expected
+    assert (
+        rows["analytic", 0]["error of D"] < rows["plain", 128]["error of D"] < rows["plain", 16]["error of D"]
+    )
+    assert rows["paired, shrunk", 8]["error of D"] < rows["plain", 16]["error of D"]
+    capsys.readouterr()
+    frontier.main(["--tables", str(file), str(file)])
+    table = capsys.readouterr().out
+    assert table.count("\n") == 2 + len(expected)
+    assert f"| demo | 2 | 10 | 1 | plain | 128 | 1 | {rows['plain', 128]['D']:.3g} |" in table
+
+
+def test_flips_agree_with_trainings(benchmark, tmp_path):
+    sizes = ["--classes", "2", "--shots", "8", "--ridge", "1", "--models", "2", "--flips", "21"]
+    benchmark("flips").main([*sizes, "--json", str(tmp_path / "rows.json")])
+    rows = rows_of(tmp_path / "rows.json")
+    assert [(row["hessian"], row["flip"]) for row in rows] == [
+        ("model", "remove"),
+        ("model", "add"),
+        ("pool", "remove"),
+        ("pool", "add"),
+    ]
+    assert sum(row["flips"] for row in rows) == 2 * 21
+    medians = {(row["hessian"], row["flip"]): row["50%"] for row in rows}
+    for flip in ("remove", "add"):
+        assert medians["model", flip] < medians["pool", flip] < 1

@@ -452,3 +452,33 @@ def test_attacks_on_weights_that_cannot_run_are_refused_before_training(
     monkeypatch.setattr(experiment, "train_ensemble", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(InputError, match=message):
         run_experiment(SETTINGS | {"attack": WHITE_BOX} | tables, tmp_path / "run")
+
+
+FRONTIER = [
+    "lira",
+    {"name": "lira", "paired": True},
+    {"name": "lira", "paired": True, "variance": "shrunk"},
+    {"name": "rmia", "paired": True},
+    "analytic",
+]
+RIDGE = {"optimizer": "newton", "ridge": 1.0}
+
+
+def test_pairs_and_priors_stand_beside_the_others_and_at_chance_under_permuted_labels(tmp_path, monkeypatch):
+    """Of 9 heads, 96 records: TPR has a standard error of at most 0.5 / sqrt(432)."""
+    monkeypatch.setattr(experiment, "plot_power_law", lambda *_: [])
+    settings = changed(grid={"shots": [16]}, shadows={"models": 9}) | {"train": RIDGE, "fpr": [0.1]}
+    result = run_experiment(settings | {"attack": FRONTIER}, tmp_path / "run")
+    rows = result.results[result.results["evaluation"] == "pooled"].set_index("attack")["tpr"]
+    error = 0.5 / np.sqrt(432)
+    assert rows["lira(paired=True,variance=shrunk)"] > rows["lira"] + 2 * error
+    assert rows["analytic"] > rows["lira"] + 2 * error
+    assert (result.controls["status"] == "ok").all()
+    assert set(result.controls["attack"]) == set(rows.index)
+
+
+@pytest.mark.parametrize("attack", FRONTIER[1:])
+def test_attacks_on_heads_at_their_minimum_are_refused_for_others(attack, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "train_ensemble", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(InputError, match=r"train.optimizer='adam' must be 'newton'"):
+        run_experiment(SETTINGS | {"attack": [attack]}, tmp_path / "run")
