@@ -17,7 +17,7 @@ from jaxmia.contrasts import basis, from_params, to_params, with_bias
 from jaxmia.heads import Params
 
 _FORCING = (
-    0.1  # a Newton system is solved to this share of its right-hand side, and more exactly near the minimum
+    0.1  # share of its right-hand side to which a Newton system is solved; more exactly near the minimum
 )
 _SYSTEM_STEPS = 500  # of conjugate gradients at most
 _HALVINGS = 12  # of a step that overshoots

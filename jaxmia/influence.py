@@ -35,8 +35,21 @@ def check_size(num_classes: int, num_inputs: int, memory: int | None = None) -> 
 
 
 def each(function: Callable[..., Array], *arrays: Array) -> Array:
-    """The function of every record, so many at once."""
-    return jax.lax.map(lambda record: function(*record), arrays, batch_size=min(_BATCH, len(arrays[0])))
+    """The function of every record, so many at once.
+
+    In blocks of one size, the last one filled up: lax.map would take what is left over beside the blocks, and two
+    batched solves at once wait for each other for ever where XLA has two threads (jaxlib 0.10).
+    """
+    number = len(arrays[0])
+    blocks = -(-number // _BATCH)
+    size = -(-number // blocks)
+
+    def filled(array: Array) -> Array:
+        padding = [(0, blocks * size - number)] + [(0, 0)] * (array.ndim - 1)
+        return jnp.pad(array, padding, mode="edge")
+
+    found = jax.lax.map(lambda record: function(*record), tuple(map(filled, arrays)), batch_size=size)
+    return found[:number]
 
 
 def inverse_hessian(

@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -153,3 +155,20 @@ def test_flipped_scores_of_diverged_models_go_and_priors_stay():
     assert diverged.tolist() == [2]
     assert np.asarray(kept.flipped_log_odds)[:, 0].tolist() == [0, 3, 9]
     assert kept.prior_mean.shape == kept.prior_variance.shape == (2, 3)
+
+
+SOLVED_IN_BLOCKS = """
+import jax, jax.numpy as jnp, numpy as np
+from jaxmia.influence import _BATCH, without_own
+factors = jax.random.normal(jax.random.key(0), (_BATCH + 5, 4, 4))
+blocks = factors @ factors.transpose(0, 2, 1) / 40
+weights = blocks / 2
+found = jax.jit(without_own)(blocks, weights)
+blocks, weights = np.asarray(blocks, np.float64), np.asarray(weights, np.float64)
+np.testing.assert_allclose(found, blocks @ np.linalg.inv(np.eye(4) - weights @ blocks), rtol=1e-2, atol=1e-5)
+"""
+
+
+def test_more_records_than_are_solved_at_once_end():
+    """Where XLA had two threads, blocks and what was left over beside them waited for each other for ever."""
+    subprocess.run([sys.executable, "-c", SOLVED_IN_BLOCKS], check=True, timeout=120)

@@ -2,10 +2,8 @@
 
 The log of a sample variance of nu degrees of freedom has the mean log sigma² + psi(nu / 2) - log(nu / 2) and the
 variance psi'(nu / 2), whatever sigma. What remains of its spread about the log of the prior, over examples, is the
-prior's own
-error: an empirical Bayes estimate of the variance of a Gaussian prior on the log, as limma's of gene expression
-    (Smyth 2004,
-doi 10.2202/1544-6115.1027).
+prior's own error: an empirical Bayes estimate of the variance of a Gaussian prior on the log, as limma's of gene
+expression (Smyth 2004, doi 10.2202/1544-6115.1027).
 """
 
 from __future__ import annotations
