@@ -40,6 +40,7 @@ from jaxmia.scores import log_odds
 
 _ITERATIONS = 30
 _ENOUGH = 3e-3  # change of the blocks, against the largest, and of the head, against its norm
+_COMPARED = 0.8  # fluctuation up to which the figures were compared with shadows': docs/frontier.md
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,6 +169,11 @@ def _warnings(change: float, fluctuation: float) -> Sequence[str]:
     if change >= _ENOUGH:
         warnings.append(
             f"The average head was not found: after {_ITERATIONS} steps it changes by {change:.2g}."
+        )
+    if fluctuation > _COMPARED:
+        warnings.append(
+            f"Logits vary by {fluctuation:.2g} between heads (ridge too small for so many records): estimates were"
+            f" compared with shadows up to {_COMPARED} only."
         )
     return warnings
 

@@ -29,9 +29,7 @@ METHODS = ("mahalanobis", "stationarity", "inverse_hessian")
 FOLDS = 8  # of the models: those of one have the models of all others as shadows
 MAX_HESSIAN = 6000  # parameters of a Hessian: 300 MB, and a minute to invert on two cores
 _JITTER = 1e-9  # of the mean eigenvalue of a covariance or Hessian: far above rounding, far below what one record moves
-_SHRINKAGE = (
-    1e-3  # of a direction's response towards the mean one, in units of the mean direction's information
-)
+_SHRINKAGE = 1e-3  # of a direction's response towards the mean, in units of the mean direction's information
 
 
 class _Problem(NamedTuple):

@@ -136,6 +136,14 @@ def test_attack_without_shadows_finds_what_a_thousand_find(against_shadows):
     )  # the standard error of an AUC of 1 024 targets' 128 pairs each is below 0.002
 
 
+def test_what_was_never_compared_with_shadows_is_said():
+    pool = small_pool()
+    inside, outside = (analytic_vulnerability(pool, ridge=ridge) for ridge in (1.0, 1e-4))
+    assert inside.fluctuation < 0.8 < outside.fluctuation
+    assert inside.warnings == ()
+    assert any("compared with shadows up to 0.8 only" in line for line in outside.warnings)
+
+
 def test_bad_input_is_refused():
     pool = small_pool()
     for options, message in (
