@@ -40,7 +40,8 @@ from jaxmia.scores import log_odds
 
 _ITERATIONS = 30
 _ENOUGH = 3e-3  # change of the blocks, against the largest, and of the head, against its norm
-_COMPARED = 0.8  # fluctuation up to which the figures were compared with shadows': docs/frontier.md
+_ABSENT = 1e-3  # share of heads without some class, above which they matter: without it their biases have no bound
+_COMPARED = 0.9  # fluctuation up to which the figures were compared with shadows': docs/frontier.md
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -160,12 +161,17 @@ def analytic_vulnerability(
         separation=separation,
         leverage=np.asarray(point.leverage, np.float64),
         fluctuation=float(fluctuation),
-        warnings=tuple(_warnings(change, float(fluctuation))),
+        warnings=tuple(_warnings(change, float(fluctuation), float(np.sum((1 - inclusion_rate) ** counts)))),
     )
 
 
-def _warnings(change: float, fluctuation: float) -> Sequence[str]:
+def _warnings(change: float, fluctuation: float, absent: float) -> Sequence[str]:
     warnings = []
+    if absent > _ABSENT:
+        warnings.append(
+            f"A share of {absent:.2g} of all heads has no member of some class, and log-odds of it without bound:"
+            " estimates leave such heads out."
+        )
     if change >= _ENOUGH:
         warnings.append(
             f"The average head was not found: after {_ITERATIONS} steps it changes by {change:.2g}."
