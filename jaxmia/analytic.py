@@ -40,7 +40,7 @@ from jaxmia.scores import log_odds
 
 _ITERATIONS = 30
 _ENOUGH = 3e-3  # change of the blocks, against the largest, and of the head, against its norm
-_ABSENT = 1e-3  # share of heads without some class, above which they matter: without it their biases have no bound
+_ABSENT = 1e-3  # share of heads without some class, whose biases have no bound
 _COMPARED = 0.9  # fluctuation up to which the figures were compared with shadows': docs/frontier.md
 
 
