@@ -25,6 +25,8 @@ TEMPLATE = """\
 # An audit by `jaxmia audit THIS_FILE --out DIR`: could someone tell from the head below who was in its training data?
 name = "audit"
 fpr = [0.1, 0.01, 0.001] # declared in advance; FPRs that the records cannot resolve are listed as such
+# "whitebox" is for weights that are released themselves; "analytic" needs no shadows, but [train] optimizer = "newton".
+attack = ["lira", "rmia", "bavaria_t", "threshold"]
 
 [data]
 # An .npz with features (float [records, dim], as the head sees them), labels (integers [records]), class_names and, if
@@ -43,6 +45,7 @@ bias = ""
 
 [train]
 # How the head was trained, as in an experiment file: optimizer, steps, batch_size, learning_rate, weight_decay, ...
+# scikit-learn's LogisticRegression is optimizer = "newton" with ridge = 1 / C, and nothing else.
 # Without a recipe, one is fitted: shadows' scores on members and non-members come as near the head's as they can.
 match = true
 
