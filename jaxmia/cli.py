@@ -262,7 +262,7 @@ def attack(
 
 A record's D is the distance between a head's log-odds with and without it, in standard deviations over re-trainings. An
 attack that allows itself a false positive rate on that record finds it with the TPR shown. Estimates: mean TPR within
-5% of that of 1 024 to 16 384 shadows wherever the two were compared (ridge 0.01 to 10), see docs/frontier.md; what lies
+5% of that of 512 to 16 384 shadows wherever the two were compared (ridge 0.01 to 10), see docs/frontier.md; what lies
 outside is said."""
 )
 def triage(
