@@ -5,7 +5,7 @@ objective: they say what each record's separation D is. Then, from models apart 
 
 - plain shadows: D from K heads, and what LiRA with K shadows finds;
 - paired: the same K heads, each scored with and without every record;
-- paired and shrunk: deviations drawn towards the analytic ones;
+- paired and shrunk: means and deviations drawn towards the analytic ones;
 - analytic: no shadows.
 
 Errors of D are root mean squares over the records, with the truth's own sampling error taken out; rank correlations
@@ -217,8 +217,14 @@ def estimate(
     found = truth.errors(per_example_vulnerability(first, FPRS[0], paired=paired, shrink=shrink).separation)
     total = len(np.asarray(scores.member))
     variance = "shrunk" if shrink else "per_example" if number > 16 or paired else "global"
+    location = "shrunk" if shrink else "mean"
     results = [
-        attacks.lira(of_models(scores, slice(start, start + number + 1)), paired=paired, variance=variance)
+        attacks.lira(
+            of_models(scores, slice(start, start + number + 1)),
+            paired=paired,
+            variance=variance,
+            location=location,
+        )
         for start in range(0, total - number, number + 1)
     ]
     everyone = AttackResult(

@@ -158,7 +158,8 @@ def needs_pairs(attack_settings: Sequence[AttackSettings]) -> bool:
 def needs_prior(attack_settings: Sequence[AttackSettings]) -> bool:
     """Whether some attack takes the means or deviations that are known without shadows."""
     return any(
-        attack.name in attacks.READS_PRIOR or attack.options.get("variance") == "shrunk"
+        attack.name in attacks.READS_PRIOR
+        or "shrunk" in (attack.options.get("variance"), attack.options.get("location"))
         for attack in attack_settings
     )
 

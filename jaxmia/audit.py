@@ -160,7 +160,7 @@ def run_audit(
         rule = "leave out paired=true: an audit keeps its shadows' scores, not what flips them"
         check(not attack.options.get("paired"), "attack", attack.label, rule)
     ridge_head = config.train.optimizer == "newton"
-    rule = "be 'newton' for analytic attacks and variance='shrunk': they need heads at their minimum"
+    rule = "be 'newton' for analytic attacks and 'shrunk': they need heads at their minimum"
     check(ridge_head or not needs_prior(config.attack), "train.optimizer", config.train.optimizer, rule)
     _check_weights(config, records, head)
     path = pathlib.Path(out)

@@ -763,7 +763,7 @@ def check_plans(config: ExperimentConfig, data: FeatureSet, cells: list[Cell], m
         dim = int(data.features.max()) if len(data.input_shape) == 1 else data.features.shape[1]
         check_methods(methods, classes=max(cell.classes for cell in cells), dim=dim)
     if needs_pairs(config.attack) or needs_prior(config.attack):
-        rule = "be 'newton' for analytic attacks, paired=true or variance='shrunk': they need heads at their minimum"
+        rule = "be 'newton' for analytic attacks, paired=true or 'shrunk': they need heads at their minimum"
         check(config.train.optimizer == "newton", "train.optimizer", config.train.optimizer, rule)
         for cell in cells:
             candidates = cell.classes * cell.shots * config.shadows.pool_multiplier

@@ -175,7 +175,8 @@ def test_what_is_known_without_shadows_joins_an_audit_of_a_ridge_head(place, mon
     """Shadows at their minimum, as the head is: the attack without them finds members, 24 shadows at most as many."""
     monkeypatch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])
     train = {"optimizer": "newton", "ridge": STRENGTH}
-    attacks = ["lira", {"name": "lira", "variance": "shrunk"}, "analytic"]
+    shrunk = {"name": "lira", "variance": "shrunk", "location": "shrunk"}
+    attacks = ["lira", shrunk, "analytic"]
     result = run_audit(settings(place, train=train, shadows={"models": 24}, attack=attacks), place / "out")
     assert result.warnings == ()
     rows = result.attack.results.query("targets == 'row 0' and evaluation == 'per_target'").set_index(

@@ -458,6 +458,7 @@ FRONTIER = [
     "lira",
     {"name": "lira", "paired": True},
     {"name": "lira", "paired": True, "variance": "shrunk"},
+    {"name": "lira", "variance": "shrunk", "location": "shrunk"},
     {"name": "rmia", "paired": True},
     "analytic",
 ]
@@ -472,12 +473,13 @@ def test_pairs_and_priors_stand_beside_the_others_and_at_chance_under_permuted_l
     rows = result.results[result.results["evaluation"] == "pooled"].set_index("attack")["tpr"]
     error = 0.5 / np.sqrt(432)
     assert rows["lira(paired=True,variance=shrunk)"] > rows["lira"] + 2 * error
+    assert rows["lira(location=shrunk,variance=shrunk)"] > rows["lira"] + 2 * error
     assert rows["analytic"] > rows["lira"] + 2 * error
     assert (result.controls["status"] == "ok").all()
     assert set(result.controls["attack"]) == set(rows.index)
 
 
-@pytest.mark.parametrize("attack", FRONTIER[1:])
+@pytest.mark.parametrize("attack", [*FRONTIER[1:], {"name": "lira", "location": "shrunk"}])
 def test_attacks_on_heads_at_their_minimum_are_refused_for_others(attack, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "train_ensemble", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(InputError, match=r"train.optimizer='adam' must be 'newton'"):

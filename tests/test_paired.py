@@ -1,12 +1,22 @@
-"""Attacks and records' vulnerability from paired scores and shrunk deviations."""
+"""Attacks and records' vulnerability from paired scores, and means and deviations drawn towards known ones."""
 
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 
 from jaxmia import attacks
 from jaxmia._validate import InputError
-from jaxmia.attacks._shrinkage import jackknife, levels, residuals, shrunk, sums_of
+from jaxmia.attacks._shrinkage import (
+    jackknife,
+    levels,
+    mean_residuals,
+    posterior,
+    prior_error,
+    residuals,
+    shrunk,
+    sums_of,
+)
 from jaxmia.scores import Scores
 from jaxmia.vulnerability import per_example_vulnerability
 
@@ -117,10 +127,119 @@ def test_jackknife_of_a_mean_is_its_standard_error():
     assert jackknife(left_out) == pytest.approx(values.var(ddof=1) / 12)
 
 
+def planted_means(seed, *, targets, examples, number, error):
+    """Means of so many standard Gaussian scores, about true means that lie about a prior of 0."""
+    rng = np.random.default_rng(seed)
+    truth = error * rng.normal(size=examples)
+    return truth, truth + rng.normal(size=(targets, examples)) / np.sqrt(number)
+
+
+@pytest.mark.parametrize("error", [0.0, 0.5])
+def test_the_error_of_a_prior_mean_is_found(error):
+    _, mean = planted_means(0, targets=2, examples=20_000, number=8, error=error)
+    found = prior_error(
+        sums_of(mean_residuals(np.full(mean.shape, 8), mean, np.zeros(20_000), np.ones(20_000)))
+    )
+    # Squares of Gaussians have a variance of twice their mean's square: four standard errors.
+    np.testing.assert_allclose(found, error**2, atol=4 * np.sqrt(2 / 20_000) * (error**2 + 1 / 8))
+
+
+def test_drawn_means_beat_both_the_samples_and_the_prior():
+    truth, mean = planted_means(1, targets=1, examples=20_000, number=8, error=0.5)
+    residual = mean_residuals(
+        np.full(mean.shape, 8), 3 + 2 * mean, np.full(20_000, 3.0), np.full(20_000, 4.0)
+    )
+    found, variance = posterior(residual, prior_error(sums_of(residual)))
+    errors = [np.mean((each - truth) ** 2) for each in (found[0], mean[0], np.zeros(20_000))]
+    assert errors[0] < min(errors[1:])
+    assert errors[0] == pytest.approx(variance.mean(), rel=4 * np.sqrt(2 / 20_000))
+    assert errors[0] == pytest.approx(1 / (8 + 1 / 0.25), rel=4 * np.sqrt(2 / 20_000))
+
+
+def with_prior(scores, *, wrong=0.0, seed=9):
+    """Pairs with means and deviations of their sample, the means off by so many deviations."""
+    member, examples = scores.member, scores.member.shape[1]
+    sides = [np.where(side, scores.log_odds, scores.flipped_log_odds) for side in (member, ~member)]
+    off = wrong * np.random.default_rng(seed).normal(size=(2, examples))
+    means, variances = (np.stack([getattr(side, name)(axis=0) for side in sides]) for name in ("mean", "var"))
+    return scores.replace(prior_mean=means + off * np.sqrt(variances), prior_variance=variances)
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_shrunk_means_are_those_of_a_slow_loop(pairs):
+    scores = with_prior(paired(6), wrong=0.5)
+    found = attacks.lira(scores, paired=pairs, location="shrunk", variance="global").statistic
+    log_odds, member = scores.log_odds, scores.member
+    for target in range(len(member)):
+        others = np.delete(np.arange(len(member)), target)
+        density = {}
+        for row, side in ((0, True), (1, False)):
+            values = [
+                log_odds[others, x][member[others, x] == side]
+                if not pairs
+                else np.where(
+                    member[others, x] == side, log_odds[others, x], scores.flipped_log_odds[others, x]
+                )
+                for x in range(member.shape[1])
+            ]
+            deviation = np.sqrt(scores.prior_variance[row])
+            seen = [x for x, of_x in enumerate(values) if len(of_x)]
+            offset = {x: (values[x].mean() - scores.prior_mean[row, x]) / deviation[x] for x in seen}
+            error = max(np.mean([offset[x] ** 2 - 1 / len(values[x]) for x in seen]), 0.0)
+            centre = scores.prior_mean[row].copy()
+            for x in seen:
+                centre[x] += deviation[x] * offset[x] * error / (error + 1 / len(values[x]))
+            spread = np.sqrt(np.mean(np.concatenate([values[x] - values[x].mean() for x in seen]) ** 2))
+            density[side] = scipy.stats.norm.logpdf(log_odds[target], centre, spread)
+        np.testing.assert_allclose(found[target], density[True] - density[False], rtol=1e-9, atol=1e-9)
+
+
+def test_shadows_overrule_a_bad_prior_and_a_good_one_stands_in_for_them():
+    # A prior off by 1e4 deviations has a weight of 1e-8 beside 8 shadows.
+    scores = paired(7, examples=400)
+    plain = attacks.lira(scores, paired=True, variance="global").statistic
+    bad = with_prior(scores, wrong=1e4)
+    found = attacks.lira(bad, paired=True, variance="global", location="shrunk").statistic
+    np.testing.assert_allclose(found, plain, atol=1e-2)
+    # One that is that of the sample leaves nothing beyond sampling: it is taken as it is.
+    good = with_prior(scores)
+    found = attacks.lira(good, paired=True, variance="global", location="shrunk", calibrated=True).statistic
+    nats = attacks.analytic(good, calibrated=True).statistic * np.sqrt(good.prior_variance[1])
+    deviation = nats / found  # one for every target
+    np.testing.assert_allclose(deviation, np.broadcast_to(deviation[:, :1], deviation.shape), rtol=1e-9)
+
+
+def test_a_known_mean_needs_no_shadow():
+    scores = paired(8)
+    lonely = scores.replace(member=np.concatenate([np.ones((9, 1), bool), scores.member[:, 1:]], axis=1))
+    assert not attacks.lira(lonely).defined[:, 0].any()
+    found = attacks.lira(with_prior(lonely), location="shrunk", variance="shrunk")
+    assert found.defined.all()
+    assert np.isfinite(found.statistic).all()
+
+
+def test_a_drawn_separation_holds_its_stated_error():
+    # The prior's shift is off by a tenth of a deviation from record to record: no better than the pairs'.
+    rng = np.random.default_rng(11)
+    scores = paired(12, models=9, examples=20_000, spread=np.ones(20_000))
+    mean_in = 1 + 0.1 * rng.normal(size=20_000)
+    known = scores.replace(
+        prior_mean=np.stack([mean_in, np.zeros(20_000)]), prior_variance=np.full((2, 20_000), 1.01)
+    )
+    curve = per_example_vulnerability(known, 0.1, paired=True, shrink=True)
+    planted = 1 / np.sqrt(1.01)
+    error = np.sqrt(np.mean((curve.separation - planted) ** 2))
+    own = per_example_vulnerability(scores, 0.1, paired=True).separation
+    assert error < min(np.sqrt(np.mean((each - planted) ** 2)) for each in (own, mean_in / np.sqrt(1.01)))
+    assert np.sqrt(np.mean(curve.separation_error**2)) == pytest.approx(error, rel=0.1)
+
+
 def test_shrinking_needs_fewer_shadows():
     spread = np.random.default_rng(5).uniform(0.5, 1.5, 4000)
     scores = paired(3, models=6, examples=4000, spread=spread)
-    known = scores.replace(prior_variance=np.tile(1.01 * spread**2, (2, 1)))
+    known = scores.replace(
+        prior_mean=np.stack([spread, np.zeros(4000)]), prior_variance=np.tile(1.01 * spread**2, (2, 1))
+    )
     planted = 1 / np.sqrt(1.01)
     own, drawn = (
         per_example_vulnerability(each, 0.1, paired=True, shrink=shrink).separation
@@ -140,6 +259,8 @@ def test_bad_input_is_refused():
         attacks.rmia(plain.replace(flipped_log_odds=np.zeros((2, 2))), paired=True)
     with pytest.raises(InputError, match=r"prior_variance=None must be given"):
         attacks.lira(plain, variance="shrunk")
+    with pytest.raises(InputError, match=r"prior_mean=None must be given"):
+        attacks.lira(plain, location="shrunk")
     with pytest.raises(InputError, match=r"lowest prior_variance=0.0 must be positive"):
         attacks.lira(plain.replace(prior_variance=np.zeros((2, 40))), variance="shrunk")
     with pytest.raises(InputError, match=r"shrink=True must be False unless paired=True"):

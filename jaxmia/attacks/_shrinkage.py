@@ -1,9 +1,10 @@
-"""Deviations from few shadows, drawn towards those that are known without any (prior_variance of Scores).
+"""Means and deviations from few shadows, drawn towards those that are known without any (priors of Scores).
 
 The log of a sample variance of nu degrees of freedom has the mean log sigma² + psi(nu / 2) - log(nu / 2) and the
 variance psi'(nu / 2), whatever sigma. What remains of its spread about the log of the prior, over examples, is the
 prior's own error: an empirical Bayes estimate of the variance of a Gaussian prior on the log, as limma's of gene
-expression (Smyth 2004, doi 10.2202/1544-6115.1027).
+expression (Smyth 2004, doi 10.2202/1544-6115.1027). Means likewise, in units of the known deviation: the square of
+their distance from the prior, beyond what sampling makes of it, is the square of the prior's error on average.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ LEVEL_ERROR = 0.04  # of the logs of analytic variances, in common to all exampl
 
 
 class Residuals(NamedTuple):
-    """Log of unbiased sample variances over their prior, and its sampling variance; 0 and infinite if unknown."""
+    """What samples say beyond their prior, and the sampling variance of that; 0 and infinite if unknown."""
 
-    logs: np.ndarray
+    values: np.ndarray
     sampling: np.ndarray
 
 
@@ -75,7 +76,7 @@ def _prior(scores: Scores, name: str) -> np.ndarray:
 
 
 def residuals(variance: np.ndarray, degrees: np.ndarray, prior: np.ndarray) -> Residuals:
-    """Return what sample variances say beyond their prior.
+    """Return the logs of sample variances over their prior.
 
     Args:
         variance: unbiased, [targets, examples].
@@ -87,6 +88,35 @@ def residuals(variance: np.ndarray, degrees: np.ndarray, prior: np.ndarray) -> R
     bias = scipy.special.digamma(half) - np.log(half)
     logs = np.log(np.where(known, variance, 1.0) / np.where(known, prior, 1.0)) - bias
     return Residuals(np.where(known, logs, 0.0), np.where(known, scipy.special.polygamma(1, half), np.inf))
+
+
+def mean_residuals(
+    number: np.ndarray, mean: np.ndarray, prior: np.ndarray, variance: np.ndarray
+) -> Residuals:
+    """Return sample means less their prior, in deviations.
+
+    Args:
+        number: [targets, examples], scores behind each mean.
+        mean: likewise.
+        prior: [examples].
+        variance: of one score, [examples].
+    """
+    values = np.where(number > 0, (mean - prior) / np.sqrt(variance), 0.0)
+    return Residuals(values, np.where(number > 0, 1 / np.maximum(number, 1), np.inf))
+
+
+def prior_error(sums: np.ndarray) -> np.ndarray:
+    """Return the mean square of a prior's errors [targets, 1], from the sums of its residuals (sums_of)."""
+    number, _, squares, sampling = sums
+    return np.maximum(squares - sampling, 0.0) / np.maximum(number, 1)
+
+
+def posterior(residual: Residuals, error: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+    """Return what is believed of residuals, under a Gaussian prior of this variance, and its variance."""
+    exact = residual.sampling == 0
+    weight = np.where(exact, 1.0, error / (error + np.where(exact, 1.0, residual.sampling)))
+    known = np.isfinite(residual.sampling)
+    return weight * residual.values, np.where(known, weight * np.where(known, residual.sampling, 0.0), error)
 
 
 def levels(sums: np.ndarray, own_error: float | None = None) -> Levels:
@@ -117,8 +147,8 @@ def sums_of(residual: Residuals) -> np.ndarray:
     known = np.isfinite(residual.sampling)
     terms = (
         known,
-        residual.logs,
-        residual.logs**2,
+        residual.values,
+        residual.values**2,
         np.where(known, residual.sampling, 0.0),
     )
     return np.stack([term.sum(axis=1, keepdims=True, dtype=np.float64) for term in terms])
@@ -126,7 +156,5 @@ def sums_of(residual: Residuals) -> np.ndarray:
 
 def shrunk(residual: Residuals, level: Levels, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the variances, and the variance of their logs."""
-    weight = level.spread / (level.spread + residual.sampling)
-    logs = level.kept + weight * (residual.logs - level.found)
-    own = np.where(np.isfinite(residual.sampling), weight * residual.sampling, level.spread)
-    return prior * np.exp(logs), own + level.error
+    beyond, own = posterior(Residuals(residual.values - level.found, residual.sampling), level.spread)
+    return prior * np.exp(level.kept + beyond), own + level.error

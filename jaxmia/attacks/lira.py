@@ -18,12 +18,23 @@ from jaxmia.attacks._shadows import (
     side_moments,
     sides,
 )
-from jaxmia.attacks._shrinkage import Residuals, levels, prior_variances, residuals, shrunk, sums_of
+from jaxmia.attacks._shrinkage import (
+    Residuals,
+    levels,
+    mean_residuals,
+    posterior,
+    prior_error,
+    prior_means,
+    prior_variances,
+    residuals,
+    shrunk,
+    sums_of,
+)
 from jaxmia.evaluation import AttackResult
 from jaxmia.scores import Scores
 
 IN, OUT = True, False
-_Variances = Callable[[bool, slice], np.ndarray]  # of a side, for the examples of a block
+_OfBlock = Callable[[bool, slice], np.ndarray]  # of a side, for the examples of a block
 
 
 class _Gaussian(NamedTuple):
@@ -62,7 +73,8 @@ def lira(
         variance: "per_example"; or "global": one deviation per side, that of the residuals about the
             examples' centres over all shadows of the target; or "shrunk": per example, drawn towards
             scores.prior_variance as far as the shadows are few (jaxmia.attacks._shrinkage).
-        location: "mean" or "median", the centre of a side.
+        location: the centre of a side: "mean"; "median"; or "shrunk": the mean, drawn towards
+            scores.prior_mean as far as the shadows are few. It is known without any shadow.
         offline: use OUT shadows alone.
         calibrated: return z.
         paired: every shadow on both sides, by scores.flipped_log_odds.
@@ -72,10 +84,10 @@ def lira(
 
     Raises:
         InputError: bad scores or an unknown option, offline and calibrated together, paired without flipped scores, or
-            shrunk without prior variances.
+            shrunk without prior means and variances.
     """
     check_choice("variance", variance, ("per_example", "global", "shrunk"))
-    check_choice("location", location, ("mean", "median"))
+    check_choice("location", location, ("mean", "median", "shrunk"))
     if offline and calibrated:
         raise InputError("calibrated=True needs IN shadows for its sign: offline=True must be left out.")
     log_odds, member = score_arrays(scores)
@@ -85,15 +97,21 @@ def lira(
         shared = _shrunk_variances(shadows, prior_variances(scores))
     else:
         shared = _global_variances(shadows, location)
+    centres = _centres(shadows, location, scores)
     no_evidence = np.log(0.5) if offline else 0.0
     statistic, defined = np.empty(log_odds.shape), np.empty(log_odds.shape, bool)
     for columns in blocks_of(*log_odds.shape):
         block = log_odds[:, columns].astype(np.float64)
         fits = {
-            side: _fit(*scored.block(columns), location, shared(side, columns), variance == "per_example")
+            side: _fit(
+                *scored.block(columns),
+                centres(side, columns),
+                shared(side, columns),
+                per_example=variance == "per_example",
+            )
             for side, scored in shadows.items()
         }
-        known = np.logical_and.reduce([fit.known for fit in fits.values()])
+        known = np.logical_and.reduce([fit.known | (location == "shrunk") for fit in fits.values()])
         statistic[:, columns] = np.where(known, _statistic(block, fits, calibrated), no_evidence)
         defined[:, columns] = known
     return AttackResult(statistic, member, defined)
@@ -114,16 +132,15 @@ def _statistic(block: np.ndarray, fits: dict[bool, _Gaussian], calibrated: bool)
 
 
 def _fit(
-    block: np.ndarray, on_side: np.ndarray, location: str, shared: np.ndarray, per_example: bool
+    block: np.ndarray, on_side: np.ndarray, centre: np.ndarray, shared: np.ndarray, *, per_example: bool
 ) -> _Gaussian:
     """Fit a Gaussian to one side's shadows of every target; the shared variance is [models, 1 or block]."""
-    number, mean, variance = side_moments(block, on_side)
-    centre = mean if location == "mean" else side_medians(block, on_side)
+    number, _, variance = side_moments(block, on_side)
     own = per_example & (variance > RESOLUTION**2)
     return _Gaussian(number > 0, centre, np.where(own, variance, shared))
 
 
-def _global_variances(shadows: dict[bool, Side], location: str) -> _Variances:
+def _global_variances(shadows: dict[bool, Side], location: str) -> _OfBlock:
     """Return what gives each side's residual variance [models, 1] over all examples of a target, never 0."""
     variances = {}
     for side, scored in shadows.items():
@@ -143,7 +160,31 @@ def _global_variances(shadows: dict[bool, Side], location: str) -> _Variances:
     return lambda side, columns: filled[side]
 
 
-def _shrunk_variances(shadows: dict[bool, Side], prior: np.ndarray) -> _Variances:
+def _centres(shadows: dict[bool, Side], location: str, scores: Scores) -> _OfBlock:
+    """Return what gives the centres [models, block] of a side and a block of examples."""
+    if location == "median":
+        return lambda side, columns: side_medians(*shadows[side].block(columns))
+    if location == "mean":
+        return lambda side, columns: side_moments(*shadows[side].block(columns)).mean
+    (mean_in, mean_out), (variance_in, variance_out) = prior_means(scores), prior_variances(scores)
+    prior = {IN: (mean_in, variance_in), OUT: (mean_out, variance_out)}
+
+    def of_block(side: bool, columns: slice) -> Residuals:
+        number, mean, _ = side_moments(*shadows[side].block(columns))
+        return mean_residuals(number, mean, *(known[columns] for known in prior[side]))
+
+    def drawn(side: bool, columns: slice) -> np.ndarray:
+        mean, variance = (known[columns] for known in prior[side])
+        return mean + np.sqrt(variance) * posterior(of_block(side, columns), errors[side])[0]
+
+    errors = {}
+    for side, scored in shadows.items():
+        sums = [sums_of(of_block(side, columns)) for columns in blocks_of(*scored.log_odds.shape)]
+        errors[side] = prior_error(np.sum(sums, axis=0))
+    return drawn
+
+
+def _shrunk_variances(shadows: dict[bool, Side], prior: np.ndarray) -> _OfBlock:
     """Return what gives the shrunk variances [models, block] of a side and a block of examples."""
     of_side = {IN: prior[0], OUT: prior[1]}
 
