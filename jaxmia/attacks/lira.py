@@ -97,7 +97,7 @@ def lira(
         shared = _shrunk_variances(shadows, prior_variances(scores))
     else:
         shared = _global_variances(shadows, location)
-    centres = _centres(shadows, location, scores)
+    centres = None if location == "mean" else _centres(shadows, location, scores)
     no_evidence = np.log(0.5) if offline else 0.0
     statistic, defined = np.empty(log_odds.shape), np.empty(log_odds.shape, bool)
     for columns in blocks_of(*log_odds.shape):
@@ -105,7 +105,7 @@ def lira(
         fits = {
             side: _fit(
                 *scored.block(columns),
-                centres(side, columns),
+                None if centres is None else centres(side, columns),
                 shared(side, columns),
                 per_example=variance == "per_example",
             )
@@ -132,12 +132,20 @@ def _statistic(block: np.ndarray, fits: dict[bool, _Gaussian], calibrated: bool)
 
 
 def _fit(
-    block: np.ndarray, on_side: np.ndarray, centre: np.ndarray, shared: np.ndarray, *, per_example: bool
+    block: np.ndarray,
+    on_side: np.ndarray,
+    centre: np.ndarray | None,
+    shared: np.ndarray,
+    *,
+    per_example: bool,
 ) -> _Gaussian:
-    """Fit a Gaussian to one side's shadows of every target; the shared variance is [models, 1 or block]."""
-    number, _, variance = side_moments(block, on_side)
+    """Fit a Gaussian to one side's shadows of every target, about their mean or another centre.
+
+    The shared variance is [models, 1 or block].
+    """
+    number, mean, variance = side_moments(block, on_side)
     own = per_example & (variance > RESOLUTION**2)
-    return _Gaussian(number > 0, centre, np.where(own, variance, shared))
+    return _Gaussian(number > 0, mean if centre is None else centre, np.where(own, variance, shared))
 
 
 def _global_variances(shadows: dict[bool, Side], location: str) -> _OfBlock:
@@ -161,11 +169,9 @@ def _global_variances(shadows: dict[bool, Side], location: str) -> _OfBlock:
 
 
 def _centres(shadows: dict[bool, Side], location: str, scores: Scores) -> _OfBlock:
-    """Return what gives the centres [models, block] of a side and a block of examples."""
+    """Return what gives the centres [models, block] of a side and a block of examples, other than the mean."""
     if location == "median":
         return lambda side, columns: side_medians(*shadows[side].block(columns))
-    if location == "mean":
-        return lambda side, columns: side_moments(*shadows[side].block(columns)).mean
     (mean_in, mean_out), (variance_in, variance_out) = prior_means(scores), prior_variances(scores)
     prior = {IN: (mean_in, variance_in), OUT: (mean_out, variance_out)}
 
