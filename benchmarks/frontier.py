@@ -179,6 +179,7 @@ class Truth:
         separation: float64[examples].
         noise: mean square of its sampling error.
         allowed: rank correlation that the exact D would have with it, were they spread as the likely ones.
+        rank_error: deviation of that from draw to draw of the truth.
     """
 
     def __init__(self, scores: Scores, likely: np.ndarray) -> None:
@@ -187,7 +188,8 @@ class Truth:
         self.separation = curve.separation
         self.noise = float(np.mean(curve.separation_error**2))
         noise = curve.separation_error * np.random.default_rng(0).normal(size=(32, len(self.separation)))
-        self.allowed = float(np.mean([spearmanr(likely, likely + each)[0] for each in noise]))
+        correlations = [spearmanr(likely, likely + each)[0] for each in noise]
+        self.allowed, self.rank_error = float(np.mean(correlations)), float(np.std(correlations))
 
     @staticmethod
     def tpr(separation: np.ndarray, fpr: float) -> float:
@@ -205,6 +207,7 @@ class Truth:
         found = {
             "error of D": float(np.sqrt(max(square, 0.0))),
             "rank": self.rank(separation),
+            "rank error": self.rank_error / self.allowed,
             "slope": slope,
         }
         ratios = {f"TPR {fpr}": self.tpr(separation, fpr) / self.tpr(self.separation, fpr) for fpr in FPRS}
