@@ -61,6 +61,10 @@ identifiers = "not stated" # direct identifiers in the training data, and what w
 knowledge = "not stated" # what an adversary is reasonably likely to know already
 epsilon = 0.0 # of the differential privacy that the head was trained with; 0: none
 delta = 1e-5
+adjacency = "not stated" # of that guarantee: "add_or_remove_one" or "replace_one"
+# Whether chance alone chose the members among the records, each with the same probability: true or false. A guarantee
+# can be contradicted only then: records that were chosen may differ from others in more than membership.
+randomised = "not stated"
 priors = [0.5, 0.1, 0.01] # shares of members among those that an adversary asks about: how far a call is to be believed
 """
 
@@ -121,16 +125,19 @@ class ContextSettings(Settings):
     epsilon: Annotated[float, Field(ge=0)] = 0.0
     """Of the differential privacy that the head was trained with; 0: none stated."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    adjacency: Literal["add_or_remove_one", "replace_one", "not stated"] = "not stated"
+    """Of that guarantee: see jaxmia.accounting."""
+    randomised: Literal[True, False, "not stated"] = "not stated"
+    """Whether chance alone chose the members among the records, each with the same probability."""
     priors: Annotated[tuple[Prior, ...], Field(min_length=1, strict=False)] = (0.5, 0.1, 0.01)
 
     @property
     def guarantee(self) -> str:
         """The stated differential privacy."""
-        return (
-            f"(ε = {self.epsilon:g}, δ = {self.delta:g})-differential privacy"
-            if self.epsilon
-            else "none stated"
-        )
+        if not self.epsilon:
+            return "none stated"
+        adjacent = "" if self.adjacency == NOT_STATED else f" ({self.adjacency.replace('_', ' ')})"
+        return f"(ε = {self.epsilon:g}, δ = {self.delta:g})-differential privacy{adjacent}"
 
 
 class AuditConfig(Settings):

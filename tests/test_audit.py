@@ -290,6 +290,8 @@ BAD = [
     ({}, ["--set", "fpr=[1e-7]"], "cannot be resolved"),
     ({}, ["--set", 'attack=["lirra"]'], "Did you mean 'lira'"),
     ({}, ["--set", "context.release=everything"], "context.release='everything'"),
+    ({}, ["--set", "context.adjacency=add"], "context.adjacency='add'"),
+    ({}, ["--set", "context.randomised=perhaps"], "input should be True, False or 'not stated'"),
     ({}, ["--set", "heads.file=x"], "unknown key 'heads'"),
     ({}, ["--out", "FILE"], "must be a folder, but it is a file"),
     ({}, ["--out", "FULL"], "must be empty or hold an audit"),
