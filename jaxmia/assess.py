@@ -14,6 +14,7 @@ import pandas as pd
 
 from jaxmia import attacks
 from jaxmia._validate import InputError, check
+from jaxmia.bootstrap import row_intervals
 from jaxmia.config import AttackSettings
 from jaxmia.controls import Control, permuted_control
 from jaxmia.evaluation import (
@@ -30,7 +31,11 @@ from jaxmia.vulnerability import per_example_vulnerability
 
 MIN_MODELS = 3  # a target and two shadows
 _POINT_COLUMNS = tuple(field.name for field in dataclasses.fields(OperatingPoint))
-_COLUMNS = ("attack", *_POINT_COLUMNS[:-2], "auc", "balanced_accuracy", "num_undefined", "status", "reason")
+_INTERVALS = ("interval", "tpr_counted_low", "tpr_counted_high", "tpr_models_low", "tpr_models_high")
+_COLUMNS = (
+    *("attack", *_POINT_COLUMNS[:-2], *_INTERVALS),
+    *("auc", "balanced_accuracy", "num_undefined", "status", "reason"),
+)
 _PER_EXAMPLE_COLUMNS = (
     *("num_in", "num_out", "mean_in", "mean_out", "std_in", "std_out", "separation", "separation_error"),
     *("tpr", "tpr_error", "status", "correction", "inclusion_rate"),
@@ -70,7 +75,7 @@ def assess(
             for evaluation in evaluations
             for fpr in fprs
         ]
-        return _table(pd.DataFrame(rows).assign(status="diverged", reason=reason)).assign(
+        return _table(pd.DataFrame(rows).assign(status="diverged", reason=reason, interval="")).assign(
             epsilon_lower_bound=math.nan
         )
     tables = []
@@ -232,6 +237,10 @@ def result_rows(
 ) -> pd.DataFrame:
     """Return one row per evaluation and FPR of one attack: its OperatingPoint, and what its ROC sums up to.
 
+    tpr_low and tpr_high are the ends of the wider of two 95% intervals, which "interval" names: that of Clopper and
+    Pearson ("clopper_pearson": tpr_counted_low, tpr_counted_high), and the bootstrap of whole models
+    ("bootstrap": tpr_models_low, tpr_models_high; missing for a single target).
+
     Args:
         attack: its label.
         results: what it said, by evaluation.
@@ -253,8 +262,23 @@ def result_rows(
             "num_undefined": int(np.count_nonzero(~defined)),
         }
         points = operating_points(result, fprs, evaluation=evaluation, targets=targets)
-        rows += [facts | dataclasses.asdict(point) for point in points]
+        ends = row_intervals(result, fprs, evaluation=evaluation, targets=targets)
+        rows += [
+            facts | dataclasses.asdict(point) | _intervals(point, *of_models)
+            for point, of_models in zip(points, ends, strict=True)
+        ]
     return _table(pd.DataFrame(rows))
+
+
+def _intervals(point: OperatingPoint, low: float, high: float) -> dict[str, Any]:
+    """Return both intervals of a point, given that of whole models, and the wider one to be shown."""
+    both = {"tpr_counted_low": point.tpr_low, "tpr_counted_high": point.tpr_high}
+    both |= {"tpr_models_low": low, "tpr_models_high": high}
+    if point.status != "ok":
+        return both | {"interval": ""}
+    if high - low > point.tpr_high - point.tpr_low:  # false for NaN
+        return both | {"interval": "bootstrap", "tpr_low": low, "tpr_high": high}
+    return both | {"interval": "clopper_pearson"}
 
 
 def _table(rows: pd.DataFrame) -> pd.DataFrame:

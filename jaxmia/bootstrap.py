@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from jaxmia._validate import check, check_at_least
-from jaxmia.evaluation import AttackResult, allowed_false_positives, checked_arrays, decision_rule
+from jaxmia.evaluation import (
+    AttackResult,
+    Calls,
+    UnresolvedError,
+    allowed_false_positives,
+    checked_arrays,
+    decision_rule,
+)
 
 BLOCK_SIZE = 1024  # ranked scores between two stored partial sums
+ROW_RESAMPLES = 400  # of the intervals in tables: ten of them lie below the lower end
 
 
 def bootstrap_interval(
@@ -42,34 +53,99 @@ def bootstrap_interval(
     check_at_least("seed", seed, 0)
     check_at_least("num_resamples", num_resamples, 1)
     check(0 < confidence < 1, "confidence", confidence, "lie strictly between 0 and 1")
-    statistic, member, _ = checked_arrays(result)
+    member = np.asarray(result.member)
     calls = decision_rule(result, evaluation)(fpr)
-    counted = member[:, calls.counted]
-    has_both = counted.any(axis=1) & ~counted.all(axis=1)
+    has_both = _has_both(member[:, calls.counted])
     check(
         bool(has_both.all()), "models without members or without non-members", int((~has_both).sum()), "be 0"
     )
-    num_models = len(member)
-    draws = np.random.default_rng(seed).multinomial(
-        num_models, np.full(num_models, 1 / num_models), num_resamples
-    )
-    weights = draws.astype(np.float64)  # exact counts, in the type that matrix products are fast in
-    num_members = weights @ np.count_nonzero(counted, axis=1)
+    hits = _hits(result, evaluation)
+    return _percentiles(hits, calls, member, fpr, _weights(len(member), seed, num_resamples), confidence)
+
+
+def row_intervals(
+    result: AttackResult, fprs: Sequence[float], *, evaluation: str, targets: Sequence[int] | None = None
+) -> list[tuple[float, float]]:
+    """Return the 95% bootstrap_interval of each FPR, for rows of a table: seeded by the membership alone.
+
+    Args:
+        result: what the attack said, [models, examples].
+        fprs: fractions.
+        evaluation: as in tpr_at_fpr.
+        targets: the models that are resampled; all by default.
+
+    Returns:
+        Ends (low, high); NaN where the FPR is unresolved, where there is one target alone, or where a target has no
+        members or no non-members.
+    """
+    decide = decision_rule(result, evaluation, targets=targets)
+    rows = slice(None) if targets is None else list(targets)
+    arrays = (result.statistic, result.member, result.defined)
+    chosen = AttackResult(*(np.asarray(array)[rows] for array in arrays))
+    member = chosen.member
+    weights = _weights(len(member), zlib.crc32(np.packbits(member).tobytes()), ROW_RESAMPLES)
+    hits = _hits(chosen, evaluation)
+    intervals = []
+    for fpr in fprs:
+        interval = (math.nan, math.nan)
+        try:
+            calls = decide(fpr)
+        except UnresolvedError:
+            calls = None
+        if calls is not None and len(member) > 1 and _has_both(member[:, calls.counted]).all():
+            interval = _percentiles(hits, calls, member, fpr, weights, 0.95)
+        intervals.append(interval)
+    return intervals
+
+
+_Hits = Callable[[Calls, float, np.ndarray], np.ndarray]  # calls, FPR, weights: members called [resamples]
+
+
+def _hits(result: AttackResult, evaluation: str) -> _Hits:
+    """Return the function to the weighted number of members called; what no FPR changes is computed once, here."""
+    statistic, member, _ = checked_arrays(result)
     if evaluation == "pooled":
-        hits = _pooled_true_positives(statistic, member, fpr=fpr, weights=weights)
-    else:
-        hits = weights @ np.count_nonzero(calls.called[:, calls.counted] & counted, axis=1)
+        ranked = (_rank(statistic, member), _rank(statistic, ~member))
+        num_nonmembers = np.count_nonzero(~member, axis=1)
+        return lambda calls, fpr, weights: _pooled_true_positives(
+            *ranked, fpr=fpr, num_nonmembers=num_nonmembers, weights=weights
+        )
+
+    def hits(calls: Calls, fpr: float, weights: np.ndarray) -> np.ndarray:
+        called = calls.called[:, calls.counted] & member[:, calls.counted]
+        return np.asarray(weights @ np.count_nonzero(called, axis=1))
+
+    return hits
+
+
+def _percentiles(
+    hits: _Hits, calls: Calls, member: np.ndarray, fpr: float, weights: np.ndarray, confidence: float
+) -> tuple[float, float]:
+    """Return the ends of the interval of the TPR over the resamples."""
+    num_members = weights @ np.count_nonzero(member[:, calls.counted], axis=1)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(hits / num_members, [tail, 1 - tail])
+    low, high = np.quantile(hits(calls, fpr, weights) / num_members, [tail, 1 - tail])
     return float(low), float(high)
 
 
+def _has_both(member: np.ndarray) -> np.ndarray:
+    """Return whether each model [models] has members and non-members."""
+    return np.asarray(member.any(axis=1) & ~member.all(axis=1))
+
+
+def _weights(num_models: int, seed: int, num_resamples: int) -> np.ndarray:
+    """Return how often each resample has each model, [resamples, models]."""
+    draws = np.random.default_rng(seed).multinomial(
+        num_models, np.full(num_models, 1 / num_models), num_resamples
+    )
+    return draws.astype(np.float64)  # exact counts, in the type that matrix products are fast in
+
+
 def _pooled_true_positives(
-    statistic: np.ndarray, member: np.ndarray, *, fpr: float, weights: np.ndarray
+    members: _Ranked, nonmembers: _Ranked, *, fpr: float, num_nonmembers: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
     """Return the weighted number of members called, [resamples], at each resample's own pooled threshold."""
-    members, nonmembers = (_rank(statistic, mask) for mask in (member, ~member))
-    allowed = allowed_false_positives(fpr, weights @ np.count_nonzero(~member, axis=1))
+    allowed = allowed_false_positives(fpr, weights @ num_nonmembers)
     one_too_many = nonmembers.scores[nonmembers.first_beyond(weights, allowed)]
     num_above = len(members.scores) - np.searchsorted(members.scores[::-1], one_too_many, side="right")
     return members.weight_of_first(weights, num_above)

@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from scipy.stats import binom, norm
 
-from jaxmia.assess import assess
+from jaxmia.assess import assess, result_rows, rocs
 from jaxmia.config import AttackSettings
 from jaxmia.ensemble import train_ensemble
+from jaxmia.evaluation import AttackResult, clopper_pearson
 from jaxmia.features import candidate_pool, demo_features
 from jaxmia.membership import draw_membership
 from jaxmia.scores import score
@@ -52,3 +54,59 @@ def test_the_z_form_keeps_the_options_of_the_attack(trained):
     settings = [AttackSettings(name="lira", variance="global"), AttackSettings(name="lira")]
     rows = assess(settings, trained, fprs=[0.2], evaluations=["calibrated"])
     assert rows["tpr"].nunique() == 2
+
+
+def planted(rows, deviation, *, seed=5):
+    """Statistics whose members stand 1.5 above non-members, give or take a deviation of each model."""
+    rng = np.random.default_rng(seed)
+    member = rng.random((rows, 400)) < 0.5
+    shift = 1.5 + deviation * rng.normal(size=(rows, 1))
+    return AttackResult(rng.normal(size=member.shape) + shift * member, member, np.ones_like(member))
+
+
+def rows_of(result, **options):
+    results = {"pooled": result}
+    return result_rows("planted", results, rocs(results, **options), fprs=[0.1, 0.0001], **options)
+
+
+def the_same_model_again():
+    one = planted(1, 0.0)
+    return AttackResult(*(np.tile(array, (40, 1)) for array in (one.statistic, one.member, one.defined)))
+
+
+@pytest.mark.parametrize(
+    ("result", "wider"), [(the_same_model_again(), "clopper_pearson"), (planted(40, 1.0), "bootstrap")]
+)
+def test_the_wider_of_two_intervals_is_the_one_shown(result, wider):
+    """Models that differ in what they give away: an interval that takes scores as independent is far too narrow."""
+    row, unresolved = (row for _, row in rows_of(result).iterrows())
+    widths = {
+        "clopper_pearson": row["tpr_counted_high"] - row["tpr_counted_low"],
+        "bootstrap": row["tpr_models_high"] - row["tpr_models_low"],
+    }
+    assert row["interval"] == wider == max(widths, key=widths.get)
+    assert row["tpr_high"] - row["tpr_low"] == widths[wider]
+    counted = clopper_pearson(row["true_positives"], row["num_members"])
+    assert (row["tpr_counted_low"], row["tpr_counted_high"]) == counted
+    assert unresolved["interval"] == ""
+    assert np.isnan(unresolved["tpr_low"])
+
+
+def test_a_single_target_has_no_interval_over_models():
+    row = rows_of(planted(40, 1.0), targets=[3]).iloc[0]
+    assert row["interval"] == "clopper_pearson"
+    assert np.isnan(row["tpr_models_low"])
+
+
+def test_the_wider_interval_covers_where_models_differ():
+    """100 draws of 40 models: Clopper and Pearson's interval covers few of them, the one shown nearly all."""
+    truth = norm.cdf((norm.ppf(0.1) + 1.5) / np.sqrt(2))  # of a new model: its shift is N(1.5, 1)
+    rows = [rows_of(planted(40, 1.0, seed=seed)).iloc[0] for seed in range(100)]
+    covered = {
+        name: sum(row[f"{name}_low"] <= truth <= row[f"{name}_high"] for row in rows)
+        for name in ("tpr", "tpr_counted")
+    }
+    assert covered["tpr_counted"] < 50
+    assert covered["tpr"] >= binom.ppf(
+        1e-3, 100, 0.92
+    )  # percentile intervals of 40 models cover a little less

@@ -1,10 +1,12 @@
+import zlib
+
 import numpy as np
 import pytest
 import scipy.stats
 from references_evaluation import gaussian_result, result_of
 
 from jaxmia._validate import InputError
-from jaxmia.bootstrap import bootstrap_interval
+from jaxmia.bootstrap import ROW_RESAMPLES, bootstrap_interval, row_intervals
 from jaxmia.evaluation import CALIBRATED, EVALUATIONS, tpr_at_fpr
 from tests import references_evaluation as references
 
@@ -104,3 +106,23 @@ def test_bad_requests_are_refused():
     member[1] = False
     with pytest.raises(InputError, match="models without members or without non-members=1"):
         bootstrap_interval(result_of(result.statistic, member), 0.1, evaluation="pooled", seed=0)
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_intervals_of_rows_are_those_of_each_fpr(evaluation):
+    models, examples = (70, 15) if evaluation in CALIBRATED else (6, 56)
+    result = gaussian_result(35, models=models, examples=examples)
+    seed = zlib.crc32(np.packbits(result.member).tobytes())
+    found = row_intervals(result, [0.5, 1e-6], evaluation=evaluation)
+    alone = bootstrap_interval(result, 0.5, evaluation=evaluation, seed=seed, num_resamples=ROW_RESAMPLES)
+    assert found[0] == alone
+    assert np.isnan(found[1]).all()  # unresolved
+
+
+def test_intervals_of_rows_are_of_the_targets_alone():
+    result = gaussian_result(36, models=30, examples=40)
+    rows = list(range(12))
+    chosen = result_of(result.statistic[rows], result.member[rows])
+    by_rows = row_intervals(result, [0.5], evaluation="pooled", targets=rows)
+    assert by_rows == row_intervals(chosen, [0.5], evaluation="pooled")
+    assert np.isnan(row_intervals(result, [0.5], evaluation="pooled", targets=[3])).all()

@@ -23,6 +23,7 @@ from jaxmia.report.laws import published_blocks
 from jaxmia.report.privacy import bounds_table
 from jaxmia.report.records import EXTRAPOLATED, RecordsOf, blocks_of_records
 from jaxmia.report.shared import (
+    INTERVALS,
     WHITE_BOX_ASSUMES,
     best_of,
     chance_table,
@@ -313,8 +314,8 @@ def _attack_table(results: pd.DataFrame, fprs: list[float], title: str) -> Table
         ("attack", "evaluation", *(f"TPR at FPR {fpr:g}" for fpr in fprs)),
         tuple(rows),
         "per_target: one threshold in the model. pooled: one for all models. calibrated: every record at the"
-        " FPR itself, by its own shadows' scores (calibrated_empirical: by ranks). Intervals: 95%, of Clopper"
-        " and Pearson.",
+        " FPR itself, by its own shadows' scores (calibrated_empirical: by ranks). Intervals: 95%,"
+        f" {INTERVALS}; of one model, Clopper and Pearson's.",
         sortable=True,
     )
 

@@ -21,6 +21,9 @@ _OTHER_ATTACKS = (
 )
 
 
+INTERVALS = (
+    "the wider of Clopper and Pearson's, which takes scores as independent, and a bootstrap of whole models"
+)
 WHITE_BOX_ASSUMES = (
     "White-box attacks assume an adversary who has the weights, knows the candidates (records among which all training"
     " records are) with their features and labels, and the recipe with its λ."
@@ -83,7 +86,7 @@ def declared_rows(
             "non-member scores": nonmembers,
             "rule of resolution": "an FPR f needs 10/f non-member scores; below, no number is given",
             "not resolved": " ".join(unresolved) or "none",
-            "intervals": "95%: Clopper and Pearson for counted rates, which take scores as independent; delta"
+            "intervals": f"95%: {INTERVALS} for counted rates; delta"
             " method of each record's separation, Bonferroni over records for the largest",
             "priors": ", ".join(f"{prior:g}" for prior in priors),
             "seeds": seeds,

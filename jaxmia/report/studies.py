@@ -296,7 +296,7 @@ def _results(study: Study, context: ContextSettings, records: list[RecordsOf]) -
         ("cell", "attack", "evaluation", "AUC", *(f"TPR at FPR {fpr:g}" for fpr in study.fprs)),
         tuple(rows),
         "pooled: one threshold for all records. calibrated: every record at the FPR itself. Medians over seeds"
-        " with the outermost ends of their 95% intervals (Clopper and Pearson). Members are parts of one pool,"
+        " with the outermost ends of their 95% intervals. Members are parts of one pool,"
         " which inflates what attacks reach against fresh draws; the correction applied is named under"
         " “Declared in advance”.",
         sortable=True,
