@@ -28,6 +28,7 @@ from jaxmia import attacks
 from jaxmia.audit import run_audit
 from jaxmia.audit_config import AuditConfig
 from jaxmia.config import load_config
+from jaxmia.contrasts import objective_ridge
 from jaxmia.evaluation import calibrated_p_values
 from jaxmia.experiment import run_experiment
 from jaxmia.external import scores_from_arrays
@@ -92,7 +93,11 @@ def compare(
     features = {"features": pool.features, "labels": pool.labels, "class_names": np.array(pool.class_names)}
     np.savez(folder / "pool.npz", **features, member=member[0])
     np.savez(folder / "head.npz", logits=released)
-    recipe = {"steps": STEPS, "schedule": "cosine", "weight_decay": 2 * arguments.ridge / len(pool.labels)}
+    recipe = {
+        "steps": STEPS,
+        "schedule": "cosine",
+        "weight_decay": 2 * objective_ridge(arguments.ridge, pool.num_classes) / len(pool.labels),
+    }
     found: dict[str, pd.DataFrame] = {}
     for name, train in (("audit, recipe given", recipe), ("audit, recipe fitted", {"match": True})):
         config = AuditConfig.model_validate(

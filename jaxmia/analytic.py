@@ -7,7 +7,8 @@ has it and adapts to it, and the inverse varies. So both are found together, sel
 candidate in question: the cavity method of statistical physics, in random matrix theory a deterministic equivalent.
 With B_i the block of record i in the average inverse without it:
 
-- mean logits u_i, u_in = u_i - (1 - r) B_i g(u_in): the average head solves sum_i r g(u_in,i) ⊗ x_i + ridge V = 0;
+- mean logits u_i, u_in = u_i - (1 - r) B_i g(u_in): the average head solves sum_i r g(u_in,i) ⊗ x_i + ridge V = 0
+  (twice the ridge with two classes, see jaxmia.contrasts.penalties);
 - weights W_i = r Gamma_i (I + B_i Gamma_i)⁻¹ at u_in: the average inverse is that of sum_i W_i ⊗ x_i x_iᵀ + ridge I.
 """
 
@@ -24,7 +25,7 @@ from jaxtyping import Array, Float
 from scipy.stats import norm
 
 from jaxmia._validate import check, check_fpr
-from jaxmia.contrasts import basis, curvature, errors, from_params, with_bias
+from jaxmia.contrasts import basis, curvature, errors, from_params, penalties, with_bias
 from jaxmia.converged import converged_head
 from jaxmia.features import FeatureSet, in_span
 from jaxmia.influence import (
@@ -124,7 +125,7 @@ def analytic_vulnerability(
 
     Args:
         pool: the candidates.
-        ridge: lambda, above 0.
+        ridge: lambda, above 0: scikit-learn's 1 / C.
         inclusion_rate: r.
         memory: bytes for the Hessian, its factor and inverse; 8 GiB by default.
 
@@ -200,7 +201,7 @@ def _step(average: _Average, inputs: Array, one_hot: Array, ridge: Array, rate: 
     """One step towards the average head and the blocks."""
     directions = jnp.asarray(basis(one_hot.shape[1]))
     with jax.default_matmul_precision("highest"):
-        penalty = jnp.full(inputs.shape[1], ridge, inputs.dtype).at[-1].set(0.0)
+        penalty = penalties(ridge, one_hot.shape[1], inputs)
 
         def member(mean: Array, block: Array, label: Array) -> Array:
             return added(mean, block, label, directions, 1 - rate)

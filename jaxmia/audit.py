@@ -33,6 +33,7 @@ from jaxmia.assess import (
 from jaxmia.attack_run import AttackRun, write_attacks
 from jaxmia.audit_config import AuditConfig, load_audit
 from jaxmia.config import AttackSettings, ExperimentConfig, TrainSettings
+from jaxmia.contrasts import objective_ridge
 from jaxmia.decisions import call_members, conformal_p_values
 from jaxmia.ensemble import ShadowEnsemble, train_ensemble
 from jaxmia.evaluation import calibrated_p_values
@@ -439,7 +440,8 @@ def _weights_say(
     member = np.concatenate([records.member[None], shadows["member"]])
     masks = MembershipMasks(jnp.asarray(member), jnp.arange(len(member)), "bernoulli", records.inclusion_rate)
     together = ShadowEnsemble({"params": weights}, masks)
-    decay = train.weight_decay + train.ridge / (records.inclusion_rate * len(records.member))
+    ridge = objective_ridge(train.ridge, records.data.num_classes)
+    decay = train.weight_decay + ridge / (records.inclusion_rate * len(records.member))
     return white_box(together, records.data, weight_decay=decay, methods=methods)
 
 

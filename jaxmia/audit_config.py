@@ -45,7 +45,7 @@ bias = ""
 
 [train]
 # How the head was trained, as in an experiment file: optimizer, steps, batch_size, learning_rate, weight_decay, ...
-# scikit-learn's LogisticRegression is optimizer = "newton" with ridge = 1 / C, and nothing else.
+# scikit-learn's LogisticRegression is optimizer = "newton" with ridge = 1 / C, for two classes too.
 # Without a recipe, one is fitted: shadows' scores on members and non-members come as near the head's as they can.
 match = true
 

@@ -270,7 +270,7 @@ def triage(
         str, typer.Argument(metavar="FEATURES", help="An .npz of features and labels, or demo.")
     ],
     ridge: Annotated[
-        float, typer.Option(help="lambda of the summed loss; scikit-learn's C is 1 / lambda.")
+        float, typer.Option(help="1 / C of scikit-learn's LogisticRegression, for two classes too.")
     ] = 1.0,
     inclusion_rate: Annotated[float, typer.Option(help="Share of the records that a head trains on.")] = 0.5,
     fpr: Annotated[

@@ -89,7 +89,7 @@ class TrainSettings(Settings):
     """"newton" trains to the minimum of the summed loss + ridge / 2 * ||kernel||^2, in at most so many steps, as
     scikit-learn's LogisticRegression with C = 1 / ridge; it takes the full batch and no learning rate."""
     ridge: Annotated[float, Field(ge=0)] = 0.0
-    """Of newton, above 0."""
+    """Of newton, above 0: 1 / C, for two classes too (the penalty is of the one row w_1 - w_0 of scikit-learn)."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-7
     """Of newton: the norm of the objective's gradient at which a head is done, over the number of members times the
     root mean square norm of their features (with the bias's 1)."""
@@ -104,7 +104,7 @@ class TrainSettings(Settings):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Of sgd."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """L2 coefficient: mean loss + weight_decay / 2 * ||kernel||^2."""
+    """L2 coefficient: mean loss + weight_decay / 2 * ||kernel||^2, over the rows of all classes, also of two."""
     products: Literal["float32", "bfloat16"] = "float32"
     """In what the two matrix products of a step multiply; they accumulate in float32. "bfloat16" takes about half of
     the time where the processor has such arithmetic, and moves scores by less than a tenth of what a seed does."""

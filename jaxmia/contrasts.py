@@ -8,6 +8,8 @@ lost.
 
 from __future__ import annotations
 
+from typing import overload
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,26 @@ def basis(num_classes: int) -> Float[np.ndarray, "classes rest"]:
 def with_bias(features: Float[Array, "examples dim"]) -> Float[Array, "examples inputs"]:
     """The features and a constant 1 after them, which takes the bias."""
     return jnp.pad(features, ((0, 0), (0, 1)), constant_values=1.0)
+
+
+def penalties(
+    ridge: float | Array, num_classes: int, inputs: Float[Array, "examples inputs"]
+) -> Float[Array, "inputs"]:
+    """The ridge of every input of a head V; the bias, the last, has none.
+
+    ridge is scikit-learn's 1 / C. With two classes scikit-learn has one row of weights w, the difference of ours, and
+    penalises ridge / 2 ||w||^2: that is ridge ||V||^2, since our two rows are -w / 2 and w / 2.
+    """
+    return jnp.full(inputs.shape[1], objective_ridge(ridge, num_classes), inputs.dtype).at[-1].set(0.0)
+
+
+@overload
+def objective_ridge(ridge: float, num_classes: int) -> float: ...
+@overload
+def objective_ridge(ridge: float | Array, num_classes: int) -> float | Array: ...
+def objective_ridge(ridge: float | Array, num_classes: int) -> float | Array:
+    """The factor of ||kernel||^2 / 2 over all rows that scikit-learn's ridge = 1 / C stands for."""
+    return ridge * (2.0 if num_classes == 2 else 1.0)
 
 
 def from_params(params: Params) -> Float[Array, "*models rest inputs"]:

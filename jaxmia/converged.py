@@ -1,8 +1,10 @@
 """Heads trained to the minimum of their ridge objective, by Newton's method with conjugate gradients.
 
-The objective of one head is the cross-entropy summed over its members + ridge / 2 ||kernel||^2; the bias is free. It
-is that of scikit-learn's LogisticRegression with C = 1 / ridge. Every product is one with features that all models
-share, so that under vmap a step of all heads is two large matrix products, as in ordinary training.
+The objective of one head is the cross-entropy summed over its members + ridge / 2 ||kernel||^2; the bias is free. With
+two classes, for which scikit-learn has one row of weights, the penalty is that of this row, ridge / 2 ||w_1 - w_0||^2.
+So it is the objective of scikit-learn's LogisticRegression with C = 1 / ridge, whatever the number of classes. Every
+product is one with features that all models share, so that under vmap a step of all heads is two large matrix products,
+as in ordinary training.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxmia.contrasts import basis, from_params, to_params, with_bias
+from jaxmia.contrasts import basis, from_params, objective_ridge, penalties, to_params, with_bias
 from jaxmia.heads import Params
 
 _FORCING = (
@@ -59,7 +61,7 @@ def converged_head(
         features: of all candidates.
         labels: of all candidates, 0 .. num_classes - 1.
         num_classes: C.
-        ridge: lambda, above 0.
+        ridge: lambda, above 0: 1 / C of scikit-learn.
         steps: of Newton's method at most.
         tolerance: largest stationarity (as below) at which a head is done.
 
@@ -68,9 +70,10 @@ def converged_head(
     """
     inputs, counted = with_bias(features), member.astype(features.dtype)
     directions, one_hot = jnp.asarray(basis(num_classes)), jax.nn.one_hot(labels, num_classes, axis=0)
-    penalty = jnp.full(inputs.shape[1], ridge, inputs.dtype).at[-1].set(0.0)
+    penalty = penalties(ridge, num_classes, inputs)
     members = jnp.maximum(counted.sum(), 1.0)
     largest = tolerance * _scale(counted, inputs)
+    stiffness = objective_ridge(ridge, num_classes)
 
     def logits(head: Array) -> Array:
         return directions @ (head @ inputs.T)
@@ -90,7 +93,9 @@ def converged_head(
             mean = directions.T @ (shares * counted)
             total = (directions.T * (shares @ counted)) @ directions - mean @ mean.T
             curvatures, rotation = jnp.linalg.eigh(total / members)
-            diagonal = jnp.maximum(curvatures, 1e-6)[:, None] * (members * jnp.maximum(moments, 0.0)) + ridge
+            diagonal = (
+                jnp.maximum(curvatures, 1e-6)[:, None] * (members * jnp.maximum(moments, 0.0)) + stiffness
+            )
 
             def preconditioned(residual: Array) -> Array:
                 return rotation @ (((rotation.T @ residual) @ axes) / diagonal) @ axes.T
@@ -173,8 +178,8 @@ def stationarity(
     with jax.default_matmul_precision("highest"):
         logits = directions @ (head @ inputs.T)
         weights = jax.nn.softmax(logits, axis=0) - jax.nn.one_hot(labels, len(logits), axis=0)
-        penalised = head.at[:, -1].set(0.0)
-        total = (directions.T @ (weights * counted)) @ inputs + ridge * penalised
+        penalty = penalties(ridge, len(logits), inputs)
+        total = (directions.T @ (weights * counted)) @ inputs + penalty * head
     return jnp.linalg.norm(total) / _scale(counted, inputs)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxmia._validate import InputError, check, check_choice
-from jaxmia.contrasts import basis, curvature, errors, from_params, with_bias
+from jaxmia.contrasts import basis, curvature, errors, from_params, penalties, with_bias
 from jaxmia.converged import stationarity
 from jaxmia.ensemble import ShadowEnsemble
 from jaxmia.features import FeatureSet, in_span
@@ -108,7 +108,7 @@ def _flipped(
         blocks = shared
         if blocks is None:
             weights = jax.vmap(curvature, in_axes=(0, None))(contrasts, directions) * counted[:, None, None]
-            inverse = inverse_hessian(weights, inputs, _penalty(inputs, ridge))
+            inverse = inverse_hessian(weights, inputs, penalties(ridge, len(directions), inputs))
             blocks = without_own(blocks_of_records(inverse, inputs), weights)
 
         def other(contrast: Array, block: Array, label: Array, inside: Array) -> Array:
@@ -131,12 +131,8 @@ def _pool_blocks(
     with jax.default_matmul_precision("highest"):
         contrasts = inputs @ jnp.mean(heads, axis=0).T
         weights = inclusion_rate * jax.vmap(curvature, in_axes=(0, None))(contrasts, directions)
-        inverse = inverse_hessian(weights, inputs, _penalty(inputs, ridge))
+        inverse = inverse_hessian(weights, inputs, penalties(ridge, len(directions), inputs))
         return without_own(blocks_of_records(inverse, inputs), weights)
-
-
-def _penalty(inputs: Float[Array, "examples inputs"], ridge: float | Array) -> Float[Array, "inputs"]:
-    return jnp.full(inputs.shape[1], ridge, inputs.dtype).at[-1].set(0.0)
 
 
 def _check_converged(
@@ -175,7 +171,7 @@ def _newton_move(
     directions = jnp.asarray(basis(head.shape[0] + 1))
     one_hot, counted = jax.nn.one_hot(labels, head.shape[0] + 1), member.astype(inputs.dtype)
     with jax.default_matmul_precision("highest"):
-        contrasts, penalty = inputs @ head.T, _penalty(inputs, ridge)
+        contrasts, penalty = inputs @ head.T, penalties(ridge, len(directions), inputs)
         weights = jax.vmap(curvature, in_axes=(0, None))(contrasts, directions) * counted[:, None, None]
         own = jax.vmap(errors, in_axes=(0, 0, None))(contrasts, one_hot, directions) * counted[:, None]
         gradient = own.T @ inputs + penalty * head

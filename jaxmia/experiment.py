@@ -32,6 +32,7 @@ from jaxmia.assess import (
 )
 from jaxmia.auditing import median_epsilon_lower_bound
 from jaxmia.config import ExperimentConfig, load_config, parse_config
+from jaxmia.contrasts import objective_ridge
 from jaxmia.counterfactual import paired_scores
 from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, train_ensemble
 from jaxmia.evaluation import AttackResult
@@ -442,7 +443,7 @@ class GridRun:
         """The statistics of all heads of a cell that white-box attacks read, or None if there are no such attacks."""
         methods = white_box_methods(self.config.attack)
         train = self.settings(cell).train
-        decay = train.weight_decay + train.ridge / (cell.classes * cell.shots)
+        decay = train.weight_decay + objective_ridge(train.ridge, cell.classes) / (cell.classes * cell.shots)
         return white_box(heads, pool.data, weight_decay=decay, methods=methods) if methods else None
 
     def score_pieces(self, cell: Cell, pool: CandidatePool, bar: GridProgress, repaired: list[str]) -> None:

@@ -128,13 +128,14 @@ class Hyperparams:
     Attributes:
         learning_rate: peak step size.
         momentum: of sgd; adam ignores it.
-        weight_decay: L2 coefficient: the objective is the mean member loss + weight_decay / 2 * ||kernel||^2. None is
-            0, and saves reading the kernel twice more at every step: train_ensemble puts it for 0.
+        weight_decay: L2 coefficient: the objective is the mean member loss + weight_decay / 2 * ||kernel||^2, over the
+            rows of all classes, also of two (scikit-learn's C is 1 / (weight_decay members), twice this for two). None
+            is 0, and saves reading the kernel twice more at every step: train_ensemble puts it for 0.
         sampling_rate: q of Poisson sampling; 1 without it.
         clipping_norm: c of private training, the largest L2 norm of one example's gradient; else None.
         noise_multiplier: sigma of private training, the noise's standard deviation over clipping_norm; else None.
-        ridge: lambda of "newton", above 0: the objective is the summed member loss + ridge / 2 * ||kernel||^2; else
-            None.
+        ridge: lambda of "newton", above 0: the objective is the summed member loss + ridge / 2 * ||kernel||^2, with two
+            classes + ridge / 2 * ||w_1 - w_0||^2: scikit-learn's with C = 1 / ridge; else None.
         steps: of this head, at most TrainConfig.steps; the cosine schedule decays over them. None is TrainConfig.steps.
     """
 

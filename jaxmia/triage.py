@@ -51,7 +51,8 @@ def triage_features(
 
     Args:
         source: "demo" or an .npz of features and labels, and ids of the records if it has them.
-        ridge: lambda of the summed loss: scikit-learn's LogisticRegression with C = 1 / ridge.
+        ridge: lambda of the summed loss: scikit-learn's LogisticRegression with C = 1 / ridge, for two
+            classes too.
         inclusion_rate: share of the records that a head trains on.
         fpr: fractions.
         classes: with shots: take the largest C classes, and 2 S records of each at random; by default all records.

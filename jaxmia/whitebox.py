@@ -103,7 +103,8 @@ def white_box(
         ensemble: linear heads, at least 3 with finite weights.
         pool: the candidates.
         weight_decay: of the recipe: mean member loss + weight_decay / 2 ‖kernel‖², as in jaxmia.training. A summed
-            loss with λ / 2 ‖kernel‖² has weight_decay = λ / members.
+            loss with λ / 2 ‖kernel‖² has weight_decay = λ / members; λ = objective_ridge(1 / C) of
+            jaxmia.contrasts for scikit-learn's C.
         methods: of METHODS.
 
     Returns:

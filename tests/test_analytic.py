@@ -117,6 +117,21 @@ def test_agrees_with_shadows_on_real_features(against_shadows):
         )
 
 
+def test_two_classes_agree_with_shadows_of_the_same_ridge():
+    """Half or twice the penalty moves the mean separation by a fifth and more."""
+    pool = candidate_pool(demo_features(), classes=2, shots=16, key=jax.random.key(0), test_per_class=0).data
+    masks = draw_membership(jax.random.key(1), pool.labels, num_models=512)
+    shadows = train_ensemble(
+        jax.random.key(2), pool, masks, Hyperparams(0.1, weight_decay=None, ridge=1.0), NEWTON
+    )
+    found = analytic_vulnerability(pool, ridge=1.0).separation
+    halved = analytic_vulnerability(pool, ridge=0.5).separation
+    curve = per_example_vulnerability(score(shadows, pool), 0.01)
+    bound = 0.03 + 3 * np.sqrt(np.mean(curve.separation_error**2) / len(found))
+    assert abs(found.mean() / curve.separation.mean() - 1) < bound
+    assert abs(halved.mean() / curve.separation.mean() - 1) > 2 * bound
+
+
 def test_attack_without_shadows_finds_what_a_thousand_find(against_shadows):
     found, scores = against_shadows
     result = attacks.analytic(scores.replace(**found.prior()))

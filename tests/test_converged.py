@@ -73,6 +73,25 @@ def test_newton_finds_the_minimum(ridge, dim):
         )
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("ridge", [0.1, 100.0])
+def test_ridge_is_scikit_learns_for_any_number_of_classes(classes, ridge):
+    linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    pool = small_pool(classes=classes)
+    masks = draw_membership(jax.random.key(1), pool.labels, num_models=1)
+    inside = np.asarray(masks.member[0])
+    params = jax.tree.map(np.asarray, trained(pool, masks, ridge).params["params"])
+    theirs = linear.LogisticRegression(C=1 / ridge, tol=1e-10, max_iter=10_000)
+    theirs.fit(pool.features[inside].astype(float), pool.labels[inside])
+    kernel, bias = params["kernel"][0], params["bias"][0]
+    if classes == 2:  # one row of weights: the logit of class 1 against class 0
+        kernel, bias = kernel[1:] - kernel[:1], bias[1:] - bias[:1]
+    else:
+        theirs.intercept_ -= theirs.intercept_.mean()
+    np.testing.assert_allclose(kernel, theirs.coef_, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(bias, theirs.intercept_, rtol=2e-4, atol=2e-4)
+
+
 def test_a_large_ridge_leaves_one_gradient_step():
     # As the kernel vanishes the bias becomes the log of the members' class shares, and the kernel minus the gradient
     # there over the ridge; what is left out is of second order in 1 / ridge.

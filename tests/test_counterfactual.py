@@ -76,12 +76,14 @@ def test_adding_undoes_removing(size):
     np.testing.assert_allclose(added(half, block, jnp.eye(4)[1], directions, 0.5), inside, atol=1e-3)
 
 
-@pytest.mark.parametrize(("ridge", "dim"), [(3.0, 5), (100.0, 5), (100.0, 100)])
-def test_flips_are_what_training_without_or_with_the_record_gives(ridge, dim):
+@pytest.mark.parametrize(
+    ("ridge", "dim", "classes"), [(3.0, 5, 3), (3.0, 5, 2), (100.0, 5, 3), (100.0, 100, 3)]
+)
+def test_flips_are_what_training_without_or_with_the_record_gives(ridge, dim, classes):
     # The rest of the objective is taken as quadratic between the two heads. Where no other record's logits move by
     # more than t, its curvature there is within a factor exp(2 t) of the one used (a softmax's curvature changes by no
     # more), and so is the effect.
-    pool = small_pool(dim=dim)
+    pool = small_pool(dim=dim, classes=classes)
     masks = draw_membership(jax.random.key(1), pool.labels, num_models=2)
     ensemble = trained(pool, masks, ridge, EXACT)
     paired = paired_scores(ensemble, pool, ridge=ridge)
