@@ -28,7 +28,9 @@ from jaxmia.experiment import draw_pool
 from jaxmia.features import FeatureSet, load_features
 from jaxmia.laws import fit_laws, laws_elsewhere, load_quantiles
 from jaxmia.membership import draw_membership
-from jaxmia.power_law import PowerLaw, PowerLawFit, published_lines, required_shots
+from jaxmia.power_law import PowerLaw, PowerLawFit
+from jaxmia.published import published_lines
+from jaxmia.required import required_shots
 from jaxmia.scores import Scores
 from jaxmia.store import Cell, load_json, load_results, read_tables
 from jaxmia.theory import class_mean_heads, pool_moments, threshold_tpr

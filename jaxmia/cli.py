@@ -564,7 +564,8 @@ def predict(
 ) -> None:
     """Predict from a law: vulnerability at S shots, or the shots at which attacks find no more than ε lets them."""
     from jaxmia.laws import laws_from_json
-    from jaxmia.power_law import LawOf, PowerLawFit, published_lines
+    from jaxmia.power_law import LawOf, PowerLawFit
+    from jaxmia.published import published_lines
     from jaxmia.store import load_json
     from jaxmia.tables import prediction_tables, published_tables, required_tables
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from jaxmia._validate import InputError, check_choice
-from jaxmia.power_law import DEFAULT_RECIPE, PER_RECORD, LawOf, PowerLawFit, fit_power_law
+from jaxmia.power_law import DEFAULT_RECIPE, PER_RECORD, SATURATED_TPR, LawOf, PowerLawFit, fit_power_law
 from jaxmia.store import json_number, load_results, read_tables
-from jaxmia.vulnerability import QUANTILES, tpr_quantile
+from jaxmia.vulnerability import QUANTILES, VulnerabilityQuantile, tpr_quantile
 
 _CELL = ("dataset", "recipe", "classes", "shots", "seed", "epsilon")
 _LAW = ("attack", "evaluation", "epsilon", "recipe")
@@ -45,7 +45,8 @@ def load_quantiles(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[
 
     Returns:
         One row per cell, FPR and quantile, with the columns of a cell and attack ("per record"), evaluation
-        ("quantile 0.99", ..., "maximum"), fpr, tpr, advantage, status and reason: a quantile q needs 1/(1 - q) records.
+        ("quantile 0.99", ..., "maximum"), fpr, tpr, advantage, status and reason: a quantile q needs 1/(1 - q) records,
+        and is "saturated" from TPR 0.99 on.
 
     Raises:
         InputError: if there are none, or they cannot be read.
@@ -65,7 +66,7 @@ def quantile_rows(per_example: pd.DataFrame) -> list[dict[str, Any]]:
         fpr = float(records["fpr"].iloc[0])
         ordered = np.sort(records["tpr"][records["status"] == "ok"].to_numpy())
         for level in QUANTILES:
-            quantile = tpr_quantile(ordered, level)
+            quantile = _named_saturated(tpr_quantile(ordered, level))
             rows.append(
                 dict(zip((*_CELL, "fpr"), key, strict=True))
                 | {"attack": PER_RECORD, "evaluation": "maximum" if level == 1 else f"quantile {level:g}"}
@@ -73,6 +74,13 @@ def quantile_rows(per_example: pd.DataFrame) -> list[dict[str, Any]]:
                 | {"status": quantile.status, "reason": quantile.reason}
             )
     return rows
+
+
+def _named_saturated(quantile: VulnerabilityQuantile) -> VulnerabilityQuantile:
+    """Mark a quantile that the ceiling at 1 determines."""
+    if quantile.status != "ok" or quantile.tpr < SATURATED_TPR:
+        return quantile
+    return quantile._replace(status="saturated", reason=f"TPR is {SATURATED_TPR:g} or more")
 
 
 def laws_elsewhere(results: pd.DataFrame, held_out: Sequence[str] | None = None) -> pd.DataFrame:

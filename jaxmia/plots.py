@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxmia.evaluation import MIN_FALSE_POSITIVES, Roc
-from jaxmia.power_law import LawOf, PowerLaw, PowerLawFit, published_lines
+from jaxmia.power_law import LawOf, PowerLaw, PowerLawFit
+from jaxmia.published import published_lines
 
 COLOURS = (
     "#0072b2",

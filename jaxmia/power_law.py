@@ -1,4 +1,4 @@
-"""The power law between vulnerability and examples per class: fit, predict, required shots, published lines.
+"""The power law between vulnerability and examples per class: fit and predict.
 
 log10(TPR - FPR) = slope_shots log10 S + slope_classes log10 C + intercept, one law per FPR: Tobaben, Ito,
 Jälkö, He and Honkela 2025 (arXiv 2402.06674). NumPy, pandas and statsmodels only: serves anyone's results.
@@ -7,9 +7,7 @@ Jälkö, He and Honkela 2025 (arXiv 2402.06674). NumPy, pandas and statsmodels o
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,12 +16,13 @@ import pandas as pd
 from scipy import stats
 from statsmodels.regression.linear_model import OLS
 
-from jaxmia._validate import InputError, check, check_choice
-from jaxmia.tradeoff import kairouz_ceiling
+from jaxmia._validate import InputError, check
 
 COLUMNS = ("shots", "classes", "advantage", "fpr")
 SLOPE_CONFIDENCE = 0.95
 MAX_EXPONENT = 300.0  # the largest float64 is 1.8e308
+SATURATED_TPR = 0.99  # from here on a TPR says that it cannot grow, not how it falls with S
+MIN_CLUSTERS = 3  # with two, an error over clusters has one degree of freedom
 
 DEFAULT_RECIPE = "default"  # of runs, which have one and do not name it
 PER_RECORD = "per record"  # in place of an attack: the law is of a quantile of records' own TPR
@@ -74,22 +73,28 @@ class PowerLaw:
 
     Attributes:
         fpr: false positive rate, a fraction.
-        status: "ok", or "undetermined" where the cells cannot carry a line with standard errors.
-        reason: why the line is undetermined.
+        status: "ok"; "saturated" where too few cells are left below a TPR of 0.99, or "undetermined" where the cells
+            cannot carry a line with standard errors for other reasons.
+        reason: why there is no line.
         num_cells: cells in the fit.
         num_censored: cells left out since advantage <= 0 has no logarithm. Leaving them out lifts the line
             where the attack is weakest, so the count belongs beside every slope.
         num_unresolved: cells left out since their advantage is missing.
+        num_saturated: cells left out since their TPR is 0.99 or more: the ceiling at 1, not S, determines them.
         classes: the numbers of classes of the cells in the fit, ascending.
         shots_range: smallest and largest S of the cells in the fit.
         slope_shots: d log10(advantage) / d log10(S).
         slope_classes: d log10(advantage) / d log10(C); None where C did not vary: the law holds at that C.
         intercept: log10(advantage) at log10 S = 0, and log10 C = 0 if there is a slope_classes.
         slope_shots_stderr, slope_classes_stderr, intercept_stderr: standard errors.
+        errors: what standard errors, confidence intervals and the covariance take as independent: "data sets" or
+            "pools" (data set and seed: cells of one pool are nested in one another), both CR1 with Student's t of
+            clusters - 1 degrees of freedom; or "cells" (plain), where there are fewer than 3 of these or not named.
+        clusters: number of data sets or pools; None for "cells".
         slope_shots_interval, slope_classes_interval: 95% confidence intervals (Student t).
         covariance: of (slope_shots, [slope_classes,] intercept).
         residual_scale: standard deviation of the residuals, in log10 units.
-        degrees_of_freedom: cells minus coefficients.
+        degrees_of_freedom: cells minus coefficients, those of residual_scale.
         r_squared: share of the variance of log10(advantage) explained; None if that variance is 0.
     """
 
@@ -99,6 +104,7 @@ class PowerLaw:
     num_cells: int | None = None
     num_censored: int | None = None
     num_unresolved: int | None = None
+    num_saturated: int | None = None
     classes: tuple[int, ...] = ()
     shots_range: Interval | None = None
     slope_shots: float | None = None
@@ -109,6 +115,8 @@ class PowerLaw:
     slope_classes_interval: Interval | None = None
     intercept: float | None = None
     intercept_stderr: float | None = None
+    errors: str | None = None
+    clusters: int | None = None
     covariance: tuple[tuple[float, ...], ...] | None = None
     residual_scale: float | None = None
     degrees_of_freedom: int | None = None
@@ -127,7 +135,7 @@ class PowerLaw:
         """
         check(0 < shots < math.inf, "shots", shots, "be a positive number")
         log_shots = math.log10(shots)
-        centre = float(_coefficients(self) @ _regressors(self, log_shots, classes))
+        centre = float(coefficients_of(self) @ regressors(self, log_shots, classes))
         width = _half_width(self, log_shots, classes, confidence)
         advantage = _power_of_ten(centre)
         tpr = self.fpr + advantage
@@ -137,27 +145,27 @@ class PowerLaw:
             high=None if width is None else _power_of_ten(centre + width),
             tpr=min(tpr, 1.0),
             capped=tpr > 1.0,
-            extrapolated=_is_outside(self, shots, classes),
+            extrapolated=is_outside(self, shots, classes),
         )
 
     def judged_on(self, table: pd.DataFrame | Mapping[str, Any]) -> Judged:
         """Compare the law with other cells at its FPR, of another data set for example.
 
         Args:
-            table: as for fit_power_law. Cells at or below chance or unresolved are left out, as there.
+            table: as for fit_power_law. Cells at or below chance, saturated or unresolved are left out, as there.
 
         Raises:
             InputError: as fit_power_law.
         """
         columns = _checked_columns(table)
-        usable = (columns["fpr"] == self.fpr) & (columns["advantage"] > 0)
+        usable = (columns["fpr"] == self.fpr) & _usable(columns["advantage"], self.fpr)
         shots, classes, advantage = (columns[name][usable] for name in COLUMNS[:3])
         known = self.slope_classes is not None or set(classes) <= set(self.classes)
         if self.status != "ok" or not known or not len(shots):
             return Judged(len(shots), None, None)
-        rows = [_regressors(self, math.log10(s), int(c)) for s, c in zip(shots, classes, strict=True)]
+        rows = [regressors(self, math.log10(s), int(c)) for s, c in zip(shots, classes, strict=True)]
         observed = np.log10(advantage)
-        errors = observed - np.stack(rows) @ _coefficients(self)
+        errors = observed - np.stack(rows) @ coefficients_of(self)
         total = float(np.sum((observed - observed.mean()) ** 2))
         explained = 1 - float(np.sum(errors**2)) / total if np.ptp(observed) > 0 else None
         return Judged(len(shots), explained, _power_of_ten(float(errors.mean())))
@@ -230,175 +238,45 @@ class LawOf(NamedTuple):
         return f"{self.attack}, {self.evaluation}{private}{recipe}"
 
 
-@dataclasses.dataclass(frozen=True)
-class RequiredShots:
-    """Examples per class at which a law meets the ceiling that (epsilon, delta)-DP would set.
-
-    Attributes:
-        shots: S on the line, not rounded; None unless status is "ok".
-        low: lower end of the calibration interval: all S whose prediction interval holds the ceiling. None
-            where the law has no standard errors or the interval is not bounded.
-        high: its upper end.
-        ceiling: the largest TPR that (epsilon, delta)-DP allows at the FPR.
-        extrapolated: True where shots or classes lie outside the fitted cells; None if not known.
-        status: "ok"; "no_advantage" (the ceiling is the FPR itself, which no finite S reaches); "never" (the
-            law does not fall with S, or meets the ceiling only beyond 1e300 examples).
-        reason: why there are no shots, or no interval.
-    """
-
-    shots: float | None
-    low: float | None
-    high: float | None
-    ceiling: float
-    extrapolated: bool | None
-    status: str
-    reason: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class PublishedLine:
-    """A line of the paper, recovered from its rounded table of required shots.
-
-    Attributes:
-        record: "average" over records, or the "worst" record.
-        law: the central line, without standard errors: they were not published.
-        slope_shots_range: slopes that the rounding of the table leaves possible; no confidence interval.
-        intercept_range: the same for the intercept.
-        required_shots: the published table: epsilon to examples per class, two significant digits.
-    """
-
-    record: str
-    law: PowerLaw
-    slope_shots_range: Interval
-    intercept_range: Interval
-    required_shots: Mapping[float, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class PublishedLines:
-    """The published figures, to compare with.
-
-    Attributes:
-        source: the paper.
-        setting: model, attack and number of shadow models.
-        derivation: how lines were recovered.
-        delta: of the table of required shots.
-        lines: the lines at C = 2.
-        quantile_slopes: slopes of quantiles over examples ("0.99", ..., "max") of the advantage at FPR 0.1.
-    """
-
-    source: str
-    setting: str
-    derivation: str
-    delta: float
-    lines: tuple[PublishedLine, ...]
-    quantile_slopes: Mapping[str, float]
-
-    def line(self, record: str, fpr: float) -> PublishedLine:
-        """Return the line of record "average" or "worst" at an FPR; InputError if there is none."""
-        check_choice("record", record, dict.fromkeys(line.record for line in self.lines))
-        of_record = [line for line in self.lines if line.record == record]
-        for line in of_record:
-            if line.law.fpr == fpr:
-                return line
-        known = ", ".join(str(line.law.fpr) for line in of_record)
-        raise InputError(f"fpr={fpr!r} must be one that was published for the {record} record: {known}.")
-
-    def shots(self, record: str | None, *, fpr: float, epsilon: float, delta: float) -> float | None:
-        """Return the published required examples per class; None where none were published."""
-        lines = [line for line in self.lines if (line.record, line.law.fpr) == (record, fpr)]
-        return lines[0].required_shots.get(epsilon) if lines and delta == self.delta else None
-
-
 def fit_power_law(table: pd.DataFrame | Mapping[str, Any]) -> PowerLawFit:
     """Fit log10(advantage) on log10(shots) and log10(classes) by least squares, one law for each FPR.
 
     The advantage may be an average over examples or a per-example quantile. Every row is used: pass the rows
     of one attack, evaluation and privacy level.
 
+    Standard errors are clustered where the table names data sets and seeds: those of one seed are nested pools.
+
     Args:
         table: one row per cell (dataset, S, C, seed) and FPR, with columns shots (positive), classes (whole,
-            1 or more), advantage (TPR - FPR, missing if unresolved) and fpr (a fraction). Others are ignored.
+            1 or more), advantage (TPR - FPR, missing if unresolved) and fpr (a fraction), and, for clustered errors,
+            dataset and seed. Others are ignored.
 
     Returns:
-        The laws. Cells without a logarithm are counted in each; a law that its cells do not determine has
-        status "undetermined" and a reason.
+        The laws. Cells without a logarithm and saturated ones are counted in each; a law that its cells do not
+        determine has status "saturated" or "undetermined", and a reason.
 
     Raises:
         InputError: a column is missing, or a value is outside its range.
     """
     columns = _checked_columns(table)
     fprs = np.unique(columns["fpr"])[::-1]
-    return PowerLawFit(tuple(_fit_line(float(fpr), columns, columns["fpr"] == fpr) for fpr in fprs))
+    data_sets, pools = _clusters(table)
+    lines = []
+    for fpr in fprs:
+        rows = columns["fpr"] == fpr
+        groups = {} if pools is None else {"data sets": data_sets[rows], "pools": pools[rows]}
+        lines.append(_fit_line(float(fpr), columns, rows, groups))
+    return PowerLawFit(tuple(lines))
 
 
-def required_shots(
-    fit: PowerLawFit | PublishedLine,
-    *,
-    epsilon: float,
-    delta: float,
-    fpr: float,
-    classes: int,
-    confidence: float = 0.95,
-) -> RequiredShots:
-    """Solve a law for the S at which its TPR meets the ceiling of (epsilon, delta)-DP.
-
-    Meeting the ceiling at one FPR is no guarantee: it says what an attack of the fitted kind would achieve.
-
-    Args:
-        fit: a fit, or a published line.
-        epsilon: of the guarantee to compare with.
-        delta: of the guarantee to compare with.
-        fpr: one of the fitted FPRs.
-        classes: number of classes; the fitted one where the law knows a single number of classes.
-        confidence: of the calibration interval [low, high] (the prediction band, inverted).
-
-    Raises:
-        InputError: bad argument, undetermined law, or classes that the law does not cover.
-    """
-    ceiling = float(kairouz_ceiling(fpr, epsilon=epsilon, delta=delta))
-    law = _law_at(fit, fpr)
-    coefficients = _coefficients(law)
-    slope, at_one_shot = float(coefficients[0]), float(coefficients @ _regressors(law, 0.0, classes))
-    if ceiling <= fpr:
-        return _no_shots(ceiling, "no_advantage", "the ceiling leaves no advantage, the law some at every S")
-    if slope >= 0:
-        return _no_shots(ceiling, "never", f"the advantage does not fall with S: its slope is {slope:.3g}")
-    target = math.log10(ceiling - fpr)
-    log_shots = (target - at_one_shot) / slope
-    if log_shots > MAX_EXPONENT:
-        return _no_shots(ceiling, "never", "the law meets the ceiling only beyond 1e300 examples per class")
-    interval, reason = _calibration_interval(law, target, classes, confidence)
-    shots = 10.0**log_shots
-    extrapolated = _is_outside(law, shots, classes)
-    low, high = (None, None) if interval is None else (10.0 ** interval[0], 10.0 ** interval[1])
-    return RequiredShots(shots, low, high, ceiling, extrapolated, status="ok", reason=reason)
-
-
-def published_lines() -> PublishedLines:
-    """Return the published lines, tables and slopes, from jaxmia/data/published_lines.toml."""
-    path = importlib.resources.files("jaxmia") / "data" / "published_lines.toml"
-    data = tomllib.loads(path.read_text(encoding="utf-8"))
-    return PublishedLines(
-        source=data["source"],
-        setting=data["setting"],
-        derivation=data["derivation"],
-        delta=data["delta"],
-        lines=tuple(_published_line(line, data["classes"]) for line in data["lines"]),
-        quantile_slopes=data["quantile_slopes"],
-    )
-
-
-def _published_line(line: Mapping[str, Any], classes: int) -> PublishedLine:
-    law = PowerLaw(
-        fpr=line["fpr"], classes=(classes,), slope_shots=line["slope_shots"], intercept=line["intercept"]
-    )
-    return PublishedLine(
-        record=line["record"],
-        law=law,
-        slope_shots_range=tuple(line["slope_shots_range"]),
-        intercept_range=tuple(line["intercept_range"]),
-        required_shots=dict(line["required_shots"]),
+def _clusters(table: pd.DataFrame | Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return numbers [cells] of data sets, and of data sets and seeds; None where the table does not name them."""
+    if "dataset" not in table or "seed" not in table:
+        return np.zeros(0, int), None
+    frame = pd.DataFrame({name: np.asarray(table[name]) for name in ("dataset", "seed")})
+    return (
+        frame.groupby("dataset", dropna=False).ngroup().to_numpy(),
+        frame.groupby(["dataset", "seed"], dropna=False).ngroup().to_numpy(),
     )
 
 
@@ -427,24 +305,40 @@ def _check_all(holds: np.ndarray, name: str, values: np.ndarray, rule: str) -> N
         check(False, name, float(values[np.argmin(holds)]), rule)
 
 
-def _fit_line(fpr: float, columns: Mapping[str, np.ndarray], rows: np.ndarray) -> PowerLaw:
+def _usable(advantage: np.ndarray, fpr: float) -> np.ndarray:
+    """Return whether each cell [cells] lies above chance and below saturation."""
+    return (advantage > 0) & ~_saturated(advantage, fpr)
+
+
+def _saturated(advantage: np.ndarray, fpr: float) -> np.ndarray:
+    return np.asarray(fpr + advantage >= SATURATED_TPR)
+
+
+def _fit_line(
+    fpr: float, columns: Mapping[str, np.ndarray], rows: np.ndarray, groups: Mapping[str, np.ndarray]
+) -> PowerLaw:
     shots, classes, advantage = (columns[name][rows] for name in COLUMNS[:3])
-    usable = advantage > 0
+    usable, saturated = _usable(advantage, fpr), _saturated(advantage, fpr)
     unresolved = np.isnan(advantage)
     shots, classes, response = shots[usable], classes[usable], np.log10(advantage[usable])
     law = PowerLaw(
         fpr=fpr,
         num_cells=int(usable.sum()),
-        num_censored=int((~usable & ~unresolved).sum()),
+        num_censored=int((~usable & ~saturated & ~unresolved).sum()),
         num_unresolved=int(unresolved.sum()),
+        num_saturated=int(saturated.sum()),
         classes=tuple(int(value) for value in np.unique(classes)),
         shots_range=(float(shots.min()), float(shots.max())) if len(shots) else None,
     )
     design = _design(shots, classes)
     reason = _why_undetermined(shots, design)
+    if reason is not None and saturated.any():
+        reason = f"TPR is {SATURATED_TPR:g} or more in {saturated.sum()} of {len(usable)} cells; {reason}"
+        return dataclasses.replace(law, status="saturated", reason=reason)
     if reason is not None:
         return dataclasses.replace(law, status="undetermined", reason=reason)
-    return dataclasses.replace(law, **_least_squares(design, response))
+    of_cells = {name: group[usable] for name, group in groups.items()}
+    return dataclasses.replace(law, **_least_squares(design, response, of_cells))
 
 
 def _design(shots: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -465,41 +359,57 @@ def _why_undetermined(shots: np.ndarray, design: np.ndarray) -> str | None:
     return None
 
 
-def _least_squares(design: np.ndarray, response: np.ndarray) -> dict[str, Any]:
-    """The fields of PowerLaw that the regression determines."""
-    result = OLS(response, design).fit()
+def _least_squares(
+    design: np.ndarray, response: np.ndarray, groups: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """The fields of PowerLaw that the regression determines, with errors over the widest groups that are enough."""
+    plain = OLS(response, design).fit()
+    result, errors, clusters = plain, "cells", None
+    for name, group in groups.items():
+        number = len(np.unique(group))
+        if number >= MIN_CLUSTERS and not _is_exact(plain.resid, response):
+            result = plain.get_robustcov_results("cluster", groups=group, use_t=True)
+            errors, clusters = name, number
+            break
     estimates = result.params.tolist()
-    errors = result.bse.tolist()
+    stderrs = result.bse.tolist()
     intervals = [tuple(row) for row in result.conf_int(alpha=1.0 - SLOPE_CONFIDENCE).tolist()]
     fields = {
         "slope_shots": estimates[0],
-        "slope_shots_stderr": errors[0],
+        "slope_shots_stderr": stderrs[0],
         "slope_shots_interval": intervals[0],
         "intercept": estimates[-1],
-        "intercept_stderr": errors[-1],
+        "intercept_stderr": stderrs[-1],
+        "errors": errors,
+        "clusters": clusters,
         "covariance": _as_tuple(result.cov_params().tolist()),
-        "residual_scale": math.sqrt(result.mse_resid),
-        "degrees_of_freedom": int(result.df_resid),
-        "r_squared": float(result.rsquared) if np.ptp(response) > 0 else None,
+        "residual_scale": math.sqrt(plain.mse_resid),
+        "degrees_of_freedom": int(plain.df_resid),
+        "r_squared": float(plain.rsquared) if np.ptp(response) > 0 else None,
     }
     if len(estimates) == 3:
         fields |= {
             "slope_classes": estimates[1],
-            "slope_classes_stderr": errors[1],
+            "slope_classes_stderr": stderrs[1],
             "slope_classes_interval": intervals[1],
         }
     return fields
 
 
-def _coefficients(law: PowerLaw) -> np.ndarray:
+def _is_exact(residuals: np.ndarray, response: np.ndarray) -> bool:
+    """Whether a line goes through all points but for rounding, which no group of cells shares."""
+    return bool(np.abs(residuals).max() <= 1e-12 * max(1.0, np.abs(response).max()))
+
+
+def coefficients_of(law: PowerLaw) -> np.ndarray:
     """Slopes and intercept [coefficients], in the order of the covariance."""
     if law.slope_shots is None or law.intercept is None:
-        raise InputError(f"The law at fpr={law.fpr} is undetermined: {law.reason}.")
+        raise InputError(f"The law at fpr={law.fpr} is {law.status}: {law.reason}.")
     slopes = [law.slope_shots] + ([] if law.slope_classes is None else [law.slope_classes])
     return np.array([*slopes, law.intercept])
 
 
-def _regressors(law: PowerLaw, log_shots: float, classes: int) -> np.ndarray:
+def regressors(law: PowerLaw, log_shots: float, classes: int) -> np.ndarray:
     """One row of the design matrix [coefficients]."""
     if law.slope_classes is not None:
         check(1 <= classes < math.inf, "classes", classes, "be a number of at least 1")
@@ -511,58 +421,34 @@ def _regressors(law: PowerLaw, log_shots: float, classes: int) -> np.ndarray:
 
 
 def _half_width(law: PowerLaw, log_shots: float, classes: int, confidence: float) -> float | None:
-    """Half the width of the OLS prediction interval of log10(advantage); None without standard errors."""
-    noise = _noise(law, confidence)
+    """Half the width of the prediction interval of log10(advantage); None without standard errors."""
+    noise = noise_of(law, confidence)
     if noise is None:
         return None
-    quantile, covariance, variance = noise
-    row = _regressors(law, log_shots, classes)
-    return quantile * math.sqrt(variance + row @ covariance @ row)
+    covariance, variance = noise
+    row = regressors(law, log_shots, classes)
+    return math.sqrt(variance + row @ covariance @ row)
 
 
-def _noise(law: PowerLaw, confidence: float) -> tuple[float, np.ndarray, float] | None:
-    """Student t quantile, covariance of the coefficients, residual variance."""
+def noise_of(law: PowerLaw, confidence: float) -> tuple[np.ndarray, float] | None:
+    """Covariance of the coefficients and residual variance, each times the square of its Student t quantile.
+
+    A new cell misses a law by both, which have degrees of freedom of their own where errors are clustered.
+
+    Raises:
+        InputError: unless 0 < confidence < 1.
+    """
     check(0 < confidence < 1, "confidence", confidence, "lie strictly between 0 and 1")
     if law.covariance is None or law.residual_scale is None or law.degrees_of_freedom is None:
         return None
-    quantile = float(stats.t.ppf((1.0 + confidence) / 2.0, law.degrees_of_freedom))
-    return quantile, np.array(law.covariance), law.residual_scale**2
+    of_law = law.degrees_of_freedom if law.clusters is None else law.clusters - 1
+    wide, of_cell = (
+        stats.t.ppf((1 + confidence) / 2, each) ** 2 for each in (of_law, law.degrees_of_freedom)
+    )
+    return wide * np.array(law.covariance), float(of_cell) * law.residual_scale**2
 
 
-def _calibration_interval(
-    law: PowerLaw, target: float, classes: int, confidence: float
-) -> tuple[Interval | None, str | None]:
-    """The log10 S whose prediction interval holds target, or None and the reason.
-
-    With x(L) = x(0) + L e_1 these L satisfy (beta x(L) - target)² <= t² (s² + x(L)ᵀ V x(L)), quadratic in L:
-    Fieller 1954; inverse regression in Draper and Smith 1998.
-    """
-    noise = _noise(law, confidence)
-    if noise is None:
-        return None, "the law has no standard errors, hence no interval"
-    quantile, covariance, variance = noise
-    coefficients = _coefficients(law)
-    origin = _regressors(law, 0.0, classes)
-    slope, gap = coefficients[0], coefficients @ origin - target
-    square = slope**2 - quantile**2 * covariance[0, 0]
-    if square <= 0:
-        return None, f"the slope cannot be told from 0 at confidence {confidence}: no bounded interval"
-    linear = slope * gap - quantile**2 * (covariance[0] @ origin)
-    constant = gap**2 - quantile**2 * (variance + origin @ covariance @ origin)
-    root = math.sqrt(max(linear**2 - square * constant, 0.0))  # rounding may leave -1e-20 for an exact law
-    low, high = (-linear - root) / square, (-linear + root) / square
-    if high > MAX_EXPONENT:
-        return None, "the interval reaches beyond 1e300 examples per class"
-    return (float(low), float(high)), None
-
-
-def _law_at(fit: PowerLawFit | PublishedLine, fpr: float) -> PowerLaw:
-    if isinstance(fit, PublishedLine):
-        return PowerLawFit((fit.law,))[fpr]
-    return fit[fpr]
-
-
-def _is_outside(law: PowerLaw, shots: float, classes: int) -> bool | None:
+def is_outside(law: PowerLaw, shots: float, classes: int) -> bool | None:
     """True where the cell lies outside the fitted range of shots or of classes."""
     if law.shots_range is None:
         return None
@@ -573,10 +459,6 @@ def _is_outside(law: PowerLaw, shots: float, classes: int) -> bool | None:
 def _power_of_ten(exponent: float) -> float:
     """10 ** exponent, infinity where Python would raise OverflowError (a wide interval of a poor fit)."""
     return 10.0**exponent if exponent < MAX_EXPONENT else math.inf
-
-
-def _no_shots(ceiling: float, status: str, reason: str) -> RequiredShots:
-    return RequiredShots(None, None, None, ceiling, extrapolated=None, status=status, reason=reason)
 
 
 def _as_tuple(value: Any) -> Any:

@@ -21,10 +21,9 @@ from jaxmia.power_law import (
     LawOf,
     PowerLaw,
     PowerLawFit,
-    RequiredShots,
-    published_lines,
-    required_shots,
 )
+from jaxmia.published import published_lines
+from jaxmia.required import RequiredShots, required_shots
 from jaxmia.tradeoff import kairouz_ceiling
 from jaxmia.tuning import Tuning
 

@@ -20,6 +20,8 @@ RANKS = {
     "tradeoff": 1,
     "accounting": 2,
     "power_law": 2,
+    "published": 3,
+    "required": 4,
     "heads": 1,
     "contrasts": 2,
     "theory": 2,
@@ -107,7 +109,11 @@ def test_the_test_sees_imports():
 
 
 @pytest.mark.parametrize(
-    "name", ["evaluation", "calibration", "bootstrap", "decisions", "tradeoff", "power_law", "accounting"]
+    "name",
+    [
+        *("evaluation", "calibration", "bootstrap", "decisions", "tradeoff", "power_law", "published"),
+        *("required", "accounting"),
+    ],
 )
 def test_statistics_need_no_jax(name):
     path = PACKAGE / f"{name}.py"

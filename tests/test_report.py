@@ -16,7 +16,7 @@ from jaxmia import attack_run, experiment, run_experiment, write_report
 from jaxmia._validate import InputError
 from jaxmia.audit import run_audit
 from jaxmia.config import load_config
-from jaxmia.power_law import published_lines
+from jaxmia.published import published_lines
 from jaxmia.report import make_report
 from jaxmia.report.content import Measured, Picture, Table
 from jaxmia.report.drawing import average_roc
