@@ -122,6 +122,15 @@ class PowerLaw:
     degrees_of_freedom: int | None = None
     r_squared: float | None = None
 
+    @property
+    def errors_over(self) -> str:
+        """What its standard errors and intervals take as independent, in words."""
+        if self.errors is None:
+            return "no errors"
+        if self.clusters is None:
+            return f"cells (plain: fewer than {MIN_CLUSTERS} data sets or pools)"
+        return f"{self.clusters} {self.errors}"
+
     def predict(self, *, shots: float, classes: int, confidence: float = 0.95) -> Prediction:
         """Predict the advantage of one new cell, with the OLS prediction interval of its logarithm.
 

@@ -3,12 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+import rich.console
 from scipy import stats
 
 from jaxmia._validate import InputError
 from jaxmia.laws import fit_laws, laws_from_json, laws_to_json, quantile_rows
 from jaxmia.power_law import PER_RECORD, LawOf, fit_power_law
 from jaxmia.required import required_shots
+from jaxmia.tables import laws_tables, required_tables
 
 SHOTS = np.array([8.0, 16.0, 32.0, 64.0, 128.0])
 
@@ -136,3 +138,25 @@ def test_saturated_cells_do_not_flatten_a_law_that_others_carry():
     np.testing.assert_allclose(law.slope_shots, -0.8, rtol=1e-9)
     assert (law.num_saturated, law.num_cells, law.num_censored) == (1, 4, 0)
     assert law.judged_on(table).num_cells == 4
+
+
+def test_tables_name_what_errors_are_over_and_what_is_saturated():
+    columns = {"attack": "lira", "evaluation": "pooled", "epsilon": np.inf, "recipe": "default"}
+    table = cells(1, 4, rng=np.random.default_rng(12)).assign(**columns)
+    full = pd.concat([table, table.assign(fpr=0.1, advantage=0.9)], ignore_index=True)
+    text = shown(laws_tables(fit_laws(full)))
+    assert "standard errors over 4 pools" in text
+    assert "saturated" in text.split("cells")[-2]
+    text = shown(laws_tables(fit_laws(table[table["seed"] == 0])))
+    assert "standard errors over cells (plain: fewer than 3 data sets or pools)" in text
+    assert (
+        shown(required_tables(fit_laws(full), epsilons=[1.0], delta=1e-5, classes=2)).count("saturated: TPR")
+        == 1
+    )
+
+
+def shown(blocks):
+    console = rich.console.Console(width=150)
+    with console.capture() as capture:
+        console.print(*blocks)
+    return capture.get()

@@ -85,14 +85,18 @@ def _law_table(name: LawOf, fit: PowerLawFit, shots: float, classes: int) -> Tab
         line = next((line for line in _published(name) if line.law.fpr == law.fpr), None)
         beside = Measured(line.law.slope_shots, *line.slope_shots_range) if line else "not published"
         cells = law.num_cells or 0
-        rows.append((f"FPR {law.fpr:g}", _slope(law), beside, cells, _predicted(law, shots, classes)))
+        over = law.errors_over if law.status == "ok" else "none"
+        rows.append((f"FPR {law.fpr:g}", _slope(law), over, beside, cells, _predicted(law, shots, classes)))
     here = f"TPR predicted at S = {shots:g}, C = {classes}"
     return Table(
         f"The law: {name}",
-        ("", "slope of log advantage over log S", "published slope", "cells", here),
+        ("", "slope of log advantage over log S", "intervals over", "published slope", "cells", here),
         tuple(rows),
         "Slopes with 95% intervals; the published one with what the rounding of its table leaves possible."
-        " Predictions have 95% prediction intervals for one new cell.",
+        " Intervals are over what is taken as independent: data sets, or pools (cells of one seed are nested in one"
+        " another), by cluster-robust errors (CR1) with Student's t; over cells where these are fewer than 3."
+        " Cells with a TPR of 0.99 or more are saturated and left out. Predictions have 95% prediction intervals for"
+        " one new cell.",
     )
 
 
@@ -113,7 +117,7 @@ def _undetermined(law: PowerLaw, classes: int | None = None) -> Measured:
     reason = law.reason or "too few cells"
     if law.status == "ok":
         reason = f"the law holds at C = {', '.join(map(str, law.classes))}, not at {classes}"
-    return Measured(None, status="unresolved", reason=reason)
+    return Measured(None, status="saturated" if law.status == "saturated" else "unresolved", reason=reason)
 
 
 def _says_nothing(law: PowerLaw, classes: int) -> bool:

@@ -1,0 +1,61 @@
+"""How tables look, and what their cells say."""
+
+from __future__ import annotations
+
+import decimal
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import rich.box
+from rich.table import Table
+
+
+def new_table(title: str, headings: Iterable[str]) -> Table:
+    """An empty table with these columns."""
+    table = Table(
+        title=title,
+        box=rich.box.SIMPLE_HEAD,
+        pad_edge=False,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def decimals(value: float, form: str) -> str:
+    """A number, or a dash for NaN."""
+    return "-" if np.isnan(value) else f"{value:{form}}"
+
+
+def with_error(value: float | None, error: float | None) -> str:
+    """A number with its standard error, or a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if error is None else f"{value:.3f}±{error:.3f}"
+
+
+def span(interval: tuple[float, float]) -> str:
+    """A range."""
+    return f"{interval[0]:.3f}…{interval[1]:.3f}"
+
+
+def tpr_cell(rows: pd.DataFrame) -> str:
+    """The median TPR of rows that differ in their seed, with the outermost ends of their intervals."""
+    resolved = rows[rows["status"] == "ok"]
+    if resolved.empty:
+        return ", ".join(sorted(rows["status"].unique())) or "-"
+    low, high = resolved["tpr_low"].min(), resolved["tpr_high"].max()
+    mark = "*" if len(resolved) < len(rows) else ""  # some seeds have no number: problems() says which
+    return f"{resolved['tpr'].median():.3f}{mark} {low:.3f}-{high:.3f}"
+
+
+def rounded_up(value: float, digits: int = 5) -> str:
+    """So many significant digits, rounded up: a bound stays a bound, and noise stays enough."""
+    rounded = decimal.Context(prec=digits, rounding=decimal.ROUND_CEILING).create_decimal_from_float(
+        float(value)
+    )
+    return f"{float(rounded):g}"
