@@ -28,6 +28,7 @@ from jaxmia.evaluation import (
 )
 from jaxmia.scores import Scores
 from jaxmia.vulnerability import per_example_vulnerability
+from jaxmia.whitebox import METHODS
 
 MIN_MODELS = 3  # a target and two shadows
 _POINT_COLUMNS = tuple(field.name for field in dataclasses.fields(OperatingPoint))
@@ -185,6 +186,23 @@ def run_attack(attack: AttackSettings, scores: Scores, features: np.ndarray | No
         return function(scores, **attack.options)
     check(features is not None, "attack", attack.label, "be one that works from scores without features")
     return function(scores, features=features, **attack.options)
+
+
+def check_attacks(attack_settings: Sequence[AttackSettings]) -> None:
+    """Raise InputError if an attack refuses its options, as they turn out on a few scores."""
+    tiny = np.random.default_rng(0)
+    log_odds, member = tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4
+    known = np.ones((2, log_odds.shape[1]))
+    scores = Scores(
+        log_odds,
+        member,
+        flipped_log_odds=-log_odds,
+        prior_mean=known,
+        prior_variance=known,
+        white_box=dict.fromkeys(METHODS, log_odds),
+    )
+    for attack in attack_settings:
+        run_attack(attack, scores, tiny.normal(size=(4, 2)))
 
 
 def evaluated_results(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ import pydantic
 from pydantic import Field
 
 from jaxmia._validate import InputError
+from jaxmia.accounting import MIN_DELTA
 from jaxmia.config import (
     AttackSettings,
     Fpr,
@@ -24,7 +26,9 @@ Prior = Annotated[float, Field(gt=0, lt=1)]
 TEMPLATE = """\
 # An audit by `jaxmia audit THIS_FILE --out DIR`: could someone tell from the head below who was in its training data?
 name = "audit"
-fpr = [0.1, 0.01, 0.001] # declared in advance; FPRs that the records cannot resolve are listed as such
+# Declared in advance. An FPR f takes 10/f non-members of the head's own: 0.1 takes 100, 0.01 1 000, 0.001 10 000; with
+# fewer it is resolved on the shadows alone, over re-trainings, and listed as unresolved for the head itself.
+fpr = [0.1] # @fpr
 # "whitebox" is for weights that are released themselves; "analytic" needs no shadows, but [train] optimizer = "newton".
 attack = ["lira", "rmia", "bavaria_t", "threshold"]
 
@@ -32,7 +36,7 @@ attack = ["lira", "rmia", "bavaria_t", "threshold"]
 # An .npz with features (float [records, dim], as the head sees them), labels (integers [records]), class_names and, if
 # you like, ids (names of the records for the report; never their contents). Give all records you have of the kind:
 # those the head was trained on, and others, without which no false positive rate of the head itself can be measured.
-features = "features.npz"
+features = "features.npz" # @features
 # bool [records], true where the head was trained on the record: the key `member` of this .npz, or of the features'.
 members = ""
 
@@ -48,6 +52,11 @@ bias = ""
 # scikit-learn's LogisticRegression is optimizer = "newton" with ridge = 1 / C, for two classes too.
 # Without a recipe, one is fitted: shadows' scores on members and non-members come as near the head's as they can.
 match = true
+
+# [privacy] # of a head trained by DP-SGD: its shadows are trained so too. Give [train] as it was, without match.
+# noise_multiplier = 1.1 # deviation of the noise over the clipping norm; or epsilon, that the noise was chosen for
+# clipping_norm = 1.0
+# delta = 1e-5
 
 [shadows]
 models = 256
@@ -105,6 +114,28 @@ class AuditTrainSettings(TrainSettings):
         return self
 
 
+class AuditPrivacySettings(Settings):
+    """DP-SGD that the head was trained by, and its shadows are (jaxmia.dpsgd)."""
+
+    noise_multiplier: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation of the noise over the clipping norm; or"""
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    """what the noise was chosen for, over the steps and batches of [train]."""
+    delta: Annotated[float, Field(ge=MIN_DELTA, lt=1)] = 1e-5
+    clipping_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The largest norm of one example's gradient."""
+    adjacency: Literal["add_or_remove_one", "replace_one"] = "add_or_remove_one"
+    """Under which epsilon holds."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_of_noise_and_epsilon(self) -> AuditPrivacySettings:
+        if (self.noise_multiplier is None) == (self.epsilon is None):
+            raise ValueError(
+                f"one of noise_multiplier={self.noise_multiplier} and epsilon={self.epsilon} must be given"
+            )
+        return self
+
+
 class AuditShadowSettings(Settings):
     """The shadows."""
 
@@ -155,19 +186,57 @@ class AuditConfig(Settings):
     data: AuditDataSettings
     head: HeadSettings
     train: AuditTrainSettings
+    privacy: AuditPrivacySettings | None = None
+    """None: the head was trained without clipping and noise."""
     shadows: AuditShadowSettings = AuditShadowSettings()
     context: ContextSettings = ContextSettings()
 
+    @pydantic.model_validator(mode="after")
+    def _private_training_is_a_given_recipe(self) -> AuditConfig:
+        train = self.train
+        if self.privacy is None:
+            return self
+        if train.match:
+            raise ValueError(
+                "train.match=true fits a recipe without noise: with [privacy] give the recipe (optimizer, steps,"
+                " learning_rate, batch_size)"
+            )
+        if train.optimizer == "newton":
+            raise ValueError(
+                "train.optimizer='newton' must be 'adam' or 'sgd' with [privacy]: DP-SGD takes steps"
+            )
+        if train.batch_size != "full" and train.sampling != "poisson":
+            raise ValueError(
+                "[privacy] needs train.batch_size='full' or train.sampling='poisson', got"
+                f" batch_size={train.batch_size} with sampling={train.sampling!r}: no epsilon amplified by sampling"
+                " holds for batches in a shared order"
+            )
+        return self
 
-def write_template(path: pathlib.Path) -> None:
+
+def write_template(
+    path: pathlib.Path, *, features: pathlib.Path | None = None, fprs: tuple[float, ...] = (), note: str = ""
+) -> None:
     """Write an audit file with comments, to be filled in.
+
+    Args:
+        path: a new file.
+        features: of the records, named in it.
+        fprs: proposed in it.
+        note: beside them.
 
     Raises:
         InputError: if there is something at the place already, or it cannot be written.
     """
+    text = TEMPLATE
+    if features is not None:
+        place = os.path.relpath(features, path.resolve().parent)
+        text = text.replace('"features.npz" # @features', json.dumps(place))
+    text = text.replace("[0.1] # @fpr", f"{list(fprs) or [0.1]}{f' # {note}' if note else ''}")
+    text = text.replace(" # @features", "")
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(TEMPLATE)
+            file.write(text)
     except FileExistsError:
         raise InputError(f"init={str(path)!r} must be a new file; there is one already.") from None
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import Annotated
 import rich.console
 import typer
 
-from jaxmia._validate import InputError
+from jaxmia._validate import InputError, check
 
 app = typer.Typer(
     name="jaxmia",
@@ -434,6 +434,14 @@ def audit(
     init: Annotated[
         pathlib.Path | None, typer.Option(metavar="FILE", help="Write a commented file to fill in, and end.")
     ] = None,
+    features: Annotated[
+        pathlib.Path | None,
+        typer.Option(metavar="NPZ", help="With --init: the records, for FPRs that they can resolve."),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Go on where head and records do not go together; the results say so."),
+    ] = False,
 ) -> None:
     """Audit one head that is to be released, trained by jaxmia or anything else: who can be told from it?
 
@@ -441,24 +449,31 @@ def audit(
     re-trainings tells which records are most at risk.
     """
     from jaxmia.audit_config import load_audit, write_template
+    from jaxmia.audit_records import proposed_fprs
 
     console = rich.console.Console()
     if init is not None:
         if config is not None or out is not None:
-            raise InputError("--init must be given alone.")
-        write_template(init)
+            raise InputError("--init must be given alone, or with --features.")
+        fprs, note = proposed_fprs(features) if features is not None else ((), "")
+        write_template(init, features=features, fprs=fprs, note=note)
         console.print(
             f"{init} is written: fill it in, then `jaxmia audit {init} --out DIR`.", highlight=False
         )
         return
     if config is None or out is None:
         raise InputError("CONFIG and --out must be given, or --init FILE to begin with.")
+    check(features is None, "--features", str(features), "be given with --init; data.features is the audit's")
     from jaxmia.audit import run_audit
     from jaxmia.tables import attack_problems, audit_tables, control_lines
 
     result = run_audit(
-        load_audit(config, tuple(override or ())), out, console=rich.console.Console(stderr=True)
+        load_audit(config, tuple(override or ())), out, force=force, console=rich.console.Console(stderr=True)
     )
+    if result.void:
+        console.print("VOID: the head does not fit these records.", style="bold red", markup=False)
+        for line in result.void:
+            console.print(line, style="red", highlight=False, markup=False)
     console.print(
         *audit_tables(result.attack.results, result.records, result.match.head, result.match.shadows)
     )

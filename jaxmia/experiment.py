@@ -22,12 +22,12 @@ from jaxmia.accounting import adjacency_for
 from jaxmia.analytic import analytic_vulnerability
 from jaxmia.assess import (
     assess,
+    check_attacks,
     check_resolvable,
     control_rows,
     needs_pairs,
     needs_prior,
     per_example_rows,
-    run_attack,
     white_box_methods,
 )
 from jaxmia.auditing import median_epsilon_lower_bound
@@ -68,7 +68,7 @@ from jaxmia.store import (
     versions,
 )
 from jaxmia.tuning import Trial, Tuning, import_optuna, possible_settings, tune, tuned_settings
-from jaxmia.whitebox import METHODS, check_methods, white_box
+from jaxmia.whitebox import check_methods, white_box
 
 _ROWS = 5  # raised when rows get other columns: cells are then assessed anew from their heads
 
@@ -740,7 +740,7 @@ def _check_before_training(
     for classes, shots in dict.fromkeys((cell.classes, cell.shots) for cell in cells):
         check_candidates(data, classes=classes, shots=shots, multiplier=multiplier)
     check_plans(config, data, cells, memory)
-    check_attacks(config)
+    check_attacks(config.attack)
     largest = max(cell.shots * cell.classes for cell in cells) * (config.shadows.pool_multiplier - 1)
     expected = largest * config.shadows.models
     check_resolvable(config.fpr, expected, "the largest cell")
@@ -776,20 +776,3 @@ def check_plans(config: ExperimentConfig, data: FeatureSet, cells: list[Cell], m
             cell = dataclasses.replace(cell, epsilon=math.inf)
         for settings in possible_settings(config, classes=cell.classes, shots=cell.shots):
             formulation_of(settings, data, cell, memory)
-
-
-def check_attacks(config: ExperimentConfig) -> None:
-    """Raise InputError if an attack refuses its options, as they turn out on a few scores."""
-    tiny = np.random.default_rng(0)
-    log_odds, member = tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4
-    known = np.ones((2, log_odds.shape[1]))
-    scores = Scores(
-        log_odds,
-        member,
-        flipped_log_odds=-log_odds,
-        prior_mean=known,
-        prior_variance=known,
-        white_box=dict.fromkeys(METHODS, log_odds),
-    )
-    for attack in config.attack:
-        run_attack(attack, scores, tiny.normal(size=(4, 2)))

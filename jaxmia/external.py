@@ -12,6 +12,7 @@ import scipy.special
 
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError, check
+from jaxmia.rounding import Rounding, cut_off, rounding_of
 from jaxmia.scores import Scores
 
 KINDS = ("log_odds", "logits", "probabilities")
@@ -26,13 +27,15 @@ class ExternalScores:
         scores: log_odds, float32 or float64, and member, bool, [models, examples]; the population's if given.
         labels: int64[examples], or None if they were not given.
         target: row of the model under audit, or None.
-        notes: what was changed to read them (transposed, clipped), for the reader of the results.
+        notes: what was changed to read them (transposed, cut off), for the reader of the results.
+        rounding: of probabilities, or None; scores of other models go through it before they are compared with these.
     """
 
     scores: Scores
     labels: np.ndarray | None
     target: int | None
     notes: tuple[str, ...]
+    rounding: Rounding | None = None
 
 
 def load_scores(source: str | os.PathLike[str]) -> ExternalScores:
@@ -55,9 +58,9 @@ def load_scores(source: str | os.PathLike[str]) -> ExternalScores:
 def scores_from_arrays(arrays: Mapping[str, np.ndarray]) -> ExternalScores:
     """Check arrays of any framework and build Scores from them.
 
-    Log-odds are computed in float64. A probability that is exactly 0 or 1 has infinite log-odds: it stands in as
-    the nearest other number of its dtype, and a note counts such pairs. Arrays stored as [examples, models] are
-    transposed where the shapes tell, with a note.
+    Log-odds are computed in float64. Probabilities that were rounded, as APIs do, and those that are exactly 0 or 1,
+    are cut off at half a unit of the rounding (jaxmia.rounding), and a note counts such pairs. Arrays stored as
+    [examples, models] are transposed where the shapes tell, with a note.
 
     Args:
         arrays: exactly one of
@@ -80,12 +83,9 @@ def scores_from_arrays(arrays: Mapping[str, np.ndarray]) -> ExternalScores:
     _check_values(kind, values, axes={"log_odds": (2,), "logits": (3,), "probabilities": (2, 3)}[kind])
     labels = _checked_labels(arrays.get("labels"), kind, values.shape)
     values, member, notes = _models_first(kind, values, labels, _checked_member(arrays["member"]))
-    log_odds, clipped = _log_odds(kind, values, labels)
-    if clipped:
-        notes.append(
-            f"{clipped} of {log_odds.size} pairs have a probability that is exactly 0 or 1 in {values.dtype}: the"
-            " nearest other number stands in. Save logits to keep what was rounded away."
-        )
+    log_odds, rounding, number = _log_odds(kind, values, labels)
+    if rounding is not None:
+        notes.append(_said(rounding, number, log_odds))
     population = arrays.get("population_log_odds")
     if population is not None:
         _check_values("population_log_odds", population, axes=(2,))
@@ -97,7 +97,25 @@ def scores_from_arrays(arrays: Mapping[str, np.ndarray]) -> ExternalScores:
         )
         population = population.astype(_precision(population))
     return ExternalScores(
-        Scores(log_odds, member, population), labels, _checked_target(arrays, len(values)), tuple(notes)
+        Scores(log_odds, member, population),
+        labels,
+        _checked_target(arrays, len(values)),
+        tuple(notes),
+        rounding,
+    )
+
+
+def _said(rounding: Rounding, number: int, log_odds: np.ndarray) -> str:
+    """The note on scores that were cut off."""
+    if rounding.decimals is None and rounding.bits is None:
+        what = f"{number} of {log_odds.size} pairs have a probability that is exactly 0 or 1"
+    else:
+        what = (
+            f"Probabilities are {rounding}, and {number} of {log_odds.size} pairs are exactly 0 or 1 with it"
+        )
+    return (
+        f"{what}: such log-odds lie beyond what can be told, and {log_odds.min():.3g} and {log_odds.max():.3g} stand in"
+        " for the ends. Attacks find less than on logits, or on probabilities in full precision."
     )
 
 
@@ -237,13 +255,17 @@ def _mask(indices: np.ndarray, num_examples: int) -> np.ndarray:
     return counts > 0
 
 
-def _log_odds(kind: str, values: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, int]:
-    """Return log-odds of the true class [models, examples], and how many pairs were clipped."""
+def _log_odds(
+    kind: str, values: np.ndarray, labels: np.ndarray | None
+) -> tuple[np.ndarray, Rounding | None, int]:
+    """Return log-odds of the true class [models, examples], how they were rounded, and how many pairs were cut off."""
     if kind == "log_odds":
-        return values.astype(_precision(values)), 0
-    if labels is not None and values.ndim == 3:
-        return _of_logits(values, labels) if kind == "logits" else _of_probabilities(values, labels)
-    return _of_true_class_probabilities(values)
+        return values.astype(_precision(values)), None, 0
+    if labels is None or values.ndim == 2:
+        return _of_true_class_probabilities(values)
+    if kind == "logits":
+        return _of_logits(values, labels), None, 0
+    return _of_probabilities(values, labels)
 
 
 def _precision(values: np.ndarray) -> type[np.floating]:
@@ -251,8 +273,9 @@ def _precision(values: np.ndarray) -> type[np.floating]:
     return np.float64 if values.dtype.itemsize == 8 else np.float32
 
 
-def _of_logits(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return z_y - logsumexp_{j != y} z_j, which neither overflows nor saturates: nothing is clipped."""
+def _of_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return z_y - logsumexp_{j != y} z_j, which neither overflows nor saturates: nothing is cut off."""
+    _check_no_probabilities(logits)
     largest = max(abs(float(logits.max())), abs(float(logits.min())))
     check(largest <= LARGEST, "max |logits|", largest, f"be at most {LARGEST:g}")
     log_odds = np.empty(logits.shape[:2], _precision(logits))
@@ -262,32 +285,61 @@ def _of_logits(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, int]
         true = others[examples, labels]
         others[examples, labels] = -np.inf
         log_odds[model] = true - scipy.special.logsumexp(others, axis=1)
-    return log_odds, 0
+    return log_odds
 
 
-def _of_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return log p_y - log sum_{j != y} p_j, which keeps what 1 - p_y would round away, and the clipped."""
-    _check_probabilities(probabilities)
-    smallest = float(np.finfo(probabilities.dtype).smallest_subnormal)
-    log_odds, clipped = np.empty(probabilities.shape[:2], _precision(probabilities)), 0
+def _check_no_probabilities(logits: np.ndarray) -> None:
+    """Refuse probabilities that are called logits: their log-odds would be small and wrong, in silence."""
+    if logits.min() < 0 or logits.max() > 1:
+        return
+    off = float(np.abs(logits.sum(axis=2, dtype=np.float64) - 1).max())
+    rounding = rounding_of(logits)
+    if off <= max(_sum_tolerance(logits, rounding), 1e-2):
+        raise InputError(
+            "logits lie in [0, 1] and sum to 1 over classes: they are probabilities, rounded or not, and go under"
+            " 'probabilities'."
+        )
+
+
+def _of_probabilities(
+    probabilities: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, Rounding | None, int]:
+    """Return log p_y - log sum_{j != y} p_j, which keeps what 1 - p_y would round away, and what was cut off.
+
+    Of numbers that were rounded to decimals the sum over the others keeps nothing: their log-odds are those of p_y.
+    """
+    _check_in_unit_interval(probabilities)
+    rounding = rounding_of(probabilities)
+    _check_sums(probabilities, rounding)
+    true, rest = np.empty((2, *probabilities.shape[:2]))
     examples = np.arange(len(labels))
     for model, row in enumerate(probabilities):
         others = row.astype(np.float64)
-        true = others[examples, labels]
+        true[model] = others[examples, labels]
         others[examples, labels] = 0
-        rest = others.sum(axis=1)
-        clipped += int(np.count_nonzero((true == 0) | (rest == 0)))
-        log_odds[model] = np.log(np.maximum(true, smallest)) - np.log(np.maximum(rest, smallest))
-    return log_odds, clipped
+        rest[model] = others.sum(axis=1)
+    if rounding is not None and rounding.decimals is not None:
+        rest = np.round(1 - true, rounding.decimals)
+    return _cut_off(true, rest, rounding, probabilities.dtype)
 
 
-def _of_true_class_probabilities(probabilities: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return log p - log(1 - p), and the clipped."""
+def _of_true_class_probabilities(probabilities: np.ndarray) -> tuple[np.ndarray, Rounding | None, int]:
+    """Return log p - log(1 - p), and what was cut off: 1 - p has no more than the format's resolution below 1."""
     _check_in_unit_interval(probabilities)
-    limits = np.finfo(probabilities.dtype)
-    clipped = int(np.count_nonzero((probabilities == 0) | (probabilities == 1)))
-    p = np.clip(probabilities.astype(np.float64), float(limits.smallest_subnormal), 1 - float(limits.epsneg))
-    return (np.log(p) - np.log1p(-p)).astype(_precision(probabilities)), clipped
+    true, rounding = probabilities.astype(np.float64), rounding_of(probabilities)
+    grain = float(np.finfo(probabilities.dtype).epsneg) if rounding is None else rounding.grain
+    return _cut_off(true, 1 - true, rounding, probabilities.dtype, finest=grain / 2)
+
+
+def _cut_off(
+    true: np.ndarray, rest: np.ndarray, rounding: Rounding | None, dtype: np.dtype, *, finest: float = 0.0
+) -> tuple[np.ndarray, Rounding | None, int]:
+    """Log-odds of true over rest, which is at least finest; the rounding; and how many are exactly 0 or 1."""
+    rounding = rounding or cut_off(true, rest, dtype)
+    number = int(np.count_nonzero((true == 0) | (rest == 0)))
+    rest = np.maximum(rest, finest)
+    log_odds = np.log(true) - np.log(rest) if rounding is None else rounding.log_odds(true, rest)
+    return log_odds.astype(np.float64 if dtype.itemsize == 8 else np.float32), rounding, number
 
 
 def _check_in_unit_interval(probabilities: np.ndarray) -> None:
@@ -299,21 +351,33 @@ def _check_in_unit_interval(probabilities: np.ndarray) -> None:
         )
 
 
-def _check_probabilities(probabilities: np.ndarray) -> None:
-    """Refuse what does not sum to one over classes, within the rounding of a softmax in this dtype.
+def _sum_tolerance(probabilities: np.ndarray, rounding: Rounding | None) -> float:
+    """How far from 1 the sums over classes may be.
 
     C roundings of relative size eps add up like a random walk, eps sqrt(C); four times that is allowed. float64
-    often holds what was computed in float32, so its eps counts no finer.
+    often holds what was computed in float32, so its eps counts no finer. Decimals may each be off by half a unit.
     """
-    _check_in_unit_interval(probabilities)
-    eps = max(float(np.finfo(dtype).eps) for dtype in (probabilities.dtype, np.float32))
-    tolerance = 4 * eps * np.sqrt(probabilities.shape[2])
+    eps, classes = (
+        max(float(np.finfo(dtype).eps) for dtype in (probabilities.dtype, np.float32)),
+        probabilities.shape[2],
+    )
+    if rounding is None:
+        return 4 * eps * float(np.sqrt(classes))
+    if rounding.decimals is None:
+        return 4 * max(eps, 2 * rounding.grain) * float(np.sqrt(classes))
+    return 4 * eps * float(np.sqrt(classes)) + classes * rounding.unit / 2
+
+
+def _check_sums(probabilities: np.ndarray, rounding: Rounding | None) -> None:
+    """Refuse what does not sum to one over classes, within the rounding of a softmax and of what was stored."""
+    tolerance = _sum_tolerance(probabilities, rounding)
     sums = probabilities.sum(axis=2, dtype=np.float64)
     wrong = np.abs(sums - 1) > tolerance
     if wrong.any():
         raise InputError(
             f"probabilities must sum to 1 over classes within {tolerance:.1g}, got {np.count_nonzero(wrong)} pairs"
-            f" that do not (first: {sums[wrong][0]:.6g} at {_first(wrong)}). Unnormalised scores go under 'logits'."
+            f" that do not (first: {sums[wrong][0]:.6g} at {_first(wrong)}). Save the softmax's output as it is; of"
+            " one-vs-rest heads give log_odds of the true class; what went into the softmax goes under 'logits'."
         )
 
 

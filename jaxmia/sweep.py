@@ -19,7 +19,7 @@ import rich.console
 
 import jaxmia
 from jaxmia._validate import InputError, check_choice
-from jaxmia.assess import check_resolvable
+from jaxmia.assess import check_attacks, check_resolvable
 from jaxmia.compilation import bucket
 from jaxmia.config import (
     DatasetSettings,
@@ -32,7 +32,6 @@ from jaxmia.config import (
 from jaxmia.executors import EXECUTORS, Executor, LocalExecutor, LostError, RayExecutor
 from jaxmia.experiment import (
     GridRun,
-    check_attacks,
     check_plans,
     given_statistics,
     training_identity,
@@ -503,7 +502,7 @@ def _check_before_training(
         except InputError as error:
             raise InputError(f"dataset {names[0]!r}, recipe {names[1]!r}: {error}") from None
     config = next(iter(studies.values())).config
-    check_attacks(config)
+    check_attacks(config.attack)
     largest = max(cell.shots * cell.classes for each in cells.values() for cell in each)
     expected = largest * (config.shadows.pool_multiplier - 1) * config.shadows.models
     check_resolvable(config.fpr, expected, "the largest cell")

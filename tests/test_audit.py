@@ -9,13 +9,18 @@ import pytest
 from audits import CLASSES, EACH, STRENGTH, head_of_members, lay_out, real_records
 from test_cli import jaxmia
 
-from jaxmia import attack_run, audit
+from jaxmia import attack_run, audit_match, audit_shadows
 from jaxmia._validate import InputError
 from jaxmia.audit import run_audit
 from jaxmia.audit_config import AuditConfig
+from jaxmia.audit_match import HeadScores, matched
+from jaxmia.audit_records import AuditRecords, load_records
+from jaxmia.audit_rows import record_rows
+from jaxmia.audit_shadows import Trainer
 from jaxmia.features import feature_set
 from jaxmia.released import load_released
 from jaxmia.report import write_report
+from jaxmia.scores import Scores
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +94,12 @@ def test_a_scikit_learn_head_is_read_without_pickle(records, place):
 def test_a_planted_strength_of_the_ridge_is_recovered(records, head, place):
     """Summed loss + s/2 ||W||² over n members is mean loss + (s/n)/2 ||W||²."""
     config = settings(place, train={"match": True})
-    loaded = audit._load_records(config)
+    loaded = load_records(config)
     own = load_released(config.head.file, loaded.data).scores(loaded.data.labels, loaded.member)
-    match = audit._matched(config, loaded, np.asarray(own.scores.log_odds)[0].astype(np.float64), None)
+    scores = HeadScores(np.asarray(own.scores.log_odds)[0].astype(np.float64))
+    match = matched(Trainer(loaded, 0, None), config, scores, None)
     assert 0.7 < match.train.weight_decay / (STRENGTH / 120) < 1.4
-    assert match.mismatch < audit.MISMATCH
+    assert match.mismatch < audit_match.MISMATCH
 
 
 def test_an_audit_tells_members_and_resumes_in_the_same_bytes(place, records, monkeypatch):
@@ -109,14 +115,14 @@ def test_an_audit_tells_members_and_resumes_in_the_same_bytes(place, records, mo
     assert table["p_value"][table["member"]].median() < 0.1 < table["p_value"][~table["member"]].median()
     before = (place / "out" / "records.parquet").read_bytes()
     (place / "out" / "shadows" / "models-32-48.npz").unlink()  # as a kill leaves it
-    monkeypatch.setattr(audit, "_judged", None)  # how near the shadows come to the head is known
+    monkeypatch.setattr(audit_match, "judged", None)  # how near the shadows come to the head is known
     run_audit(place / "audit.toml", place / "out")
     assert (place / "out" / "records.parquet").read_bytes() == before
     content = json.loads((place / "out" / "audit.json").read_text())
     smallest = int(np.bincount(records["labels"][records["member"]]).min())
     expected = {"members": 120, "others": 120, "classes": 3, "smallest_class_members": smallest, "dim": 384}
     assert content["records"] == expected
-    with pytest.raises(InputError, match="holds the audit of another head, recipe or set of records"):
+    with pytest.raises(InputError, match="holds the audit of another recipe or set of records"):
         run_audit(settings(place, seed=1), place / "out")
 
 
@@ -126,14 +132,14 @@ def test_a_planted_record_is_flagged_by_heads_that_saw_it_and_not_by_others(reco
     labels[0] = (labels[0] + 1) % CLASSES
     np.savez(place / "features.npz", **records | {"labels": labels})
     config = settings(place)
-    loaded = audit._load_records(config)
-    log_odds, member = audit._trained(config.train, loaded, 0, (0, 64))
-    given, seen = audit._trained(config.train, loaded, 1, (0, 32))
+    loaded = load_records(config)
+    log_odds, member = Trainer(loaded, 0, None).scores(config.train, (0, 64), stream=0)
+    given, seen = Trainer(loaded, 1, None).scores(config.train, (0, 32), stream=0)
     p_values = []
     for own, mine in zip(given, seen, strict=True):
-        stacked = audit.Scores(np.concatenate([own[None], log_odds]), np.concatenate([mine[None], member]))
-        of_head = audit._Records(loaded.data, mine, loaded.ids)
-        table = audit._record_rows(config, of_head, own, stacked)
+        stacked = Scores(np.concatenate([own[None], log_odds]), np.concatenate([mine[None], member]))
+        of_head = AuditRecords(loaded.data, mine, loaded.ids)
+        table = record_rows(config, of_head, own, stacked, {})
         p_values.append(table.set_index("id").loc["0", "p_value"])
     p_values, inside = np.array(p_values), seen[:, 0]
     assert np.all(p_values[inside] < 0.01)
@@ -145,12 +151,6 @@ def test_a_planted_record_is_flagged_by_heads_that_saw_it_and_not_by_others(reco
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"member": lambda m: ~m}, "is member true for those it was trained on"),
-        pytest.param(
-            {"labels": lambda y: (y + 1) % CLASSES},
-            "are the labels in the order of its rows",
-            marks=pytest.mark.slow,
-        ),
         pytest.param({"member": np.ones_like}, "All records are members", marks=pytest.mark.slow),
         (
             {"features": lambda x: np.concatenate([x[:-1], x[:1]])},
@@ -197,8 +197,8 @@ def test_attacks_on_weights_join_an_audit_and_stand_in_its_report(place, monkeyp
     monkeypatch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])
     plain = run_audit(settings(place, shadows={"models": 24}), place / "out")
     assert list(plain.attack.results["attack"].unique()) == ["lira"]
-    trained, train = [], audit.train_ensemble
-    monkeypatch.setattr(audit, "train_ensemble", lambda *args: trained.append(1) or train(*args))
+    trained, train = [], audit_shadows.train_ensemble
+    monkeypatch.setattr(audit_shadows, "train_ensemble", lambda *args: trained.append(1) or train(*args))
     attacks = ["lira", "whitebox", {"name": "whitebox", "method": "stationarity"}]
     white = settings(place, shadows={"models": 24}, attack=attacks)
     result = run_audit(white, place / "out")
@@ -231,7 +231,7 @@ def test_attacks_on_weights_join_an_audit_and_stand_in_its_report(place, monkeyp
 def test_attacks_on_weights_need_a_head_s_weights(place, records, head, monkeypatch):
     weight, bias = head
     np.savez(place / "outputs.npz", logits=records["features"].astype(np.float64) @ weight.T + bias)
-    monkeypatch.setattr(audit, "train_ensemble", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(audit_shadows, "train_ensemble", lambda *_: pytest.fail("trained"))
     white = settings(place, attack=["whitebox"], head={"file": str(place / "outputs.npz")})
     with pytest.raises(InputError, match=r"head='outputs.npz' must hold weights for attack 'whitebox'"):
         run_audit(white, place / "out")

@@ -99,14 +99,19 @@ def test_float16_logits_do_not_overflow():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_probabilities_of_zero_and_one_are_clipped_and_counted(dtype):
-    largest, smallest = np.nextafter(dtype(1), dtype(0)), np.nextafter(dtype(0), dtype(1))
-    p = np.array([[0, 1, 0.25], [smallest, largest, 0.5], [0, 0.5, 0.5]], dtype)
+def test_probabilities_of_zero_and_one_are_cut_off_beyond_all_others_and_counted(dtype):
+    """Half of the smallest positive one stands in for 0, half of the format's resolution below 1 for 1."""
+    largest, small = np.nextafter(dtype(1), dtype(0)), dtype(2**-14.0)
+    p = np.array([[0, 1, 0.3], [small, largest, 0.5], [0, 0.7, 0.9]], dtype)
     read = scores_from_arrays({"probabilities": p, "member": np.eye(3, dtype=bool)})
-    np.testing.assert_array_equal(read.scores.log_odds[0, :2], read.scores.log_odds[1, :2])
     expected = [[references.log_odds_of_probability(value) for value in row] for row in p[1:2]]
     np.testing.assert_allclose(read.scores.log_odds[1:2], expected, rtol=1e-6, atol=1e-12)
-    assert read.notes[0].startswith(f"3 of 9 pairs have a probability that is exactly 0 or 1 in {p.dtype}")
+    grain = float(np.finfo(dtype).epsneg)
+    zero = 2.0**-24 if dtype == np.float16 else min(2.0**-14, grain)
+    np.testing.assert_allclose(read.scores.log_odds[0, 1], np.log(2 / grain), rtol=1e-6)
+    np.testing.assert_allclose(read.scores.log_odds[0, 0], np.log(zero / 2), rtol=1e-3)
+    assert "3 of 9 pairs" in read.notes[0]
+    assert np.abs(read.scores.log_odds).max() < 40  # never 744
 
 
 def test_classwise_probabilities_keep_what_one_minus_p_rounds_away():
@@ -115,9 +120,7 @@ def test_classwise_probabilities_keep_what_one_minus_p_rounds_away():
         {"probabilities": p, "labels": np.array([0, 0]), "member": np.eye(3, 2, dtype=bool)}
     )
     np.testing.assert_allclose(read.scores.log_odds[:, 0], 20 * np.log(10), rtol=1e-6)
-    np.testing.assert_allclose(
-        read.scores.log_odds[:, 1], -149 * np.log(2), rtol=1e-6
-    )  # 2^-149, the smallest
+    np.testing.assert_allclose(read.scores.log_odds[:, 1], np.log(0.5e-20), rtol=1e-6)  # half of the smallest
     assert read.notes[0].startswith("3 of 6 pairs")
 
 

@@ -16,9 +16,10 @@ import PIL.Image
 import pytest
 from test_cli import jaxmia
 
-from jaxmia import audit, load_features
+from jaxmia import load_features
 from jaxmia._validate import InputError
 from jaxmia.audit_config import AuditConfig
+from jaxmia.audit_records import load_records
 from jaxmia.extract import Columns, ImageOptions, extract_features, packages
 from jaxmia.extract.parts import Parts
 from jaxmia.extract.screening import screen
@@ -131,7 +132,7 @@ def test_texts_become_what_encode_says_and_an_audit_reads_them(capsys, table, pr
     config = AuditConfig.model_validate(
         {"data": {"features": str(out)}, "head": {"file": "none"}, "train": {"match": True}}
     )
-    records = audit._load_records(config)
+    records = load_records(config)
     assert records.ids.tolist() == prose["name"].tolist()
     np.testing.assert_array_equal(records.member, prose["was_in"] == 1)
     facts = provenance_of(out)
