@@ -57,6 +57,9 @@ def run(
     ] = None,
     processes: Annotated[int | None, typer.Option(metavar="N", help="How many there are.")] = None,
     process: Annotated[int | None, typer.Option(metavar="I", help="Which one this is, from 0.")] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Print every attack, evaluation, law and note.")
+    ] = False,
 ) -> None:
     """Train, attack and fit over a grid of shots, classes and seeds.
 
@@ -70,7 +73,7 @@ def run(
     from jaxmia.experiment import run_experiment
     from jaxmia.memory import parse_bytes
     from jaxmia.processes import ProcessError, start
-    from jaxmia.tables import control_lines, laws_tables, problems, results_tables
+    from jaxmia.tables import brief_note, brief_tables, control_lines, laws_tables, problems, results_tables
     from jaxmia.tuning import privacy_notes
 
     settings = load_config(config, override or ())
@@ -88,13 +91,17 @@ def run(
     if index > 0:
         console.print(f"process {index}: {result.heads_trained} heads trained; process 0 has the tables")
         return
-    console.print(*results_tables(result.results), *laws_tables(result.laws))
-    for line in (
-        *control_lines(result.controls),
-        *problems(result.results),
-        *privacy_notes(settings),
-    ):
+    notes = problems(result.results)
+    if verbose:
+        console.print(*results_tables(result.results), *laws_tables(result.laws))
+    else:
+        console.print(*brief_tables(result.results, result.laws))
+        notes = brief_note(notes)
+    for line in (*control_lines(result.controls), *notes, *privacy_notes(settings)):
         console.print(line, style="yellow", highlight=False)
+    if not verbose:
+        where = f"Other attacks, evaluations and laws: --verbose; on a page: jaxmia report {out}"
+        console.print(where, highlight=False, markup=False)
     if result.cells_computed:
         console.print(
             f"{result.heads_trained} heads trained; {result.cells_computed} cells computed; all files are in {out}"

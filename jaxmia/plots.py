@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from jaxmia.evaluation import MIN_FALSE_POSITIVES, Roc
 from jaxmia.power_law import LawOf, PowerLaw, PowerLawFit
 from jaxmia.published import published_lines
+from jaxmia.realised import realised_fpr
 
 COLOURS = (
     "#0072b2",
@@ -271,6 +272,11 @@ def _draw_cells(axes: Axes, cells: pd.DataFrame, colour: str, label: str) -> Non
         markersize=4,
         label=f"{label}: cells",
     )
+    off = [realised_fpr(shown.iloc[[row]]).off for row in range(len(shown))]
+    if any(off):
+        hollow, label_off = shown[off], f"{label}: realised FPR off"
+        style: Any = {"color": colour, "markerfacecolor": "white", "markersize": 4, "zorder": 3}
+        axes.plot(hollow["shots"], hollow["advantage"], "o", label=label_off, **style)
     if len(censored):  # they have no place on a log axis: marked at the bottom
         bottom, of_axes = np.zeros(len(censored)), axes.get_xaxis_transform()
         label = f"{label}: {len(censored)} cells at or below chance"

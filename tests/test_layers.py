@@ -20,6 +20,7 @@ RANKS = {
     "tradeoff": 1,
     "accounting": 2,
     "power_law": 2,
+    "realised": 2,
     "published": 3,
     "required": 4,
     "heads": 1,

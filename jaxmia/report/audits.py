@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from jaxmia._validate import InputError
 from jaxmia.audit_config import ContextSettings
 from jaxmia.evaluation import AttackResult, Roc, clopper_pearson, resolvable, roc
 from jaxmia.plots import rocs_figure
-from jaxmia.report.content import Block, Measured, Picture, Section, Table, Value, facts, measured
+from jaxmia.report.content import Block, Measured, Picture, Section, Table, Value, facts
 from jaxmia.report.drawing import drawn_for_pages, to_svg
 from jaxmia.report.laws import published_blocks
 from jaxmia.report.privacy import bounds_table
@@ -25,12 +25,15 @@ from jaxmia.report.records import EXTRAPOLATED, RecordsOf, blocks_of_records
 from jaxmia.report.shared import (
     INTERVALS,
     WHITE_BOX_ASSUMES,
+    best_and_realised,
     best_of,
     chance_table,
     context_blocks,
     declared_rows,
     not_covered,
     ppv_table,
+    rates,
+    rates_headings,
     reproduction_table,
     settings_shown,
     white_box_of,
@@ -307,23 +310,16 @@ def _results(audit: Audit, context: ContextSettings) -> Iterator[Block]:
 def _attack_table(results: pd.DataFrame, fprs: list[float], title: str) -> Table:
     rows: list[tuple[Value, ...]] = []
     for (attack, evaluation), mine in results.groupby(["attack", "evaluation"], sort=False):
-        points = mine.set_index("fpr").loc[fprs].to_dict("records")
-        rows.append((str(attack), str(evaluation), *map(_measured_tpr, points)))
+        rows.append((str(attack), str(evaluation), *rates(mine, fprs)))
     return Table(
         title,
-        ("attack", "evaluation", *(f"TPR at FPR {fpr:g}" for fpr in fprs)),
+        ("attack", "evaluation", *rates_headings(fprs)),
         tuple(rows),
         "per_target: one threshold in the model. pooled: one for all models. calibrated: every record at the"
         " FPR itself, by its own shadows' scores (calibrated_empirical: by ranks). Intervals: 95%,"
         f" {INTERVALS}; of one model, Clopper and Pearson's.",
         sortable=True,
     )
-
-
-def _measured_tpr(row: Mapping[Hashable, Any]) -> Measured:
-    if row["status"] != "ok":
-        return Measured(None, status=row["status"], reason=row["reason"])
-    return measured(row["tpr"], row["tpr_low"], row["tpr_high"])
 
 
 def _roc(audit: Audit) -> Picture:
@@ -404,13 +400,13 @@ def _under_ceiling(audit: Audit, context: ContextSettings) -> Table:
 def _controls(audit: Audit, study: Study | None) -> Iterator[Block]:
     yield chance_table(audit.controls)
     heads, others = (audit.of(name, "calibrated") for name in ("row 0", "others"))
-    rows = []
+    rows: list[tuple[Value, ...]] = []
     for fpr in audit.fprs:
-        mine, theirs = (best_of(each[each["fpr"] == fpr]) for each in (heads, others))
-        rows.append((f"FPR {fpr:g}", mine, theirs))
+        of_each = [each[each["fpr"] == fpr] for each in (heads, others)]
+        rows.append((f"FPR {fpr:g}", *(cell for each in of_each for cell in best_and_realised(each))))
     yield Table(
         "This model beside heads like it: the best attack, every record at the FPR",
-        ("", "this model", "its shadows"),
+        ("", "this model", "FPR realised", "its shadows", "FPR realised by them"),
         tuple(rows),
         "One model's figure scatters about that of its shadows; far from it, the shadows are not heads like it.",
     )

@@ -10,6 +10,7 @@ import pandas as pd
 from jaxmia.plots import privacy_figure
 from jaxmia.report.content import Block, Measured, Picture, Table, Value, measured
 from jaxmia.report.drawing import drawn_for_pages, to_svg
+from jaxmia.report.shared import over_seeds, realised
 from jaxmia.tradeoff import kairouz_ceiling
 
 EPSILONS = (8.0, 4.0, 2.0, 1.0, 0.5)
@@ -57,12 +58,21 @@ def privacy_blocks(results: pd.DataFrame) -> list[Block]:
         accuracy = over_runs(level["accuracy"])
         for _fpr, cells in of_attack.groupby("fpr", sort=False):
             ceiling = Measured(float(cells["tpr_ceiling"].iloc[0]), form=".4f", status="bound")
-            tpr = over_seeds(cells)
-            rows.append((name, level_of, accuracy, f"{cells['fpr'].iloc[0]:g}", tpr, ceiling, proved))
+            tpr = (over_seeds(cells), realised(cells))
+            rows.append((name, level_of, accuracy, f"{cells['fpr'].iloc[0]:g}", *tpr, ceiling, proved))
     adjacency = ", ".join(sorted(set(results["adjacency"])))
     table = Table(
         f"Privacy levels under {first['attack']}, {first['evaluation']}",
-        ("cell", "ε", "accuracy", "FPR", "TPR", "ceiling of any attack", "ε proved by attacks"),
+        (
+            "cell",
+            "ε",
+            "accuracy",
+            "FPR",
+            "TPR",
+            "FPR realised",
+            "ceiling of any attack",
+            "ε proved by attacks",
+        ),
         tuple(rows),
         f"δ = {first['delta']:g}; adjacency: {adjacency}; accountant: privacy loss distributions"
         " (dp-accounting). Medians over seeds with the outermost ends of their intervals; accuracy with the"
@@ -94,11 +104,3 @@ def _below_table(results: pd.DataFrame) -> Table:
 def over_runs(values: pd.Series[float]) -> Measured:
     """The median over seeds, and the range."""
     return measured(values.median(), values.min(), values.max())
-
-
-def over_seeds(cells: pd.DataFrame) -> Measured:
-    """The median TPR of cells that differ in their seed, with the outermost ends of their intervals."""
-    resolved = cells[cells["status"] == "ok"]
-    if resolved.empty:
-        return Measured(None, status=cells["status"].iloc[0], reason=cells["reason"].iloc[0])
-    return measured(resolved["tpr"].median(), resolved["tpr_low"].min(), resolved["tpr_high"].max())

@@ -19,7 +19,7 @@ from jaxmia.power_law import LawOf, PowerLawFit
 from jaxmia.report.content import Block, Measured, Picture, Section, Table, Value, facts
 from jaxmia.report.drawing import accuracy_figure, average_roc_figure, drawn_for_pages, to_svg
 from jaxmia.report.laws import law_blocks
-from jaxmia.report.privacy import bounds_table, is_private, over_runs, over_seeds, privacy_blocks
+from jaxmia.report.privacy import bounds_table, is_private, over_runs, privacy_blocks
 from jaxmia.report.records import EXTRAPOLATED, RecordsOf, blocks_of_records
 from jaxmia.report.shared import (
     best_of,
@@ -27,7 +27,11 @@ from jaxmia.report.shared import (
     context_blocks,
     declared_rows,
     not_covered,
+    over_seeds,
     ppv_table,
+    rates,
+    rates_headings,
+    realised,
     reproduction_table,
     settings_shown,
     white_box_of,
@@ -289,11 +293,10 @@ def _results(study: Study, context: ContextSettings, records: list[RecordsOf]) -
     ):
         where = cells.iloc[0]
         name = f"{dataset}, {recipe}, C = {where['classes']}, S = {where['shots']}"
-        tprs = (over_seeds(cells[cells["fpr"] == fpr]) for fpr in study.fprs)
-        rows.append((name, str(label), str(how), over_runs(cells["auc"]), *tprs))
+        rows.append((name, str(label), str(how), over_runs(cells["auc"]), *rates(cells, study.fprs)))
     yield Table(
         "Every attack on the largest cells",
-        ("cell", "attack", "evaluation", "AUC", *(f"TPR at FPR {fpr:g}" for fpr in study.fprs)),
+        ("cell", "attack", "evaluation", "AUC", *rates_headings(study.fprs)),
         tuple(rows),
         "pooled: one threshold for all records. calibrated: every record at the FPR itself. Medians over seeds"
         " with the outermost ends of their 95% intervals. Members are parts of one pool,"
@@ -306,11 +309,10 @@ def _results(study: Study, context: ContextSettings, records: list[RecordsOf]) -
     grid = study.results[(study.results["attack"] == attack) & (study.results["evaluation"] == evaluation)]
     rows = []
     for key, cells in grid.groupby(_CELL, sort=False):
-        tprs = (over_seeds(cells[cells["fpr"] == fpr]) for fpr in study.fprs)
-        rows.append((_named(dict(zip(_CELL, key, strict=True))), *tprs))
+        rows.append((_named(dict(zip(_CELL, key, strict=True))), *rates(cells, study.fprs)))
     yield Table(
         f"All cells: {attack}, {evaluation}",
-        ("cell", *(f"TPR at FPR {fpr:g}" for fpr in study.fprs)),
+        ("cell", *rates_headings(study.fprs)),
         tuple(rows),
         sortable=True,
     )
@@ -326,7 +328,10 @@ def _roc(study: Study, records: list[RecordsOf]) -> Picture:
     calibrated = calibrated[calibrated["evaluation"] == (how or list(calibrated["evaluation"].unique()))[0]]
     named = _names(calibrated)
     points = calibrated.assign(label=named)
-    rows = [(row["label"], f"{row['fpr']:g}", over_seeds(row.to_frame().T)) for _, row in points.iterrows()]
+    rows = []
+    for _, row in points.iterrows():
+        one = row.to_frame().T
+        rows.append((row["label"], f"{row['fpr']:g}", over_seeds(one), realised(one)))
     title = "ROC on log axes: the average record"
     alternative = (
         "True positive rate against false positive rate on log axes, averaged over records, above the diagonal"
@@ -334,7 +339,7 @@ def _roc(study: Study, records: list[RecordsOf]) -> Picture:
     )
     table = Table(
         f"Points: {attack}, {calibrated['evaluation'].iloc[0]}",
-        ("cell", "FPR", "TPR"),
+        ("cell", "FPR", "TPR", "FPR realised"),
         tuple(rows),
         "Curves: mean over records of Φ(Φ⁻¹(FPR) + D), every record at the FPR, from each record's own separation D.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jaxmia.tables.attacks import attack_problems, attack_tables, audit_tables, triage_tables
+from jaxmia.tables.brief import brief_note, brief_tables
 from jaxmia.tables.laws import elsewhere_tables, laws_tables, prediction_tables, published_tables
 from jaxmia.tables.privacy import privacy_tables
 from jaxmia.tables.required import required_tables
@@ -19,6 +20,8 @@ __all__ = [
     "attack_problems",
     "attack_tables",
     "audit_tables",
+    "brief_note",
+    "brief_tables",
     "control_lines",
     "elsewhere_tables",
     "failures_table",

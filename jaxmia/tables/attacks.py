@@ -9,7 +9,7 @@ import pandas as pd
 import rich.text
 from rich.console import RenderableType
 
-from jaxmia.tables.layout import decimals, new_table, tpr_cell, with_error
+from jaxmia.tables.layout import decimals, footnoted, new_table, realised_cell, tpr_cell, with_error
 
 
 def attack_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
@@ -28,10 +28,11 @@ def attack_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
             areas = (f"{points[name].iloc[0]:.3f}" for name in ("auc", "balanced_accuracy"))
             head = (str(attack), *areas)
             for _, point in points.iterrows():
-                cells = (f"{point['fpr']:g}", f"{point['fpr_realised']:.4f}", tpr_cell(point.to_frame().T))
+                row = point.to_frame().T
+                cells = (f"{point['fpr']:g}", realised_cell(row), tpr_cell(row))
                 table.add_row(*head, *cells, *(f"{point[name]:.3g}" for name in pooled))
                 head = ("",) * len(head)
-        yield table
+        yield footnoted(table)
 
 
 def audit_tables(

@@ -30,15 +30,20 @@ def laws_tables(laws: Mapping[LawOf, PowerLawFit]) -> Iterator[RenderableType]:
     for name, fit in shown.items():
         if name.attack == PER_RECORD:
             continue
-        over_classes = any(law.slope_classes is not None for law in fit.lines)
-        table = new_table(str(name), ("FPR", *_law_headings(over_classes)))
-        for law in fit.lines:
-            published = _published_slope(law.fpr) if name.evaluation == "pooled" else "-"
-            table.add_row(f"{law.fpr:g}", *_law_cells(law, over_classes), published)
-        table.caption = _errors_over(fit.lines)
-        yield table
+        yield law_table(name, fit)
     for recipe in dict.fromkeys(name.recipe for name in shown if name.attack == PER_RECORD):
         yield _quantiles_table({name: fit for name, fit in shown.items() if name.recipe == recipe})
+
+
+def law_table(name: LawOf, fit: PowerLawFit) -> Table:
+    """One law at each FPR, beside the published slopes."""
+    over_classes = any(law.slope_classes is not None for law in fit.lines)
+    table = new_table(str(name), ("FPR", *_law_headings(over_classes)))
+    for law in fit.lines:
+        published = _published_slope(law.fpr) if name.evaluation == "pooled" else "-"
+        table.add_row(f"{law.fpr:g}", *_law_cells(law, over_classes), published)
+    table.caption = _errors_over(fit.lines)
+    return table
 
 
 def _quantiles_table(laws: Mapping[LawOf, PowerLawFit]) -> Table:

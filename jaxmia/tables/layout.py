@@ -10,6 +10,10 @@ import pandas as pd
 import rich.box
 from rich.table import Table
 
+from jaxmia.realised import OFF, realised_fpr
+
+FOOTNOTE = f"†: {OFF}"
+
 
 def new_table(title: str, headings: Iterable[str]) -> Table:
     """An empty table with these columns."""
@@ -51,6 +55,19 @@ def tpr_cell(rows: pd.DataFrame) -> str:
     low, high = resolved["tpr_low"].min(), resolved["tpr_high"].max()
     mark = "*" if len(resolved) < len(rows) else ""  # some seeds have no number: problems() says which
     return f"{resolved['tpr'].median():.3f}{mark} {low:.3f}-{high:.3f}"
+
+
+def realised_cell(rows: pd.DataFrame) -> str:
+    """The FPR that rows that differ in their seed realised together, with a dagger if it is off."""
+    found = realised_fpr(rows)
+    return "-" if np.isnan(found.fpr) else f"{found.fpr:.3g}{'†' if found.off else ''}"
+
+
+def footnoted(table: Table) -> Table:
+    """The table, with the footnote that its daggers need."""
+    if any("†" in str(cell) for column in table.columns for cell in column.cells):
+        table.caption = FOOTNOTE
+    return table
 
 
 def rounded_up(value: float, digits: int = 5) -> str:

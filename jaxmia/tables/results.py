@@ -11,7 +11,7 @@ import rich.text
 from rich.console import RenderableType
 from rich.table import Table
 
-from jaxmia.tables.layout import decimals, new_table, rounded_up, tpr_cell
+from jaxmia.tables.layout import decimals, footnoted, new_table, realised_cell, rounded_up, tpr_cell
 from jaxmia.tuning import Tuning
 
 
@@ -25,13 +25,15 @@ def results_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
         fprs = sorted(rows["fpr"].unique(), reverse=True)
         table = new_table(
             f"{attack}, {evaluation} (seeds: {rows['seed'].nunique()})",
-            ("C", "S", "acc.", *(f"at FPR {fpr:g}" for fpr in fprs)),
+            ("C", "S", "acc.", "FPR", "realised", "TPR, 95% interval"),
         )
         for (classes, shots), cells in rows.groupby(["classes", "shots"]):
-            accuracy = cells["accuracy"].median()
-            tprs = (tpr_cell(cells[cells["fpr"] == fpr]) for fpr in fprs)
-            table.add_row(str(classes), str(shots), decimals(accuracy, ".3f"), *tprs)
-        yield table
+            head = (str(classes), str(shots), decimals(cells["accuracy"].median(), ".3f"))
+            for fpr in fprs:
+                at_fpr = cells[cells["fpr"] == fpr]
+                table.add_row(*head, f"{fpr:g}", realised_cell(at_fpr), tpr_cell(at_fpr))
+                head = ("", "", "")
+        yield footnoted(table)
 
 
 def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
@@ -40,7 +42,8 @@ def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
     auditor = audited["attack"].iloc[0] if len(audited) else "no attack"
     yield (
         "TPR: median over seeds, with the outermost ends of their 95% intervals. ceiling: the largest TPR that any"
-        f" attack can have.\nε: at delta {first['delta']:g}, {first['adjacency']}; inf: ordinary training. shown: ε"
+        f" attack can have. @: the FPR realised.\nε: at delta {first['delta']:g}, {first['adjacency']}; inf: ordinary"
+        " training. shown: ε"
         f" that an audit by {auditor} proves at 95% (median over seeds)\n"
     )
     for evaluation, rows in results.groupby("evaluation", sort=False):
@@ -60,11 +63,17 @@ def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
                     decimals(shown, ".2f"),
                 ]
                 for fpr, points in sorted(level.groupby("fpr"), reverse=True):
-                    tprs = (tpr_cell(points[points["attack"] == attack]) for attack in attacks)
+                    tprs = (_with_realised(points[points["attack"] == attack]) for attack in attacks)
                     table.add_row(*head, f"{fpr:g}", *tprs, rounded_up(points["tpr_ceiling"].iloc[0], 3))
                     head = [""] * len(head)
                 table.add_section()
-        yield table
+        yield footnoted(table)
+
+
+def _with_realised(rows: pd.DataFrame) -> str:
+    """A TPR, and the FPR realised where thresholds were not set by the non-members that are counted."""
+    calibrated = rows["evaluation"].str.startswith("calibrated").any() and (rows["status"] == "ok").any()
+    return tpr_cell(rows) + (f" @{realised_cell(rows)}" if calibrated else "")
 
 
 def sweep_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
@@ -77,13 +86,14 @@ def sweep_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
     names = ("feature set", "recipe", "C", "S", *(["ε"] if private else []))
     table = new_table(
         f"{attack}, {evaluation}: median TPR (seeds: {rows['seed'].nunique()})",
-        (*names, "acc.", *(f"at FPR {fpr:g}" for fpr in fprs)),
+        (*names, "acc.", *(word for fpr in fprs for word in (f"at FPR {fpr:g}", "realised"))),
     )
     for key, cells in rows.groupby(columns):
-        tprs = (tpr_cell(cells[cells["fpr"] == fpr]).partition(" ")[0] for fpr in fprs)
+        of_each = [cells[cells["fpr"] == fpr] for fpr in fprs]
+        tprs = [word for of in of_each for word in (tpr_cell(of).partition(" ")[0], realised_cell(of))]
         values = (f"{value:g}" if isinstance(value, float) else str(value) for value in key)
         table.add_row(*values, decimals(cells["accuracy"].median(), ".3f"), *tprs)
-    yield table
+    yield footnoted(table)
     for fpr, of_fpr in rows.groupby("fpr"):
         reasons = of_fpr[of_fpr["status"] == "unresolved"]["reason"]
         if len(reasons):

@@ -1,0 +1,62 @@
+"""What a run found, on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+from rich.console import RenderableType
+from rich.table import Table
+
+from jaxmia.power_law import LawOf, PowerLawFit
+from jaxmia.tables.laws import law_table
+from jaxmia.tables.layout import footnoted, new_table, realised_cell, tpr_cell
+from jaxmia.tables.results import results_tables
+
+MOST_ROWS = 18  # of the table
+
+
+def brief_tables(results: pd.DataFrame, laws: Mapping[LawOf, PowerLawFit]) -> Iterator[RenderableType]:
+    """The first attack: its TPRs, each with the FPR realised, and its law. With private cells, their first table."""
+    attack, evaluation = results[["attack", "evaluation"]].iloc[0]
+    if np.isfinite(results["epsilon"]).any():
+        yield from results_tables(results[results["evaluation"] == evaluation])
+    else:
+        yield _tprs(results[results["attack"] == attack])
+    name = next((name for name in laws if name[:2] == (attack, evaluation)), None)
+    if name is not None:
+        table = law_table(name, laws[name])
+        table.title = f"{name}: log10(TPR - FPR) = slope log10 S + intercept"
+        yield table
+
+
+def _tprs(results: pd.DataFrame) -> Table:
+    """TPR and realised FPR at each FPR, pooled and calibrated beside one another; smallest S first."""
+    evaluations = [
+        name for name in results["evaluation"].unique() if name == "pooled" or name.startswith("calibrated")
+    ][:2] or [results["evaluation"].iloc[0]]
+    table = new_table(
+        f"{results['attack'].iloc[0]}: TPR, median of {results['seed'].nunique()} seeds with 95% interval",
+        ("C", "S", "FPR", *(word for name in evaluations for word in (name, "realised"))),
+    )
+    ordered = results.sort_values(["classes", "shots", "fpr"], ascending=[True, True, False], kind="stable")
+    groups, last = list(ordered.groupby(["classes", "shots", "fpr"], sort=False)), None
+    for (classes, shots, fpr), cells in groups[:MOST_ROWS]:
+        of_each = [cells[cells["evaluation"] == name] for name in evaluations]
+        numbers = [word for rows in of_each for word in (tpr_cell(rows), realised_cell(rows))]
+        head = (f"{classes}", f"{shots}") if (classes, shots) != last else ("", "")
+        table.add_row(*head, f"{fpr:g}", *numbers)
+        last = (classes, shots)
+    if len(groups) > MOST_ROWS:
+        table.add_row("", "", "...", f"{len(groups) - MOST_ROWS} more rows: --verbose")
+    return footnoted(table)
+
+
+def brief_note(notes: list[str]) -> list[str]:
+    """That there are notes, in a line, or nothing."""
+    return (
+        [f"Notes on cells that diverged or have no number: {len(notes)}; --verbose has them."]
+        if notes
+        else []
+    )
