@@ -100,5 +100,6 @@ def test_the_demo_s_grid_fits_a_screen():
     rows = [results(600, fprs=fprs), results(1000, evaluation="pooled", fprs=fprs)]
     text = printed(brief_tables(pd.concat(rows, ignore_index=True), {}))
     assert len(text.splitlines()) <= 40 - 16
+    assert text.count("0.006†") == len(SHOTS)  # nothing is wrapped
     more = pd.concat([*rows, *(each.assign(classes=5) for each in rows)], ignore_index=True)
-    assert "18 more rows: --verbose" in printed(brief_tables(more, {}))
+    assert "and 18 more" in printed(brief_tables(more, {}))

@@ -36,20 +36,27 @@ def _tprs(results: pd.DataFrame) -> Table:
     evaluations = [
         name for name in results["evaluation"].unique() if name == "pooled" or name.startswith("calibrated")
     ][:2] or [results["evaluation"].iloc[0]]
+    number, seeds = results["classes"].nunique(), results["seed"].nunique()
+    of_classes = f"C = {results['classes'].iloc[0]}, " if number == 1 else ""
     table = new_table(
-        f"{results['attack'].iloc[0]}: TPR, median of {results['seed'].nunique()} seeds with 95% interval",
-        ("C", "S", "FPR", *(word for name in evaluations for word in (name, "realised"))),
+        f"{results['attack'].iloc[0]}: TPR with 95% interval ({of_classes}seeds: {seeds})",
+        (
+            *(["C"] if number > 1 else []),
+            "S",
+            "FPR",
+            *(word for each in evaluations for word in (each, "realised")),
+        ),
     )
     ordered = results.sort_values(["classes", "shots", "fpr"], ascending=[True, True, False], kind="stable")
     groups, last = list(ordered.groupby(["classes", "shots", "fpr"], sort=False)), None
     for (classes, shots, fpr), cells in groups[:MOST_ROWS]:
         of_each = [cells[cells["evaluation"] == name] for name in evaluations]
         numbers = [word for rows in of_each for word in (tpr_cell(rows), realised_cell(rows))]
-        head = (f"{classes}", f"{shots}") if (classes, shots) != last else ("", "")
-        table.add_row(*head, f"{fpr:g}", *numbers)
+        head = [f"{classes}", f"{shots}"] if (classes, shots) != last else ["", ""]
+        table.add_row(*head[-2 if number > 1 else -1 :], f"{fpr:g}", *numbers)
         last = (classes, shots)
     if len(groups) > MOST_ROWS:
-        table.add_row("", "", "...", f"{len(groups) - MOST_ROWS} more rows: --verbose")
+        table.add_row(*[""] * min(number - 1, 1), "...", "", f"and {len(groups) - MOST_ROWS} more")
     return footnoted(table)
 
 

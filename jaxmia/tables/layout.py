@@ -60,7 +60,8 @@ def tpr_cell(rows: pd.DataFrame) -> str:
 def realised_cell(rows: pd.DataFrame) -> str:
     """The FPR that rows that differ in their seed realised together, with a dagger if it is off."""
     found = realised_fpr(rows)
-    return "-" if np.isnan(found.fpr) else f"{found.fpr:.3g}{'†' if found.off else ''}"
+    digits = 3 if found.fpr >= 0.01 else 2
+    return "-" if np.isnan(found.fpr) else f"{found.fpr:.{digits}g}{'†' if found.off else ''}"
 
 
 def footnoted(table: Table) -> Table:
