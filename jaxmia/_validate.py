@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+_LONGEST = 200  # letters of a value in a message
+_LISTED = 20  # values
+
 
 class InputError(ValueError):
     """Something the user gave is wrong. The command line prints it as one line and exits with 2."""
@@ -15,7 +18,20 @@ class InputError(ValueError):
 def check(condition: bool | np.bool_, name: str, value: object, rule: str) -> None:
     """Raise InputError "NAME=VALUE must RULE." unless the condition holds."""
     if not condition:
-        raise InputError(f"{name}={value!r} must {rule}.")
+        raise InputError(f"{name}={shown(value)} must {rule}.")
+
+
+def shown(value: object) -> str:
+    """The repr of a value, cut where a reader would stop: messages stay one line whatever was given."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 20]} ... ({len(text)} letters)"
+
+
+def listed(values: Iterable[object]) -> str:
+    """The first of some values, joined by commas, and how many more there are."""
+    words = [word if len(word) <= _LONGEST else f"{word[:_LONGEST]}..." for word in map(str, values)]
+    more = f" ... ({len(words)} in all)" if len(words) > _LISTED else ""
+    return ", ".join(words[:_LISTED]) + more
 
 
 def check_at_least(name: str, value: object, minimum: int) -> None:
@@ -33,7 +49,7 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Raise InputError unless value is one of choices; the nearest one is suggested."""
     known = list(choices)
     if value not in known:
-        raise InputError(f"{name}={value!r} must be one of {', '.join(known)}.{suggestion(value, known)}")
+        raise InputError(f"{name}={shown(value)} must be one of {listed(known)}.{suggestion(value, known)}")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -110,6 +110,16 @@ def check_batch(batch: str, *, sampling_rate: float) -> None:
         )
 
 
+def delta_notes(delta: float, members: int) -> list[str]:
+    """A line if delta is above 1 / n: publishing one of n members whole satisfies (0, 1 / n)-differential privacy."""
+    if delta * members <= 1:
+        return []
+    return [
+        f"delta={delta:g} is above 1/n = 1/{members} = {1 / members:.2g}, n the members: publishing one member at random"
+        f" in full is within it. Take a delta well below, as {0.1 / members:.1g}."
+    ]
+
+
 def dp_epsilon(
     *,
     noise_multiplier: float,

@@ -246,30 +246,17 @@ def write_template(
 
 
 def load_audit(source: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> AuditConfig:
-    """Read an audit file; relative paths start at the file. Otherwise as load_config.
+    """Read an audit file; otherwise as load_config.
 
     Raises:
         InputError: for a missing file, bad TOML, an unknown key (the nearest is suggested) or a wrong value.
     """
-    path = pathlib.Path(source)
-    if not path.is_file():
+    if not pathlib.Path(source).expanduser().is_file():
         raise InputError(
             f"config={str(source)!r} must be a TOML file; `jaxmia audit --init FILE` writes one."
         )
     settings = read_settings(source, overrides)
     try:
-        config = AuditConfig.model_validate(settings)
+        return AuditConfig.model_validate(settings)
     except pydantic.ValidationError as error:
         raise InputError(describe_error(error, AuditConfig)) from None
-    folder = path.resolve().parent
-
-    def placed(name: str) -> str:
-        return str(folder / pathlib.Path(name).expanduser()) if name else ""
-
-    data = {"features": placed(config.data.features), "members": placed(config.data.members)}
-    return config.model_copy(
-        update={
-            "data": config.data.model_copy(update=data),
-            "head": config.head.model_copy(update={"file": placed(config.head.file)}),
-        }
-    )

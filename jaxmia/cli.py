@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextvars
+import os
 import pathlib
+import re
 import sys
 from typing import Annotated
 
-import rich.console
 import typer
 
+from jaxmia import terminal
+from jaxmia._text import show_in_any_encoding
 from jaxmia._validate import InputError, check
 
 app = typer.Typer(
@@ -25,6 +29,27 @@ between vulnerability and examples per class.
 Start with `jaxmia run configs/demo.toml --out runs/demo` (or `jaxmia run demo --out runs/demo` anywhere).""",
 )
 
+
+def _set_read_limit(value: str | None) -> None:
+    from jaxmia._npz import set_read_limit
+
+    if value is not None:
+        set_read_limit(value)
+
+
+ReadLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--read-limit",
+        metavar="SIZE",
+        help="What the arrays of one file may hold, 16GiB by default: small files can unpack to any size.",
+        callback=_set_read_limit,
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", metavar="SIZE", help="What training may hold on each device, as in 8GiB."),
+]
 Folder = Annotated[pathlib.Path, typer.Argument(metavar="DIR", help="A run folder.")]
 
 
@@ -44,10 +69,8 @@ def run(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in train.steps=200."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
-    memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="What training may hold on each device, as in 8GiB."),
-    ] = None,
+    memory: Memory = None,
+    read_limit: ReadLimit = None,
     coordinator: Annotated[
         str | None,
         typer.Option(
@@ -79,11 +102,11 @@ def run(
     settings = load_config(config, override or ())
     budget = None if memory is None else parse_bytes(memory)
     index = start(coordinator, processes, process)
-    console = rich.console.Console()
+    console = terminal.console()
     keep_programs()
     try:
         result = run_experiment(
-            settings, out, resume=resume, memory=budget, console=rich.console.Console(stderr=True)
+            settings, out, resume=resume, memory=budget, console=terminal.console(stderr=True)
         )
     except ProcessError as error:
         _print_error(error)
@@ -98,10 +121,10 @@ def run(
         console.print(*brief_tables(result.results, result.laws))
         notes = brief_note(notes)
     for line in (*control_lines(result.controls), *notes, *privacy_notes(settings)):
-        console.print(line, style="yellow", highlight=False)
+        console.print(line, style="yellow")
     if not verbose:
         where = f"Other attacks, evaluations and laws: --verbose; on a page: jaxmia report {out}"
-        console.print(where, highlight=False, markup=False)
+        console.print(where)
     if result.cells_computed:
         console.print(
             f"{result.heads_trained} heads trained; {result.cells_computed} cells computed; all files are in {out}"
@@ -129,10 +152,8 @@ def sweep(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in recipes.adam.steps=200."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished sweep.")] = False,
-    memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="What training may hold on each device, as in 8GiB."),
-    ] = None,
+    memory: Memory = None,
+    read_limit: ReadLimit = None,
     executor: Annotated[
         str, typer.Option(metavar="local|ray", help="Where cells are computed: here, or as Ray tasks.")
     ] = "local",
@@ -159,7 +180,7 @@ def sweep(
     settings = load_sweep(config, override or ())
     if executor != "ray" and (address, cpus, gpus) != (None, 1, None):
         raise InputError(f"executor={executor!r} must be 'ray' for --address, --cpus and --gpus.")
-    console = rich.console.Console()
+    console = terminal.console()
     try:
         result = run_sweep(
             settings,
@@ -167,7 +188,7 @@ def sweep(
             resume=resume,
             memory=None if memory is None else parse_bytes(memory),
             executor=RayExecutor(address, cpus=cpus, gpus=gpus) if executor == "ray" else executor,
-            console=rich.console.Console(stderr=True),
+            console=terminal.console(stderr=True),
         )
     except SweepStoppedError as error:
         _print_error(error)
@@ -175,7 +196,7 @@ def sweep(
     if result.laws:
         console.print(*sweep_tables(result.results()), *laws_tables(result.laws))
     for line in privacy_notes(settings):
-        console.print(line, style="yellow", highlight=False)
+        console.print(line, style="yellow")
     if result.cells_computed or result.failures:
         console.print(
             f"{result.heads_trained} heads trained; {result.cells_computed} cells computed; all files are in {out}"
@@ -202,12 +223,11 @@ def tune(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in tuning.trials=50."),
     ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="What training may hold on each device, as in 8GiB."),
-    ] = None,
+    memory: Memory = None,
+    read_limit: ReadLimit = None,
 ) -> None:
     """Search for the recipes of a grid, train nothing else, and write an experiment file."""
+    from jaxmia._files import check_writable
     from jaxmia.config import load_config
     from jaxmia.experiment import tune_grid
     from jaxmia.memory import parse_bytes
@@ -216,17 +236,16 @@ def tune(
     from jaxmia.tuning import privacy_notes, tuned_file, with_tuning
 
     settings = with_tuning(load_config(config, override or ()))
-    console = rich.console.Console()
+    console = terminal.console()
     budget = None if memory is None else parse_bytes(memory)
-    if out.is_dir() or not out.resolve().parent.is_dir():
-        raise InputError(f"out={str(out)!r} must be a file in a folder that exists.")
+    check_writable(out)
     searches = {}
-    for cell, search in tune_grid(settings, memory=budget, console=rich.console.Console(stderr=True)):
+    for cell, search in tune_grid(settings, memory=budget, console=terminal.console(stderr=True)):
         searches[cell] = search
         console.print(tuning_table(str(cell), search))
     write_text(out, tuned_file(settings, searches))
     for line in privacy_notes(settings):
-        console.print(line, style="yellow", highlight=False)
+        console.print(line, style="yellow")
     console.print(f"Written: {out}; to be run by jaxmia run {out} --out DIR")
 
 
@@ -249,18 +268,19 @@ def attack(
     target: Annotated[
         int | None, typer.Option(metavar="ROW", help="Report on this model; the others are its shadows.")
     ] = None,
+    read_limit: ReadLimit = None,
 ) -> None:
     """Run attacks on scores of models that were trained anywhere: PyTorch, TensorFlow, ..."""
     from jaxmia.attack_run import FPRS, attack_scores
     from jaxmia.tables import attack_problems, attack_tables, control_lines
 
     run = attack_scores(scores, out, attack=name or (), fpr=fpr or FPRS, target=target)
-    console = rich.console.Console()
+    console = terminal.console()
     num_models, num_examples = run.read.scores.member.shape
     console.print(f"{scores}: {num_models} models, {num_examples} examples", *run.read.notes, sep="\n")
     console.print(*attack_tables(run.results))
     for line in (*control_lines(run.controls), *attack_problems(run.results)):
-        console.print(line, style="yellow", highlight=False)
+        console.print(line, style="yellow")
     console.print(f"All files are in {out}")
 
 
@@ -290,10 +310,16 @@ def triage(
     out: Annotated[
         pathlib.Path | None, typer.Option(metavar="FILE", help="Also write all records, .csv or .parquet.")
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="For the Hessian, its factor and inverse; 8GiB by default."),
+    ] = None,
+    read_limit: ReadLimit = None,
 ) -> None:
     """Which records would a ridge head give away most? In seconds, without shadows."""
     import time
 
+    from jaxmia.memory import parse_bytes
     from jaxmia.tables import triage_tables
     from jaxmia.triage import FPRS, triage_features
 
@@ -307,19 +333,19 @@ def triage(
         shots=shots,
         seed=seed,
         out=out,
+        memory=None if memory is None else parse_bytes(memory),
     )
-    console = rich.console.Console()
+    console = terminal.console()
     console.print(*triage_tables(result.records, top=top))
     for warning in result.found.warnings:
-        console.print(warning, style="yellow", highlight=False)
+        console.print(warning, style="yellow")
     seconds = time.perf_counter() - clock
     console.print(
         f"{len(result.records)} records in {seconds:.1f} s; no shadow was trained: estimates, whose mean TPR lay within"
         " 5% of shadows' wherever compared at ridge 1 and 10, within 7% below",
-        highlight=False,
     )
     if out is not None:
-        console.print(f"All records are in {out}", highlight=False)
+        console.print(f"All records are in {out}")
 
 
 @app.command(
@@ -415,13 +441,13 @@ def extract(
         device=device,
         dtype=dtype,
         on_error=on_error,
-        console=rich.console.Console(stderr=True),
+        console=terminal.console(stderr=True),
     )
-    console = rich.console.Console()
+    console = terminal.console()
     for line in done.provenance["notes"]:
-        console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(line, style="yellow", soft_wrap=True)
     for line in done.summary():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 @app.command(
@@ -449,6 +475,7 @@ def audit(
         bool,
         typer.Option("--force", help="Go on where head and records do not go together; the results say so."),
     ] = False,
+    read_limit: ReadLimit = None,
 ) -> None:
     """Audit one head that is to be released, trained by jaxmia or anything else: who can be told from it?
 
@@ -458,15 +485,13 @@ def audit(
     from jaxmia.audit_config import load_audit, write_template
     from jaxmia.audit_records import proposed_fprs
 
-    console = rich.console.Console()
+    console = terminal.console()
     if init is not None:
         if config is not None or out is not None:
             raise InputError("--init must be given alone, or with --features.")
         fprs, note = proposed_fprs(features) if features is not None else ((), "")
         write_template(init, features=features, fprs=fprs, note=note)
-        console.print(
-            f"{init} is written: fill it in, then `jaxmia audit {init} --out DIR`.", highlight=False
-        )
+        console.print(f"{init} is written: fill it in, then `jaxmia audit {init} --out DIR`.")
         return
     if config is None or out is None:
         raise InputError("CONFIG and --out must be given, or --init FILE to begin with.")
@@ -475,12 +500,12 @@ def audit(
     from jaxmia.tables import attack_problems, audit_tables, control_lines
 
     result = run_audit(
-        load_audit(config, tuple(override or ())), out, force=force, console=rich.console.Console(stderr=True)
+        load_audit(config, tuple(override or ())), out, force=force, console=terminal.console(stderr=True)
     )
     if result.void:
-        console.print("VOID: the head does not fit these records.", style="bold red", markup=False)
+        console.print("VOID: the head does not fit these records.", style="bold red")
         for line in result.void:
-            console.print(line, style="red", highlight=False, markup=False)
+            console.print(line, style="red")
     console.print(
         *audit_tables(result.attack.results, result.records, result.match.head, result.match.shadows)
     )
@@ -490,7 +515,7 @@ def audit(
         *result.warnings,
     )
     for line in lines:
-        console.print(line, style="yellow", highlight=False)
+        console.print(line, style="yellow")
     console.print(f"All files are in {out}")
 
 
@@ -526,7 +551,7 @@ def report(
     from jaxmia.report import write_report
 
     page, data = write_report(folder, out, study=study, context=context)
-    rich.console.Console().print(f"Written: {page} and {data}", highlight=False)
+    terminal.console().print(f"Written: {page} and {data}")
 
 
 @app.command()
@@ -549,14 +574,17 @@ def fit(
     ] = False,
 ) -> None:
     """Fit the power law to one or more folders of runs and sweeps: averages, and quantiles over records."""
+    from jaxmia._files import check_writable
     from jaxmia.laws import fit_laws, laws_elsewhere, laws_to_json, load_rows
     from jaxmia.store import write_json
     from jaxmia.tables import elsewhere_tables, laws_tables
 
     if held_out and across:
         raise InputError("--hold-out and --across must not be given together.")
+    if out is not None:
+        check_writable(out)
     results = load_rows(folders)
-    console = rich.console.Console()
+    console = terminal.console()
     judged = laws_elsewhere(results, held_out) if held_out or across else None
     laws = fit_laws(results[~results["dataset"].isin(held_out or ())])
     if out is not None:
@@ -591,7 +619,7 @@ def predict(
     from jaxmia.store import load_json
     from jaxmia.tables import prediction_tables, published_tables, required_tables
 
-    console = rich.console.Console()
+    console = terminal.console()
     if published:
         console.print(*published_tables())
         if shots is None and not epsilon:
@@ -642,7 +670,7 @@ def dp(
     fpr: Annotated[list[float] | None, typer.Option(help="FPRs of the ceilings; may be repeated.")] = None,
 ) -> None:
     """Noise for a target epsilon, or epsilon of a noise multiplier, and the ceilings on any attack."""
-    from jaxmia.accounting import PrivacySpec, adjacency_for, sampling_rate_of
+    from jaxmia.accounting import PrivacySpec, adjacency_for, delta_notes, sampling_rate_of
     from jaxmia.tables import privacy_tables
 
     spec = PrivacySpec(epsilon=epsilon, noise_multiplier=noise_multiplier, delta=delta)
@@ -651,20 +679,53 @@ def dp(
         steps=steps,
         adjacency=adjacency_for(design),
     )
-    rich.console.Console().print(*privacy_tables(guarantee, fpr or (0.1, 0.01, 0.001)))
+    console = terminal.console()
+    console.print(*privacy_tables(guarantee, fpr or (0.1, 0.01, 0.001)))
+    if shots is not None and classes is not None:
+        for line in delta_notes(delta, shots * classes):
+            console.print(line, style="yellow")
 
 
 def main() -> None:
     """Run the command line; wrong input ends with one line on stderr and exit code 2."""
+    show_in_any_encoding()
+    sys.argv[1:] = [re.sub(r"^(--[a-z-]+=)?~(?=/|$)", _at_home, word) for word in sys.argv[1:]]
     try:
-        app()
+        contextvars.copy_context().run(app)  # a limit that an option sets ends with the command
     except InputError as error:
         _print_error(error)
         sys.exit(2)
+    except BrokenPipeError:  # `jaxmia ... | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _print_error(_os_line(error))
+        sys.exit(2)
+    except RuntimeError as error:
+        if not str(error).startswith("Unable to initialize backend"):
+            raise
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        first = str(error).partition("\n")[0].partition(" (you may")[0].rstrip(".")
+        _print_error(
+            f"{first}. JAX_PLATFORMS={asked!r} asks for it: JAX_PLATFORMS=cpu, or unset, does without."
+        )
+        sys.exit(2)
 
 
-def _print_error(error: Exception) -> None:
-    rich.console.Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+def _at_home(match: re.Match[str]) -> str:
+    """The home folder, where a shell has left ~ as it stands: in --out=~/mine."""
+    return (match[1] or "") + os.path.expanduser("~")
+
+
+def _os_line(error: OSError) -> str:
+    """What the operating system refused, in one line."""
+    reason = error.strerror or str(error) or type(error).__name__
+    place = "" if error.filename is None else f"{error.filename}: "
+    return f"{place}{reason[0].lower()}{reason[1:]}."
+
+
+def _print_error(error: object) -> None:
+    terminal.console(stderr=True).print(f"error: {error}", style="red", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import pydantic
 from pydantic import Field
 
 from jaxmia import attacks
-from jaxmia._validate import InputError, check_choice, suggestion
+from jaxmia._text import read_toml
+from jaxmia._validate import InputError, check_choice, listed, shown, suggestion
 from jaxmia.accounting import MIN_DELTA
 from jaxmia.evaluation import EVALUATIONS
 from jaxmia.power_law import DEFAULT_RECIPE
@@ -29,6 +30,8 @@ Fpr = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$", max_length=64)]
 """Part of file names, joined by "__"."""
+_PATHS = ("features", "members", "statistics", "file")  # keys of settings that are paths, in whatever table
+_NO_PATHS = ("", "demo", "pool")  # what stands there for no file
 AttackOption = str | bool | int | float
 
 
@@ -48,7 +51,7 @@ class DataSettings(Settings):
     """Where candidates come from."""
 
     features: str = "demo"
-    """"demo" (the bundled set) or the path of an .npz with features and labels."""
+    """"demo" (the bundled set) or the path of an .npz with features and labels, from the file's folder."""
     test_per_class: Annotated[int, Field(ge=0)] = 200
     """At most this many held-out examples of each class, for accuracy."""
 
@@ -386,7 +389,7 @@ class DatasetSettings(DataSettings):
 
     name: Name
     features: str
-    """"demo" or the path of an .npz; relative paths may start at the sweep's file, and ~ is the home folder."""
+    """"demo" or the path of an .npz, from the file's folder; ~ is the home folder."""
     classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...] | None, Field(min_length=1, strict=False)] = (
         None
     )
@@ -495,11 +498,10 @@ def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
 
     Overrides reach the entries of [[datasets]] and [[recipes]] by name or place: "recipes.adam.steps=200".
     """
-    folder = pathlib.Path(source).resolve().parent if pathlib.Path(source).is_file() else None
-    return parse_sweep(read_settings(source, overrides), folder=folder)
+    return parse_sweep(read_settings(source, overrides))
 
 
-def parse_sweep(settings: dict[str, Any], *, folder: pathlib.Path | None = None) -> SweepConfig:
+def parse_sweep(settings: dict[str, Any]) -> SweepConfig:
     """Check the settings of a sweep, or of an experiment, given as nested dictionaries.
 
     [data] and [train] hold what the entries of [[datasets]] and [[recipes]] have in common; without entries they are
@@ -507,7 +509,6 @@ def parse_sweep(settings: dict[str, Any], *, folder: pathlib.Path | None = None)
 
     Args:
         settings: as in the TOML file.
-        folder: of the file: where relative paths are looked for first, before the present folder.
 
     Raises:
         InputError: as parse_config.
@@ -519,7 +520,7 @@ def parse_sweep(settings: dict[str, Any], *, folder: pathlib.Path | None = None)
             raise InputError(f"{shared_name}={shared!r}: must be a table.")
         entries = settings.setdefault(name, [one(shared)])
         if isinstance(entries, list):  # of tables, or what the model refuses
-            settings[name] = [_merged(shared, entry, folder) for entry in entries]
+            settings[name] = [_merged(shared, entry) for entry in entries]
     try:
         return SweepConfig.model_validate(settings)
     except pydantic.ValidationError as error:
@@ -536,39 +537,50 @@ def _only_recipe(train: dict[str, Any]) -> dict[str, Any]:
     return {"name": DEFAULT_RECIPE}
 
 
-def _merged(shared: dict[str, Any], entry: Any, folder: pathlib.Path | None) -> Any:
-    if not isinstance(entry, dict):
-        return entry
-    entry = {**shared, **entry}
-    for key, word in (("features", "demo"), ("statistics", "pool")):
-        if isinstance(entry.get(key), str) and entry[key] != word:
-            path = pathlib.Path(entry[key]).expanduser()
-            beside = folder / path if folder is not None else path
-            entry[key] = str(beside if beside.exists() else path)
-    return entry
+def _merged(shared: dict[str, Any], entry: Any) -> Any:
+    return {**shared, **entry} if isinstance(entry, dict) else entry
 
 
 def read_settings(source: str | os.PathLike[str], overrides: Sequence[str]) -> dict[str, Any]:
     """A TOML file, or a built-in one, as nested dictionaries, with overrides; unchecked.
 
+    Paths that stand in the file start at its folder, those of overrides and of a built-in one at the present folder;
+    ~ is the home folder.
+
     Raises:
         InputError: for a missing file, bad TOML, or an override that names nothing.
     """
-    file: Traversable = pathlib.Path(source)
-    if not file.is_file():
+    path = pathlib.Path(source).expanduser()
+    file: Traversable = path
+    if not path.is_file():
         builtin = builtin_configs()
         if str(source) not in builtin:
             raise InputError(
                 f"config={str(source)!r} must be a TOML file or one of {', '.join(sorted(builtin))}; there is none."
             )
         file = builtin[str(source)]
-    try:
-        settings = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{source} must be valid TOML: {error}.") from None
+    folder = path.absolute().parent if file is path else pathlib.Path.cwd()
+    settings: dict[str, Any] = _placed(read_toml(file, "config"), folder)
     for override in overrides:
         _apply(override, settings)
     return settings
+
+
+def _placed(settings: Any, folder: pathlib.Path) -> Any:
+    """Settings, at any depth, whose paths start at a folder."""
+    if isinstance(settings, list):
+        return [_placed(entry, folder) for entry in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        key: place_of(value, folder) if key in _PATHS and isinstance(value, str) else _placed(value, folder)
+        for key, value in settings.items()
+    }
+
+
+def place_of(path: str, folder: pathlib.Path) -> str:
+    """A path of a settings file, from a folder; words that stand for no file stay."""
+    return path if path in _NO_PATHS else str(folder / os.path.expanduser(path))
 
 
 def parse_config(settings: dict[str, Any]) -> ExperimentConfig:
@@ -627,8 +639,8 @@ def _apply(override: str, settings: dict[str, Any]) -> None:
         if not isinstance(place, (dict, list)):
             raise InputError(f"--set {override!r} must name a key of a table; {table!r} is a value.")
     if isinstance(place, list):
-        raise InputError(f"--set {override!r} must name a key of one of {', '.join(_by_name(place))}.")
-    place[key] = value
+        raise InputError(f"--set {override!r} must name a key of one of {listed(_by_name(place))}.")
+    place[key] = _placed({key: value}, pathlib.Path.cwd())[key]
 
 
 def _by_name(entries: list[Any]) -> dict[str, Any]:
@@ -650,7 +662,7 @@ def describe_error(error: pydantic.ValidationError, model: type[pydantic.BaseMod
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     if first["type"] == "value_error":  # a validator's own words already name the value
         return f"{path}: {message}.{more}" if path else f"{message}.{more}"
-    return f"{path}={first['input']!r}: {message[0].lower()}{message[1:]}.{more}"
+    return f"{path}={shown(first['input'])}: {message[0].lower()}{message[1:]}.{more}"
 
 
 def _fields_at(model: Any, location: tuple[int | str, ...]) -> list[str]:

@@ -14,8 +14,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxmia._files import replacing
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError, check, check_at_least, check_choice
+from jaxmia.labels import class_places
 
 DEMO_NAME = "demo"
 NORMALIZATIONS = ("none", "unit", "standardize")
@@ -30,7 +32,7 @@ class FeatureSet:
 
     Attributes:
         features: float32[examples, dim].
-        labels: int32[examples], in 0 .. len(class_names) - 1.
+        labels: int32[examples], places among class_names.
         class_names: one name per class, in label order.
         input_shape: of an example that is not an extractor's output: (height, width, channels) of pixels in -1 .. 1, or
             (length,) of token ids in whole numbers, 0 for none; else ().
@@ -80,8 +82,9 @@ def feature_set(
 
     Args:
         features: float16/float32/float64 [examples, dim]; computed with in float32.
-        labels: integers [examples].
-        class_names: one name per class; by default the labels 0 .. max in decimal.
+        labels: [examples], values: what occurs are the classes, in sorted order, named by value. Whole numbers (also as
+            1.0), strings or bools. With class_names, integers that are places among the names, or names.
+        class_names: one name per class, all different.
 
     Raises:
         InputError: for wrong shapes or dtypes, features that are not finite, labels out of range.
@@ -96,13 +99,6 @@ def feature_set(
     check(
         np.issubdtype(features.dtype, np.floating), "features.dtype", str(features.dtype), "be floating point"
     )
-    check(
-        labels.shape == features.shape[:1],
-        "labels.shape",
-        labels.shape,
-        f"be [{features.shape[0]}], one per example",
-    )
-    check(np.issubdtype(labels.dtype, np.integer), "labels.dtype", str(labels.dtype), "be an integer type")
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite here and is refused below
         features = features.astype(np.float32)
     bad_rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
@@ -111,25 +107,15 @@ def feature_set(
             f"features must be finite in float32, got {bad_rows.size} rows with NaN or infinite values"
             f" (first: {bad_rows[0]})."
         )
-    names = tuple(str(name) for name in class_names) if class_names is not None else _default_names(labels)
-    bad_labels = np.flatnonzero((labels < 0) | (labels >= len(names)))
-    if bad_labels.size:
-        raise InputError(
-            f"labels must lie in 0..{len(names) - 1} (one per class name), got {bad_labels.size} outside"
-            f" (first: row {bad_labels[0]} has {labels[bad_labels[0]]})."
-        )
-    return FeatureSet(features, labels.astype(np.int32), names)
-
-
-def _default_names(labels: np.ndarray) -> tuple[str, ...]:
-    return tuple(str(label) for label in range(max(int(labels.max()), 0) + 1))
+    places, names = class_places(labels, class_names, len(features))
+    return FeatureSet(features, places, names)
 
 
 def load_features(source: str | os.PathLike[str], *, inputs: str = "features") -> FeatureSet:
     """Load a feature set from an .npz file, or the bundled one by the name "demo".
 
-    The file holds `features` (floating [examples, dim]), `labels` (integer [examples]), and optionally `class_names`
-    (unicode [classes]) and `raw`, what the extractor was given. Pickled objects are never loaded.
+    The file holds `features` (floating [examples, dim]), `labels` ([examples], as of feature_set), and optionally
+    `class_names` (unicode [classes]) and `raw`, what the extractor was given. Pickled objects are never loaded.
 
     Args:
         source: the file.
@@ -154,9 +140,14 @@ def load_features(source: str | os.PathLike[str], *, inputs: str = "features") -
     names = arrays.get("class_names")
     build = feature_set if inputs == "features" else raw_set
     try:
-        return build(arrays[inputs], arrays["labels"], None if names is None else names.tolist())
+        return build(arrays[inputs], arrays["labels"], None if names is None else _one_axis(names).tolist())
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
+
+
+def _one_axis(names: np.ndarray) -> np.ndarray:
+    check(names.ndim == 1, "class_names.shape", names.shape, "be [classes]")
+    return names
 
 
 def raw_set(raw: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None = None) -> FeatureSet:
@@ -165,8 +156,8 @@ def raw_set(raw: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | No
     Args:
         raw: uint8 pixels [examples, height, width] or [examples, height, width, channels], mapped to x / 127.5 - 1: no
             statistic of the data moves them; or integer token ids [examples, length], padded by 0.
-        labels: integers [examples].
-        class_names: one name per class; by default the labels 0 .. max in decimal.
+        labels: as of feature_set.
+        class_names: as of feature_set.
 
     Raises:
         InputError: for another shape or dtype, token ids below 0 or above 2^24, or what feature_set refuses.
@@ -197,19 +188,13 @@ def save_features(path: str | os.PathLike[str], data: FeatureSet, *, dtype: str 
         dtype: "float32", or "float16" for half the size at a relative error of up to 2^-11.
     """
     check_choice("dtype", dtype, ("float16", "float32"))
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(
-                file,
-                features=data.features.astype(dtype),
-                labels=data.labels,
-                class_names=np.array(data.class_names),
-            )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(pathlib.Path(path)) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            features=data.features.astype(dtype),
+            labels=data.labels,
+            class_names=np.array(data.class_names),
+        )
 
 
 def demo_features() -> FeatureSet:

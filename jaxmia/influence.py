@@ -30,7 +30,9 @@ def check_size(num_classes: int, num_inputs: int, memory: int | None = None) -> 
     """Raise InputError unless the Hessian, its factor and its inverse fit in memory (8 GiB by default)."""
     size = (num_classes - 1) * num_inputs
     budget = _MEMORY if memory is None else memory
-    rule = f"be at least {3 * 4 * size**2 / 2**30:.3g} GiB: the Hessian has {size} rows"
+    rule = (
+        f"be at least {3 * 4 * size**2 / 2**30:.3g} GiB: the Hessian has {size} rows (--memory SIZE, memory=)"
+    )
     check(3 * 4 * size**2 <= budget, "memory", f"{budget / 2**30:.3g} GiB", rule)
 
 

@@ -33,15 +33,19 @@ class Plan:
     block: int
 
 
-def parse_bytes(text: str | int) -> int:
+def parse_bytes(text: str | int, name: str = "memory") -> int:
     """Return the bytes of "8GiB", "500 MB" or a plain number.
+
+    Args:
+        text: the size.
+        name: of the setting, for the message.
 
     Raises:
         InputError: for anything else.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
     if match is None or match[2].upper() not in _UNITS:
-        raise InputError(f"memory={str(text)!r} must be a number of bytes with a unit, as in 8GiB or 500MB.")
+        raise InputError(f"{name}={str(text)!r} must be a number of bytes with a unit, as in 8GiB or 500MB.")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
@@ -84,9 +88,7 @@ def plan(
         stats = jax.local_devices()[0].memory_stats() or {}
         budget = stats["bytes_limit"] // 2 if "bytes_limit" in stats else fixed + per_model + 2**30
     mebibytes = math.ceil(100 * least / 2**20) / 100
-    rule = (
-        f"be at least {mebibytes:g} MiB: {num_examples} candidates of dimension {dim} and {num_models} heads"
-    )
+    rule = f"be at least {mebibytes:g} MiB: {num_examples} candidates of dimension {dim} and {num_models} heads (--memory)"
     check(budget >= least, "memory", f"{budget / 2**20:.3g} MiB", rule)
     room = budget - fixed
     models = min(num_models, room // (per_model + per_pair * step))

@@ -33,14 +33,21 @@ class GridProgress:
         self._progress.update(self._task, advance=work, heads=self._heads)
 
 
+class _Description(rich.progress.ProgressColumn):
+    """What is being done, as it stands: the one column that is cut where the line is too narrow."""
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        return rich.text.Text(task.description, no_wrap=True, overflow="ellipsis")
+
+
 class _HeadsPerSecond(rich.progress.ProgressColumn):
+    def get_table_column(self) -> rich.table.Column:
+        return rich.table.Column(no_wrap=True)
+
     def render(self, task: rich.progress.Task) -> str:
         elapsed = task.finished_time or task.elapsed
-        return (
-            f"{task.fields['heads'] / elapsed:.0f} heads/s"
-            if elapsed and task.fields["heads"]
-            else "- heads/s"
-        )
+        heads = task.fields["heads"]
+        return f"{heads / elapsed:.0f} heads/s" if elapsed and heads else "- heads/s"
 
 
 @contextlib.contextmanager
@@ -56,7 +63,10 @@ def item_progress(
     console: rich.console.Console | None, description: str, total: int
 ) -> Iterator[Callable[[int], None]]:
     """Show a bar over items; what is yielded is told how many more are through. On None nothing is drawn."""
-    counted = (rich.progress.MofNCompleteColumn(), _ItemsPerSecond())
+    counted = (
+        rich.progress.MofNCompleteColumn(table_column=rich.table.Column(no_wrap=True)),
+        _ItemsPerSecond(),
+    )
     progress = _bar(console, disable=console is None, counted=counted)
     with progress:
         task = progress.add_task(description, total=total)
@@ -64,24 +74,27 @@ def item_progress(
 
 
 class _ItemsPerSecond(rich.progress.ProgressColumn):
+    def get_table_column(self) -> rich.table.Column:
+        return rich.table.Column(no_wrap=True)
+
     def render(self, task: rich.progress.Task) -> str:
         speed = task.finished_speed or task.speed
         return f"{speed:.0f} items/s" if speed else "- items/s"
 
 
 def _of_heads() -> tuple[rich.progress.ProgressColumn, ...]:
-    return rich.progress.TaskProgressColumn(), _HeadsPerSecond()
+    return rich.progress.TaskProgressColumn(table_column=rich.table.Column(no_wrap=True)), _HeadsPerSecond()
 
 
 def _bar(
     console: rich.console.Console | None, *, disable: bool, counted: tuple[rich.progress.ProgressColumn, ...]
 ) -> rich.progress.Progress:
     return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(bar_width=24),
+        _Description(),
+        rich.progress.BarColumn(bar_width=16, table_column=rich.table.Column(no_wrap=True)),
         *counted,
-        rich.progress.TimeRemainingColumn(compact=True),
-        rich.progress.TextColumn("left"),
+        rich.progress.TimeRemainingColumn(compact=True, table_column=rich.table.Column(no_wrap=True)),
+        rich.progress.TextColumn("left", table_column=rich.table.Column(no_wrap=True)),
         console=console,
         disable=disable,
     )
@@ -134,7 +147,7 @@ class SweepProgress:
         through = len(self._total) - len(busy)
         for name in busy[:_LINES]:
             counts = (f"{self._done[name]} of {self._total[name][1]}", str(self._failed[name] or ""))
-            table.add_row(name, *counts, rich.text.Text(self._last.get(name, "")))
+            table.add_row(*map(rich.text.Text, (name, *counts, self._last.get(name, ""))))
         more = f", {len(busy) - _LINES} more to come" if len(busy) > _LINES else ""
         return rich.console.Group(table, f"{through} of {len(self._total)} complete{more}", self._progress)
 

@@ -52,6 +52,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Shaped
 
+from jaxmia._files import replacing
 from jaxmia._validate import InputError
 from jaxmia.power_law import DEFAULT_RECIPE
 
@@ -65,6 +66,8 @@ _PART = re.compile(r"models-(\d+)-(\d+)")
 _RECORD = "cell.json"
 _TUNING = "tuning.json"
 _HASH = ".sha256"
+_LOCK = ".lock"
+_COPY = ".manifest.json"  # as the manifest, for when that is damaged: without one, nobody knows whose heads these are
 
 CellState = Literal["done", "absent", "outdated", "failed", "damaged"]
 """Of a cell's rows: there; not there; of other settings; not there since computing them failed; not as written."""
@@ -303,7 +306,7 @@ class RunFolder:
         else:
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(path, params, force=True)
-        with _replacing(path.with_suffix(_HASH)) as temporary:
+        with replacing(path.with_suffix(_HASH)) as temporary:
             temporary.write_text(_folder_hash(path))
 
     def load_heads(self, cell: Cell, models: tuple[int, int], template: Any) -> Any:
@@ -394,7 +397,7 @@ class RunFolder:
         self._write_manifest()
 
     def _write_manifest(self) -> None:
-        self.write_json("manifest.json", self.manifest)
+        _write_manifest(self.path, self.manifest)
 
     def _cell_path(self, cell: Cell) -> pathlib.Path:
         return self.path.resolve() / "checkpoints" / str(cell)
@@ -504,7 +507,7 @@ class SweepFolder:
 
     def _write(self, status: str) -> None:
         self.manifest["status"] = status
-        self.write_json("manifest.json", self.manifest)
+        _write_manifest(self.path, self.manifest)
 
 
 def study_folder(
@@ -527,31 +530,47 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         InputError: if there is something at the place already, or it cannot be written.
     """
     path = pathlib.Path(path).resolve()
+    _check_free(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(held_folder(temporary, f"out={str(path)!r}"))
+        _check_free(path)  # whoever held it may have filled the place
+        try:
+            _clear(temporary)
+            yield temporary
+            if os.name == "nt":  # where a folder with an open file cannot be moved
+                stack.close()
+            os.replace(temporary, path)
+            (path / _LOCK).unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_free(path: pathlib.Path) -> None:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(f"out={str(path)!r} must be a new or an empty folder; there is something already.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(
-            f"out={str(path)!r} must be a folder that can be written: {error.strerror}."
-        ) from None
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear(folder: pathlib.Path) -> None:
+    """Remove what a killed process left in a held folder."""
+    for entry in folder.iterdir():
+        if entry.name == _LOCK:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz in one step."""
-    with _replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Write a JSON file in one step; NaN and infinity are refused."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -562,7 +581,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
         InputError: if it cannot be written.
     """
     try:
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"out={str(path)!r} must be a file that can be written: {error.strerror}.") from None
@@ -650,7 +669,9 @@ def load_json(folder: str | os.PathLike[str], name: str) -> Any:
     if not path.is_file():
         raise InputError(f"folder={str(folder)!r} must be a run folder with {name}; there is none.")
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path} must be a file that can be read: {error.strerror}.") from None
     except ValueError as error:
         raise InputError(f"{path} must be valid JSON: {error}.") from None
 
@@ -672,7 +693,7 @@ def held_folder(path: pathlib.Path, name: str) -> Iterator[None]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        held = filelock.FileLock(path / ".lock", timeout=0).acquire()
+        held = filelock.FileLock(path / _LOCK, timeout=0).acquire()
     except filelock.Timeout:
         raise InputError(f"{name} is in use by another process.") from None
     except OSError as error:
@@ -692,17 +713,37 @@ def machine() -> dict[str, str]:
 def _read_manifest(path: pathlib.Path, form: int | str) -> dict[str, Any] | None:
     if path.exists() and not path.is_dir():
         raise InputError(f"out={str(path)!r} must be a folder, but it is a file.")
-    if not (path / "manifest.json").is_file():
+    if not any((path / name).is_file() for name in ("manifest.json", _COPY)):
         if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise InputError(
                 f"out={str(path)!r} must be empty or hold a run; it has files but no manifest.json."
             )
         return None
-    manifest = load_json(path, "manifest.json")
-    if not isinstance(manifest, dict) or manifest.get("format") != form:
-        has = manifest.get("format") if isinstance(manifest, dict) else None
+    manifest = _whole_manifest(path)
+    if manifest.get("format") != form:
+        has = manifest.get("format")
         raise InputError(f"{path / 'manifest.json'} must be a manifest of format {form!r}, got {has!r}.")
     return manifest
+
+
+def _whole_manifest(path: pathlib.Path) -> dict[str, Any]:
+    """The manifest, or its copy if it is damaged: what the cells hold is hashed and stays of use."""
+    for name in ("manifest.json", _COPY):
+        try:
+            manifest = json.loads((path / name).read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(manifest, dict):
+            return manifest
+    raise InputError(
+        f"{path / 'manifest.json'} must be valid JSON: it is empty or damaged, and there is no copy of it: choose"
+        " another folder."
+    )
+
+
+def _write_manifest(path: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    for name in (_COPY, "manifest.json"):
+        write_json(path / name, manifest)
 
 
 def _check_continues(
@@ -752,19 +793,8 @@ def write_parquet(path: pathlib.Path, table: pd.DataFrame) -> None:
             columns = columns.set_column(
                 place, field.with_type(pa.string()), columns.column(place).cast(pa.string())
             )
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         pq.write_table(columns, temporary)
-
-
-@contextlib.contextmanager
-def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    # Of this process alone: a worker that outlives its driver may still write the same bytes.
-    temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def now() -> str:

@@ -11,11 +11,13 @@ import jax
 import numpy as np
 import pandas as pd
 
+from jaxmia._files import check_writable
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError, check, check_fpr
 from jaxmia.analytic import AnalyticVulnerability, analytic_vulnerability
 from jaxmia.features import DEMO_NAME, FeatureSet, candidate_pool, load_features
-from jaxmia.store import write_parquet
+from jaxmia.labels import record_ids
+from jaxmia.store import write_parquet, write_text
 
 FPRS = (0.1, 0.01, 0.001)
 SUFFIXES = (".csv", ".parquet")
@@ -71,8 +73,9 @@ def triage_features(
         raise InputError("classes and shots must be given together, or neither.")
     if out is not None:
         place = pathlib.Path(out)
-        check(place.suffix in SUFFIXES, "out", place.name, f"end in one of {', '.join(SUFFIXES)}")
-        check(place.parent.is_dir(), "out", str(place), "lie in a folder that exists")
+        suffix = place.suffix.lower()
+        check(suffix in SUFFIXES, "out", place.name, f"end in one of {', '.join(SUFFIXES)}")
+        check_writable(place)
     data = load_features(source)
     ids = _ids(source, data)
     if classes is not None and shots is not None:
@@ -91,18 +94,15 @@ def triage_features(
     )
     table = table.iloc[found.ranking()].reset_index(drop=True)
     if out is not None:
-        if place.suffix == ".csv":
-            table.to_csv(place, index=False)
+        if suffix == ".csv":
+            write_text(place, table.to_csv(index=False, lineterminator="\n"))
         else:
             write_parquet(place, table)
     return Triage(table, found)
 
 
 def _ids(source: str | os.PathLike[str], data: FeatureSet) -> np.ndarray:
-    rows = np.arange(len(data.labels))
     if str(source) == DEMO_NAME:
-        return rows
+        return record_ids(None, len(data.labels))
     held = read_npz(pathlib.Path(source), name="features", required=(), optional=("ids",))
-    ids = held.get("ids", rows)
-    check(ids.shape == rows.shape, "ids.shape", ids.shape, f"be {rows.shape}")
-    return ids
+    return record_ids(held.get("ids"), len(data.labels))

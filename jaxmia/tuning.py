@@ -294,11 +294,13 @@ def tuned_file(config: ExperimentConfig, searches: Mapping[Cell, Tuning]) -> str
 
 
 def privacy_notes(config: ExperimentConfig) -> list[str]:
-    """What a reader of a tuned run's epsilons must know: a line for each private level; none without tuning."""
+    """What a reader of epsilons must know: a delta that guarantees little, and a line for each tuned private level."""
+    private = any(epsilon < math.inf for epsilon in config.privacy.epsilon)
+    sizes = [shots * classes for shots in config.grid.shots for classes in config.grid.classes]
+    lines = delta_notes(config.privacy.delta, min(sizes)) if private else []
     if config.tuning is None:
-        return []
+        return lines
     adjacency, trials = adjacency_for(config.shadows.design), config.tuning.trials
-    lines = []
     for epsilon in config.privacy.epsilon:
         if epsilon == math.inf:
             continue

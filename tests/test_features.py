@@ -91,8 +91,11 @@ GOOD = {"features": np.ones((4, 2), np.float32), "labels": np.array([0, 1, 0, 1]
         ({"features": np.array([[0, 1], [np.nan, 0], [0, 0], [np.inf, 1]])}, r"got 2 rows .* \(first: 1\)"),
         ({"features": np.array([[0, 1], [0, 0], [1e300, 0], [0, 1]])}, r"got 1 rows .* \(first: 2\)"),
         ({"labels": np.array([0, 1, 0])}, r"labels.shape=\(3,\) must be \[4\]"),
-        ({"labels": np.array([0.0, 1.0, 0.0, 1.0])}, r"labels.dtype='float64' must be an integer"),
-        ({"labels": np.array([0, 1, -1, 1])}, r"got 1 outside \(first: row 2 has -1\)"),
+        ({"labels": np.array([0.0, 0.5, 0.0, np.nan])}, r"got 2 that are none \(first: row 1 has 0.5\)"),
+        (
+            {"labels": np.array([0, 1, -1, 1]), "class_names": np.array(["a", "b"])},
+            r"got 1 outside \(first: row 2 has -1\)",
+        ),
         (
             {"labels": np.array([0, 1, 2, 2]), "class_names": np.array(["a", "b"])},
             r"lie in 0..1 .* got 2 outside",

@@ -12,6 +12,7 @@ import numpy as np
 import rich.console
 from jaxtyping import Float
 
+from jaxmia._files import check_writable
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 from jaxmia.extract.backbones import (
@@ -170,13 +171,8 @@ def extract_features(
 
 def _written(out: pathlib.Path) -> dict[str, Any] | None:
     """Provenance of an output that is there already."""
-    check(out.suffix == ".npz", "out", str(out), "end in .npz")
-    check(
-        out.resolve().parent.is_dir() and not out.is_dir(),
-        "out",
-        str(out),
-        "be a file in a folder that exists",
-    )
+    check(out.suffix.lower() == ".npz", "out", str(out), "end in .npz")
+    check_writable(out)
     if not out.exists():
         return None
     found = read_npz(out, name="out", required=(), optional=("provenance",))

@@ -29,9 +29,11 @@ def decode(content: bytes) -> Any:
         image = PIL.Image.open(io.BytesIO(content))
     except PIL.UnidentifiedImageError:
         raise UnusableError("not an image") from None
+    except PIL.Image.DecompressionBombError:
+        raise UnusableError("image of more pixels than Pillow allows") from None
     except Exception as error:  # of whatever kind: each format has its own
         raise UnusableError(f"damaged image ({type(error).__name__})") from None
-    if image.mode in _WIDE:
+    if image.mode in _WIDE or _is_wide(image):
         raise UnusableError(f"pixels of more than 8 bits (mode {image.mode})")
     try:
         if "transparency" in image.info:
@@ -39,3 +41,16 @@ def decode(content: bytes) -> Any:
         return image.convert("RGB")
     except Exception as error:  # as above
         raise UnusableError(f"truncated or damaged image ({type(error).__name__})") from None
+
+
+def _is_wide(image: Any) -> bool:
+    """Whether a file has 16 bits a channel, of which Pillow would take the upper 8 and say nothing."""
+    words = [str(argument) for tile in image.tile for argument in _arguments(tile[3])]
+    largest = [argument for tile in image.tile if tile[0] == "ppm" for argument in _arguments(tile[3])]
+    return any(";16" in word for word in words) or any(
+        isinstance(value, int) and value > 255 for value in largest
+    )
+
+
+def _arguments(given: Any) -> tuple[Any, ...]:
+    return given if isinstance(given, tuple) else (given,)

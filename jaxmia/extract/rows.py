@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import decimal
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from jaxmia._text import printable
 from jaxmia.extract.images import UnusableError
+from jaxmia.labels import TRUTH
 
 Modality = Literal["image", "text"]
-_TRUTH = {"1": True, "true": True, "0": False, "false": False}
+_WHOLE = re.compile(r"-?\d+\.0+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Columns:
     Attributes:
         text: of the texts, if there is one of that name.
         image: of the images of a data set.
-        label: of the class: a name or a whole number.
+        label: of the class: a name or a whole number (also as 1.0).
         id: of what a row is called in results; without one, its number from 0.
         member: of whether a head was trained on the row (true and false, or 1 and 0); without one, nothing is said.
     """
@@ -82,9 +87,9 @@ def row_of(number: int, record: Mapping[str, Any], columns: Columns) -> Row:
     try:
         if columns.id is not None:
             given = record[columns.id]
-            if given is None or not str(given).strip():
+            if given is None or given != given or not printable(given).strip():
                 raise UnusableError("missing id")
-            name = str(given)
+            name = printable(given)
         label = _class_name(record[columns.label])
         member = None if columns.member is None else _truth(record[columns.member])
         return Row(name, label, member)
@@ -93,23 +98,23 @@ def row_of(number: int, record: Mapping[str, Any], columns: Columns) -> Row:
 
 
 def _class_name(value: Any) -> str:
-    if value is None or value != value or not str(value).strip():
+    """A name, or a whole number, whether a table has it as 1, 1.0 or "1.0"; "007" stays a name."""
+    if value is None or value != value or not printable(value).strip():
         raise UnusableError("missing label")
-    if isinstance(value, float):
-        if not value.is_integer():
+    if isinstance(value, (float, decimal.Decimal)):
+        if not math.isfinite(value) or value != int(value):
             raise UnusableError("label is a fraction")
         return str(int(value))
-    if not isinstance(value, (str, int)):
+    if not isinstance(value, (str, bytes, int)):
         raise UnusableError("label is neither a name nor a number")
-    return str(value)
+    name = printable(value)
+    return str(int(name.partition(".")[0])) if _WHOLE.fullmatch(name) else name
 
 
 def _truth(value: Any) -> bool:
-    if value is None or value != value or not str(value).strip():
+    if value is None or value != value or not printable(value).strip():
         raise UnusableError("missing member")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    word = str(value).strip().lower()
-    if word not in _TRUTH:
+    word = printable(value).strip().lower()
+    if word not in TRUTH:
         raise UnusableError("member is neither true nor false")
-    return _TRUTH[word]
+    return TRUTH[word]

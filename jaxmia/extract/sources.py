@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
+from jaxmia._text import printable
 from jaxmia._validate import InputError, check
 from jaxmia.extract.datasets import is_saved, open_dataset
 from jaxmia.extract.rows import Columns, Row, Source
@@ -66,15 +68,38 @@ def _open_folder(path: pathlib.Path) -> Source:
         raise InputError(
             f"source={str(path)!r} must have a sub-folder per class; {names} are splits: give one."
         )
-    files = [(folder.name, file) for folder in classes for file in _files(folder)]
-    rows = tuple(Row(file.relative_to(path).as_posix(), label) for label, file in files)
+    found = [(folder.name, *entry) for folder in classes for entry in _files(folder)]
+    files = [file for _, file, _ in found]
+    rows = tuple(
+        Row(printable(file.relative_to(path).as_posix()), printable(label), problem=problem)
+        for label, file, problem in found
+    )
     outside = len(entries) - len(classes)
     notes = (f"Left alone, beside the folders of the classes: {outside} files.",) if outside else ()
-    return Source(path.resolve().name, "image", rows, lambda place: files[place][1].read_bytes(), notes=notes)
+    return Source(path.resolve().name, "image", rows, lambda place: files[place].read_bytes(), notes=notes)
 
 
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    found = (file for file in folder.rglob("*") if file.is_file())
-    return sorted(
-        file for file in found if not any(p.startswith(".") for p in file.relative_to(folder).parts)
-    )
+def _files(folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
+    """Every file below a folder but hidden ones, and what is known against it: links that lead nowhere, say."""
+    found = []
+    for place, folders, names in os.walk(folder, onerror=_refuse):
+        linked = [name for name in folders if (pathlib.Path(place) / name).is_symlink()]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in (*names, *linked):
+            file = pathlib.Path(place) / name
+            if not name.startswith(".") and (problem := _problem(file)) is not None:
+                found.append((file, problem))
+    return sorted(found)
+
+
+def _problem(file: pathlib.Path) -> str | None:
+    """Why an entry of a folder cannot be read; empty for a file, None for what is neither file nor link."""
+    if file.is_file():
+        return ""
+    if file.is_dir():
+        return "link to a folder"
+    return "link to nothing" if file.is_symlink() else None
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename} must be a folder that can be read: {error.strerror}.") from None

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jaxmia._npz import check_read_size
+from jaxmia._text import encoding_of
 from jaxmia._validate import InputError, check, check_choice
 from jaxmia.extract.rows import Columns, Row, Source, row_of
 
@@ -27,13 +29,12 @@ def open_table(path: pathlib.Path, columns: Columns) -> Source:
     Raises:
         InputError: for another ending, a file that cannot be read, or a missing column.
     """
-    check(
-        path.suffix in SUFFIXES, "source", path.name, f"be a folder, or end in one of {', '.join(SUFFIXES)}"
-    )
+    suffix = path.suffix.lower()
+    check(suffix in SUFFIXES, "source", path.name, f"be a folder, or end in one of {', '.join(SUFFIXES)}")
     rows: list[Row] = []
     texts: list[Any] = []
     try:
-        for number, record in enumerate(_READERS[path.suffix](path, columns)):
+        for number, record in enumerate(_READERS[suffix](path, columns)):
             if isinstance(record, str):
                 rows.append(Row(str(number), problem=record))
                 texts.append(None)
@@ -48,6 +49,11 @@ def open_table(path: pathlib.Path, columns: Columns) -> Source:
 def _check_columns(path: pathlib.Path, columns: Columns, known: list[str]) -> None:
     for name in columns.roles("text").values():
         check_choice(f"{path.name}: column", name, known)
+        if known.count(name) > 1:
+            raise InputError(
+                f"{path.name}: column={name!r} must stand there once, but {known.count(name)} columns have that name:"
+                " rename one."
+            )
 
 
 def _is_unicode(text: str) -> bool:
@@ -56,12 +62,18 @@ def _is_unicode(text: str) -> bool:
 
 def _read_csv(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with path.open("rb") as raw:
+        encoding = encoding_of(raw.read(4))
+    with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
             names = next(reader, [])
         except csv.Error as error:
             raise InputError(f"{path.name}: the line of column names must be CSV: {error}.") from None
+        if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), None)):
+            raise InputError(
+                f"{path.name} must have commas between its columns; it has {other!r}: save it with commas."
+            )
         _check_columns(path, columns, names)
         while True:
             try:
@@ -89,9 +101,12 @@ def _read_jsonl(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line.decode("utf-8-sig"))
+                record = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
             except UnicodeDecodeError:
                 yield "malformed row (not UTF-8)"
+                continue
+            except RecursionError:
+                yield "malformed row (nested too deeply)"
                 continue
             except ValueError as error:
                 yield f"malformed row ({str(error).partition(':')[0]})"
@@ -105,6 +120,13 @@ def _read_jsonl(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
         _check_columns(path, columns, list(known))
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return record
+
+
 def _read_parquet(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -112,9 +134,11 @@ def _read_parquet(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
     try:
         with pq.ParquetFile(path) as file:
             _check_columns(path, columns, file.schema_arrow.names)
+            groups = (file.metadata.row_group(place) for place in range(file.metadata.num_row_groups))
+            check_read_size(path, sum(max(0, group.total_byte_size) for group in groups))
             for batch in file.iter_batches(columns=list(columns.roles("text").values())):
                 yield from batch.to_pylist()
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{path} must be a readable .parquet file: {str(error).partition(chr(10))[0]}."
         ) from None

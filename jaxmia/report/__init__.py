@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import pathlib
-import tomllib
 
 import pydantic
 
+from jaxmia._files import check_writable
+from jaxmia._text import read_toml
 from jaxmia._validate import InputError
 from jaxmia.audit_config import ContextSettings
 from jaxmia.config import describe_error
@@ -42,8 +43,12 @@ def write_report(
     """
     path = pathlib.Path(folder)
     page = path / "report.html" if out is None else pathlib.Path(out)
-    if page.suffix != ".html" or page.is_dir() or not page.resolve().parent.is_dir():
+    if page.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"out={str(page)!r} must be a .html file in a folder that exists.")
+    if not path.is_dir():
+        raise InputError(f"folder={str(folder)!r} must be that of a run, a sweep or an audit; there is none.")
+    check_writable(page)
+    check_writable(page.with_suffix(".json"))
     report = make_report(path, study=study, context=context)
     data = page.with_suffix(".json")
     write_text(page, to_html(report))
@@ -82,10 +87,7 @@ def make_report(
 
 
 def _context(path: pathlib.Path) -> ContextSettings:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"context={str(path)!r} must be a readable TOML file: {error}.") from None
+    content = read_toml(path, "context")
     if "context" not in content:
         raise InputError(
             f"context={str(path)!r} must have a table [context]; `jaxmia audit --init` writes one."

@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 
 import pandas as pd
-import rich.text
 from rich.console import RenderableType
 
-from jaxmia.tables.layout import decimals, footnoted, new_table, realised_cell, tpr_cell, with_error
+from jaxmia.tables.layout import add_row, decimals, footnoted, new_table, realised_cell, tpr_cell, with_error
 
 
 def attack_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
@@ -30,7 +29,7 @@ def attack_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
             for _, point in points.iterrows():
                 row = point.to_frame().T
                 cells = (f"{point['fpr']:g}", realised_cell(row), tpr_cell(row))
-                table.add_row(*head, *cells, *(f"{point[name]:.3g}" for name in pooled))
+                add_row(table, *head, *cells, *(f"{point[name]:.3g}" for name in pooled))
                 head = ("",) * len(head)
         yield footnoted(table)
 
@@ -41,7 +40,7 @@ def audit_tables(
     """What an audit found: the shadows beside the head, attacks on it, and its members most at risk."""
     beside = new_table("The head, and the shadows that stand for heads like it", ("", "head", "shadows"))
     for name, value in head.items():
-        beside.add_row(name, f"{value:.3f}", f"{shadows[name]:.3f}")
+        add_row(beside, name, f"{value:.3f}", f"{shadows[name]:.3f}")
     yield beside
     yield from attack_tables(results[results["targets"] != "others"])
     columns = [name for name in map(str, records) if re.fullmatch(r"tpr_[\d.e-]+", name)]
@@ -52,7 +51,7 @@ def audit_tables(
     )
     for row in members.to_dict("records"):
         tprs = (with_error(row[name], row[f"{name}_error"]) for name in columns)
-        table.add_row(rich.text.Text(row["id"]), row["class_name"], *tprs, f"{row['p_value']:.3g}")
+        add_row(table, row["id"], row["class_name"], *tprs, f"{row['p_value']:.3g}")
     yield table
     if "called" in records and records["called"].any():
         called = records[records["called"]]
@@ -70,12 +69,13 @@ def triage_tables(records: pd.DataFrame, *, top: int) -> Iterator[RenderableType
     some = records[["separation", *columns]]
     rows = {"mean": some.mean(), "median": some.median(), "99%": some.quantile(0.99), "maximum": some.max()}
     for name, row in rows.items():
-        table.add_row(name, *(decimals(number, ".3g") for number in row))
+        add_row(table, name, *(decimals(number, ".3g") for number in row))
     yield table
     first = records.head(top)
     table = new_table(f"The {len(first)} most vulnerable records", ("id", "class", "D", *headings))
     for _, row in first.iterrows():
-        table.add_row(
+        add_row(
+            table,
             str(row["id"]),
             row["class_name"],
             *(decimals(row[name], ".3g") for name in ("separation", *columns)),

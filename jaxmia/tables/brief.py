@@ -11,7 +11,7 @@ from rich.table import Table
 
 from jaxmia.power_law import LawOf, PowerLawFit
 from jaxmia.tables.laws import law_table
-from jaxmia.tables.layout import footnoted, new_table, realised_cell, tpr_cell
+from jaxmia.tables.layout import add_row, footnoted, new_table, realised_cell, tpr_cell
 from jaxmia.tables.results import results_tables
 
 MOST_ROWS = 18  # of the table
@@ -53,10 +53,10 @@ def _tprs(results: pd.DataFrame) -> Table:
         of_each = [cells[cells["evaluation"] == name] for name in evaluations]
         numbers = [word for rows in of_each for word in (tpr_cell(rows), realised_cell(rows))]
         head = [f"{classes}", f"{shots}"] if (classes, shots) != last else ["", ""]
-        table.add_row(*head[-2 if number > 1 else -1 :], f"{fpr:g}", *numbers)
+        add_row(table, *head[-2 if number > 1 else -1 :], f"{fpr:g}", *numbers)
         last = (classes, shots)
     if len(groups) > MOST_ROWS:
-        table.add_row(*[""] * min(number - 1, 1), "...", "", f"and {len(groups) - MOST_ROWS} more")
+        add_row(table, *[""] * min(number - 1, 1), "...", "", f"and {len(groups) - MOST_ROWS} more")
     return footnoted(table)
 
 

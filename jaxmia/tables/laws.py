@@ -10,7 +10,7 @@ from rich.table import Table
 
 from jaxmia.power_law import PER_RECORD, LawOf, PowerLaw, PowerLawFit
 from jaxmia.published import published_lines
-from jaxmia.tables.layout import decimals, new_table, span, with_error
+from jaxmia.tables.layout import add_row, decimals, new_table, span, with_error
 
 _NO_SLOPE = {"saturated": "saturated", "undetermined": "too few"}  # by status
 
@@ -41,7 +41,7 @@ def law_table(name: LawOf, fit: PowerLawFit) -> Table:
     table = new_table(str(name), ("FPR", *_law_headings(over_classes)))
     for law in fit.lines:
         published = _published_slope(law.fpr) if name.evaluation == "pooled" else "-"
-        table.add_row(f"{law.fpr:g}", *_law_cells(law, over_classes), published)
+        add_row(table, f"{law.fpr:g}", *_law_cells(law, over_classes), published)
     table.caption = _errors_over(fit.lines)
     return table
 
@@ -59,7 +59,7 @@ def _quantiles_table(laws: Mapping[LawOf, PowerLawFit]) -> Table:
         for law in fit.lines:
             published = slopes.get("max" if word == "maximum" else word) if law.fpr == 0.1 else None
             beside = "-" if published is None else f"{published:.3f}"
-            table.add_row(word, f"{law.fpr:g}", *_law_cells(law, over_classes)[:-1], beside)
+            add_row(table, word, f"{law.fpr:g}", *_law_cells(law, over_classes)[:-1], beside)
             word = ""
         table.add_section()
     table.caption = _errors_over([law for fit in of_records.values() for law in fit.lines])
@@ -117,7 +117,7 @@ def elsewhere_tables(rows: pd.DataFrame) -> Iterator[RenderableType]:
             for fpr, count, values in zip(
                 of_set["fpr"], of_set["num_cells"], numbers.to_numpy(), strict=True
             ):
-                table.add_row(word, f"{fpr:g}", *(decimals(value, ".3f") for value in values), str(count))
+                add_row(table, word, f"{fpr:g}", *(decimals(value, ".3f") for value in values), str(count))
                 word = ""
         yield table
 
@@ -144,9 +144,9 @@ def published_tables() -> Iterator[RenderableType]:
     )
     for line in published.lines:
         name = (line.record, f"{line.law.fpr:g}")
-        lines.add_row(*name, span(line.slope_shots_range), span(line.intercept_range))
+        add_row(lines, *name, span(line.slope_shots_range), span(line.intercept_range))
         required = (line.required_shots.get(epsilon) for epsilon in epsilons)
-        shots.add_row(*name, *("-" if number is None else f"{number:,.0f}" for number in required))
+        add_row(shots, *name, *("-" if number is None else f"{number:,.0f}" for number in required))
     yield from (lines, shots)
 
 
@@ -158,7 +158,7 @@ def prediction_tables(laws: Mapping[LawOf, PowerLawFit], *, shots: float, classe
             ("FPR", "TPR", "advantage", "interval", "note"),
         )
         for fpr in fit:
-            table.add_row(f"{fpr:g}", *_prediction_cells(fit[fpr], shots, classes))
+            add_row(table, f"{fpr:g}", *_prediction_cells(fit[fpr], shots, classes))
         yield table
 
 

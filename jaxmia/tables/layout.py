@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 import rich.box
+import rich.text
 from rich.table import Table
 
 from jaxmia.realised import OFF, realised_fpr
@@ -18,7 +19,7 @@ FOOTNOTE = f"†: {OFF}"
 def new_table(title: str, headings: Iterable[str]) -> Table:
     """An empty table with these columns."""
     table = Table(
-        title=title,
+        title=rich.text.Text(title),
         box=rich.box.SIMPLE_HEAD,
         pad_edge=False,
         title_justify="left",
@@ -26,8 +27,13 @@ def new_table(title: str, headings: Iterable[str]) -> Table:
         caption_justify="left",
     )
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(rich.text.Text(heading), justify="right")
     return table
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """Add cells that stand as they are: a console may read a string as markup."""
+    table.add_row(*map(rich.text.Text, map(str, cells)))
 
 
 def decimals(value: float, form: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from jaxmia.accounting import PrivacyGuarantee
-from jaxmia.tables.layout import new_table, rounded_up
+from jaxmia.tables.layout import add_row, new_table, rounded_up
 from jaxmia.tradeoff import kairouz_ceiling
 
 
@@ -25,7 +25,7 @@ def privacy_tables(guarantee: PrivacyGuarantee, fprs: Sequence[float]) -> Iterat
         ("delta", f"{guarantee.delta:g}"),
         ("adjacency", guarantee.adjacency),
     ):
-        recipe.add_row(name, value)
+        add_row(recipe, name, value)
     yield recipe
     ceilings = new_table(
         "The largest TPR that any attack on one record can have",
@@ -35,8 +35,8 @@ def privacy_tables(guarantee: PrivacyGuarantee, fprs: Sequence[float]) -> Iterat
         single = 1.0
         if math.isfinite(guarantee.epsilon):
             single = float(kairouz_ceiling(fpr, epsilon=guarantee.epsilon, delta=guarantee.delta))
-        ceilings.add_row(
-            f"{fpr:g}", rounded_up(ceiling), rounded_up(max(ceiling - fpr, 0.0)), rounded_up(single)
+        add_row(
+            ceilings, f"{fpr:g}", rounded_up(ceiling), rounded_up(max(ceiling - fpr, 0.0)), rounded_up(single)
         )
     ceilings.caption = (
         "Of the mechanism on paper. JAX's generators are not cryptographic: heads trained with them are for"

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from jaxmia.power_law import LawOf, PowerLaw, PowerLawFit
 from jaxmia.published import published_lines
 from jaxmia.required import RequiredShots, required_shots
-from jaxmia.tables.layout import new_table
+from jaxmia.tables.layout import add_row, new_table
 
 
 def required_tables(
@@ -31,7 +31,7 @@ def required_tables(
                 cells = _required_cells(law, epsilon=epsilon, delta=delta, classes=classes)
                 number = published_lines().shots(record, fpr=law.fpr, epsilon=epsilon, delta=delta)
                 beside = "-" if number is None else _two_digits(number)
-                table.add_row(f"{law.fpr:g}", f"{epsilon:g}", *cells[:3], beside, cells[3])
+                add_row(table, f"{law.fpr:g}", f"{epsilon:g}", *cells[:3], beside, cells[3])
         yield table
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import rich.text
 from rich.console import RenderableType
 from rich.table import Table
 
-from jaxmia.tables.layout import decimals, footnoted, new_table, realised_cell, rounded_up, tpr_cell
+from jaxmia.tables.layout import add_row, decimals, footnoted, new_table, realised_cell, rounded_up, tpr_cell
 from jaxmia.tuning import Tuning
 
 
@@ -31,7 +30,7 @@ def results_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
             head = (str(classes), str(shots), decimals(cells["accuracy"].median(), ".3f"))
             for fpr in fprs:
                 at_fpr = cells[cells["fpr"] == fpr]
-                table.add_row(*head, f"{fpr:g}", realised_cell(at_fpr), tpr_cell(at_fpr))
+                add_row(table, *head, f"{fpr:g}", realised_cell(at_fpr), tpr_cell(at_fpr))
                 head = ("", "", "")
         yield footnoted(table)
 
@@ -64,7 +63,7 @@ def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
                 ]
                 for fpr, points in sorted(level.groupby("fpr"), reverse=True):
                     tprs = (_with_realised(points[points["attack"] == attack]) for attack in attacks)
-                    table.add_row(*head, f"{fpr:g}", *tprs, rounded_up(points["tpr_ceiling"].iloc[0], 3))
+                    add_row(table, *head, f"{fpr:g}", *tprs, rounded_up(points["tpr_ceiling"].iloc[0], 3))
                     head = [""] * len(head)
                 table.add_section()
         yield footnoted(table)
@@ -92,7 +91,7 @@ def sweep_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
         of_each = [cells[cells["fpr"] == fpr] for fpr in fprs]
         tprs = [word for of in of_each for word in (tpr_cell(of).partition(" ")[0], realised_cell(of))]
         values = (f"{value:g}" if isinstance(value, float) else str(value) for value in key)
-        table.add_row(*values, decimals(cells["accuracy"].median(), ".3f"), *tprs)
+        add_row(table, *values, decimals(cells["accuracy"].median(), ".3f"), *tprs)
     yield footnoted(table)
     for fpr, of_fpr in rows.groupby("fpr"):
         reasons = of_fpr[of_fpr["status"] == "unresolved"]["reason"]
@@ -113,8 +112,14 @@ def tuning_table(name: str, search: Tuning) -> Table:
         loss = "diverged" if trial.loss is None else f"{trial.loss:.3f}"
         sizes = (str(value) for value in (trial.batch_size, trial.epochs, trial.steps))
         mark = "→ " if trial is search.chosen else ""
-        table.add_row(
-            f"{mark}{number}", f"{trial.learning_rate:.3g}", *sizes, *clip, f"{trial.accuracy:.3f}", loss
+        add_row(
+            table,
+            f"{mark}{number}",
+            f"{trial.learning_rate:.3g}",
+            *sizes,
+            *clip,
+            f"{trial.accuracy:.3f}",
+            loss,
         )
     return table
 
@@ -129,7 +134,7 @@ def failures_table(failures: Iterable[tuple[str, str, str, str]]) -> Table:
     for column in table.columns:
         column.justify, column.overflow = "left", "fold"
     for row in failures:
-        table.add_row(*map(rich.text.Text, row))
+        add_row(table, *row)
     return table
 
 

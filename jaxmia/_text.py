@@ -1,0 +1,109 @@
+"""Text that others wrote, read whatever its encoding, and text of any alphabet shown wherever it is shown."""
+
+from __future__ import annotations
+
+import codecs
+import pathlib
+import sys
+import tomllib
+from importlib.resources.abc import Traversable
+from typing import Any
+
+from jaxmia._validate import InputError
+
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_LARGEST = 2**24  # bytes of a TOML or JSON file that a person or jaxmia wrote
+_PLAIN = {
+    "ε": "epsilon",
+    "δ": "delta",
+    "λ": "lambda",
+    "σ": "sigma",
+    "…": "...",
+    "→": "->",
+    "≥": ">=",
+    "≤": "<=",
+}
+_PLAIN |= {
+    "−": "-",
+    "²": "^2",
+    "±": "+-",
+    "×": "x",
+    "“": '"',
+    "”": '"',
+    "█": "#",
+    "━": "-",
+    "╸": "-",
+    "╺": "-",
+}
+_SHOWN_AS = "jaxmia.plain"
+
+
+def encoding_of(start: bytes) -> str:
+    """The encoding of a text that begins so: what its byte order mark says, as Windows programs write one, or UTF-8."""
+    return next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
+
+
+def read_text(path: pathlib.Path | Traversable, name: str) -> str:
+    """A text file, with or without a byte order mark.
+
+    Args:
+        path: the file.
+        name: what it is to its reader, for messages.
+
+    Raises:
+        InputError: if it cannot be read, is no text, or has more than 16 MiB.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise InputError(f"{name}={str(path)!r} must be a file that can be read: {error.strerror}.") from None
+    if len(content) > _LARGEST:
+        raise InputError(
+            f"{name}={str(path)!r} must be a text of at most {_LARGEST // 2**20} MiB; it is larger."
+        )
+    try:
+        return content.decode(encoding_of(content))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name}={str(path)!r} must be a text in UTF-8; the byte at place {error.start} is none. Save it as UTF-8."
+        ) from None
+
+
+def read_toml(path: pathlib.Path | Traversable, name: str) -> dict[str, Any]:
+    """A TOML file, with or without a byte order mark.
+
+    Raises:
+        InputError: as read_text, and for what is no TOML.
+    """
+    text = read_text(path, name)
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise InputError(f"{path} must be valid TOML: {str(error) or 'nested too deeply'}.") from None
+
+
+def printable(value: object) -> str:
+    r"""A value as text that UTF-8 can hold: bytes are taken for it, and what is none stands there escaped, as \xe9."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    text = str(value)
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair, that no byte stands for
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
+def show_in_any_encoding() -> None:
+    """Let the standard streams write letters that their encoding lacks as others: ε as epsilon, the rest as ?."""
+    codecs.register_error(_SHOWN_AS, _shown)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=_SHOWN_AS)
+
+
+def _shown(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(letter, "?") for letter in missing), error.end
