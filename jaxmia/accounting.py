@@ -115,8 +115,8 @@ def delta_notes(delta: float, members: int) -> list[str]:
     if delta * members <= 1:
         return []
     return [
-        f"delta={delta:g} is above 1/n = 1/{members} = {1 / members:.2g}, n the members: publishing one member at random"
-        f" in full is within it. Take a delta well below, as {0.1 / members:.1g}."
+        f"delta={delta:g} is above 1/n = 1/{members} = {1 / members:.2g}, n the members: publishing one of them at"
+        f" random in full is within it. Take a delta well below, as {0.1 / members:.1g}."
     ]
 
 

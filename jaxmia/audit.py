@@ -106,6 +106,7 @@ def run_audit(
     out: str | os.PathLike[str],
     *,
     force: bool = False,
+    memory: int | None = None,
     console: rich.console.Console | None = None,
 ) -> AuditResult:
     """Audit one released head: how well attacks tell its training members, and which records are most at risk.
@@ -122,6 +123,7 @@ def run_audit(
         config: settings, or an audit file.
         out: the folder.
         force: go on where head and records do not go together (jaxmia.audit_checks).
+        memory: bytes that training may hold, and that the Hessian of analytic attacks may; see jaxmia.memory.
         console: where progress is shown, if anywhere.
 
     Raises:
@@ -130,11 +132,19 @@ def run_audit(
     """
     if isinstance(config, (str, os.PathLike)):
         config = load_audit(config)
-    audited = _audited(config)
+    audited = _audited(config, memory)
     check_goes_together(audited.void, force=force)
-    path, records = pathlib.Path(out), audited.records
-    key = shadows_key(config, records, audited.own.log_odds)
-    open_folder(path, key)
+    path = pathlib.Path(out)
+    key = shadows_key(config, audited.records, audited.own.log_odds)
+    with open_folder(path, key):
+        return _attacked_and_written(audited, path, key, console)
+
+
+def _attacked_and_written(
+    audited: _Audited, path: pathlib.Path, key: str, console: rich.console.Console | None
+) -> AuditResult:
+    """What run_audit does in its folder, once all is known to be right."""
+    config, records = audited.config, audited.records
     match = matched_once(audited.trainer, config, audited.own, path, key, console)
     shadows = shadow_scores(audited.trainer, config, match.train, path, console)
     stacked = _stacked(audited, match.train, shadows)
@@ -157,7 +167,7 @@ def run_audit(
     return result
 
 
-def _audited(config: AuditConfig) -> _Audited:
+def _audited(config: AuditConfig, memory: int | None) -> _Audited:
     """Read records and head, and refuse whatever would fail later."""
     check_attacks(config.attack)
     for attack in config.attack:
@@ -176,7 +186,7 @@ def _audited(config: AuditConfig) -> _Audited:
         rule = "be given unrounded, or as logits or weights, for analytic attacks and 'shrunk'"
         check(own.rounding is None, "probabilities", str(own.rounding), rule)
     _check_weights(config, records, head)
-    trainer = Trainer(records, config.seed, config.privacy)
+    trainer = Trainer(records, config.seed, config.privacy, memory)
     if not config.train.match:
         trainer.recipe(config.train)  # refuses a batch larger than the members, or privacy that cannot be had
     private = bool(config.privacy or config.context.epsilon)
@@ -198,8 +208,13 @@ def _stacked(audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.n
     records, own = audited.records, audited.own
     prior: dict[str, np.ndarray] = {}
     if needs_prior(audited.config.attack):
-        rate = records.inclusion_rate
-        prior = analytic_vulnerability(records.data, ridge=train.ridge, inclusion_rate=rate).prior()
+        found = analytic_vulnerability(
+            records.data,
+            ridge=train.ridge,
+            inclusion_rate=records.inclusion_rate,
+            memory=audited.trainer.memory,
+        )
+        prior = found.prior()
     return Scores(
         np.concatenate([own.log_odds[None], own.alike(shadows["log_odds"])]),
         np.concatenate([records.member[None], shadows["member"]]),

@@ -15,6 +15,7 @@ from jaxmia._validate import InputError, check
 from jaxmia.audit_config import AuditConfig
 from jaxmia.evaluation import required_nonmembers, resolvable
 from jaxmia.features import FeatureSet, load_features
+from jaxmia.labels import record_ids, truth
 
 MIN_OTHERS = 10  # non-members, above which the head itself has an FPR that can be resolved
 MOST_INCLUDED = 0.75  # of the records, by a shadow
@@ -94,8 +95,7 @@ def load_records(config: AuditConfig) -> AuditRecords:
             )
         member = extra["member"]
     member = _checked_member(member, data, source)
-    ids = extra.get("ids", np.arange(len(data.labels)))
-    check(ids.shape == data.labels.shape, "ids.shape", ids.shape, f"be {data.labels.shape}")
+    ids = record_ids(extra.get("ids"), len(data.labels))
     check(
         len(np.unique(ids)) == len(ids), "different ids", len(np.unique(ids)), f"be {len(ids)}: one a record"
     )
@@ -130,17 +130,7 @@ def proposed_fprs(source: str | os.PathLike[str]) -> tuple[tuple[float, ...], st
 
 
 def _checked_member(member: np.ndarray, data: FeatureSet, source: str) -> Bool[np.ndarray, "records"]:
-    check(
-        member.shape == data.labels.shape,
-        f"{source}: member.shape",
-        member.shape,
-        f"be {data.labels.shape}, one for each record",
-    )
-    truth = member.dtype == bool or (
-        np.issubdtype(member.dtype, np.integer) and set(np.unique(member)) <= {0, 1}
-    )
-    check(bool(truth), f"{source}: member", f"{member.dtype} {np.unique(member)[:4]}", "be bool, or 0 and 1")
-    member = member.astype(bool)
+    member = truth(member, f"{source}: member", len(data.labels))
     check(
         bool(member.any()), f"{source}: members", 0, "be at least 1: no record is marked as a training member"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -24,7 +25,7 @@ from jaxmia.membership import draw_membership
 from jaxmia.progress import grid_progress
 from jaxmia.recipe import Recipe, recipe_for
 from jaxmia.scores import score
-from jaxmia.store import content_key, load_json, versions, write_arrays, write_json
+from jaxmia.store import content_key, held_folder, load_json, versions, write_arrays, write_json
 
 BLOCK = 32  # shadows between two writes
 SHADOWS, FITTING = 0, 1  # which heads, and so which stream of random numbers they have
@@ -39,11 +40,13 @@ class Trainer:
         records: what they are trained on parts of.
         seed: of all randomness.
         privacy: DP-SGD that they are trained by, or None.
+        memory: bytes that training may hold; by default as train_ensemble.
     """
 
     records: AuditRecords
     seed: int
     privacy: AuditPrivacySettings | None
+    memory: int | None = None
 
     def recipe(self, train: TrainSettings) -> Recipe:
         """What heads are trained with: batches count against as many members as they have.
@@ -102,7 +105,9 @@ class Trainer:
             inclusion_rate=self.records.inclusion_rate,
         )
         training = jax.random.fold_in(key, 2 * stream + 1)
-        return train_ensemble(training, self.records.data, masks, recipe.hyper, recipe.config)
+        return train_ensemble(
+            training, self.records.data, masks, recipe.hyper, recipe.config, memory=self.memory
+        )
 
     def scores(
         self, train: TrainSettings, models: tuple[int, int], *, stream: int
@@ -121,25 +126,37 @@ def shadows_key(config: AuditConfig, records: AuditRecords, own: Float[np.ndarra
     )
 
 
-def open_folder(path: pathlib.Path, key: str) -> None:
-    """Make the audit's folder, or see that its shadows are those of this key.
+@contextlib.contextmanager
+def open_folder(path: pathlib.Path, key: str) -> Iterator[None]:
+    """Make the audit's folder, or see that its shadows are those of this key; held against other processes.
 
     Raises:
-        InputError: if it is a file, or holds other files or another audit.
+        InputError: if it is a file, holds other files or another audit, is in use, or cannot be written.
     """
+    _check_continues(path, key)  # before a lock appears in a foreign folder
+    with held_folder(path, f"out={str(path)!r}"):
+        if _check_continues(path, key):
+            (path / "shadows").mkdir(exist_ok=True)
+            write_json(path / "shadows" / "key.json", {"key": key})
+        yield
+
+
+def _check_continues(path: pathlib.Path, key: str) -> bool:
+    """Whether the folder is new; InputError if it holds something else."""
     if path.exists() and not path.is_dir():
         raise InputError(f"out={str(path)!r} must be a folder, but it is a file.")
-    known = path / "shadows" / "key.json"
-    if not known.is_file():
-        if path.is_dir() and any(path.iterdir()):
+    folder = path / "shadows"
+    if not (folder / "key.json").is_file():
+        known = {path / ".lock", folder}
+        if path.is_dir() and ({*path.iterdir()} - known or any(folder.glob("*"))):
             raise InputError(f"out={str(path)!r} must be empty or hold an audit; it has other files.")
-        known.parent.mkdir(parents=True)
-        write_json(known, {"key": key})
-    elif load_json(known.parent, "key.json").get("key") != key:
+        return True
+    if load_json(folder, "key.json").get("key") != key:
         raise InputError(
             f"out={str(path)!r} holds the audit of another recipe or set of records, or one whose recipe was fitted to"
             " another head: give a new folder."
         )
+    return False
 
 
 def shadow_scores(

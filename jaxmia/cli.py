@@ -475,6 +475,7 @@ def audit(
         bool,
         typer.Option("--force", help="Go on where head and records do not go together; the results say so."),
     ] = False,
+    memory: Memory = None,
     read_limit: ReadLimit = None,
 ) -> None:
     """Audit one head that is to be released, trained by jaxmia or anything else: who can be told from it?
@@ -497,10 +498,15 @@ def audit(
         raise InputError("CONFIG and --out must be given, or --init FILE to begin with.")
     check(features is None, "--features", str(features), "be given with --init; data.features is the audit's")
     from jaxmia.audit import run_audit
+    from jaxmia.memory import parse_bytes
     from jaxmia.tables import attack_problems, audit_tables, control_lines
 
     result = run_audit(
-        load_audit(config, tuple(override or ())), out, force=force, console=terminal.console(stderr=True)
+        load_audit(config, tuple(override or ())),
+        out,
+        force=force,
+        memory=None if memory is None else parse_bytes(memory),
+        console=terminal.console(stderr=True),
     )
     if result.void:
         console.print("VOID: the head does not fit these records.", style="bold red")
@@ -701,15 +707,25 @@ def main() -> None:
     except OSError as error:
         _print_error(_os_line(error))
         sys.exit(2)
-    except RuntimeError as error:
-        if not str(error).startswith("Unable to initialize backend"):
+    except Exception:
+        missing = _missing_device()
+        if not missing:
             raise
-        asked = os.environ.get("JAX_PLATFORMS", "")
-        first = str(error).partition("\n")[0].partition(" (you may")[0].rstrip(".")
-        _print_error(
-            f"{first}. JAX_PLATFORMS={asked!r} asks for it: JAX_PLATFORMS=cpu, or unset, does without."
-        )
+        _print_error(missing)
         sys.exit(2)
+
+
+def _missing_device() -> str:
+    """Why JAX has no device, if JAX_PLATFORMS asks for one that is not there; JAX itself says it in many ways."""
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if not asked or "jax" not in sys.modules:
+        return ""
+    try:
+        sys.modules["jax"].devices()
+    except Exception as error:
+        first = str(error).partition("\n")[0].rstrip(".") or "JAX finds no device"
+        return f"{first}. JAX_PLATFORMS={asked!r} asks for it: JAX_PLATFORMS=cpu, or unset, does without."
+    return ""
 
 
 def _at_home(match: re.Match[str]) -> str:

@@ -88,7 +88,8 @@ def plan(
         stats = jax.local_devices()[0].memory_stats() or {}
         budget = stats["bytes_limit"] // 2 if "bytes_limit" in stats else fixed + per_model + 2**30
     mebibytes = math.ceil(100 * least / 2**20) / 100
-    rule = f"be at least {mebibytes:g} MiB: {num_examples} candidates of dimension {dim} and {num_models} heads (--memory)"
+    needs = f"{num_examples} candidates of dimension {dim} and {num_models} heads"
+    rule = f"be at least {mebibytes:g} MiB (--memory): {needs}"
     check(budget >= least, "memory", f"{budget / 2**20:.3g} MiB", rule)
     room = budget - fixed
     models = min(num_models, room // (per_model + per_pair * step))

@@ -198,7 +198,9 @@ def test_attacks_on_weights_join_an_audit_and_stand_in_its_report(place, monkeyp
     plain = run_audit(settings(place, shadows={"models": 24}), place / "out")
     assert list(plain.attack.results["attack"].unique()) == ["lira"]
     trained, train = [], audit_shadows.train_ensemble
-    monkeypatch.setattr(audit_shadows, "train_ensemble", lambda *args: trained.append(1) or train(*args))
+    monkeypatch.setattr(
+        audit_shadows, "train_ensemble", lambda *args, **options: trained.append(1) or train(*args, **options)
+    )
     attacks = ["lira", "whitebox", {"name": "whitebox", "method": "stationarity"}]
     white = settings(place, shadows={"models": 24}, attack=attacks)
     result = run_audit(white, place / "out")
@@ -271,14 +273,14 @@ BAD = [
         "classes without a member=['more'] must be none",
     ),
     ({"member": lambda m: m[:-1]}, [], "member.shape=(239,) must be (240,)"),
-    ({"member": lambda m: m.astype(float)}, [], "be bool, or 0 and 1"),
+    ({"member": lambda m: m * 0.5}, [], "be bool, or 0 and 1"),
     ({"member": lambda m: m + 1}, [], "be bool, or 0 and 1"),
     ({"member": np.zeros_like}, [], "no record is marked as a training member"),
     ({"labels": lambda y: y + 1}, [], "labels must lie in 0..2"),
-    ({"labels": lambda y: y.astype(float)}, [], "labels.dtype"),
+    ({"labels": lambda y: y + 0.5}, [], "labels must be whole numbers or strings"),
     ({"features": lambda x: np.where(x > 0.1, np.nan, x)}, [], "must be finite"),
     ({"ids": lambda _: np.zeros(240, int)}, [], "different ids=1 must be 240"),
-    ({}, ["--set", "data.members=head.safetensors"], "must hold plain numeric arrays"),
+    ({}, ["--set", "data.members=head.safetensors"], "must be an .npz archive as np.savez writes it"),
     (
         {},
         ["--set", "train.match=true"],
@@ -299,7 +301,8 @@ BAD = [
 
 
 @pytest.mark.parametrize(("change", "words", "message"), BAD)
-def test_bad_input_is_one_line_and_exit_code_2(capsys, place, records, change, words, message):
+def test_bad_input_is_one_line_and_exit_code_2(capsys, monkeypatch, place, records, change, words, message):
+    monkeypatch.chdir(place)  # where paths of --set start
     changed = dict(records)
     for name, function in change.items():
         changed[name] = function(records.get(name))
@@ -325,7 +328,8 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, place, records, change, w
         ("logits", np.zeros((239, 3)), "logits.shape=(239, 3) must be (240, 3)"),
     ],
 )
-def test_bad_outputs_are_named(capsys, place, name, outputs, message):
+def test_bad_outputs_are_named(capsys, monkeypatch, place, name, outputs, message):
+    monkeypatch.chdir(place)
     np.savez(place / "outputs.npz", **{name: outputs})
     words = ["--out", place / "out", "--set", "head.file=outputs.npz"]
     code, _, err = jaxmia(capsys, "audit", place / "audit.toml", *words)

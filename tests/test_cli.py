@@ -284,7 +284,7 @@ def test_help_of_dp_says_what_it_is_not(capsys):
         ),
         (
             ["sweep", "smoke", "--out", "OUT", "--set", "train.statistics=NAN.npz"],
-            "statistics='NAN.npz' is for normalize='standardize'",
+            "NAN.npz' is for normalize='standardize'",
         ),
         (
             [
@@ -297,7 +297,7 @@ def test_help_of_dp_says_what_it_is_not(capsys):
                 "--set",
                 "train.statistics=NAN.npz",
             ],
-            "statistics='NAN.npz' must be an existing .npz file",
+            "NAN.npz' must be an existing .npz file",
         ),
         (["attack", "NONE", "--out", "OUT"], "none.npz' must be an existing .npz file"),
         (["attack", "NAN", "--out", "OUT"], "must hold the key 'member', got features, labels"),
