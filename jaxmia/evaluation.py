@@ -425,7 +425,7 @@ def _check_resolved(fpr: float, number: int, what: str) -> None:
         raise UnresolvedError(f"fpr={fpr} needs at least {required_nonmembers(fpr)} {what}, got {number}.")
 
 
-def allowed_false_positives(fpr: float, num_nonmembers: np.ndarray) -> np.ndarray:
+def allowed_false_positives(fpr: np.ndarray | float, num_nonmembers: np.ndarray) -> np.ndarray:
     """Return the largest integers k with k / num_nonmembers <= fpr, rounded as the FPR of a Roc is."""
     k = np.floor(fpr * num_nonmembers).astype(np.int64)  # may be one off by rounding
     k += (k + 1) / num_nonmembers <= fpr

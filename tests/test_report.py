@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from audits import head_of_members, lay_out, real_records
-from scipy.stats import binom, norm
+from scipy.stats import beta, binom, norm
 from test_cli import jaxmia
 
 from jaxmia import attack_run, experiment, run_experiment, write_report
@@ -227,16 +227,44 @@ def test_an_audit_s_numbers_are_those_of_its_tables(audited, tmp_path):
     assert dict(table(content, "Stated by the controller")["rows"])["to whom"] == "not stated"
 
 
-def test_a_stated_guarantee_that_attacks_contradict_is_said_to_be(audited, tmp_path):
-    """ε = 0.01 leaves a TPR of 0.101 at FPR 0.1; the head's is above it beyond its interval."""
-    (tmp_path / "context.toml").write_text("[context]\nepsilon = 0.01\n")
+def stated(audited, tmp_path, *lines):
+    """The section on privacy of a report under a context of these lines."""
+    (tmp_path / "context.toml").write_text("\n".join(("[context]", *lines)))
     _, data = write_report(audited, tmp_path / "report.html", context=tmp_path / "context.toml")
-    row = table(json.loads(data.read_text()), "The stated guarantee")["rows"][0]
-    np.testing.assert_allclose(row[1]["value"], 0.1 * math.exp(0.01) + 1e-5, rtol=1e-3)
-    assert row[3] == "contradicted: the model cannot have it"
-    (tmp_path / "context.toml").write_text("[context]\nepsilon = 30\n")
-    _, data = write_report(audited, tmp_path / "report.html", context=tmp_path / "context.toml")
-    assert table(json.loads(data.read_text()), "The stated guarantee")["rows"][0][3] == "not contradicted"
+    return section(json.loads(data.read_text()), "privacy")["content"]
+
+
+def test_a_stated_guarantee_is_tested_against_every_attack(audited, tmp_path):
+    """ε = 0.01 leaves a TPR hardly above the FPR; ε = 30 leaves all."""
+    chosen = ("randomised = true", 'adjacency = "replace_one"')
+    tested = stated(audited, tmp_path, "epsilon = 0.01", *chosen)[1]["table"]
+    assert tested["title"] == "The stated guarantee: contradicted by these tests together"
+    attack, fpr, high, found, ceiling, verdict = tested["rows"][0]
+    assert (attack, fpr, verdict) == ("lira", "0.1", "contradicted")
+    # 12 of 120 non-members above the threshold, two tests, one side at 0.05 / 2 / 2.
+    np.testing.assert_allclose(high["value"], beta.isf(0.0125, 13, 108))
+    np.testing.assert_allclose(ceiling["value"], high["value"] * math.exp(0.01) + 1e-5, rtol=1e-3)
+    assert found["low"] > ceiling["value"]
+    tested = stated(audited, tmp_path, "epsilon = 30", *chosen)[1]["table"]
+    assert tested["title"] == "The stated guarantee: not contradicted by these tests together"
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ([], "not stated whether chance alone chose the members"),
+        (
+            ["randomised = false", 'adjacency = "replace_one"'],
+            "stated that not chance alone chose the members",
+        ),
+        (["randomised = true"], "the adjacency of the guarantee was not stated"),
+    ],
+)
+def test_no_verdict_without_a_test(audited, tmp_path, lines, why):
+    content = stated(audited, tmp_path, "epsilon = 0.01", *lines)
+    assert why in content[1]["text"]
+    assert not any("The stated guarantee" in block.get("table", {}).get("title", "") for block in content)
+    assert "contradicted" not in json.dumps(content)
 
 
 def test_a_study_s_numbers_are_those_of_its_tables(studied, tmp_path):

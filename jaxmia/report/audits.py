@@ -40,7 +40,7 @@ from jaxmia.report.shared import (
 )
 from jaxmia.report.studies import Study, study_law_blocks, study_privacy_blocks
 from jaxmia.store import load_json, load_table
-from jaxmia.tradeoff import kairouz_ceiling
+from jaxmia.verdicts import SIGNIFICANCE, Statement, statement_tests, why_no_test
 
 _ROC_FPRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of the table under the curves
 
@@ -368,9 +368,9 @@ def _privacy(audit: Audit, context: ContextSettings, study: Study | None) -> Ite
     if context.epsilon:
         yield (
             f"The controller states that the model was trained with {context.guarantee}. Nothing here checks the"
-            " training; what attacks find can only contradict it."
+            " training; attacks can test it only if chance alone chose the members."
         )
-        yield _under_ceiling(audit, context)
+        yield from _under_ceiling(audit, context)
     else:
         yield "No differential privacy was stated: the model has no guarantee, and no ceiling but 1."
     if study is not None:
@@ -383,18 +383,35 @@ def _privacy(audit: Audit, context: ContextSettings, study: Study | None) -> Ite
     yield bounds_table(audit.fprs, context.delta)
 
 
-def _under_ceiling(audit: Audit, context: ContextSettings) -> Table:
-    """The stated guarantee beside what the best attack found in the model."""
+def _under_ceiling(audit: Audit, context: ContextSettings) -> Iterator[Block]:
+    """The stated guarantee beside what each attack found in the model, and whether that contradicts it."""
+    refused = why_no_test(randomised=context.randomised, adjacency=context.adjacency)
+    if refused is not None:
+        yield f"The stated guarantee was not tested; {refused}."
+        return
+    statement = Statement(context.epsilon, context.delta, context.adjacency)
+    tested = statement_tests(audit.of("row 0", "per_target"), statement)
+    if tested.empty:
+        yield "The stated guarantee was not tested; no verdict: this model's non-members resolve none of the FPRs."
+        return
     rows: list[tuple[Value, ...]] = []
-    for fpr in audit.fprs:
-        ceiling = float(kairouz_ceiling(fpr, epsilon=context.epsilon, delta=context.delta))
-        found = _best(audit, fpr)
-        verdict = "not resolved"
-        if found.low is not None:
-            verdict = "contradicted: the model cannot have it" if found.low > ceiling else "not contradicted"
-        rows.append((f"FPR {fpr:g}", Measured(ceiling, form=".4f", status="bound"), found, verdict))
-    columns = ("", "ceiling of the stated guarantee", "members found in this model", "the statement is")
-    return Table("The stated guarantee", columns, tuple(rows))
+    for row in tested.to_dict("records"):
+        found = Measured(row["tpr"], row["tpr_low"], 1.0)
+        ceiling = Measured(row["ceiling"], form=".4f", status="bound")
+        verdict = "contradicted" if row["contradicted"] else "not contradicted"
+        high = Measured(row["fpr_high"], form=".4f", status="bound")
+        rows.append((row["attack"], f"{row['fpr']:g}", high, found, ceiling, verdict))
+    verdict = "contradicted" if tested["contradicted"].any() else "not contradicted"
+    columns = ("attack", "FPR", "FPR at most", "TPR, at least", "ceiling there", "the statement is")
+    yield Table(
+        f"The stated guarantee: {verdict} by these tests together",
+        columns,
+        tuple(rows),
+        f"One-sided exact intervals of both rates, corrected for {len(tested)} tests (attacks and FPRs): a true"
+        f" guarantee is called contradicted in at most {SIGNIFICANCE:.0%} of such audits. They take the members as"
+        " chosen by chance alone, as was stated, and the scores of different records in one model as independent. Not"
+        " contradicted says no more than that these attacks did not.",
+    )
 
 
 def _controls(audit: Audit, study: Study | None) -> Iterator[Block]:
