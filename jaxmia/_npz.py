@@ -59,7 +59,7 @@ def check_read_size(path: pathlib.Path, size: int) -> None:
 
 
 def read_npz(
-    path: pathlib.Path, *, name: str, required: Sequence[str], optional: Sequence[str] = ()
+    path: pathlib.Path, *, name: str, required: Sequence[str], optional: Sequence[str] | None = ()
 ) -> dict[str, np.ndarray]:
     """Return the arrays of an archive under the required keys and those of the optional keys it has.
 
@@ -69,7 +69,7 @@ def read_npz(
         path: the file.
         name: what the file is to its reader, for the message if there is none.
         required: keys it must have.
-        optional: keys it may have; others are left alone.
+        optional: keys it may have; others are left alone. None for all that it has.
 
     Raises:
         InputError: for a missing, foreign or damaged file, a missing key, object arrays, or too many bytes.
@@ -93,7 +93,7 @@ def read_npz(
 
 
 def _arrays(
-    path: pathlib.Path, archive: zipfile.ZipFile, required: Sequence[str], optional: Sequence[str]
+    path: pathlib.Path, archive: zipfile.ZipFile, required: Sequence[str], optional: Sequence[str] | None
 ) -> dict[str, np.ndarray]:
     held = [entry.removesuffix(".npy") for entry in archive.namelist()]
     for key in required:
@@ -101,7 +101,8 @@ def _arrays(
             raise InputError(
                 f"{path} must hold the key {key!r}, got {listed(map(printable, held)) or 'no keys'}."
             )
-    keys = [key for key in dict.fromkeys((*required, *optional)) if key in held]
+    wanted = held if optional is None else (*required, *optional)
+    keys = [key for key in dict.fromkeys(wanted) if key in held]
     check_read_size(path, sum(_checked_size(path, archive, key) for key in keys))
     return {key: _array(archive, key) for key in keys}
 

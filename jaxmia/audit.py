@@ -33,6 +33,7 @@ from jaxmia.config import TrainSettings
 from jaxmia.contrasts import objective_ridge
 from jaxmia.ensemble import ShadowEnsemble
 from jaxmia.external import ExternalScores
+from jaxmia.head_recipe import shadows_recipe
 from jaxmia.membership import MembershipMasks
 from jaxmia.recipe import Recipe
 from jaxmia.released import ReleasedHead, load_released
@@ -68,6 +69,7 @@ class AuditResult:
         match: how near the shadows come to the head.
         warnings: what a reader of the results must know.
         void: why the results say nothing, where the audit was forced all the same; it stands above them.
+        notes: how the head was read.
     """
 
     path: pathlib.Path
@@ -76,6 +78,7 @@ class AuditResult:
     match: Match
     warnings: tuple[str, ...]
     void: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,8 +86,9 @@ class _Audited:
     """What is known before anything is trained.
 
     Attributes:
-        config: settings.
-        records: the records.
+        config: settings, with the shadows' recipe.
+        recipe_from: "given", "file" (of the head) or "fitted".
+        records: the records, as the head sees them.
         head: the head.
         own: what it says of the records.
         notes: on reading it.
@@ -93,6 +97,7 @@ class _Audited:
     """
 
     config: AuditConfig
+    recipe_from: str
     records: AuditRecords
     head: ReleasedHead
     own: HeadScores
@@ -133,6 +138,7 @@ def run_audit(
     if isinstance(config, (str, os.PathLike)):
         config = load_audit(config)
     audited = _audited(config, memory)
+    config = audited.config
     check_goes_together(audited.void, force=force)
     path = pathlib.Path(out)
     key = shadows_key(config, audited.records, audited.own.log_odds)
@@ -162,7 +168,7 @@ def _attacked_and_written(
     )
     attacked = _attacked(audited, stacked, path)
     write_parquet(path / "records.parquet", table)
-    result = AuditResult(path, attacked, table, match, warnings, audited.void)
+    result = AuditResult(path, attacked, table, match, warnings, audited.void, audited.head.notes)
     write_json(path / _CONTENT, _content(audited, result, recipe, ceilings, key))
     return result
 
@@ -176,6 +182,11 @@ def _audited(config: AuditConfig, memory: int | None) -> _Audited:
         check(not attack.options.get("paired"), "attack", attack.label, rule)
     records = load_records(config)
     head = load_released(config.head.file, records.data, weight=config.head.weight, bias=config.head.bias)
+    if head.features is not None:
+        seen = dataclasses.replace(records.data, features=head.features)
+        records = dataclasses.replace(records, data=seen)
+    train, recipe_from, of_recipe = shadows_recipe(config.train, head)
+    config = config.model_copy(update={"train": train})
     external = head.scores(records.data.labels, records.member)
     own = HeadScores(np.asarray(external.scores.log_odds)[0].astype(np.float64), external.rounding)
     of_shadows = (1 - records.inclusion_rate) * len(records.member) * config.shadows.models
@@ -185,13 +196,17 @@ def _audited(config: AuditConfig, memory: int | None) -> _Audited:
         check(config.train.optimizer == "newton", "train.optimizer", config.train.optimizer, rule)
         rule = "be given unrounded, or as logits or weights, for analytic attacks and 'shrunk'"
         check(own.rounding is None, "probabilities", str(own.rounding), rule)
+    knowing = needs_prior(config.attack) or bool(white_box_methods(config.attack))
+    rule = "be 'none', and intercept true, for whitebox, analytic and 'shrunk', which know the objective"
+    check(train.plain or not knowing, "train.class_weight", train.class_weight, rule)
     _check_weights(config, records, head)
     trainer = Trainer(records, config.seed, config.privacy, memory)
     if not config.train.match:
         trainer.recipe(config.train)  # refuses a batch larger than the members, or privacy that cannot be had
     private = bool(config.privacy or config.context.epsilon)
     void = void_findings(records, head.predictions(), own.log_odds, private=private)
-    return _Audited(config, records, head, own, (*external.notes, *head.notes), trainer, void)
+    notes = (*external.notes, *head.warnings, *of_recipe)
+    return _Audited(config, recipe_from, records, head, own, notes, trainer, void)
 
 
 def _check_weights(config: AuditConfig, records: AuditRecords, head: ReleasedHead) -> None:
@@ -298,6 +313,7 @@ def _content(
             "file": pathlib.Path(config.head.file).name,
             "parameters": head.num_parameters,
             "released_as": head.kind if head.weight is None else "weights",
+            "read": list(head.notes),
             "rounding": "none" if audited.own.rounding is None else str(audited.own.rounding),
         },
         "records": {
@@ -312,6 +328,7 @@ def _content(
         "shadows": {
             "recipe": result.match.recipe(),
             "fitted": config.train.match,
+            "source": audited.recipe_from,
             "mismatch": json_number(result.match.mismatch),
             "inclusion_rate": records.inclusion_rate,
             "overstated": records.overstated,

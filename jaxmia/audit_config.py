@@ -41,16 +41,19 @@ features = "features.npz" # @features
 members = ""
 
 [head]
-# .safetensors (PyTorch's state dict), .skops (scikit-learn), or .npz with weight [classes, dim] and bias [classes]; or
-# .npz with logits or probabilities [records, classes] if nothing else is released. Never a pickle.
+# .safetensors (PyTorch's state dict), .skops (scikit-learn: LogisticRegression, Pipelines and searches of it, ...), or
+# .npz with weight [classes, dim] and bias [classes]; or .npz with logits or probabilities [records, classes] if nothing
+# else is released. Never a pickle.
 file = "head.safetensors"
-weight = "" # name of the tensor, where the file has several
-bias = ""
+weight = "" # name of the last linear layer's tensor, where the file holds more than a head
+bias = "" # of its bias, where the names do not tell; "none" if it has none
 
 [train]
 # How the head was trained, as in an experiment file: optimizer, steps, batch_size, learning_rate, weight_decay, ...
 # scikit-learn's LogisticRegression is optimizer = "newton" with ridge = 1 / C, for two classes too.
-# Without a recipe, one is fitted: shadows' scores on members and non-members come as near the head's as they can.
+# class_weight ("balanced" or a list) and intercept = false are there too. With match = true alone, or without [train],
+# a .skops file's own recipe is taken (C, class_weight, fit_intercept); where the file tells none, one is fitted:
+# shadows' scores on members and non-members come as near the head's as they can.
 match = true
 
 # [privacy] # of a head trained by DP-SGD: its shadows are trained so too. Give [train] as it was, without match.
@@ -94,13 +97,13 @@ class HeadSettings(Settings):
 
 
 class AuditTrainSettings(TrainSettings):
-    """The recipe of the shadows, or match: fit one to the head."""
+    """The recipe of the shadows, or match: that of the head's file, or one fitted to the head."""
 
     match: bool = False
 
     @pydantic.model_validator(mode="after")
     def _match_stands_alone(self) -> AuditTrainSettings:
-        given = sorted(self.model_fields_set - {"match"})
+        given = sorted(self.model_fields_set - {"match", "class_weight", "intercept"})
         if self.match and given:
             raise ValueError(f"match=true fits the recipe, but {', '.join(given)} are given as well")
         if self.network != "linear" or self.inputs != "features":
@@ -185,7 +188,7 @@ class AuditConfig(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     data: AuditDataSettings
     head: HeadSettings
-    train: AuditTrainSettings
+    train: AuditTrainSettings = AuditTrainSettings(match=True)
     privacy: AuditPrivacySettings | None = None
     """None: the head was trained without clipping and noise."""
     shadows: AuditShadowSettings = AuditShadowSettings()

@@ -114,10 +114,11 @@ def matched(
     if not config.train.match:
         return judged(trainer, config.train, own)
     tried: list[Match] = []
+    weighting: Any = {name: getattr(config.train, name) for name in ("class_weight", "intercept")}
 
     def mismatch(exponent: float, steps: int) -> float:
         bar.cell(f"fitting the recipe: {steps} steps, weight decay {10**exponent:.2g}")
-        train = TrainSettings(steps=steps, weight_decay=10**exponent, schedule="cosine")
+        train = TrainSettings(steps=steps, weight_decay=10**exponent, schedule="cosine", **weighting)
         tried.append(judged(trainer, train, own))
         bar.heads(MODELS, float(steps))
         return tried[-1].mismatch

@@ -515,6 +515,8 @@ def audit(
     console.print(
         *audit_tables(result.attack.results, result.records, result.match.head, result.match.shadows)
     )
+    for line in result.notes:
+        console.print(line)
     lines = (
         *control_lines(result.attack.controls),
         *attack_problems(result.attack.results),

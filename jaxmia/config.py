@@ -108,6 +108,14 @@ class TrainSettings(Settings):
     """Of sgd."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """L2 coefficient: mean loss + weight_decay / 2 * ||kernel||^2, over the rows of all classes, also of two."""
+    class_weight: (
+        Literal["none", "balanced"]
+        | Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, strict=False)]
+    ) = "none"
+    """How often a member's loss counts: "balanced" (members over classes x members of the class, of every head's own
+    members, as scikit-learn's) or a weight for each class; by weights, sgd and adam take the mean as PyTorch does."""
+    intercept: bool = True
+    """Whether heads have a bias (scikit-learn's fit_intercept)."""
     products: Literal["float32", "bfloat16"] = "float32"
     """In what the two matrix products of a step multiply; they accumulate in float32. "bfloat16" takes about half of
     the time where the processor has such arithmetic, and moves scores by less than a tenth of what a seed does."""
@@ -125,6 +133,11 @@ class TrainSettings(Settings):
     """What it is trained on: the extractor's features, or what the extractor was given: pixels, or token ids as a bag
     of tokens."""
 
+    @property
+    def plain(self) -> bool:
+        """Whether members count alike and heads have a bias, as attacks that know the objective take them to."""
+        return self.class_weight == "none" and self.intercept
+
     @pydantic.model_validator(mode="after")
     def _networks_have_what_they_need(self) -> TrainSettings:
         what = f"network={self.network!r}"
@@ -137,6 +150,8 @@ class TrainSettings(Settings):
             raise ValueError(f"products={self.products!r} is for network='linear', got {what}")
         if self.network != "linear" and self.sampling == "poisson":
             raise ValueError(f"sampling='poisson' is for network='linear', got {what}")
+        if self.network != "linear" and not self.plain:
+            raise ValueError(f"class_weight and intercept are for network='linear', got {what}")
         if self.inputs == "raw" and self.statistics != "pool":
             raise ValueError(f"statistics={self.statistics!r} is for inputs='features', got inputs='raw'")
         return self
@@ -325,6 +340,16 @@ class ExperimentConfig(Settings):
         return self.model_copy(update={"train": self.train.model_copy(update={"batch_size": "full"})})
 
     @pydantic.model_validator(mode="after")
+    def _weights_are_of_ordinary_training(self) -> ExperimentConfig:
+        private = [epsilon for epsilon in self.privacy.epsilon if epsilon < math.inf]
+        if private and not self.train.plain:
+            raise ValueError(
+                f"privacy.epsilon={private} needs train.class_weight='none' and train.intercept=true, got"
+                f" {self.train.class_weight!r} and {self.train.intercept}"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _minima_are_neither_private_nor_searched(self) -> ExperimentConfig:
         private = [epsilon for epsilon in self.privacy.epsilon if epsilon < math.inf]
         if self.train.optimizer == "newton" and (private or self.tuning is not None):
@@ -371,7 +396,15 @@ class ExperimentConfig(Settings):
             ):
                 del settings[table][name]
             settings["tuning"] = self.tuning.model_dump(mode="json")
-        later = {"network": "linear", "widths": [], "inputs": "features", "ridge": 0.0, "tolerance": 1e-7}
+        later = {
+            "network": "linear",
+            "widths": [],
+            "inputs": "features",
+            "ridge": 0.0,
+            "tolerance": 1e-7,
+            "class_weight": "none",
+            "intercept": True,
+        }
         for name, default in later.items():  # the same
             if settings["train"][name] == default:
                 del settings["train"][name]

@@ -24,9 +24,11 @@ def basis(num_classes: int) -> Float[np.ndarray, "classes rest"]:
     return scipy.linalg.helmert(num_classes).T.astype(np.float32)
 
 
-def with_bias(features: Float[Array, "examples dim"]) -> Float[Array, "examples inputs"]:
-    """The features and a constant 1 after them, which takes the bias."""
-    return jnp.pad(features, ((0, 0), (0, 1)), constant_values=1.0)
+def with_bias(
+    features: Float[Array, "examples dim"], *, intercept: bool = True
+) -> Float[Array, "examples inputs"]:
+    """The features and a constant 1 after them, which takes the bias; a constant 0 for heads without one."""
+    return jnp.pad(features, ((0, 0), (0, 1)), constant_values=float(intercept))
 
 
 def penalties(

@@ -49,6 +49,7 @@ def converged_head(
     ridge: float | Array,
     steps: int,
     tolerance: float,
+    intercept: bool = True,
 ) -> Params:
     """Train one head from zero until its gradient is small; under vmap, until all heads' are.
 
@@ -64,11 +65,12 @@ def converged_head(
         ridge: lambda, above 0: 1 / C of scikit-learn.
         steps: of Newton's method at most.
         tolerance: largest stationarity (as below) at which a head is done.
+        intercept: whether there is a bias; without one it stays 0.
 
     Returns:
         Its parameters; the biases sum to 0.
     """
-    inputs, counted = with_bias(features), member.astype(features.dtype)
+    inputs, counted = with_bias(features, intercept=intercept), member.astype(features.dtype)
     directions, one_hot = jnp.asarray(basis(num_classes)), jax.nn.one_hot(labels, num_classes, axis=0)
     penalty = penalties(ridge, num_classes, inputs)
     members = jnp.maximum(counted.sum(), 1.0)

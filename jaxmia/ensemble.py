@@ -20,7 +20,14 @@ from jaxmia.heads import LinearHead, Params
 from jaxmia.membership import MembershipMasks
 from jaxmia.networks import Network
 from jaxmia.scratch import train_networks
-from jaxmia.training import Hyperparams, TrainConfig, batch_order, check_hyperparams, train_head
+from jaxmia.training import (
+    Hyperparams,
+    TrainConfig,
+    batch_order,
+    check_class_weights,
+    check_hyperparams,
+    train_head,
+)
 
 _MODELS = "models"  # the axis of the mesh of devices
 
@@ -94,6 +101,7 @@ def train_ensemble(
         num_examples,
         f"equal the pool's {len(pool.labels)}",
     )
+    check_class_weights(config.class_weight, pool.num_classes)
     devices = jax.local_devices() if devices is None else devices
     if chunk_size is not None:
         check_at_least("chunk_size", chunk_size, 1)

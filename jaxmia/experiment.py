@@ -763,6 +763,11 @@ def check_plans(config: ExperimentConfig, data: FeatureSet, cells: list[Cell], m
         )
         dim = int(data.features.max()) if len(data.input_shape) == 1 else data.features.shape[1]
         check_methods(methods, classes=max(cell.classes for cell in cells), dim=dim)
+    knowing = bool(methods) or needs_pairs(config.attack) or needs_prior(config.attack)
+    rule = (
+        "be 'none', and intercept true, for whitebox, analytic, paired and 'shrunk', which know the objective"
+    )
+    check(config.train.plain or not knowing, "train.class_weight", config.train.class_weight, rule)
     if needs_pairs(config.attack) or needs_prior(config.attack):
         rule = "be 'newton' for analytic attacks, paired=true or 'shrunk': they need heads at their minimum"
         check(config.train.optimizer == "newton", "train.optimizer", config.train.optimizer, rule)

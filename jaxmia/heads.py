@@ -65,6 +65,13 @@ def moved(head: SplitHead, update: SplitHead) -> SplitHead:
     return SplitHead(rest, jax.tree.map(jnp.add, head.last, update.last))
 
 
+def without_bias(gradient: SplitHead) -> SplitHead:
+    """The gradient of a head that has no bias."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.zeros_like(leaf) if "bias" in jax.tree_util.keystr(path) else leaf, gradient
+    )
+
+
 def logit_errors(
     head: SplitHead, features: Float[Array, "examples dim"], one_hot: Float[Array, "rest examples"]
 ) -> Float[Array, "rest examples"]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxmia.accounting import PrivacyGuarantee, PrivacySpec, adjacency_for, sampling_rate_of
 from jaxmia.config import ExperimentConfig
 from jaxmia.networks import Network
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.training import Hyperparams, TrainConfig, check_class_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ def recipe_for(settings: ExperimentConfig, *, classes: int, shots: int, epsilon:
         epsilon: that the cell is trained to; inf for ordinary training.
 
     Raises:
-        InputError: for a Poisson batch larger than S · C.
+        InputError: for a Poisson batch larger than S · C, or class weights of another number of classes.
     """
     train, privacy = settings.train, settings.privacy
     full, private = train.batch_size == "full", epsilon != math.inf
@@ -65,6 +65,7 @@ def recipe_for(settings: ExperimentConfig, *, classes: int, shots: int, epsilon:
         hyper = dataclasses.replace(
             hyper, clipping_norm=privacy.clipping_norm, noise_multiplier=guarantee.noise_multiplier
         )
+    check_class_weights(train.class_weight, classes)
     config = TrainConfig(
         train.optimizer,
         train.schedule,
@@ -75,5 +76,7 @@ def recipe_for(settings: ExperimentConfig, *, classes: int, shots: int, epsilon:
         products=train.products,
         network=None if train.network == "linear" else Network(train.network, train.widths),
         tolerance=train.tolerance,
+        class_weight=train.class_weight,
+        intercept=train.intercept,
     )
     return Recipe(config, hyper, guarantee)

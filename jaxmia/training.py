@@ -25,6 +25,7 @@ from jaxmia.heads import (
     joined,
     logit_errors,
     moved,
+    without_bias,
     zero_head,
 )
 from jaxmia.networks import Network
@@ -33,6 +34,7 @@ OPTIMIZERS = ("adam", "sgd", "newton")
 SCHEDULES = ("constant", "cosine")
 SAMPLINGS = ("shared", "independent", "poisson")
 PRODUCTS = ("float32", "bfloat16")
+CLASS_WEIGHTS = ("none", "balanced")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,11 @@ class TrainConfig:
         schedule: "constant", or "cosine" decay of the learning rate to zero over the steps.
         steps: T, optimiser steps; the most that "newton" takes.
         tolerance: of "newton": stationarity (jaxmia.converged) at which a head is done.
+        class_weight: "none"; "balanced", members over (classes x members of the class), of every model's own members,
+            as scikit-learn has it; or a weight for each class. A member's loss counts as often as its class's weight
+            says: in the sum of "newton" as in scikit-learn's, in the mean of "sgd" and "adam" as in PyTorch's, which
+            divides by the weights' sum.
+        intercept: whether heads have a bias; without one it stays 0.
         batch_size: members per step, or None for the full batch.
         sampling: "shared": the candidates of a batch are the same for all models, each of which uses those that are its
             members, batch_size on average; "independent": every model shuffles its own members, as separate trainings
@@ -69,6 +76,8 @@ class TrainConfig:
     products: str = "float32"
     network: Network | None = None
     tolerance: float = 1e-7
+    class_weight: str | tuple[float, ...] = "none"
+    intercept: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what no training run can have."""
@@ -98,11 +107,28 @@ class TrainConfig:
                 default = type(self).__dataclass_fields__[name].default
                 check(getattr(self, name) == default, name, getattr(self, name), rule.format(default))
             check(0 < self.tolerance < 1, "tolerance", self.tolerance, "lie strictly between 0 and 1")
+        self._check_weighting()
         if self.network is not None:
             rule = "be {!r} for a network, which is not a linear head"
             for name, only in (("private", False), ("products", "float32")):
                 check(getattr(self, name) == only, name, getattr(self, name), rule.format(only))
             check(self.sampling != "poisson", "sampling", "poisson", "be another for a network")
+
+    def _check_weighting(self) -> None:
+        if isinstance(self.class_weight, str):
+            check_choice("class_weight", self.class_weight, CLASS_WEIGHTS)
+        else:
+            above = all(0 < each < math.inf for each in self.class_weight)
+            check(above, "class_weight", self.class_weight, "be finite numbers above 0, one for each class")
+        if self.private or self.network is not None:
+            what = "private training" if self.private else "a network"
+            check(self.class_weight == "none", "class_weight", self.class_weight, f"be 'none' for {what}")
+            check(self.intercept, "intercept", self.intercept, f"be True for {what}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether members count alike and heads have a bias, as attacks that know the objective take them to."""
+        return self.class_weight == "none" and self.intercept
 
     @property
     def shares_order(self) -> bool:
@@ -189,6 +215,12 @@ def check_hyperparams(hyper: Hyperparams, config: TrainConfig) -> None:
         check(noise is None, "noise_multiplier", noise, "be None unless private=True")
 
 
+def check_class_weights(class_weight: str | tuple[float, ...], num_classes: int) -> None:
+    """Raise InputError unless there is a weight for each class, if weights are given one by one."""
+    fits = isinstance(class_weight, str) or len(class_weight) == num_classes
+    check(fits, "class_weight", class_weight, f"hold a weight for each of {num_classes} classes")
+
+
 def _each(value: float | Array) -> list[float]:
     return list(np.asarray(value).ravel().tolist())
 
@@ -253,17 +285,34 @@ def train_head(
         The head's parameters after its steps; the sums of squared clipped gradient norms if config.odometer is
         set, else None.
     """
+    importance = example_weights(member, labels, num_classes, config.class_weight)
     if config.optimizer == "newton":
-        newton = {"steps": config.steps, "tolerance": config.tolerance, "ridge": cast(Any, hyper.ridge)}
-        return converged_head(member, features, labels, num_classes=num_classes, **newton), None
+        newton: dict[str, Any] = {"steps": config.steps, "tolerance": config.tolerance}
+        counted = member if importance is None else member.astype(features.dtype) * importance
+        ridge = cast(Any, hyper.ridge)
+        head = converged_head(
+            counted,
+            features,
+            labels,
+            num_classes=num_classes,
+            ridge=ridge,
+            intercept=config.intercept,
+            **newton,
+        )
+        return head, None
     one_hot = jax.nn.one_hot(labels, num_classes, axis=0, dtype=features.dtype)[:-1]
     optimizer = make_optimizer(hyper, config)
     inputs = features if config.products == "float32" else features.astype(config.products)
     num_examples = features.shape[0]
     # The expected number of members in a batch: a realised count would weigh examples unevenly. An independent batch
     # has always the same.
-    expected = share * hyper.sampling_rate * jnp.maximum(member.sum(), 1).astype(features.dtype)
-    weight = 1 / config.batch_size if config.sampling == "independent" and config.batch_size else 1 / expected
+    members = jnp.maximum(member.sum(), 1).astype(features.dtype)
+    expected = share * hyper.sampling_rate * members
+    weight: Any = (
+        1 / config.batch_size if config.sampling == "independent" and config.batch_size else 1 / expected
+    )
+    if importance is not None:  # a mean by weights
+        weight *= importance * (members / jnp.sum(member.astype(features.dtype) * importance))
     no_squares = jnp.zeros(num_examples, features.dtype) if config.odometer else None
 
     def contribution(
@@ -273,7 +322,8 @@ def train_head(
         batch = inputs[rows]
         errors = logit_errors(head, batch, one_hot[:, rows])
         if not config.private:
-            return gradient_sum(errors * (counted.astype(errors.dtype) * weight), batch), None
+            own = weight if importance is None else weight[rows]
+            return gradient_sum(errors * (counted.astype(errors.dtype) * own), batch), None
         clip = {"clipping_norm": cast(Any, hyper.clipping_norm)}
         squares = clipped_squares(errors, batch, counted, **clip) if config.odometer else None
         return clipped_gradient_sum(errors, batch, counted, **clip), squares
@@ -312,6 +362,8 @@ def train_head(
             last = head.last["kernel"]
             gradient.rest["kernel"] += hyper.weight_decay * (head.rest["kernel"] + last)
             gradient.last["kernel"] += hyper.weight_decay * last
+        if not config.intercept:
+            gradient = without_bias(gradient)
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes float and int32
             updates, state = optimizer.update(gradient, state)
         squares = None if squares is None else squares + more_squares
@@ -332,6 +384,22 @@ def train_head(
         lambda counted: counted[0] < hyper.steps, step_at, (jnp.int32(0), carry)
     )
     return joined(head), squares
+
+
+def example_weights(
+    member: Bool[Array, "examples"],
+    labels: Int[Array, "examples"],
+    num_classes: int,
+    class_weight: str | tuple[float, ...],
+) -> Float[Array, "examples"] | None:
+    """The weight of every candidate's class, by one model's members where they are to be balanced; None if all is 1."""
+    if class_weight == "none":
+        return None
+    if isinstance(class_weight, tuple):
+        return jnp.asarray(class_weight, jnp.float32)[labels]
+    counts = jnp.zeros(num_classes, jnp.float32).at[labels].add(member.astype(jnp.float32))
+    present = jnp.maximum(jnp.count_nonzero(counts), 1).astype(jnp.float32)
+    return (counts.sum() / (present * jnp.maximum(counts, 1.0)))[labels]
 
 
 def _batch(

@@ -65,7 +65,7 @@ def test_every_format_gives_the_same_logits(records, head, place):
         read = load_released(place / name, data_of(records))
         np.testing.assert_allclose(read.outputs, expected, atol=1e-4)
         assert read.num_parameters == CLASSES * 385
-    assert "transposed" in load_released(place / "turned.npz", data_of(records)).notes[0]
+    assert "transposed" in load_released(place / "turned.npz", data_of(records)).notes[1]
     np.savez(place / "outputs.npz", logits=expected)
     outputs = load_released(place / "outputs.npz", data_of(records))
     assert outputs.num_parameters is None
@@ -262,10 +262,14 @@ def test_the_command_line_writes_a_template_and_audits(capsys, place):
 
 BAD = [
     ({}, ["--set", "head.file=nothing.npz"], "must be an existing file of a head"),
-    ({}, ["--set", "head.file=features.npz"], "features.npz: a head must have one tensor with 2 axes"),
+    (
+        {},
+        ["--set", "head.file=features.npz"],
+        "features.npz: the head must hold a tensor named weight, kernel or coef_",
+    ),
     ({}, ["--set", "head.file=audit.toml"], "must end in one of .safetensors, .npz, .skops"),
-    ({}, ["--set", "head.weight=wait"], "weight='wait' must be one of its tensors: fc.bias, fc.weight"),
-    ({}, ["--set", "head.weight=fc.bias"], "have 2 axes"),
+    ({}, ["--set", "head.weight=wait"], "head.weight='wait' must be one of its tensors: fc.bias, fc.weight"),
+    ({}, ["--set", "head.weight=fc.bias"], "weight.shape=(1, 3) must be (3, 384)"),
     ({"features": lambda x: x[:, :100]}, [], "weight.shape=(3, 384) must be (3, 100)"),
     (
         {"class_names": lambda names: np.append(names, "more")},

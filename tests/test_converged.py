@@ -92,6 +92,81 @@ def test_ridge_is_scikit_learns_for_any_number_of_classes(classes, ridge):
     np.testing.assert_allclose(bias, theirs.intercept_, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize(
+    ("class_weight", "intercept"), [("balanced", True), ("none", False), ((0.5, 3.0, 1.0), False)]
+)
+def test_class_weights_and_no_intercept_are_scikit_learns(classes, class_weight, intercept):
+    linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    pool = small_pool(classes=classes)
+    rare = pool.labels != 1
+    rare[:12] = True  # 4 or 6 of class 1 are left, so that weights matter
+    pool = feature_set(pool.features[rare], pool.labels[rare])
+    weights = class_weight if class_weight in ("none", "balanced") else class_weight[:classes]
+    masks = draw_membership(jax.random.key(1), pool.labels, num_models=1)
+    inside = np.asarray(masks.member[0])
+    config = TrainConfig("newton", class_weight=weights, intercept=intercept)
+    params = jax.tree.map(np.asarray, trained(pool, masks, 1.0, config).params["params"])
+    theirs = (
+        {"none": None, "balanced": "balanced"}.get(weights)
+        if isinstance(weights, str)
+        else dict(enumerate(weights))
+    )
+    head = linear.LogisticRegression(
+        fit_intercept=intercept, class_weight=theirs, tol=1e-10, max_iter=10_000
+    ).fit(pool.features[inside].astype(float), pool.labels[inside])
+    kernel, bias = params["kernel"][0], params["bias"][0]
+    if classes == 2:
+        kernel, bias = kernel[1:] - kernel[:1], bias[1:] - bias[:1]
+    np.testing.assert_allclose(kernel, head.coef_, rtol=3e-4, atol=3e-5)
+    np.testing.assert_allclose(bias - bias.mean(), head.intercept_ - np.mean(head.intercept_), atol=3e-4)
+    if not intercept:
+        assert (params["bias"] == 0).all()
+
+
+@pytest.mark.parametrize("batches", [{}, {"batch_size": 8, "sampling": "independent"}, {"batch_size": 8}])
+def test_gradient_steps_take_the_weighted_mean_and_no_bias(batches):
+    """Many small steps come to the minimum of the weighted mean loss, that newton finds with the ridge that this is."""
+    pool = small_pool()
+    masks = draw_membership(jax.random.key(1), pool.labels, num_models=2)
+    weights, decay = (0.5, 3.0, 1.0), 0.1
+    steps = 3000 if batches else 800
+    config = TrainConfig("sgd", "cosine", steps, class_weight=weights, intercept=False, **batches)
+    found = train_ensemble(
+        jax.random.key(0), pool, masks, Hyperparams(0.3, weight_decay=decay), config
+    ).params["params"]
+    total = (np.asarray(masks.member) * np.array(weights)[pool.labels]).sum(axis=1)
+    newton = TrainConfig("newton", class_weight=weights, intercept=False)
+    expected = trained(pool, masks, jnp.asarray(decay * total, jnp.float32), newton).params["params"]
+    assert (np.asarray(found["bias"]) == 0).all()
+    # Batches of 8 of the 30 leave noise; with 3 000 steps on a cosine below 3% of the largest weight.
+    bound = 0.03 if batches else 1e-3
+    np.testing.assert_allclose(
+        found["kernel"], expected["kernel"], atol=bound * np.abs(expected["kernel"]).max()
+    )
+
+
+def test_weights_and_intercept_are_refused_where_they_do_not_go():
+    for options, message in (
+        ({"class_weight": "balance"}, "class_weight='balance' must be one of none, balanced"),
+        ({"class_weight": (1.0, 0.0)}, "be finite numbers above 0"),
+        ({"class_weight": "balanced", "private": True}, "must be 'none' for private training"),
+        ({"intercept": False, "private": True}, "must be True for private training"),
+    ):
+        with pytest.raises(InputError, match=message):
+            TrainConfig(**options)
+    pool = small_pool()
+    masks = draw_membership(jax.random.key(1), pool.labels, num_models=1)
+    with pytest.raises(InputError, match="hold a weight for each of 3 classes"):
+        trained(pool, masks, 1.0, TrainConfig("newton", class_weight=(1.0, 2.0)))
+    for changes, message in (
+        ({"train": {"intercept": False}, "privacy": {"epsilon": [1.0]}}, "train.intercept=true"),
+        ({"train": {"network": "mlp", "widths": [4], "class_weight": "balanced"}}, "for network='linear'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse_config({"grid": {"classes": [2], "shots": [8]}} | changes)
+
+
 def test_a_large_ridge_leaves_one_gradient_step():
     # As the kernel vanishes the bias becomes the log of the members' class shares, and the kernel minus the gradient
     # there over the ridge; what is left out is of second order in 1 / ridge.

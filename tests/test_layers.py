@@ -72,6 +72,7 @@ RANKS = {
     "audit_shadows": 12,
     "audit_match": 13,
     "audit": 14,
+    "head_recipe": 11,
     "sweep": 13,
     "report": 14,
     "tables": 14,

@@ -231,6 +231,7 @@ def _data(audit: Audit, context: ContextSettings) -> Iterator[Block]:
         "classes": records["classes"],
         "dimension of the features": records["dim"],
         "kind of model": "linear head over a frozen extractor",
+        "how the file was read": " ".join(content["head"]["read"]),
         "parameters": parameters or "not known: only outputs are released",
         "training records per parameter": ratio,
         "direct identifiers": context.identifiers,
@@ -245,6 +246,8 @@ def _data(audit: Audit, context: ContextSettings) -> Iterator[Block]:
     shadows = content["shadows"]
     recipe: dict[str, Value] = settings_shown(shadows["recipe"])
     source = "fitted to the model" if shadows["fitted"] else "as given"
+    if shadows["source"] == "file":
+        source = "as the model's own file says"
     mismatch = float(shadows["mismatch"])
     note = (
         f"Recipe of the shadows, {source}. Mismatch of their log-odds with the model's: {mismatch:.3f} of its"
