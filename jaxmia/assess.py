@@ -27,7 +27,7 @@ from jaxmia.evaluation import (
     roc,
 )
 from jaxmia.scores import Scores
-from jaxmia.vulnerability import per_example_vulnerability
+from jaxmia.vulnerability import vulnerability_curves
 from jaxmia.whitebox import METHODS
 
 MIN_MODELS = 3  # a target and two shadows
@@ -39,7 +39,8 @@ _COLUMNS = (
 )
 _PER_EXAMPLE_COLUMNS = (
     *("num_in", "num_out", "mean_in", "mean_out", "std_in", "std_out", "separation", "separation_error"),
-    *("tpr", "tpr_error", "status", "correction", "inclusion_rate"),
+    *("tpr", "tpr_error", "tpr_low", "tpr_high", "tpr_low_all", "tpr_high_all", "threshold", "tpr_attained"),
+    *("fpr_attained", "status", "method", "correction", "inclusion_rate"),
 )
 _CONTROL_COLUMNS = ("attack", *(field.name for field in dataclasses.fields(Control)), "seed")
 _COUNTS = ("num_members", "num_nonmembers", "true_positives", "false_positives", "num_undefined")
@@ -213,11 +214,10 @@ def evaluated_results(
 ) -> dict[str, AttackResult]:
     """Return what to evaluate under each evaluation.
 
-    "calibrated" takes non-members' statistics of an example as Gaussian. Log-odds nearly are, likelihood ratios and
-    probabilities are not: their realised FPR would lie far below the one asked for (at 0.1 about 0.02 for LiRA's ratio
-    on real heads, and a TPR below chance). So LiRA is evaluated by its calibrated z, and attacks
-    without such a form by "calibrated_empirical", which needs no law of the statistic but 10/fpr non-members of each
-    example.
+    "calibrated" takes non-members' statistics to have one law for all examples up to what their shadows say of each.
+    Standardised log-odds nearly have, likelihood ratios and probabilities have not. So LiRA is evaluated by its
+    calibrated z, and attacks without such a form by "calibrated_empirical", which needs no law of the statistic but
+    10/fpr non-members of each example.
 
     Args:
         attack: its name and options.
@@ -323,11 +323,10 @@ def per_example_rows(
     """
     if len(scores.log_odds) < MIN_MODELS:
         types: dict[str, type] = {"fpr": float, **dict.fromkeys(_PER_EXAMPLE_COLUMNS, float)}
-        types |= {"num_in": np.int64, "num_out": np.int64, "status": str, "correction": str}
+        types |= {"num_in": np.int64, "num_out": np.int64, "status": str, "method": str, "correction": str}
         return examples.iloc[:0].assign(**{name: pd.Series(dtype=kind) for name, kind in types.items()})
     tables = []
-    for fpr in fprs:
-        curve = per_example_vulnerability(scores, fpr, correction=correction, inclusion_rate=inclusion_rate)
+    for curve in vulnerability_curves(scores, fprs, correction=correction, inclusion_rate=inclusion_rate):
         columns = {name: getattr(curve, name) for name in _PER_EXAMPLE_COLUMNS}
-        tables.append(examples.assign(fpr=fpr, **columns))
+        tables.append(examples.assign(fpr=curve.fpr, **columns))
     return pd.concat(tables, ignore_index=True)

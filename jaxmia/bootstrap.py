@@ -17,6 +17,7 @@ from jaxmia.evaluation import (
     allowed_false_positives,
     checked_arrays,
     decision_rule,
+    of_targets,
 )
 
 BLOCK_SIZE = 1024  # ranked scores between two stored partial sums
@@ -79,10 +80,8 @@ def row_intervals(
         members or no non-members.
     """
     decide = decision_rule(result, evaluation, targets=targets)
-    rows = slice(None) if targets is None else list(targets)
-    arrays = (result.statistic, result.member, result.defined)
-    chosen = AttackResult(*(np.asarray(array)[rows] for array in arrays))
-    member = chosen.member
+    chosen = of_targets(result, targets)
+    member = np.asarray(chosen.member)
     weights = _weights(len(member), zlib.crc32(np.packbits(member).tobytes()), ROW_RESAMPLES)
     hits = _hits(chosen, evaluation)
     intervals = []

@@ -1,7 +1,10 @@
 """P-values under each example's own null: the statistics of the other models that never saw the example.
 
 An example's FPR is fixed only against its own null, since examples differ in the law of their statistics.
-Every model is the target in turn, its own statistic left out: in closed form, without a loop over models.
+Every model is the target in turn, its own statistic left out.
+
+A few shadows cannot tell the tail of one record's law. Residuals, standardised by the record's own shadows, of all
+records together can, where they have one law: pooled_p_values. Elsewhere there are ranks.
 """
 
 from __future__ import annotations
@@ -9,7 +12,68 @@ from __future__ import annotations
 import numpy as np
 import scipy.special
 
+from jaxmia._validate import InputError
+
+NULLS = ("z", "gaussian", "location_scale", "unknown")  # laws of a non-member's statistic: AttackResult.null
 HUGE = 1e140  # statistics beyond it, infinite ones included, have no squares that could be summed
+
+
+def residual_p_values(statistic: np.ndarray, null: np.ndarray, law: str) -> np.ndarray:
+    """Return the p-value of each statistic against its own record's null, had all records Gaussian nulls.
+
+    A residual on the scale of a probability, which makes records with different numbers of shadows comparable.
+    pooled_p_values makes of it a p-value that holds without the Gaussian.
+
+    Args:
+        statistic: float64[models, examples], no NaN.
+        null: bool[models, examples], True where the statistic belongs to its example's null.
+        law: "z", a score less the mean of its n null shadows over their deviation (denominator n), which
+            never include it: sqrt((n + 1) / (n - 1)) times Student's t of n - 1 degrees; "gaussian", the same
+            in a mean and deviation that hardly depend on the record's own shadows; or "location_scale", alike for
+            all records up to a centre and a width, which are those of the other nulls (student_t_p_values).
+
+    Returns:
+        float64[models, examples] in [0, 1].
+
+    Raises:
+        InputError: for law="unknown".
+    """
+    if law == "location_scale":
+        return student_t_p_values(statistic, null)
+    if law == "gaussian":
+        return scipy.special.ndtr(-statistic)
+    if law != "z":
+        raise InputError(
+            f"null={law!r} must be one of {', '.join(map(repr, NULLS[:3]))} to be calibrated by residuals: for LiRA's"
+            " ratio take lira(scores, calibrated=True); else evaluation='calibrated_empirical', by ranks."
+        )
+    number = np.count_nonzero(null, axis=0) - null
+    degrees = np.maximum(number - 1, 1)
+    p_values = scipy.special.stdtr(degrees, -statistic * np.sqrt(degrees / (number + 1)))
+    return np.where(number >= 2, p_values, scipy.special.ndtr(-statistic))
+
+
+def pooled_p_values(p_values: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """Return (1 + #{nulls of other models <= p}) / (1 + #{nulls of other models}), over all examples together.
+
+    P(result <= f) <= f, averaged over examples, for a target model that is exchangeable with the others: the
+    conformal p-value of a draw of example and model (Vovk, Gammerman and Shafer 2005). No model's own values set
+    its thresholds. Each example has that FPR where residuals have one law.
+
+    Args:
+        p_values: float64[models, examples] of residual_p_values.
+        null: bool[models, examples], True where the value belongs to a null.
+
+    Returns:
+        float64[models, examples] in (0, 1].
+    """
+    everyone = np.sort(p_values[null])
+    result = np.empty_like(p_values)
+    for row, (own, nulls) in enumerate(zip(p_values, null, strict=True)):
+        mine = np.sort(own[nulls])
+        below = np.searchsorted(everyone, own, side="right") - np.searchsorted(mine, own, side="right")
+        result[row] = (1 + below) / (1 + everyone.size - mine.size)
+    return result
 
 
 def rank_p_values(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:

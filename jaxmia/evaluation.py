@@ -18,13 +18,13 @@ import numpy as np
 import scipy.stats
 
 from jaxmia._validate import InputError, check, check_choice, check_fpr
-from jaxmia.calibration import rank_p_values, student_t_p_values
+from jaxmia.calibration import NULLS, pooled_p_values, rank_p_values, residual_p_values
 
 MIN_FALSE_POSITIVES = (
     10  # a TPR at FPR f is resolved by 10 / f non-member scores: about ten of them lie above
 )
-METHODS = {"student_t": student_t_p_values, "empirical": rank_p_values}
-CALIBRATED = {"calibrated": "student_t", "calibrated_empirical": "empirical"}  # evaluation: method
+METHODS = ("residuals", "empirical")
+CALIBRATED = {"calibrated": "residuals", "calibrated_empirical": "empirical"}  # evaluation: method
 EVALUATIONS = ("pooled", "per_target", *CALIBRATED)
 BLOCK_SIZE = 2**20  # pairs whose p-values are computed at a time: bounds the scratch memory
 
@@ -38,11 +38,16 @@ class AttackResult:
         member: bool[models, examples], True where the example was in the model's training set.
         defined: bool[models, examples], False where the shadows could not support a statistic (say no IN
             shadow is left); the statistic then holds the attack's "no evidence" value and counts as such.
+        null: law of a non-member's statistic under the models, as far as its attack knows: "z", "gaussian",
+            "location_scale" (jaxmia.calibration.residual_p_values) or "unknown", of which only ranks can be calibrated.
+        population: int64[models], how many scores each target's statistics are ranks among; None if they are no ranks.
     """
 
     statistic: np.ndarray
     member: np.ndarray
     defined: np.ndarray
+    null: str = "unknown"
+    population: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -156,7 +161,7 @@ def roc(result: AttackResult, *, evaluation: str = "pooled", targets: Sequence[i
     if evaluation in CALIBRATED:
         p_values = calibrated_p_values(result, method=CALIBRATED[evaluation])
         result = dataclasses.replace(result, statistic=-p_values)
-    statistic, member, _ = checked_arrays(_of_targets(result, targets))
+    statistic, member, _ = checked_arrays(of_targets(result, targets))
     if evaluation == "per_target":
         statistic = -_fpr_within_targets(statistic, member)
     order = np.argsort(statistic, axis=None)[::-1]
@@ -174,16 +179,26 @@ def roc(result: AttackResult, *, evaluation: str = "pooled", targets: Sequence[i
     )
 
 
-def _of_targets(result: AttackResult, targets: Sequence[int] | None) -> AttackResult:
-    """Return the rows of some models, all for None."""
+def of_targets(result: AttackResult, targets: Sequence[int] | None) -> AttackResult:
+    """Return the rows of some models, all for None.
+
+    Raises:
+        InputError: for no row, or one that is not there.
+    """
     if targets is None:
         return result
     num_models = len(result.statistic)
     check(len(targets) > 0, "targets", targets, "name at least 1 model")
     for row in targets:
         check(0 <= row < num_models, "target", row, f"be the row of a model, 0 to {num_models - 1}")
-    arrays = (result.statistic, result.member, result.defined)
-    return AttackResult(*(np.asarray(array)[list(targets)] for array in arrays))
+    rows = list(targets)
+    return dataclasses.replace(
+        result,
+        statistic=np.asarray(result.statistic)[rows],
+        member=np.asarray(result.member)[rows],
+        defined=np.asarray(result.defined)[rows],
+        population=None if result.population is None else np.asarray(result.population)[rows],
+    )
 
 
 def _fpr_within_targets(statistic: np.ndarray, member: np.ndarray) -> np.ndarray:
@@ -245,30 +260,37 @@ def clopper_pearson(
     return low, high
 
 
-def calibrated_p_values(result: AttackResult, *, method: str = "student_t") -> np.ndarray:
+def calibrated_p_values(result: AttackResult, *, method: str = "residuals") -> np.ndarray:
     """Return the p-value of each pair under its example's own null: the other models that never saw it.
 
     The target's own label enters nothing. Undefined statistics join no null and have p-value 1.
 
     Args:
         result: what the attack said, [models, examples].
-        method: "student_t", exactly uniform for Gaussian nulls at any number of models, or "empirical", the
-            rank, valid for any null but never below 1 / (1 + its size): see jaxmia.calibration.
+        method: "residuals", standardised by the example's own null and joined over all examples, or
+            "empirical", the rank, valid for any null but never below 1 / (1 + its size): see jaxmia.calibration.
 
     Returns:
         float64[models, examples] in [0, 1].
 
     Raises:
-        InputError: for an unknown method, a NaN statistic, or if members or non-members are missing.
+        InputError: for an unknown method, "residuals" of a statistic whose null is unknown, a NaN statistic, or
+            if members or non-members are missing.
     """
     check_choice("method", method, METHODS)
+    check_choice("null", result.null, NULLS)
     statistic, member, defined = checked_arrays(result)
     null = ~member & defined
     p_values = np.empty_like(statistic)
     width = max(1, BLOCK_SIZE // len(statistic))
     for start in range(0, statistic.shape[1], width):
         block = np.s_[:, start : start + width]
-        p_values[block] = METHODS[method](statistic[block], null[block])
+        some = statistic[block], null[block]
+        p_values[block] = (
+            rank_p_values(*some) if method == "empirical" else residual_p_values(*some, result.null)
+        )
+    if method == "residuals":
+        p_values = pooled_p_values(p_values, null)
     return np.where(defined, p_values, 1.0)
 
 
@@ -287,13 +309,16 @@ def tpr_at_fpr(
         "pooled": one for all (model, example) pairs, what the papers report. The largest TPR over thresholds
             whose FPR is at most fpr; each example then has an FPR of its own.
         "per_target": one for each target model, likewise. Targets count by their number of members.
-        "calibrated": one for each pair, p-value <= fpr under "student_t" of calibrated_p_values, from shadows
-            alone. Fixes the FPR of each example if its null is Gaussian; the realised FPR tells.
-        "calibrated_empirical": the same under "empirical", whatever the null. Its realised FPR is fixed by
-            construction, since each model is among the nulls of the others: it confirms nothing.
+        "calibrated": one for each pair, p-value <= fpr under "residuals" of calibrated_p_values, from shadows
+            alone. Fixes the mean FPR over examples, and that of each where their residuals have one law. For
+            results that know the law of their null, as lira(calibrated=True).
+        "calibrated_empirical": the same under "empirical", whatever the null.
+        The realised FPR of all models together is near the nominal one by construction under both, since each
+            model is among the nulls of the others; that of targets apart from them, as of a head under audit, tells.
 
-    Resolution: a ROC needs 10 / fpr non-member scores; so does, for "calibrated_empirical", the null of each
-    example, and for "calibrated" a null needs 2. Examples with fewer are left out, and the reason says so.
+    Resolution: a ROC needs 10 / fpr non-member scores, and so does the population that a statistic is a rank in; for
+    "calibrated_empirical" the null of each example needs as many, for "calibrated" the nulls of all examples together,
+    and each needs 2. Examples with fewer are left out, and the reason says so.
 
     Args:
         result: what the attack said, [models, examples].
@@ -304,8 +329,8 @@ def tpr_at_fpr(
         One OperatingPoint; for several FPRs a tuple, with status "unresolved" where scores are too few.
 
     Raises:
-        InputError: unless every fpr lies in (0, 1); for an unknown evaluation or a NaN statistic; without
-            members or non-members.
+        InputError: unless every fpr lies in (0, 1); for an unknown evaluation, one that does not hold for the
+            statistic, or a NaN statistic; without members or non-members.
         UnresolvedError: if a single fpr, or every one of several, is unresolved; says how many scores it
             takes. An InputError.
     """
@@ -339,7 +364,7 @@ def operating_points(
     for fpr in fprs:
         check_fpr("fpr", fpr)
     decide = decision_rule(result, evaluation, targets=targets)
-    member = np.asarray(_of_targets(result, targets).member)
+    member = np.asarray(of_targets(result, targets).member)
     return tuple(_operating_point(fpr, decide, member=member, evaluation=evaluation) for fpr in fprs)
 
 
@@ -374,7 +399,7 @@ def decision_rule(
     check_choice("evaluation", evaluation, EVALUATIONS)
     if evaluation in CALIBRATED:
         return _p_value_rule(result, CALIBRATED[evaluation], targets=targets)
-    return _threshold_rule(_of_targets(result, targets), pooled=evaluation == "pooled")
+    return _threshold_rule(of_targets(result, targets), pooled=evaluation == "pooled")
 
 
 def _threshold_rule(result: AttackResult, *, pooled: bool) -> Callable[[float], Calls]:
@@ -388,6 +413,9 @@ def _threshold_rule(result: AttackResult, *, pooled: bool) -> Callable[[float], 
 
     def decide(fpr: float) -> Calls:
         _check_resolved(fpr, int(num_nonmembers.min()), what)
+        if result.population is not None:
+            ranked_among = "scores that each target's statistics are ranks among"
+            _check_resolved(fpr, int(np.min(result.population)), ranked_among)
         # The thresholds with FPR <= fpr are those above the first non-member that would be one too many.
         one_too_many = scores.shape[1] - 1 - allowed_false_positives(fpr, num_nonmembers)
         called = scores > np.take_along_axis(ranked, one_too_many[:, None], axis=-1)
@@ -402,9 +430,12 @@ def _p_value_rule(
 ) -> Callable[[float], Calls]:
     """Call the pairs whose p-value under their example's own null is at most the FPR."""
     _, member, defined = checked_arrays(result)
-    null_sizes = np.count_nonzero(~member & defined, axis=0) - 1  # the target itself is left out
+    null = ~member & defined
+    null_sizes = np.count_nonzero(null, axis=0) - 1  # the target itself is left out
+    of_models = np.count_nonzero(null, axis=1)
+    smallest_null = int(of_models.sum() - of_models.max())
     ranked = dataclasses.replace(result, statistic=calibrated_p_values(result, method=method))
-    p_values, member, _ = checked_arrays(_of_targets(ranked, targets))
+    p_values, member, _ = checked_arrays(of_targets(ranked, targets))
 
     def decide(fpr: float) -> Calls:
         if method == "empirical":
@@ -412,6 +443,8 @@ def _p_value_rule(
         counted = null_sizes >= (required_nonmembers(fpr) if method == "empirical" else 2)
         members = member[:, counted]
         _check_resolved(fpr, int(np.count_nonzero(~members)), "non-member scores with a null")
+        if method == "residuals":
+            _check_resolved(fpr, smallest_null, "non-member scores of other models")
         if not members.any():
             raise UnresolvedError(f"fpr={fpr} has no member score with a null that resolves it.")
         return Calls(p_values <= fpr, counted, math.nan)

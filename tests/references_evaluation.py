@@ -12,7 +12,7 @@ def result_of(statistic, member, defined=None):
     """An attack result; every statistic is defined unless said otherwise."""
     statistic, member = np.atleast_2d(statistic), np.atleast_2d(member)
     defined = np.ones(member.shape, bool) if defined is None else defined
-    return AttackResult(np.asarray(statistic, float), np.asarray(member, bool), defined)
+    return AttackResult(np.asarray(statistic, float), np.asarray(member, bool), defined, "location_scale")
 
 
 def one_target(members, nonmembers):
@@ -60,8 +60,20 @@ def p_value(target, others, method):
     return scipy.stats.t.sf((target - mean) / (deviation * np.sqrt(1 + 1 / number)), number - 1)
 
 
+def pooled_p_values(p_values, null):
+    """Conformal among the nulls of the other models, pair by pair."""
+    found = np.empty(p_values.shape)
+    for model, example in np.ndindex(p_values.shape):
+        others = np.delete(p_values, model, axis=0)[np.delete(null, model, axis=0)]
+        found[model, example] = (1 + sum(others <= p_values[model, example])) / (1 + len(others))
+    return found
+
+
 def calibrated_p_values(result, method):
     """Leave-one-out by leaving one out."""
+    if method == "residuals":
+        found = calibrated_p_values(result, "student_t")
+        return np.where(result.defined, pooled_p_values(found, ~result.member & result.defined), 1.0)
     found = np.ones(result.statistic.shape)
     for model, example in np.argwhere(result.defined):
         others = [

@@ -8,7 +8,7 @@ import pytest
 import jaxmia
 
 RANKS = {
-    "_validate": 0,
+    "_validate": -1,
     "calibration": 0,
     "_text": 1,
     "_files": 1,
@@ -51,7 +51,10 @@ RANKS = {
     "released": 9,
     "audit_config": 10,
     "controls": 8,
-    "vulnerability": 9,
+    "residuals": 9,
+    "separation": 9.1,
+    "record_rates": 9.2,
+    "vulnerability": 9.3,
     "auditing": 9,
     "config": 9,
     "assess": 10,

@@ -34,4 +34,5 @@ def analytic(scores: Scores, *, calibrated: bool = False) -> AttackResult:
     else:
         distance = offset**2 / variance_out - (log_odds - mean_in) ** 2 / variance_in
         statistic = (np.log(variance_out / variance_in) + distance) / 2
-    return AttackResult(statistic, member, np.ones(log_odds.shape, bool))
+    null = "gaussian" if calibrated else "unknown"
+    return AttackResult(statistic, member, np.ones(log_odds.shape, bool), null)

@@ -114,7 +114,9 @@ def lira(
         known = np.logical_and.reduce([fit.known | (location == "shrunk") for fit in fits.values()])
         statistic[:, columns] = np.where(known, _statistic(block, fits, calibrated), no_evidence)
         defined[:, columns] = known
-    return AttackResult(statistic, member, defined)
+    own_moments = variance == "per_example" and location == "mean" and not paired
+    null = ("z" if own_moments else "gaussian") if calibrated else "unknown"
+    return AttackResult(statistic, member, defined, null)
 
 
 def _statistic(block: np.ndarray, fits: dict[bool, _Gaussian], calibrated: bool) -> np.ndarray:

@@ -44,7 +44,8 @@ def rmia(
 
     Returns:
         float64 statistic [models, examples] in [0, 1]. An example without the shadows it needs is undefined
-        and treated as if p(x) = p̄(x); so is every example, at 1/2, of a target without population.
+        and treated as if p(x) = p̄(x); so is every example, at 1/2, of a target without population. A share of few is a
+        coarse statistic: the result's population says of how many, and an FPR f takes 10 / f of them.
 
     Raises:
         InputError: bad scores or population, gamma not positive, a outside [0, 1] or without offline,
@@ -63,15 +64,17 @@ def rmia(
         mean_a = np.ones((len(log_odds), 1)) if offline_a is None else offline_a
         nobody = np.zeros(outside.shape, bool)
         population, _ = log_ratios(outside, Sides(Side(outside, nobody), Side(outside, ~nobody)), mean_a)
+    sizes = np.empty(len(log_odds), np.int64)
     for rows in blocks_of(2 * log_odds.shape[1], len(log_odds)):
         values, line = statistic[rows], statistic[rows] - np.log(gamma)
         itself = ~member[rows] & defined[rows] & (population is None)
         others = np.where(itself, values, np.inf) if population is None else population[rows]
-        number = np.sum(others < np.inf, axis=1, keepdims=True) - itself
+        sizes[rows] = np.sum(others < np.inf, axis=1)
+        number = sizes[rows, None] - itself
         below = count_below(line, others) - (itself & (values < line))
         statistic[rows] = np.where(number > 0, below / np.maximum(number, 1), 0.5)
         defined[rows] &= number > 0
-    return AttackResult(statistic, member, defined)
+    return AttackResult(statistic, member, defined, population=sizes)
 
 
 def _checked_population(population: np.ndarray, models: int) -> np.ndarray:

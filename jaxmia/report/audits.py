@@ -106,7 +106,7 @@ def load_audit_folder(folder: str | os.PathLike[str]) -> Audit:
     for attack in results["attack"].unique() if target is not None else ():
         names = ("statistic", "member", "defined")
         arrays = read_npz(path / "attack" / "statistics" / f"{attack}.npz", name="statistics", required=names)
-        result = AttackResult(**{name: arrays[name] for name in names})
+        result = AttackResult(arrays["statistic"], arrays["member"], arrays["defined"])
         curves[str(attack)] = roc(result, evaluation="per_target", targets=[target])
     return Audit(path, content, results, controls, load_table(path, "records"), curves)
 
