@@ -174,7 +174,9 @@ def _plot(curves: Mapping[tuple[str, str], Mapping[str, Roc]], folder: pathlib.P
 
 
 def _save_statistics(path: pathlib.Path, result: AttackResult) -> None:
-    np.savez(path, statistic=result.statistic, member=result.member, defined=result.defined)
+    population = {} if result.population is None else {"population": result.population}
+    arrays = {"statistic": result.statistic, "member": result.member, "defined": result.defined}
+    np.savez(path, **arrays, **population)
 
 
 def _per_example(read: ExternalScores, fprs: Sequence[float]) -> pd.DataFrame:

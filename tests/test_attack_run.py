@@ -56,7 +56,7 @@ def test_rows_are_the_operating_points_of_the_stored_statistics(finished):
             stored.statistic, attacks.REGISTRY[name](finished.read.scores).statistic
         )
         for evaluation in results["evaluation"][results["attack"] == name].unique():
-            if evaluation == "calibrated":  # of LiRA's z, whose null is Gaussian, not of its likelihood ratio
+            if evaluation == "calibrated":  # of LiRA's z, whose law is known, not of its likelihood ratio
                 stored = attacks.lira(finished.read.scores, calibrated=True)
             rows = results.query("attack == @name and evaluation == @evaluation")
             for row, point in zip(
