@@ -39,9 +39,10 @@ _COLUMNS = (
 )
 _PER_EXAMPLE_COLUMNS = (
     *("num_in", "num_out", "mean_in", "mean_out", "std_in", "std_out", "separation", "separation_error"),
-    *("tpr", "tpr_error", "tpr_low", "tpr_high", "tpr_low_all", "tpr_high_all", "threshold", "tpr_attained"),
-    *("fpr_attained", "status", "method", "correction", "inclusion_rate"),
+    *("tpr", "tpr_error", "tpr_low", "tpr_high", "tpr_low_all", "tpr_high_all", "threshold"),
+    *("tpr_attained", "fpr_attained", "status", "method", "correction", "inclusion_rate"),
 )
+RATES = ("tpr", "tpr_error", "tpr_low", "tpr_high", "tpr_low_all", "tpr_high_all", "tpr_attained")
 _CONTROL_COLUMNS = ("attack", *(field.name for field in dataclasses.fields(Control)), "seed")
 _COUNTS = ("num_members", "num_nonmembers", "true_positives", "false_positives", "num_undefined")
 
@@ -302,6 +303,21 @@ def _intervals(point: OperatingPoint, low: float, high: float) -> dict[str, Any]
 def _table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with all columns, missing counts as missing integers."""
     return rows.reindex(columns=_COLUMNS).astype(dict.fromkeys(_COUNTS, "Int64"))
+
+
+def rates_by_fpr(rows: pd.DataFrame, fprs: Sequence[float]) -> pd.DataFrame:
+    """Return one row per example, in order: its rates at every FPR, as tpr_FPR, tpr_FPR_error and so on.
+
+    Args:
+        rows: of per_example_rows, those of each FPR in one order.
+        fprs: fractions.
+    """
+    columns = {}
+    for fpr in fprs:
+        of_fpr = rows[rows["fpr"] == fpr]
+        for name in RATES:
+            columns[f"tpr_{fpr:g}{name.removeprefix('tpr')}"] = of_fpr[name].to_numpy()
+    return pd.DataFrame(columns)
 
 
 def per_example_rows(

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -174,9 +175,10 @@ def _plot(curves: Mapping[tuple[str, str], Mapping[str, Roc]], folder: pathlib.P
 
 
 def _save_statistics(path: pathlib.Path, result: AttackResult) -> None:
-    population = {} if result.population is None else {"population": result.population}
-    arrays = {"statistic": result.statistic, "member": result.member, "defined": result.defined}
-    np.savez(path, **arrays, **population)
+    arrays: dict[str, Any] = {name: getattr(result, name) for name in ("statistic", "member", "defined")}
+    if result.population is not None:
+        arrays["population"] = result.population
+    np.savez(path, **arrays)
 
 
 def _per_example(read: ExternalScores, fprs: Sequence[float]) -> pd.DataFrame:

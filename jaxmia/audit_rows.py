@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from jaxmia.accounting import ADD_OR_REMOVE_ONE, PrivacyGuarantee
-from jaxmia.assess import per_example_rows, run_attack
+from jaxmia.assess import per_example_rows, rates_by_fpr, run_attack
 from jaxmia.audit_config import AuditConfig
 from jaxmia.audit_records import AuditRecords
 from jaxmia.config import AttackSettings
@@ -68,10 +68,9 @@ def record_rows(
         table["called"] = call_members(conformal_p_values(ratio, ratio[~records.member]), FDR)
     shadows = Scores(np.asarray(stacked.log_odds)[1:], np.asarray(stacked.member)[1:])
     over = per_example_rows(shadows, config.fpr, table, inclusion_rate=records.inclusion_rate)
-    for fpr in config.fpr:
-        of_fpr = over[over["fpr"] == fpr].reset_index(drop=True)
-        table[f"tpr_{fpr:g}"], table[f"tpr_{fpr:g}_error"] = of_fpr["tpr"], of_fpr["tpr_error"]
-    table["separation"], table["separation_error"] = of_fpr["separation"], of_fpr["separation_error"]
+    first = over[over["fpr"] == config.fpr[0]].reset_index(drop=True)
+    table = pd.concat([table, rates_by_fpr(over, config.fpr)], axis=1)
+    table["separation"], table["separation_error"] = first["separation"], first["separation_error"]
     if ceilings:
         above = [table[f"tpr_{fpr:g}"] > ceiling for fpr, ceiling in ceilings.items()]
         table["above_guarantee"] = np.any(above, axis=0)

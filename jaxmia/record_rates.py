@@ -11,9 +11,19 @@ from scipy.stats import binom, norm
 from jaxmia.attacks._shadows import RESOLUTION, Sides, blocks_of, score_arrays, side_moments
 from jaxmia.calibration import pooled_p_values, residual_p_values
 from jaxmia.evaluation import clopper_pearson, required_nonmembers
-from jaxmia.residuals import SideMoments, moments_of, position, record_laws, share_above
+from jaxmia.residuals import (
+    SideMoments,
+    drawn_together,
+    law_error,
+    moments_of,
+    position,
+    record_laws,
+    share_above,
+)
 from jaxmia.scores import Scores
 from jaxmia.separation import paired_laws
+
+CONFIDENCE = 0.95  # of intervals
 
 
 class Found(NamedTuple):
@@ -64,14 +74,23 @@ class ResidualRates:
         """As Rates."""
         t, error = position(self.inside, self.outside, fpr, shift_variance=self.shift_variance)
         low, high = (share_above(self.inside.residuals, t + side * error) for side in (1, -1))
-        return self._share(t, fpr), (high - low) / 2
+        law = self.inside.residuals
+        drawn = drawn_together(np.clip(t, law[0] - 1, law[-1] + 1), error)
+        return self._share(drawn, fpr), (high - low) / 2
 
     def interval(self, fpr: float, tail: float) -> tuple[np.ndarray, np.ndarray]:
         """As Rates."""
-        t, error = position(self.inside, self.outside, fpr, shift_variance=self.shift_variance)
-        width = norm.isf(tail) * np.where(np.isnan(error), 0.0, error)
-        low, high = (self._share(t + side * width, fpr) for side in (1, -1))
-        return low, high
+        # The records' own errors take 3/5 of the tail, those of either side's law, which all have in common, 1/5 each.
+        in_common = norm.isf((1 - CONFIDENCE) / 2 / 5)
+        ends = []
+        for side in (1, -1):
+            of_law = float(law_error(self.outside, fpr))
+            moved = float(np.clip(fpr - side * in_common * of_law, 1e-9, 1 - 1e-9))
+            t, error = position(self.inside, self.outside, moved, shift_variance=self.shift_variance)
+            width = norm.isf(3 / 5 * tail) * np.where(np.isnan(error), 0.0, error)
+            share = self._share(t + side * width, fpr)
+            ends.append(np.clip(share - side * in_common * law_error(self.inside, share), 0, 1))
+        return ends[0], ends[1]
 
     def _share(self, t: np.ndarray, fpr: float) -> np.ndarray:
         return np.where(self.silent, fpr, share_above(self.inside.residuals, t))

@@ -46,6 +46,7 @@ class RecordLaw(NamedTuple):
         deviation: float64[examples].
         log_variance: of the estimate log deviation.
         residuals: float64[residuals], ascending, of all records together.
+        clustering: variance of a share of them over that of as many independent ones: those of one model go together.
     """
 
     mean: np.ndarray
@@ -53,6 +54,7 @@ class RecordLaw(NamedTuple):
     deviation: np.ndarray
     log_variance: np.ndarray
     residuals: np.ndarray
+    clustering: float
 
 
 class Position(NamedTuple):
@@ -82,20 +84,22 @@ def record_laws(shadows: Sides, inside: SideMoments, outside: SideMoments) -> tu
     """
     laws = []
     for side, own in ((shadows.inside, inside), (shadows.outside, outside)):
-        deviation, spread = _drawn_deviations(own, inside.mean, outside.mean)
-        residuals, kurtosis = pooled(side, own.mean, deviation, own.number)
+        deviation, spread, fit_variance = _drawn_deviations(own, inside.mean, outside.mean)
+        residuals, kurtosis, clustering = pooled(side, own.mean, deviation, own.number)
         # of log s: a quarter of the variance of s^2 over its square, and no more than the prior's
         sampling = (kurtosis - 1) / (4 * np.maximum(own.number, 1))
-        log_variance = sampling if np.isinf(spread) else sampling * spread / (spread + sampling)
+        if not np.isinf(spread):
+            own_weight = spread / (spread + sampling)
+            sampling = sampling * own_weight + (1 - own_weight) ** 2 * fit_variance
         mean_variance = deviation**2 / np.maximum(own.number, 1)
-        laws.append(RecordLaw(own.mean, mean_variance, deviation, log_variance, residuals))
+        laws.append(RecordLaw(own.mean, mean_variance, deviation, sampling, residuals, clustering))
     return laws[0], laws[1]
 
 
 def pooled(
     side: Side, mean: np.ndarray, deviation: np.ndarray, number: np.ndarray | None
-) -> tuple[np.ndarray, float]:
-    """Return the residuals of one side, ascending, and their kurtosis.
+) -> tuple[np.ndarray, float, float]:
+    """Return the residuals of one side, ascending, their kurtosis, and how they cluster by model (RecordLaw).
 
     Args:
         side: the models' scores.
@@ -110,12 +114,23 @@ def pooled(
     total = int(side.on_side[:, known].sum())
     columns = np.flatnonzero(known)[:: max(1, -(-total // LARGEST_LAW))]
     if columns.size == 0:
-        return np.zeros(1), 3.0
+        return np.zeros(1), 3.0, 1.0
     shortening = 1.0 if number is None else np.sqrt(1 - 1 / number[columns])
     offset = side.log_odds[:, columns].astype(np.float64) - mean[columns]
-    residuals = np.sort((offset / (deviation[columns] * shortening))[side.on_side[:, columns]])
+    on_side = side.on_side[:, columns]
+    offset /= deviation[columns] * shortening
+    residuals = np.sort(offset[on_side])
     square = np.mean(residuals**2)
-    return residuals, float(np.mean(residuals**4) / square**2) if square > 0 else 3.0
+    kurtosis = float(np.mean(residuals**4) / square**2) if square > 0 else 3.0
+    beyond = np.sum(on_side & (offset > np.quantile(residuals, 0.95)), axis=1)
+    number_of = on_side.sum(axis=1)
+    excess = np.mean((beyond - 0.05 * number_of) ** 2) / max(0.05 * 0.95 * number_of.mean(), 1e-300)
+    return residuals, kurtosis, max(1.0, float(excess))
+
+
+def law_error(law: RecordLaw, share: np.ndarray | float) -> np.ndarray | float:
+    """Return the standard error of a share of a law's residuals."""
+    return np.sqrt(np.maximum(share * (1 - share), 0) * law.clustering / law.residuals.size)
 
 
 def position(
@@ -148,16 +163,37 @@ def share_above(residuals: np.ndarray, t: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(t), np.nan, share)
 
 
+def drawn_together(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Return noisy values drawn towards their mean until they spread no more than what lies behind the noise.
+
+    Constrained empirical Bayes (Louis 1984, doi 10.2307/2288282) under a Gaussian prior: posterior means spread too
+    little, the values themselves too much. NaN stays, and so does a value without an error.
+
+    Args:
+        values: [records].
+        errors: standard errors; NaN where values are certain.
+    """
+    noisy = np.isfinite(values) & np.isfinite(errors)
+    if np.count_nonzero(noisy) < _FEWEST_RECORDS:
+        return values
+    mean, sampling = values[noisy].mean(), errors[noisy] ** 2
+    prior = max(values[noisy].var(ddof=1) - sampling.mean(), 0.0)
+    weight = np.sqrt(prior / np.maximum(prior + sampling, 1e-300))
+    drawn = values.copy()
+    drawn[noisy] = mean + weight * (values[noisy] - mean)
+    return drawn
+
+
 def _drawn_deviations(
     own: SideMoments, mean_in: np.ndarray, mean_out: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Return deviations drawn towards their regression [examples], and the prior variance of their logs.
+) -> tuple[np.ndarray, float, np.ndarray | float]:
+    """Return deviations drawn towards their regression [examples], the prior variance of their logs, and the fit's.
 
     A record with fewer than 2 models, or with equal scores, keeps what it has; few records keep all they have.
     """
     known = (own.number > 1) & (own.deviation > RESOLUTION) & np.isfinite(mean_in) & np.isfinite(mean_out)
     if np.count_nonzero(known) < _FEWEST_RECORDS:
-        return own.deviation, np.inf
+        return own.deviation, np.inf, 0.0
     half = (own.number[known] - 1) / 2
     sampling = scipy.special.polygamma(1, half)
     logs = 2 * np.log(own.deviation[known]) - scipy.special.digamma(half) + np.log(half)
@@ -173,7 +209,9 @@ def _drawn_deviations(
         weights = 1 / (spread + sampling)
     drawn = own.deviation.copy()
     drawn[known] = np.exp((logs - beyond * sampling * weights) / 2)
-    return drawn, spread / 4
+    leverage = np.zeros(len(drawn))
+    leverage[known] = np.einsum("rp,pq,rq->r", design, np.linalg.pinv((weights * design.T) @ design), design)
+    return drawn, spread / 4, leverage / 4
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:

@@ -73,8 +73,12 @@ def paired_laws(
         own = moments_of(side)
         variance, log_variance = _shrunk((side,), own.deviation**2, own.number - 1, known)
         deviation = np.sqrt(variance)
-        tails, _ = pooled(side, own.mean, deviation, own.number)
-        drawn.append(law._replace(deviation=deviation, log_variance=log_variance / 4, residuals=tails))
+        tails, _, clustering = pooled(side, own.mean, deviation, own.number)
+        drawn.append(
+            law._replace(
+                deviation=deviation, log_variance=log_variance / 4, residuals=tails, clustering=clustering
+            )
+        )
     centre = (inside.mean + outside.mean) / 2
     inside, outside = (
         each._replace(mean=centre + sign * shift / 2) for each, sign in zip(drawn, (1, -1), strict=True)

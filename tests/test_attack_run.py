@@ -73,11 +73,13 @@ def test_rows_are_the_operating_points_of_the_stored_statistics(finished):
     unresolved = results[results["status"] == "unresolved"]
     # 8 or so models without an example give it no FPR of its own below 1.25.
     assert set(zip(unresolved["evaluation"], unresolved["fpr"], strict=True)) == {
+        ("pooled", 0.01),  # of RMIA, whose statistic is a rank among its target's 150 or so non-members
         ("per_target", 0.01),
         ("calibrated_empirical", 0.1),
         ("calibrated_empirical", 0.01),
     }
     assert unresolved["true_positives"].isna().all()
+    assert set(unresolved["attack"][unresolved["evaluation"] == "pooled"]) == {"rmia"}
     per_target = unresolved[unresolved["evaluation"] == "per_target"]
     assert per_target["reason"].str.contains("needs at least 1000").all()
 

@@ -19,7 +19,6 @@ from jaxmia.config import load_config
 from jaxmia.published import published_lines
 from jaxmia.report import make_report
 from jaxmia.report.content import Measured, Picture, Table
-from jaxmia.report.drawing import average_roc
 from jaxmia.report.records import RecordsOf
 
 SECTIONS = [
@@ -348,12 +347,6 @@ def test_too_few_shadows_to_count_is_an_extrapolation():
     frame = pd.DataFrame({"separation": [1.0], "separation_error": [0.1], "tpr_0.01": [0.1]})
     assert RecordsOf("few", frame, [0.01], 999.0).worst(0.01).status == "extrapolated"
     assert RecordsOf("enough", frame, [0.01], 1000.0).worst(0.01).status == "ok"
-
-
-def test_the_average_roc_is_the_loop_over_records():
-    separation, fprs = np.array([0.0, 1.0, 2.5]), np.array([0.01, 0.1, 0.5])
-    loop = [np.mean([norm.sf(norm.isf(fpr) - each) for each in separation]) for fpr in fprs]
-    np.testing.assert_allclose(average_roc(separation, fprs), loop, rtol=1e-12)
 
 
 def test_numbers_are_shown_with_their_interval_and_without_it():

@@ -6,13 +6,12 @@ import contextlib
 import html
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.stats import norm
 
 from jaxmia.plots import COLOURS, STYLE
 
@@ -78,26 +77,22 @@ def vulnerability_figure(records: pd.DataFrame, fprs: list[float], title: str) -
     return figure
 
 
-def average_roc(separation: np.ndarray, fpr: np.ndarray) -> np.ndarray:
-    """TPR averaged over records, each at the same FPR: mean of Phi(Phi^-1(fpr) + D), shape of fpr."""
-    return norm.cdf(norm.ppf(fpr)[:, None] + separation[None]).mean(axis=1)
-
-
-def average_roc_figure(curves: dict[str, np.ndarray], points: pd.DataFrame, title: str) -> Figure:
-    """Curves of average_roc on log axes, with measured points.
+def average_roc_figure(
+    curves: Mapping[str, Mapping[float, float]], points: pd.DataFrame, title: str
+) -> Figure:
+    """What an attacker with unlimited shadows is estimated to reach, between FPRs, with measured points.
 
     Args:
-        curves: separations D of the records, by label.
+        curves: mean estimated TPR of the records at each FPR, by label.
         points: measured: fpr, tpr, tpr_low, tpr_high and label of the curve that they belong to.
         title: of the figure.
     """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     lowest = float(points["fpr"].min()) / 3
-    grid = np.geomspace(lowest, 1 - 1e-9, 200)
-    for number, (label, separation) in enumerate(curves.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        axes.plot(grid, average_roc(separation, grid), color=colour, linewidth=1.5, label=label)
+    for number, (label, curve) in enumerate(curves.items()):
+        colour, fprs = COLOURS[number % len(COLOURS)], sorted(curve)
+        axes.plot(fprs, [curve[fpr] for fpr in fprs], color=colour, linewidth=1.5, label=label)
         mine = points[(points["label"] == label) & (points["status"] == "ok")]
         errors = np.stack([mine["tpr"] - mine["tpr_low"], mine["tpr_high"] - mine["tpr"]]).clip(min=0)
         axes.errorbar(mine["fpr"], mine["tpr"], errors, fmt="o", color=colour, markersize=4)

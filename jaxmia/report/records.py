@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 
 from jaxmia.evaluation import required_nonmembers
 from jaxmia.report.content import Block, Measured, Picture, Table, Value, measured
@@ -16,10 +15,7 @@ from jaxmia.report.drawing import drawn_for_pages, to_svg, vulnerability_figure
 from jaxmia.vulnerability import QUANTILES, tpr_quantile
 
 LISTED = 50  # records in the ranked list
-EXTRAPOLATED = (
-    "extrapolated: by a Gaussian, since fewer than 10/FPR shadows are without a record; where members' scores"
-    " vary less than others' it overstates."
-)
+EXTRAPOLATED = "extrapolated: all records' residuals together are fewer than 10/FPR, and the largest stands for those beyond."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +24,7 @@ class RecordsOf:
 
     Attributes:
         name: of the cell or the audit, for titles.
-        table: one row per record: id, class_name, separation (D) and separation_error, and tpr_FPR for each FPR.
+        table: one row per record: id, class_name, separation (D) and separation_error, and jaxmia.assess.rates_by_fpr.
         fprs: fractions, descending.
         num_out: shadows without a record, on average.
     """
@@ -39,48 +35,40 @@ class RecordsOf:
     num_out: float
 
     def status(self, fpr: float) -> str:
-        """Whether shadows without a record are enough to count at this FPR, or a Gaussian goes beyond them."""
-        return "ok" if self.num_out >= required_nonmembers(fpr) else "extrapolated"
+        """Whether the residuals of all records together reach this FPR, or the largest of them stands for it."""
+        return "ok" if self.num_out * len(self.table) >= required_nonmembers(fpr) else "extrapolated"
 
     def worst(self, fpr: float) -> Measured:
         """The largest TPR of all records, with an interval that allows for its being the largest of so many.
 
         All records' 95% intervals hold at once (Bonferroni): the largest of their lower and of their upper ends.
         """
-        return self._over_records(np.max, fpr, norm.isf(0.025 / max(len(self.table), 1)))
+        return self._over_records(np.max, fpr, "_all")
 
     def average(self, fpr: float) -> Measured:
         """The mean over records, with an interval as if all records' errors went together, which is the widest."""
-        return self._over_records(np.mean, fpr, norm.isf(0.025))
+        return self._over_records(np.mean, fpr)
 
     def quantile(self, level: float, fpr: float) -> Measured:
         """A quantile over records below the maximum, with an interval as of average."""
         found = tpr_quantile(np.sort(self.table[f"tpr_{fpr:g}"].dropna().to_numpy()), level)
         if found.status != "ok":
             return Measured(None, status=found.status, reason=found.reason)
-        return self._over_records(lambda tprs: tpr_quantile(np.sort(tprs), level).tpr, fpr, norm.isf(0.025))
+        return self._over_records(lambda tprs: tpr_quantile(np.sort(tprs), level).tpr, fpr)
 
-    def _over_records(self, statistic: Callable[[np.ndarray], float], fpr: float, width: float) -> Measured:
-        """A statistic of all TPRs that grows with each, with each separation so many errors lower and higher."""
-        known = self.table.dropna(subset=["separation"])
+    def _over_records(self, statistic: Callable[[np.ndarray], float], fpr: float, ends: str = "") -> Measured:
+        """A statistic of all TPRs that grows with each, and of the ends of their intervals."""
+        names = [f"tpr_{fpr:g}", f"tpr_{fpr:g}_low{ends}", f"tpr_{fpr:g}_high{ends}"]
+        known = self.table[names].dropna()
         if known.empty:
             return Measured(None, status="unresolved", reason="too few shadows")
-        separation = known["separation"].to_numpy()
-        error = width * known["separation_error"].fillna(0).to_numpy()  # none where scores do not vary
-        low, value, high = (
-            float(statistic(_tpr(end, fpr))) for end in (separation - error, separation, separation + error)
-        )
-        return Measured(value, low, high, self.status(fpr))
+        value, low, high = (float(statistic(known[name].to_numpy())) for name in names)
+        return Measured(value, min(low, value), max(high, value), self.status(fpr))
 
     def at(self, row: Mapping[Hashable, Any], fpr: float) -> Measured:
         """TPR of one record with its own 95% interval."""
-        ends = [row["separation"] + sign * norm.isf(0.025) * row["separation_error"] for sign in (-1, 1)]
-        low, high = (float(_tpr(np.asarray(end), fpr)) for end in ends)
-        return measured(row[f"tpr_{fpr:g}"], low, high, self.status(fpr))
-
-
-def _tpr(separation: np.ndarray, fpr: float) -> np.ndarray:
-    return np.asarray(norm.cdf(norm.ppf(fpr) + separation))
+        value, low, high = (row[f"tpr_{fpr:g}{end}"] for end in ("", "_low", "_high"))
+        return measured(value, min(low, value), max(high, value), self.status(fpr))
 
 
 def blocks_of_records(records: RecordsOf, key: str) -> list[Block]:

@@ -88,8 +88,8 @@ def declared_rows(
             "non-member scores": nonmembers,
             "rule of resolution": "an FPR f needs 10/f non-member scores; below, no number is given",
             "not resolved": " ".join(unresolved) or "none",
-            "intervals": f"95%: {INTERVALS} for counted rates; delta"
-            " method of each record's separation, Bonferroni over records for the largest",
+            "intervals": f"95%: {INTERVALS} for counted rates; of a record's"
+            " estimate, by its shadows' moments and residuals; Bonferroni over records for the largest",
             "priors": ", ".join(f"{prior:g}" for prior in priors),
             "seeds": seeds,
             "finite-pool correction": correction,

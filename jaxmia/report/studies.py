@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmia._validate import InputError
+from jaxmia.assess import RATES, rates_by_fpr
 from jaxmia.audit_config import ContextSettings
 from jaxmia.laws import load_laws
 from jaxmia.power_law import LawOf, PowerLawFit
@@ -154,7 +155,7 @@ def _records(study: Study) -> Iterator[RecordsOf]:
         "record",
         "class_name",
         "fpr",
-        "tpr",
+        *RATES,
         "separation",
         "separation_error",
         "num_out",
@@ -168,8 +169,7 @@ def _records(study: Study) -> Iterator[RecordsOf]:
         table = first[["record", "class_name", "separation", "separation_error"]].rename(
             columns={"record": "id"}
         )
-        for fpr in study.fprs:
-            table[f"tpr_{fpr:g}"] = rows["tpr"][rows["fpr"] == fpr].to_numpy()
+        table = pd.concat([table, rates_by_fpr(rows, study.fprs)], axis=1)
         name = f"{_named(dict(zip(_CELL, key, strict=False)))}, seed {key[-1]}"
         yield RecordsOf(name, table, study.fprs, float(first["num_out"].mean()))
 
@@ -341,9 +341,13 @@ def _roc(study: Study, records: list[RecordsOf]) -> Picture:
         f"Points: {attack}, {calibrated['evaluation'].iloc[0]}",
         ("cell", "FPR", "TPR", "FPR realised"),
         tuple(rows),
-        "Curves: mean over records of Φ(Φ⁻¹(FPR) + D), every record at the FPR, from each record's own separation D.",
+        "Points: attained with these shadows. Lines: what unlimited shadows are estimated to reach, the mean over"
+        " records of each one's own TPR, every record at the FPR.",
     )
-    curves = {of_cell.name: of_cell.table["separation"].dropna().to_numpy() for of_cell in records}
+    curves = {
+        of_cell.name: {fpr: float(of_cell.table[f"tpr_{fpr:g}"].mean()) for fpr in of_cell.fprs}
+        for of_cell in records
+    }
     with drawn_for_pages():
         figure = average_roc_figure(curves, points, title)
     return Picture(title, alternative, to_svg(figure, "roc", alternative), table)
