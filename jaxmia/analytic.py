@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 from scipy.stats import norm
 
 from jaxmia._validate import check, check_fpr
+from jaxmia.compilation import in_float32
 from jaxmia.contrasts import basis, curvature, errors, from_params, penalties, with_bias
 from jaxmia.converged import converged_head
 from jaxmia.features import FeatureSet, in_span
@@ -115,6 +116,7 @@ class _Point(NamedTuple):
     change: Array
 
 
+@in_float32
 def analytic_vulnerability(
     pool: FeatureSet, *, ridge: float, inclusion_rate: float = 0.5, memory: int | None = None
 ) -> AnalyticVulnerability:

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import jax
 import platformdirs
 
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
+
 _LARGEST = 1024
 _SECONDS = 0.05  # JAX keeps what takes a second to compile; the programs of a small cell take less
+
+
+def in_float32(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
+    """The function with JAX's 64-bit types off while it runs, whatever the caller's process has (JAX_ENABLE_X64).
+
+    Heads are float32 by design. With 64-bit types on, numbers without a type of their own would be float64: loops then
+    change their types, and random draws their values, so that the same seed would give other heads.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
+        with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64():
+            return function(*args, **kwargs)
+
+    return wrapped
 
 
 def bucket(size: int) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxmia._validate import InputError, check, check_choice
+from jaxmia.compilation import in_float32
 from jaxmia.contrasts import basis, curvature, errors, from_params, penalties, with_bias
 from jaxmia.converged import stationarity
 from jaxmia.ensemble import ShadowEnsemble
@@ -38,6 +39,7 @@ LARGEST_STATIONARITY = (
 )
 
 
+@in_float32
 def paired_scores(
     ensemble: ShadowEnsemble,
     pool: FeatureSet,

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxmia._validate import check, check_at_least
+from jaxmia.compilation import in_float32
 from jaxmia.features import FeatureSet, in_span
 from jaxmia.formulation import Formulation, formulate
 from jaxmia.heads import LinearHead, Params
@@ -50,6 +51,7 @@ class ShadowEnsemble:
     network: Network | None = flax.struct.field(pytree_node=False, default=None)
 
 
+@in_float32
 def train_ensemble(
     key: jax.Array,
     pool: FeatureSet,

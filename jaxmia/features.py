@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from jaxmia._files import replacing
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError, check, check_at_least, check_choice
+from jaxmia.compilation import in_float32
 from jaxmia.labels import class_places
 
 DEMO_NAME = "demo"
@@ -248,6 +249,7 @@ def check_candidates(
     return chosen
 
 
+@in_float32
 def candidate_pool(
     data: FeatureSet,
     *,

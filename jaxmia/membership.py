@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxmia._validate import InputError, check, check_at_least, check_choice
-from jaxmia.compilation import bucket
+from jaxmia.compilation import bucket, in_float32
 
 DESIGNS = ("bernoulli", "fixed_size")
 
@@ -37,6 +37,7 @@ class MembershipMasks:
     inclusion_rate: float = flax.struct.field(pytree_node=False)
 
 
+@in_float32
 def draw_membership(
     key: jax.Array,
     labels: Int[np.ndarray, "examples"],

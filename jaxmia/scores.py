@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxmia.compilation import bucket
+from jaxmia.compilation import bucket, in_float32
 from jaxmia.ensemble import ShadowEnsemble
 from jaxmia.features import FeatureSet
 from jaxmia.heads import Params
@@ -58,12 +58,14 @@ def log_odds(
     return true_logit - jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=0)
 
 
+@in_float32
 def score(ensemble: ShadowEnsemble, pool: FeatureSet) -> Scores:
     """Log-odds of every candidate under every model, float32[models, examples], in blocks of models."""
     values = _for_all_models(_log_odds_of_models, ensemble, _padded(pool))[:, : len(pool.labels)]
     return Scores(values, np.asarray(ensemble.masks.member))
 
 
+@in_float32
 def gradient_norms(ensemble: ShadowEnsemble, pool: FeatureSet) -> Float[np.ndarray, "models examples"]:
     """Norm of every candidate's own loss gradient, (p_i - y_i) [x_i, 1]^T, under every model; NaN for networks.
 
@@ -76,6 +78,7 @@ def gradient_norms(ensemble: ShadowEnsemble, pool: FeatureSet) -> Float[np.ndarr
     return errors * lengths
 
 
+@in_float32
 def accuracy(ensemble: ShadowEnsemble, test: FeatureSet) -> Float[np.ndarray, "models"]:
     """Share of the examples each model classifies correctly; NaN for an empty set."""
     if len(test.labels) == 0:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from scipy import stats
 
 from jaxmia._validate import check, check_at_least, check_fpr
+from jaxmia.compilation import in_float32
 
 
 class ScoreMoments(NamedTuple):
@@ -141,6 +142,7 @@ def asymptotic_log_advantage(
     return -0.5 * np.log(shots) - 0.5 * stats.norm.ppf(fpr) ** 2 + np.log(shift / scale)
 
 
+@in_float32
 def simulate_class_mean_scores(
     key: PRNGKeyArray,
     *,
@@ -191,6 +193,7 @@ def simulate_class_mean_scores(
     return ClassMeanScores(scores, member, targets, labels, class_means)
 
 
+@in_float32
 def simulated_features(
     key: PRNGKeyArray, *, classes: int, per_class: int, dim: int, noise_scale: float
 ) -> tuple[Float[Array, "examples dim"], Int[Array, " examples"], Float[Array, "classes dim"]]:

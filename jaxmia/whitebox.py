@@ -22,6 +22,7 @@ import scipy.special
 from jaxtyping import Bool, Float, Int
 
 from jaxmia._validate import check, check_choice
+from jaxmia.compilation import in_float32
 from jaxmia.ensemble import ShadowEnsemble
 from jaxmia.features import FeatureSet
 
@@ -65,6 +66,7 @@ class _Problem(NamedTuple):
         return gradient
 
 
+@in_float32
 def white_box(
     ensemble: ShadowEnsemble,
     pool: FeatureSet,

@@ -10,11 +10,14 @@ import optax
 import scipy.stats
 from jaxtyping import Array, Float
 
+from jaxmia.compilation import in_float32
+
 _LEARNING_RATE = (
     0.1  # of Adam at the start, decayed to 0 along a cosine; scores and features have deviation 1
 )
 
 
+@in_float32
 @functools.partial(jax.jit, static_argnames=("level", "ridge", "steps"))
 def quantile_predictions(
     scores: Float[Array, "targets examples"],
