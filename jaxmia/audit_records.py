@@ -17,7 +17,7 @@ from jaxmia.evaluation import required_nonmembers, resolvable
 from jaxmia.features import FeatureSet, load_features
 from jaxmia.labels import record_ids, truth
 
-MIN_OTHERS = 10  # non-members, above which the head itself has an FPR that can be resolved
+MIN_OTHERS = 10  # non-members, with no more of which the head itself has no FPR that can be resolved
 MOST_INCLUDED = 0.75  # of the records, by a shadow
 
 
@@ -37,19 +37,21 @@ class AuditRecords:
 
     @property
     def inclusion_rate(self) -> float:
-        """r, the share of the records that a shadow trains on: the head's own share, but at most 3/4.
+        """r, the share of the records that a shadow trains on: the head's own share, but at most 3/4, or 1/2.
 
         At the head's own share shadows train on as many records as the head, as heads like it should. But they all
         draw from the same n records. What two of them share grows with r, so that their scores scatter less, by
         sqrt(1 - r), than over training sets drawn afresh, and every separation D over re-trainings comes out
         1 / sqrt(1 - r) too large: 1.4 at r = 1/2, 6 at r = 0.975, where hardly a shadow is left without a record to
         tell its deviation by. Fewer records make a head more vulnerable too: D goes with the root of the training
-        set, so that with a share s of members it is overstated by sqrt(s / (r (1 - r))) in all, by 2 at least if all
-        are members, at r = 1/2. At r = 3/4 it is at most 2.3, a quarter of the shadows are without each record, and
-        shadows train on no less than 3/4 of the head's records, which the attacks on the head itself need: they take
-        its scores on non-members for draws of the shadows'.
+        set's size. With a share s of members it is overstated by sqrt(s / (r (1 - r))) in all: at r = 3/4 by 2.3 at
+        most, and shadows then train on no less than 3/4 of the head's records, which the attacks on the head itself
+        need, as they take its scores on non-members for draws of the shadows'. With ten non-members or fewer, which
+        resolve no FPR of the head itself, vulnerability over re-trainings is all there is, and r = 1/2 overstates it
+        least, by 2 at most.
         """
-        return min(float(self.member.mean()), MOST_INCLUDED)
+        most = MOST_INCLUDED if self.num_others > MIN_OTHERS else 0.5
+        return min(float(self.member.mean()), most)
 
     @property
     def num_members(self) -> int:

@@ -64,12 +64,14 @@ class Trainer:
                 "grid": {"classes": [classes], "shots": [shots]},
             }
         )
-        recipe = recipe_for(config, classes=classes, shots=shots)
-        hyper, rate = recipe.hyper, 1.0
+        rate = 1.0
         if train.sampling == "poisson" and train.batch_size != "full":
             rule = f"be at most {members:.0f}, the expected members of a shadow (or 'full')"
             check(train.batch_size <= members, "train.batch_size", train.batch_size, rule)
             rate = train.batch_size / members
+        recipe = recipe_for(config, classes=classes, shots=shots)
+        hyper = recipe.hyper
+        if rate < 1:
             hyper = dataclasses.replace(hyper, sampling_rate=rate)
         if self.privacy is None:
             return dataclasses.replace(recipe, hyper=hyper)

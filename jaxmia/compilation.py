@@ -26,7 +26,7 @@ def in_float32(function: Callable[Given, Returned]) -> Callable[Given, Returned]
 
     @functools.wraps(function)
     def wrapped(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
-        with jax.enable_x64(False) if hasattr(jax, "enable_x64") else jax.experimental.disable_x64():
+        with jax.enable_x64(False):
             return function(*args, **kwargs)
 
     return wrapped
