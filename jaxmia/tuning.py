@@ -31,9 +31,8 @@ import scipy.special
 from jaxtyping import Bool, Int
 
 from jaxmia._validate import InputError
-from jaxmia.accounting import adjacency_for, dp_epsilon, noise_multiplier_for
-from jaxmia.compilation import in_float32
 from jaxmia.accounting import adjacency_for, delta_notes, dp_epsilon, noise_multiplier_for
+from jaxmia.compilation import in_float32
 from jaxmia.config import ExperimentConfig, TuningSettings, to_toml
 from jaxmia.ensemble import ShadowEnsemble, train_ensemble
 from jaxmia.features import FeatureSet
