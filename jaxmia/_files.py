@@ -47,11 +47,11 @@ def check_writable(path: pathlib.Path, name: str = "out") -> None:
     Raises:
         InputError: if the place is a folder, or lies in none that can be written.
     """
-    folder = path.resolve().parent
-    if path.is_dir() or not folder.is_dir():
-        raise InputError(f"{name}={str(path)!r} must be a file in a folder that exists.")
-    probe = folder / f".jaxmia-{secrets.token_hex(8)}.tmp"
     try:
+        folder = path.resolve().parent
+        if path.is_dir() or not folder.is_dir():
+            raise InputError(f"{name}={str(path)!r} must be a file in a folder that exists.")
+        probe = folder / f".jaxmia-{secrets.token_hex(8)}.tmp"
         probe.touch()
         probe.unlink()
     except OSError as error:

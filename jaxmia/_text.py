@@ -79,8 +79,10 @@ def read_toml(path: pathlib.Path | Traversable, name: str) -> dict[str, Any]:
     text = read_text(path, name)
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise InputError(f"{path} must be valid TOML: {str(error) or 'nested too deeply'}.") from None
+    except RecursionError:
+        raise InputError(f"{path} must be valid TOML: nested too deeply.") from None
+    except ValueError as error:  # TOMLDecodeError, and Python's own for numbers of thousands of digits
+        raise InputError(f"{path} must be valid TOML: {error}.") from None
 
 
 def printable(value: object) -> str:

@@ -709,12 +709,21 @@ def main() -> None:
     except OSError as error:
         _print_error(_os_line(error))
         sys.exit(2)
-    except Exception:
-        missing = _missing_device()
-        if not missing:
+    except Exception as error:
+        line = _memory_line(error) or _missing_device()
+        if not line:
             raise
-        _print_error(missing)
+        _print_error(line)
         sys.exit(2)
+
+
+def _memory_line(error: Exception) -> str:
+    """What was too large, if an error is of memory: NumPy's, or that of a device."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
+        first = str(error).partition("\n")[0][:160].rstrip(".")
+        what = first or "for an array"
+        return f"not enough memory ({what}): --memory SIZE bounds what is held, where a command has it."
+    return ""
 
 
 def _missing_device() -> str:

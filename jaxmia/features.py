@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from jaxmia._files import replacing
 from jaxmia._npz import read_npz
+from jaxmia._text import printable
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 from jaxmia.compilation import in_float32
 from jaxmia.labels import class_places
@@ -141,14 +142,14 @@ def load_features(source: str | os.PathLike[str], *, inputs: str = "features") -
     names = arrays.get("class_names")
     build = feature_set if inputs == "features" else raw_set
     try:
-        return build(arrays[inputs], arrays["labels"], None if names is None else _one_axis(names).tolist())
+        return build(arrays[inputs], arrays["labels"], None if names is None else _names(names))
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 
 
-def _one_axis(names: np.ndarray) -> np.ndarray:
+def _names(names: np.ndarray) -> list[str]:
     check(names.ndim == 1, "class_names.shape", names.shape, "be [classes]")
-    return names
+    return [printable(name) for name in names.tolist()]
 
 
 def raw_set(raw: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None = None) -> FeatureSet:
