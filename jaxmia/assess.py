@@ -31,6 +31,7 @@ from jaxmia.vulnerability import vulnerability_curves
 from jaxmia.whitebox import METHODS
 
 MIN_MODELS = 3  # a target and two shadows
+EPSILON_SIGNIFICANCE = 0.05  # of the lower bounds on epsilon of all attacks of a cell together
 _POINT_COLUMNS = tuple(field.name for field in dataclasses.fields(OperatingPoint))
 _INTERVALS = ("interval", "tpr_counted_low", "tpr_counted_high", "tpr_models_low", "tpr_models_high")
 _COLUMNS = (
@@ -54,7 +55,7 @@ def assess(
     fprs: Sequence[float],
     evaluations: Sequence[str],
     features: np.ndarray | None = None,
-    audit: Callable[[AttackResult], float] | None = None,
+    audit: Callable[..., float] | None = None,
 ) -> pd.DataFrame:
     """Return one row per attack, evaluation and FPR; rows without a number carry the reason.
 
@@ -64,8 +65,9 @@ def assess(
         fprs: fractions.
         evaluations: as in jaxmia.evaluation; "calibrated" takes the form of evaluated_results.
         features: float[examples, dim], for attacks that read them.
-        audit: lower bound on epsilon from what an attack says of all models, for the column epsilon_lower_bound;
-            attacks that read the target's membership have none.
+        audit: lower bound on epsilon from what an attack says of all models, at a confidence, called as
+            audit(result, confidence=...), for the column epsilon_lower_bound: the bounds of all rows hold together with
+            95%, so that the best of them may be chosen. Attacks that read the target's membership have none.
 
     Raises:
         InputError: what the attacks refuse.
@@ -82,14 +84,31 @@ def assess(
             epsilon_lower_bound=math.nan
         )
     tables = []
-    for attack in attack_settings:
-        results = evaluated_results(attack, scores, evaluations, features)
-        bounds = dict.fromkeys(results, math.nan)
-        if audit is not None and attack.name not in attacks.READS_TARGET_MEMBERSHIP:
-            bounds = {name: audit(result) for name, result in results.items()}
+    of_attacks = [evaluated_results(attack, scores, evaluations, features) for attack in attack_settings]
+    proved = _epsilon_bounds(attack_settings, of_attacks, audit)
+    for attack, results in zip(attack_settings, of_attacks, strict=True):
+        bounds = {name: proved.get(id(result), math.nan) for name, result in results.items()}
         points = result_rows(attack.label, results, rocs(results), fprs=fprs)
         tables.append(points.assign(epsilon_lower_bound=points["evaluation"].map(bounds)))
     return pd.concat(tables, ignore_index=True)
+
+
+def _epsilon_bounds(
+    attack_settings: Sequence[AttackSettings],
+    of_attacks: Sequence[Mapping[str, AttackResult]],
+    audit: Callable[..., float] | None,
+) -> dict[int, float]:
+    """Return the lower bound on epsilon of each audited result, by its id; all of them hold together."""
+    if audit is None:
+        return {}
+    audited = {
+        id(result): result
+        for attack, results in zip(attack_settings, of_attacks, strict=True)
+        for result in results.values()
+        if attack.name not in attacks.READS_TARGET_MEMBERSHIP
+    }
+    confidence = 1 - EPSILON_SIGNIFICANCE / max(len(audited), 1)
+    return {key: audit(result, confidence=confidence) for key, result in audited.items()}
 
 
 def control_rows(

@@ -26,6 +26,7 @@ import dataclasses
 import functools
 
 import numpy as np
+import pandas as pd
 
 from jaxmia._validate import InputError, check, check_choice
 from jaxmia.evaluation import AttackResult, checked_arrays
@@ -177,6 +178,18 @@ def median_epsilon_lower_bound(
         )
         bounds.append(bound.epsilon if bound else 0.0)
     return float(np.quantile(bounds, 0.5, method="lower"))
+
+
+def best_epsilon(rows: pd.DataFrame) -> float:
+    """Return the median over seeds of the best bound of all attacks: the bounds of one cell hold together.
+
+    Args:
+        rows: of results of one privacy level and size, with seed and epsilon_lower_bound.
+
+    Returns:
+        NaN without a bound.
+    """
+    return float(rows.groupby("seed")["epsilon_lower_bound"].max().median())
 
 
 def _check_one_record(shape: tuple[int, ...]) -> None:

@@ -70,7 +70,7 @@ from jaxmia.store import (
 from jaxmia.tuning import Trial, Tuning, import_optuna, possible_settings, tune, tuned_settings
 from jaxmia.whitebox import check_methods, white_box
 
-_ROWS = 5  # raised when rows get other columns: cells are then assessed anew from their heads
+_ROWS = 6  # raised when rows get other columns: cells are then assessed anew from their heads
 
 
 @dataclasses.dataclass(frozen=True)
