@@ -83,14 +83,29 @@ class AnalyticVulnerability:
             "prior_variance": np.stack([self.std_in**2, self.std_out**2]),
         }
 
-    def tpr(self, fpr: float) -> Float[np.ndarray, "examples"]:
-        """Each record's TPR at its own FPR, Phi(Phi^-1(fpr) + D).
+    def tpr(
+        self, fpr: float, tails: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> Float[np.ndarray, "examples"]:
+        """Each record's TPR at its own FPR.
+
+        The upper tails of ridge heads' log-odds are lighter than a Gaussian's, and means and deviations do not tell
+        how much. With tails, of a few heads (jaxmia.triage.ridge_tails), both sides keep their own deviation:
+        1 - F_in((mean_out + F_out^-1(1 - fpr) std_out - mean_in) / std_in). Without, Phi(Phi^-1(fpr) + D).
+
+        Args:
+            fpr: of every record.
+            tails: standardised residuals of members and non-members, ascending.
 
         Raises:
             InputError: fpr outside (0, 1).
         """
         check_fpr("fpr", fpr)
-        return norm.cdf(norm.ppf(fpr) + self.separation)
+        if tails is None:
+            return norm.cdf(norm.ppf(fpr) + self.separation)
+        inside, outside = tails
+        threshold = self.mean_out + np.quantile(outside, 1 - fpr) * self.std_out
+        t = (threshold - self.mean_in) / self.std_in
+        return 1 - np.searchsorted(inside, t, side="left") / inside.size
 
     def ranking(self) -> np.ndarray:
         """Indices int64[examples], the most vulnerable record first."""

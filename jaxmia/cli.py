@@ -316,7 +316,7 @@ def triage(
     ] = None,
     read_limit: ReadLimit = None,
 ) -> None:
-    """Which records would a ridge head give away most? In seconds, without shadows."""
+    """Which records would a ridge head give away most? In seconds; a few heads are trained for the tails alone."""
     import time
 
     from jaxmia.memory import parse_bytes
@@ -341,8 +341,8 @@ def triage(
         console.print(warning, style="yellow")
     seconds = time.perf_counter() - clock
     console.print(
-        f"{len(result.records)} records in {seconds:.1f} s; no shadow was trained: estimates, whose mean TPR lay within"
-        " 5% of shadows' wherever compared at ridge 1 and 10, within 7% below",
+        f"{len(result.records)} records in {seconds:.1f} s: estimates, without shadows but for the tails. At ridge 1 their"
+        " mean TPR lay within 3% of 9 216 heads' at FPR 0.1 and 0.01, within 6% at 0.001 (docs/per_record.md)",
     )
     if out is not None:
         console.print(f"All records are in {out}")

@@ -15,7 +15,10 @@ from jaxmia.report.drawing import drawn_for_pages, to_svg, vulnerability_figure
 from jaxmia.vulnerability import QUANTILES, tpr_quantile
 
 LISTED = 50  # records in the ranked list
-EXTRAPOLATED = "extrapolated: all records' residuals together are fewer than 10/FPR, and the largest stands for those beyond."
+EXTRAPOLATED = (
+    "extrapolated: all records' residuals together are fewer than 10/FPR, and the largest stands for what lies"
+    " beyond."
+)
 
 
 @dataclasses.dataclass(frozen=True)
