@@ -70,7 +70,9 @@ from jaxmia.store import (
 from jaxmia.tuning import Trial, Tuning, import_optuna, possible_settings, tune, tuned_settings
 from jaxmia.whitebox import check_methods, white_box
 
-_ROWS = 6  # raised when rows get other columns: cells are then assessed anew from their heads
+_ROWS = 7  # raised when rows get other columns: cells are then assessed anew from their heads
+
+_RECIPE = ("learning_rate", "batch_size", "steps", "clipping_norm", "noise_multiplier")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -337,6 +339,7 @@ class GridRun:
         accuracies = np.delete(scored["accuracy"], diverged)
         facts = {
             "normalize": self.config.train.normalize,
+            **self.origins(),
             "design": settings.design,
             "inclusion_rate": inclusion_rate,
             "num_models": settings.models,
@@ -388,6 +391,8 @@ class GridRun:
             "parameters": self.num_parameters(cell, pool),
             "training": str(formulation_of(self.settings(cell), pool.data, cell, self.memory)),
             **({} if self.config.tuning is None else {"tuned": self.chosen[cell]._asdict()}),
+            "recipe": {name: None if pd.isna(facts[name]) else facts[name] for name in _RECIPE}
+            | self.origins(),
             "repaired": repaired,
             "heads_trained": self.heads_trained - trained_before,
             "seconds_training": round(self.seconds_training, 3),
@@ -502,6 +507,14 @@ class GridRun:
             "sampling_rate": float(recipe.hyper.sampling_rate),
             "audit": recipe.audit_method() if self.audit(recipe) else "none",
         }
+
+    def origins(self) -> dict[str, str]:
+        """Where the recipe of a cell comes from: a search, and whose statistics its features were standardised by."""
+        train, tuning = self.config.train, self.config.tuning
+        given = (
+            "none" if train.normalize != "standardize" else "pool" if train.statistics == "pool" else "given"
+        )
+        return {"tuned": "no" if tuning is None else f"per {tuning.per}", "standardised_by": given}
 
     def audit(self, recipe: Recipe) -> Callable[[AttackResult], float] | None:
         """The lower bound on epsilon for the cells of a recipe, where the membership design allows one."""

@@ -22,6 +22,8 @@ from jaxmia.features import demo_features, save_features
 from jaxmia.laws import laws_from_json
 from jaxmia.power_law import LawOf, fit_power_law
 from jaxmia.recipe import recipe_for
+from jaxmia.report import make_report
+from jaxmia.report.content import Table
 from jaxmia.store import RunFolder
 
 SETTINGS = {
@@ -264,6 +266,16 @@ def test_an_unfinished_run_has_the_results_of_its_cells(finished, tmp_path, monk
 def test_normalisation_reaches_the_heads_and_is_recorded(finished, tmp_path):
     result = run_experiment(changed(train={"steps": 10, "normalize": "standardize"}), tmp_path / "run")
     assert set(result.results["normalize"]) == {"standardize"}
+    assert set(result.results["standardised_by"]) == {"pool"}
+    assert set(result.results["tuned"]) == {"no"}
+    blocks = {
+        block.title: block
+        for part in make_report(result.path).sections
+        for block in part.blocks
+        if isinstance(block, Table)
+    }
+    assert "of members and others together" in dict(blocks["The study"].rows)["features"]
+    assert {row[-1] for row in blocks["Recipes really used"].rows} == {"pool"}
     assert set(finished.results["normalize"]) == {"none"}
     config = experiment.parse_config(changed(train={"steps": 10, "normalize": "standardize"}))
     pool = experiment.draw_pool(config, demo_features(), experiment.Cell(3, 8, 0))

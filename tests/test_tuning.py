@@ -19,6 +19,8 @@ from jaxmia.config import load_config, parse_config, to_toml
 from jaxmia.experiment import GridRun, formulation_of, run_experiment, tune_cell, tuned_cell
 from jaxmia.features import feature_set, save_features
 from jaxmia.processes import Group
+from jaxmia.report import make_report
+from jaxmia.report.content import Table
 from jaxmia.store import Cell, RunFolder
 from jaxmia.sweep import run_sweep
 from jaxmia.tuning import (
@@ -171,6 +173,19 @@ def finished(settings, tmp_path_factory):
     return run_experiment(settings, tmp_path_factory.mktemp("runs") / "run")
 
 
+def test_a_report_prints_the_recipes_really_used_and_not_what_a_search_replaced(finished):
+    blocks = [block for part in make_report(finished.path).sections for block in part.blocks]
+    named = {block.title: block for block in blocks if isinstance(block, Table)}
+    answers = dict(named["Training recipe"].rows)
+    for name in ("learning_rate", "batch_size", "steps"):
+        assert answers[name] == "tuned: see the recipes really used"
+    used = dict(zip(named["Recipes really used"].columns, named["Recipes really used"].rows[0], strict=True))
+    row = finished.results.iloc[0]
+    assert used["learning rate"] == f"{row['learning_rate']:.3g}"
+    assert (used["batch"], used["steps"], used["tuned"]) == (row["batch_size"], row["steps"], "per cell")
+    assert dict(named["The study"].rows)["recipes tuned"] == "per cell"
+
+
 def test_heads_are_those_of_a_run_with_the_recipe_that_was_found(settings, finished, tmp_path):
     content = json.loads((finished.path / "checkpoints/classes-3_shots-8_seed-0/tuning.json").read_text())
     chosen = Tuning.from_json(content).chosen
@@ -178,10 +193,16 @@ def test_heads_are_those_of_a_run_with_the_recipe_that_was_found(settings, finis
     assert set(rows["learning_rate"]) == {chosen.learning_rate}
     assert set(rows["batch_size"]) == {chosen.batch_size}
     assert set(rows["steps"]) == {chosen.steps}
+    assert set(rows["tuned"]) == {"per cell"}
+    used = json.loads((finished.path / "manifest.json").read_text())["cells"]["classes-3_shots-8_seed-0"][
+        "recipe"
+    ]
+    assert used["learning_rate"] == chosen.learning_rate
+    assert (used["tuned"], used["standardised_by"], used["clipping_norm"]) == ("per cell", "none", None)
     assert rows["clipping_norm"].isna().all()
     fixed = tuned_settings(parse_config(settings), chosen, classes=3, shots=8)
     alone = run_experiment(fixed, tmp_path / "run")
-    pd.testing.assert_frame_equal(alone.results, rows)
+    pd.testing.assert_frame_equal(alone.results.drop(columns="tuned"), rows.drop(columns="tuned"))
     record = json.loads((finished.path / "manifest.json").read_text())["cells"]["classes-3_shots-8_seed-0"]
     assert record["tuned"] == chosen._asdict()
 

@@ -21,6 +21,7 @@ from jaxmia.report.content import Block, Measured, Picture, Section, Table, Valu
 from jaxmia.report.drawing import accuracy_figure, average_roc_figure, drawn_for_pages, to_svg
 from jaxmia.report.laws import law_blocks
 from jaxmia.report.privacy import bounds_table, is_private, over_runs, privacy_blocks
+from jaxmia.report.recipes import recipe_blocks, recipe_summary
 from jaxmia.report.records import EXTRAPOLATED, RecordsOf, blocks_of_records
 from jaxmia.report.shared import (
     best_of,
@@ -34,7 +35,6 @@ from jaxmia.report.shared import (
     rates_headings,
     realised,
     reproduction_table,
-    settings_shown,
     white_box_of,
 )
 from jaxmia.store import Cell, load_json, load_table, read_tables
@@ -194,6 +194,7 @@ def _summary(study: Study, context: ContextSettings, records: list[RecordsOf]) -
         "training records N of a model": total,
         "individuals": context.individuals or "not stated",
         "examples per class, S": int(first["shots"]),
+        **recipe_summary(study.results),
         "white-box attacks on the weights": _white_box(study),
         "differential privacy": "measured at several levels" if is_private(study.results) else "none",
     }
@@ -256,11 +257,7 @@ def _data(study: Study, context: ContextSettings) -> Iterator[Block]:
         " other candidates.",
         sortable=True,
     )
-    settings = study.manifest["settings"]
-    recipes = settings.get("recipes") or [settings["train"]]
-    for recipe in recipes:
-        answers: dict[str, Value] = settings_shown(recipe)
-        yield facts(f"Training recipe {recipe.get('name', '')}".strip(), answers)
+    yield from recipe_blocks(study.manifest["settings"], study.results)
 
 
 def _declared(study: Study, context: ContextSettings) -> Table:

@@ -1,0 +1,69 @@
+"""What a report of a study says of its recipes: what was set, what was searched for, and what each cell really used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from jaxmia.report.content import Block, Measured, Table, Value, facts
+from jaxmia.report.shared import settings_shown
+
+_SEARCHED = ("learning_rate", "batch_size", "steps", "clipping_norm")
+_USED = ["dataset", "recipe", "classes", "shots", "epsilon", "seed"]
+POOLED = "features are standardised by the statistics of the pool, of members and others together"
+
+
+def recipe_blocks(settings: Mapping[str, Any], results: pd.DataFrame) -> Iterator[Block]:
+    """Recipes as they were set, without what a search replaced, and as cells were trained.
+
+    Args:
+        settings: of the study, as its manifest has them.
+        results: its rows.
+    """
+    tuning = settings.get("tuning")
+    for recipe in settings.get("recipes") or [settings["train"]]:
+        answers: dict[str, Value] = settings_shown(recipe)
+        if tuning is not None and recipe.get("tuned", True):
+            replaced = {name: "tuned: see the recipes really used" for name in _SEARCHED if name in answers}
+            answers |= {
+                **replaced,
+                "tuned": f"{tuning['trials']} trials by {tuning['objective']}, per {tuning['per']}",
+            }
+        yield facts(f"Training recipe {recipe.get('name', '')}".strip(), answers)
+    yield _used(results)
+
+
+def _used(results: pd.DataFrame) -> Table:
+    """The recipe of each cell and seed; results of older folders do not say how they were normalised or tuned."""
+    rows: list[tuple[Value, ...]] = []
+    known = results.assign(
+        **{name: "not recorded" for name in ("tuned", "standardised_by") if name not in results}
+    )
+    for row in known.drop_duplicates(_USED).to_dict("records"):
+        level = "" if row["epsilon"] == float("inf") else f", ε = {row['epsilon']:g}"
+        name = f"{row['dataset']}, {row['recipe']}, C = {row['classes']}, S = {row['shots']}{level}, seed {row['seed']}"
+        clip: Value = "none" if pd.isna(row["clipping_norm"]) else f"{row['clipping_norm']:.3g}"
+        batch, steps = (int(row[column]) for column in ("batch_size", "steps"))
+        rate = f"{row['learning_rate']:.3g}"
+        rows.append(
+            (name, rate, batch, steps, clip, str(row["tuned"]), row["normalize"], str(row["standardised_by"]))
+        )
+    return Table(
+        "Recipes really used",
+        ("cell", "learning rate", "batch", "steps", "clip", "tuned", "normalised", "standardised by"),
+        tuple(rows),
+        "Of every cell. Tuned: recipes were searched on the members of the cell's first model, which no guarantee"
+        f" covers. Standardised by the pool: {POOLED}, which no guarantee covers either.",
+        sortable=True,
+    )
+
+
+def recipe_summary(results: pd.DataFrame) -> dict[str, Value]:
+    """How recipes came about, for the summary."""
+    if "tuned" not in results:
+        return {"recipes": Measured(None, status="not recorded")}
+    tuned = ", ".join(dict.fromkeys(results["tuned"]))
+    pooled = "pool" in set(results["standardised_by"])
+    return {"recipes tuned": tuned, "features": POOLED if pooled else "not standardised by the pool"}
