@@ -734,6 +734,8 @@ def _whole_manifest(path: pathlib.Path) -> dict[str, Any]:
         except (OSError, ValueError):
             continue
         if isinstance(manifest, dict):
+            if name == _COPY:
+                write_json(path / "manifest.json", manifest)
             return manifest
     raise InputError(
         f"{path / 'manifest.json'} must be valid JSON: it is empty or damaged, and there is no copy of it: choose"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,6 +254,25 @@ def test_damage_is_said_and_mended(finished, tmp_path):
     assert "the rows of classes-3_shots-8_seed-0 were damaged" in said
     assert "the checkpoint classes-3_shots-8_seed-0/models-0-17 was damaged" in said
     assert contents(path) == contents(finished.path)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", None])
+def test_a_manifest_that_is_damaged_costs_nothing(finished, tmp_path, damage):
+    path = tmp_path / "run"
+    shutil.copytree(finished.path, path)
+    if damage is None:
+        (path / "manifest.json").unlink()
+    else:
+        (path / "manifest.json").write_text(damage)
+    again = run_experiment(SETTINGS, path)
+    assert (again.cells_computed, again.heads_trained) == (0, 0)
+    assert contents(path) == contents(finished.path)
+    (path / "manifest.json").write_text(damage or "")
+    with pytest.raises(InputError, match=r"train.steps=11 must equal the 10"):
+        run_experiment(changed(train={"steps": 11}), path)
+    (path / ".manifest.json").write_text("")
+    with pytest.raises(InputError, match="it is empty or damaged, and there is no copy of it"):
+        run_experiment(SETTINGS, path)
 
 
 def test_an_unfinished_run_has_the_results_of_its_cells(finished, tmp_path, monkeypatch):

@@ -1,5 +1,8 @@
 """What is said of sources and arguments before any network is loaded: here none is needed."""
 
+import struct
+import zlib
+
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -8,6 +11,7 @@ from test_cli import jaxmia
 
 from jaxmia._validate import InputError
 from jaxmia.extract import Columns, ImageOptions, extract_features, packages
+from jaxmia.extract.images import UnusableError, decode
 from jaxmia.extract.rows import Row, Source
 from jaxmia.extract.screening import Screened, screen
 from jaxmia.extract.sources import open_source
@@ -253,3 +257,99 @@ def test_classes_stand_in_the_order_of_their_numbers_or_names(tmp_path):
     assert labels_of(tmp_path, ["x,10", "y,9", "z,b"])[0] == ("10", "9", "b")
     with pytest.raises(InputError, match=r"t.csv: classes=\['a'\] must be at least 2"):
         labels_of(tmp_path, ["x,a", "y,a", " ,b"])
+
+
+def tables(tmp_path, frame):
+    frame.to_csv(tmp_path / "t.CSV", index=False)
+    frame.to_parquet(tmp_path / "t.PARQUET")
+    return [
+        open_source(str(tmp_path / name), Columns(member="m", id="id")).rows
+        for name in ("t.CSV", "t.PARQUET")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("label", "member", "labels"),
+    [
+        ([0.0, 1.0], [1.0, 0.0], ["0", "1"]),
+        ([-1, 1], [1, 0], ["-1", "1"]),
+        (["007", "2.10"], [True, False], ["007", "2.10"]),
+        ([True, False], ["true", "FALSE"], ["True", "False"]),
+    ],
+)
+def test_csv_and_parquet_are_read_alike(tmp_path, label, member, labels):
+    frame = pd.DataFrame({"text": ["a", "b"], "label": label, "m": member, "id": [1.0, 2.0]})
+    csv, parquet = tables(tmp_path, frame)
+    assert csv == parquet
+    assert [row.label for row in csv] == labels
+    assert [row.member for row in csv] == [True, False]
+
+
+def test_ids_and_labels_of_bytes_are_read_as_text(tmp_path):
+    frame = pd.DataFrame(
+        {"text": ["a", "b"], "label": [b"x", b"\xff"], "m": [1, 0], "id": [b"r1", b"caf\xe9"]}
+    )
+    frame.to_parquet(tmp_path / "t.parquet")
+    rows = open_source(str(tmp_path / "t.parquet"), Columns(member="m", id="id")).rows
+    assert [(row.id, row.label) for row in rows] == [("r1", "x"), ("caf\\xe9", "\\xff")]
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    (tmp_path / "d.csv").write_text("text,label,label\na,cat,x\n")
+    with pytest.raises(InputError, match=r"column='label' must stand there once, but 2 columns"):
+        open_source(str(tmp_path / "d.csv"), Columns())
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(
+        pa.table([["a"], ["cat"], ["x"]], names=["text", "label", "label"]), tmp_path / "d.parquet"
+    )
+    with pytest.raises(InputError, match=r"column='label' must stand there once, but 2 columns"):
+        open_source(str(tmp_path / "d.parquet"), Columns())
+    (tmp_path / "d.jsonl").write_text('{"text": "a", "label": "cat", "label": "x"}\n')
+    assert problems_of(tmp_path / "d.jsonl") == {"0": "malformed row (a key stands there twice)"}
+    (tmp_path / "other.csv").write_text("text,label,note,note\na,cat,x,y\n")
+    assert not problems_of(tmp_path / "other.csv")  # no one asks for these
+
+
+@pytest.mark.parametrize(
+    ("mark", "encoding"), [(",", "utf-16"), (",", "utf-8-sig"), (";", "utf-8"), ("\t", "utf-8")]
+)
+def test_a_csv_of_another_program_is_read_or_refused_with_what_to_do(tmp_path, mark, encoding):
+    (tmp_path / "t.csv").write_text(f"text{mark}label\na{mark}é\n", encoding=encoding)
+    if mark == ",":
+        assert open_source(str(tmp_path / "t.csv"), Columns()).rows == (Row("0", "é"),)
+    else:
+        with pytest.raises(InputError, match="must have commas between its columns"):
+            open_source(str(tmp_path / "t.csv"), Columns())
+
+
+def test_links_to_nothing_and_folders_that_cannot_be_read_are_named(images, monkeypatch):
+    (images / "cat" / "gone.png").symlink_to("/gone/gone.png")
+    (images / "cat" / "folder").symlink_to(images / "dog", target_is_directory=True)
+    found = problems_of(images)
+    assert found["cat/gone.png"] == "link to nothing"
+    assert found["cat/folder"] == "link to a folder"
+
+
+@pytest.mark.parametrize(("color", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_pixels_of_16_bits_are_not_cut_to_8_in_silence(color, channels):
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, color, 0, 0, 0)
+    lines = zlib.compress(b"".join(b"\0" + struct.pack(">H", 0x0180) * 2 * channels for _ in range(2)))
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
+    with pytest.raises(UnusableError, match="pixels of more than 8 bits"):
+        decode(content)
+
+
+@pytest.mark.parametrize(("most", "wide"), [(65535, True), (255, False)])
+def test_a_pixmap_of_16_bits_is_refused_and_one_of_8_is_not(most, wide):
+    content = b"P6 2 2 %d\n" % most + bytes(12 * (1 + wide))
+    if wide:
+        with pytest.raises(UnusableError, match="pixels of more than 8 bits"):
+            decode(content)
+    else:
+        assert decode(content).size == (2, 2)

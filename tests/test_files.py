@@ -12,7 +12,7 @@ from test_cli import jaxmia
 import jaxmia as jm
 from jaxmia import _files, store
 from jaxmia._files import check_writable, replacing
-from jaxmia._npz import read_npz
+from jaxmia._npz import check_archive, read_npz
 from jaxmia._validate import InputError
 from jaxmia.attack_run import attack_scores
 from jaxmia.features import load_features
@@ -53,6 +53,17 @@ def test_a_bomb_is_not_unpacked_above_the_limit(tmp_path):
         jm.read_limit("much"),
     ):
         pass
+
+
+def test_a_bomb_of_another_archive_is_not_unpacked_above_the_limit(tmp_path):
+    with zipfile.ZipFile(tmp_path / "h.skops", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("schema.json", "{}")
+        archive.writestr("1.npy", bytes(2**20))
+    with jm.read_limit("1MB"), pytest.raises(InputError, match="above the limit"):
+        check_archive(tmp_path / "h.skops")
+    lying(tmp_path / "h.skops", shape=(10**9, 10**6))
+    with pytest.raises(InputError, match="is said to hold"):
+        check_archive(tmp_path / "h.skops")
 
 
 def test_the_limit_is_an_option_of_commands_and_ends_with_them(capsys, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import pathlib
 import warnings
 from typing import Any
 
+from jaxmia._npz import check_archive
 from jaxmia._validate import InputError, check
 from jaxmia.features import FeatureSet
 from jaxmia.released.base import ReleasedHead, shown
@@ -35,6 +36,7 @@ def read_skops_head(path: pathlib.Path, data: FeatureSet, *, weight: str, bias: 
         import skops.io
     except ImportError:
         raise InputError("a .skops head needs skops: pip install 'jaxmia[audit]'.") from None
+    check_archive(path)
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
