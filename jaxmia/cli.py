@@ -341,8 +341,8 @@ def triage(
         console.print(warning, style="yellow")
     seconds = time.perf_counter() - clock
     console.print(
-        f"{len(result.records)} records in {seconds:.1f} s: estimates, without shadows but for the tails. At ridge 1 their"
-        " mean TPR lay within 3% of 9 216 heads' at FPR 0.1 and 0.01, within 6% at 0.001 (docs/per_record.md)",
+        f"{len(result.records)} records in {seconds:.1f} s: estimates, without shadows but for the tails. At ridge 1"
+        " their mean TPR lay within 3% of 9 216 heads' at FPR 0.1 and 0.01, within 6% at 0.001 (docs/per_record.md)",
     )
     if out is not None:
         console.print(f"All records are in {out}")

@@ -270,7 +270,8 @@ def test_a_manifest_that_is_damaged_costs_nothing(finished, tmp_path, damage):
     (path / "manifest.json").write_text(damage or "")
     with pytest.raises(InputError, match=r"train.steps=11 must equal the 10"):
         run_experiment(changed(train={"steps": 11}), path)
-    (path / ".manifest.json").write_text("")
+    for name in ("manifest.json", ".manifest.json"):
+        (path / name).write_text("")
     with pytest.raises(InputError, match="it is empty or damaged, and there is no copy of it"):
         run_experiment(SETTINGS, path)
 
