@@ -87,6 +87,7 @@ class _Audited:
 
     Attributes:
         config: settings, with the shadows' recipe.
+        given: content hash of the features as they are in their file; a head may read them through its own scaler.
         recipe_from: "given", "file" (of the head) or "fitted".
         records: the records, as the head sees them.
         head: the head.
@@ -97,6 +98,7 @@ class _Audited:
     """
 
     config: AuditConfig
+    given: str
     recipe_from: str
     records: AuditRecords
     head: ReleasedHead
@@ -181,6 +183,7 @@ def _audited(config: AuditConfig, memory: int | None) -> _Audited:
         rule = "leave out paired=true: an audit keeps its shadows' scores, not what flips them"
         check(not attack.options.get("paired"), "attack", attack.label, rule)
     records = load_records(config)
+    given = records.data.content_hash()
     head = load_released(config.head.file, records.data, weight=config.head.weight, bias=config.head.bias)
     if head.features is not None:
         seen = dataclasses.replace(records.data, features=head.features)
@@ -206,7 +209,7 @@ def _audited(config: AuditConfig, memory: int | None) -> _Audited:
     private = bool(config.privacy or config.context.epsilon)
     void = void_findings(records, head.predictions(), own.log_odds, private=private)
     notes = (*external.notes, *head.warnings, *of_recipe)
-    return _Audited(config, recipe_from, records, head, own, notes, trainer, void)
+    return _Audited(config, given, recipe_from, records, head, own, notes, trainer, void)
 
 
 def _check_weights(config: AuditConfig, records: AuditRecords, head: ReleasedHead) -> None:
@@ -307,7 +310,11 @@ def _content(
         "key": key,
         "of_head": content_key([key, audited.own.log_odds.tolist()]),
         "written": {name: file_hash(result.path / name) for name in ("scores.npz", "records.parquet")},
-        "features": {"sha256": records.data.content_hash(), "file": pathlib.Path(config.data.features).name},
+        "features": {
+            "sha256": records.data.content_hash(),
+            "given": audited.given,
+            "file": pathlib.Path(config.data.features).name,
+        },
         "head": {
             "sha256": file_hash(config.head.file),
             "file": pathlib.Path(config.head.file).name,

@@ -1,8 +1,11 @@
 """Audits of privately trained heads: shadows by DP-SGD too, and no figure above a guarantee without a word."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
+import rich.console
 from audits import CLASSES, head_of_members, lay_out, real_records
 from scipy.stats import norm
 
@@ -14,6 +17,8 @@ from jaxmia.audit_records import AuditRecords
 from jaxmia.audit_shadows import Trainer
 from jaxmia.config import TrainSettings
 from jaxmia.features import feature_set
+from jaxmia.report import make_report
+from jaxmia.tables import audit_tables
 from jaxmia.tradeoff import kairouz_ceiling
 
 NOISE, CLIP, STEPS, RATE, MODELS = 2.0, 1.0, 20, 0.5, 3000
@@ -107,6 +112,24 @@ def test_figures_above_a_stated_guarantee_carry_a_warning(stated):
     assert said.startswith(
         f"{above.sum()} of {CLASSES * 80} records have a TPR over re-trainings at FPR 0.1 above"
     )
+
+
+def test_report_and_terminal_mark_figures_above_the_guarantee(stated, capsys):
+    report = make_report(stated.path).to_json()
+    (ranked,) = (
+        block["table"]
+        for part in report["sections"]
+        for block in part["content"]
+        if "records most at risk" in block.get("table", {}).get("title", "")
+    )
+    assert ranked["columns"][-1] == "beside the stated guarantee"
+    assert ranked["rows"][0][-1] == "above"
+    assert "that the head's guarantee allows" in json.dumps(report["sections"][0])
+    console = rich.console.Console(width=150)
+    console.print(
+        *audit_tables(stated.attack.results, stated.records, stated.match.head, stated.match.shadows)
+    )
+    assert "above" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from jaxmia._validate import InputError
 from jaxmia.audit_config import ContextSettings
 from jaxmia.config import describe_error
 from jaxmia.report.audits import audit_sections, load_audit_folder
+from jaxmia.report.beside import beside
 from jaxmia.report.content import Report
 from jaxmia.report.page import to_html
 from jaxmia.report.sources import annex
@@ -68,8 +69,11 @@ def make_report(
         audit = load_audit_folder(folder)
         if context is None:
             stated = ContextSettings.model_validate(audit.content["settings"]["context"])
-        beside = None if study is None else load_study(study)
-        name, sections = audit.content["settings"]["name"], audit_sections(audit, stated, beside)
+        of_study, said = None, ""
+        if study is not None:
+            of_study = load_study(study)
+            said = beside(audit.content, of_study)
+        name, sections = audit.content["settings"]["name"], audit_sections(audit, stated, of_study, said)
     else:
         if study is not None:
             raise InputError(

@@ -39,7 +39,7 @@ from jaxmia.report.shared import (
     white_box_of,
 )
 from jaxmia.report.studies import Study, study_law_blocks, study_privacy_blocks
-from jaxmia.store import load_json, load_table
+from jaxmia.store import file_hash, load_json, load_table
 from jaxmia.verdicts import SIGNIFICANCE, Statement, statement_tests, why_no_test
 
 _ROC_FPRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of the table under the curves
@@ -96,10 +96,16 @@ def load_audit_folder(folder: str | os.PathLike[str]) -> Audit:
     """
     path = pathlib.Path(folder)
     content = load_json(path, "audit.json")
-    if "correct" not in content:
+    if "void" not in content:
         raise InputError(
             f"folder={str(path)!r} holds an audit of an earlier jaxmia: run it again, its shadows are kept."
         )
+    for name, expected in content["written"].items():
+        if not (path / name).is_file() or file_hash(path / name) != expected:
+            raise InputError(
+                f"folder={str(path)!r} must be as jaxmia audit left it; {name} is not what its audit.json is of: run"
+                " the audit again, its shadows are kept."
+            )
     results, controls = (load_table(path / "attack", name) for name in ("results", "controls"))
     target = load_json(path / "attack", "manifest.json")["target"]
     curves = {}
@@ -111,18 +117,21 @@ def load_audit_folder(folder: str | os.PathLike[str]) -> Audit:
     return Audit(path, content, results, controls, load_table(path, "records"), curves)
 
 
-def audit_sections(audit: Audit, context: ContextSettings, study: Study | None) -> list[Section]:
+def audit_sections(
+    audit: Audit, context: ContextSettings, study: Study | None, beside: str = ""
+) -> list[Section]:
     """All sections but the annex.
 
     Args:
         audit: the folder.
         context: what the controller stated.
         study: of the same records, for the law and for privacy.
+        beside: what its data are beside those of the audit.
     """
     shots, classes = audit.shots, int(audit.content["records"]["classes"])
     law = published_blocks(shots=shots, classes=classes)
     if study is not None:
-        law = study_law_blocks(study, shots=shots, classes=classes)
+        law = [beside, *study_law_blocks(study, shots=shots, classes=classes)]
     attacks = list(audit.results["attack"].unique())
     return [
         Section("summary", "Summary", tuple(_summary(audit, context))),
@@ -143,6 +152,13 @@ def audit_sections(audit: Audit, context: ContextSettings, study: Study | None) 
 
 def _summary(audit: Audit, context: ContextSettings) -> Iterator[Block]:
     content = audit.content
+    if content["void"]:
+        yield Table(
+            "Void: the model does not fit these records, and what follows says nothing of it",
+            ("", "finding"),
+            tuple((str(number), text) for number, text in enumerate(content["void"], start=1)),
+            "Found before anything was trained; the audit was forced to go on.",
+        )
     yield (
         "This report says what was tested on one model, what the tests could have seen, and what they saw. It"
         " is evidence, not a verdict."
@@ -245,7 +261,7 @@ def _data(audit: Audit, context: ContextSettings) -> Iterator[Block]:
     )
     shadows = content["shadows"]
     recipe: dict[str, Value] = settings_shown(shadows["recipe"])
-    source = "fitted to the model" if shadows["fitted"] else "as given"
+    source = "fitted to the model with the membership that is audited" if shadows["fitted"] else "as given"
     if shadows["source"] == "file":
         source = "as the model's own file says"
     mismatch = float(shadows["mismatch"])
@@ -293,7 +309,7 @@ def _declared(audit: Audit, context: ContextSettings) -> Table:
         priors=context.priors,
         seeds=str(settings["seed"]),
         correction="none: shadows train on other parts of the same records, which makes records look more"
-        " vulnerable than with fresh draws",
+        f" vulnerable than with fresh draws: D up to {shadows['overstated']:.2g} times",
     )
 
 

@@ -107,12 +107,15 @@ def _distribution(records: RecordsOf, key: str) -> Picture:
 def _ranked(records: RecordsOf) -> Table:
     ranked = records.table.sort_values("separation", ascending=False, kind="stable").head(LISTED)
     more = ["p_value"] if "p_value" in ranked else []
+    marked = "above_guarantee" in ranked
     rows: list[tuple[Value, ...]] = []
     for place, row in enumerate(ranked.to_dict("records"), start=1):
         tprs = [records.at(row, fpr) for fpr in records.fprs]
         p_values = [Measured(row[name], form=".2g") for name in more]
-        rows.append((place, str(row["id"]), str(row["class_name"]), *tprs, *p_values))
+        above = [("above" if row["above_guarantee"] else "") for _ in range(marked)]
+        rows.append((place, str(row["id"]), str(row["class_name"]), *tprs, *p_values, *above))
     headings = [f"TPR at FPR {fpr:g}" for fpr in records.fprs] + ["p-value under this model"] * len(more)
+    headings += ["beside the stated guarantee"] * marked
     note = (
         "Ids only. Intervals are of each record by itself; that the list chooses the largest is not in them."
         + (" p-value: of the released model's score, if the record had not been trained on." if more else "")

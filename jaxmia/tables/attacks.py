@@ -45,13 +45,15 @@ def audit_tables(
     yield from attack_tables(results[results["targets"] != "others"])
     columns = [name for name in map(str, records) if re.fullmatch(r"tpr_[\d.e-]+", name)]
     members = records[records["member"]].head(10)
+    guarantee = ("guarantee",) if "above_guarantee" in records else ()
     table = new_table(
         "Members most at risk, over re-trainings: TPR ± standard error. p: of this head, as a non-member",
-        ("id", "class", *(f"at FPR {name.removeprefix('tpr_')}" for name in columns), "p"),
+        ("id", "class", *(f"at FPR {name.removeprefix('tpr_')}" for name in columns), "p", *guarantee),
     )
     for row in members.to_dict("records"):
         tprs = (with_error(row[name], row[f"{name}_error"]) for name in columns)
-        add_row(table, row["id"], row["class_name"], *tprs, f"{row['p_value']:.3g}")
+        above = ("above" if row["above_guarantee"] else "below",) if guarantee else ()
+        add_row(table, row["id"], row["class_name"], *tprs, f"{row['p_value']:.3g}", *above)
     yield table
     if "called" in records and records["called"].any():
         called = records[records["called"]]

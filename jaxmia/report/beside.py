@@ -1,0 +1,73 @@
+"""Whether a study may stand beside an audit: it must be of the same records, or at least of the same kind."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from jaxmia._validate import InputError
+from jaxmia.report.studies import Study
+from jaxmia.store import read_tables
+
+
+def beside(content: Mapping[str, Any], study: Study) -> str:
+    """What a report says of the data of a study beside an audit.
+
+    Args:
+        content: audit.json.
+        study: the folder.
+
+    Raises:
+        InputError: if it is of other data: features of another dimension, or none of the audit's classes.
+    """
+    hashes = {part["identity"]["features"]["sha256"] for part in _parts(study)}
+    if hashes & {content["features"]["sha256"], content["features"]["given"]}:
+        return "The study is over the very records of the audit (the same features, by their SHA-256)."
+    columns = read_tables(study.path, "per_example", ["class_name"])
+    names = {str(name) for table in columns for name in table["class_name"].unique()}
+    return other_data(content, names, set(_dims(study)), study.path.name)
+
+
+def other_data(content: Mapping[str, Any], names: Collection[str], dims: Collection[int], study: str) -> str:
+    """The same of a study whose features are not the audit's.
+
+    Args:
+        content: audit.json.
+        names: classes of the study.
+        dims: dimensions of its features, as far as they are known.
+        study: its folder's name.
+    """
+    dim, classes = int(content["records"]["dim"]), content["members_per_class"]
+    if dims and dim not in dims:
+        shown = " and ".join(str(each) for each in sorted(dims))
+        raise InputError(
+            f"study={study!r} must be over the audit's records, whose features have dimension {dim}; its own have"
+            f" {shown}."
+        )
+    common = [name for name in classes if name in names]
+    if not common:
+        raise InputError(
+            f"study={study!r} must be over the audit's records; none of its classes ({', '.join(sorted(names)[:5])})"
+            f" is one of theirs ({', '.join(list(classes)[:5])})."
+        )
+    return (
+        f"The study is over other records than the audit; {len(common)} of the audit's {len(classes)} classes are in"
+        " it. What it says holds here as far as its records are like these."
+    )
+
+
+def _parts(study: Study) -> list[Mapping[str, Any]]:
+    """The manifests of its runs: its own, or those of a sweep's studies."""
+    parts = (study.manifest, *study.manifest.get("studies", {}).values())
+    return [part for part in parts if "identity" in part]
+
+
+def _dims(study: Study) -> Iterator[int]:
+    """Dimensions of the features that linear heads were trained on."""
+    for part in _parts(study):
+        if "network" in part["identity"]["settings"]["train"]:  # stands there if it is none
+            continue
+        for cell in part.get("cells", {}).values():
+            parameters, classes = cell.get("parameters"), cell.get("classes")
+            if parameters and classes and parameters % classes == 0:
+                yield parameters // classes - 1
