@@ -2,10 +2,13 @@
 
 Heads trained by scikit-learn on random halves of the candidates are the truth: each record's D from their log-odds
 alone. Against it stand the audit of one of them, its recipe given or fitted, and a study (`jaxmia run`) over the same
-candidates at the same recipe. Columns: rank correlation of the records' D with the truth's, and the same divided by
-what the truth itself could reach (the root of its halves' agreement, Spearman and Brown); slope of the truth's D over
-the other's, corrected for the other's noise in D; mean TPR over records over the truth's. Below: how often audits of
-the other heads call at an FPR of 0.1, of members and of the rest, against what the records' own D predict.
+candidates at the same recipe. With --head the first of them is audited as a .skops file instead, without any recipe
+but the file's own: a plain LogisticRegression, one with balanced classes (of every other class a quarter of the
+records is kept), one without intercept, a Pipeline whose StandardScaler every re-training fits anew, or one against
+the rest. Columns: rank correlation of the records' D with the truth's, and the same divided by what the truth itself
+could reach (the root of its halves' agreement, Spearman and Brown); slope of the truth's D over the other's,
+corrected for the other's noise in D; mean TPR over records over the truth's. Below: how often audits of the other
+heads call at an FPR of 0.1, of members and of the rest, against what the records' own D predict.
 
 Needs scikit-learn.
 """
@@ -22,6 +25,7 @@ import _common
 import jax
 import numpy as np
 import pandas as pd
+import scipy.special
 import scipy.stats
 
 from jaxmia import attacks
@@ -32,12 +36,21 @@ from jaxmia.contrasts import objective_ridge
 from jaxmia.evaluation import calibrated_p_values
 from jaxmia.experiment import run_experiment
 from jaxmia.external import scores_from_arrays
-from jaxmia.features import FeatureSet, candidate_pool
+from jaxmia.features import FeatureSet, candidate_pool, feature_set
 from jaxmia.scores import Scores
 from jaxmia.store import load_table
 from jaxmia.vulnerability import per_example_vulnerability
 
 FPRS = (0.1, 0.01)
+# What is audited as a .skops file, and what its LogisticRegression is made with.
+HEADS: dict[str, dict[str, Any]] = {
+    "logistic": {},
+    "balanced": {"class_weight": "balanced"},
+    "no_intercept": {"fit_intercept": False},
+    "pipeline": {},
+    "one_vs_rest": {},
+}
+_TOLD = ("optimizer", "ridge", "class_weight", "intercept", "link")
 STEPS = 300  # of Adam on a cosine: the ridge head to within rounding of what the scores show
 
 
@@ -46,6 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     _common.add_features(options)
     options.add_argument("--shots", type=int, default=64, help="S; 2 S candidates of each class")
     options.add_argument("--ridge", type=float, default=1.0, help="1 / C of LogisticRegression")
+    options.add_argument("--head", choices=("outputs", *HEADS), default="outputs", help="what is audited")
     options.add_argument("--outside", type=int, default=128, help="heads that scikit-learn trains")
     options.add_argument("--models", type=int, default=256, help="shadows of the audit and of the study")
     arguments = options.parse_args(argv)
@@ -54,10 +68,15 @@ def main(argv: list[str] | None = None) -> None:
     pool = candidate_pool(
         data, classes=arguments.classes, shots=arguments.shots, multiplier=2, test_per_class=0, key=key
     ).data
-    logits, member = outside_heads(pool, arguments)
+    if arguments.head == "balanced":
+        pool = uneven(pool)
+    logits, member, first = outside_heads(pool, arguments)
     truth = scores_from_arrays({"logits": logits, "labels": pool.labels, "member": member}).scores
     with tempfile.TemporaryDirectory() as folder:
-        rows, facts = compare(pool, logits[0], truth, arguments, pathlib.Path(folder))
+        if arguments.head == "outputs":
+            rows, facts = compare(pool, logits[0], truth, arguments, pathlib.Path(folder))
+        else:
+            rows, facts = of_the_file(pool, first, truth, arguments, pathlib.Path(folder))
     _common.report(
         f"Each record's vulnerability: {len(pool.labels)} records, ridge {arguments.ridge:g}",
         rows,
@@ -67,22 +86,75 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
-def outside_heads(pool: FeatureSet, arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of scikit-learn's heads [heads, records, classes], and the random halves that they were trained on."""
-    from sklearn.linear_model import LogisticRegression
+def uneven(pool: FeatureSet) -> FeatureSet:
+    """The pool with a quarter of the records of every other class."""
+    place = np.zeros(len(pool.labels), int)
+    for label in range(pool.num_classes):
+        of_class = pool.labels == label
+        place[of_class] = np.arange(of_class.sum())
+    kept = (pool.labels % 2 == 0) | (place % 4 == 0)
+    return feature_set(pool.features[kept], pool.labels[kept], pool.class_names)
 
+
+def outside_heads(pool: FeatureSet, arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Logits of scikit-learn's heads [heads, records, classes], the random halves they were trained on, the first."""
     rng = np.random.default_rng(arguments.seed)
     x, labels = pool.features.astype(np.float64), pool.labels
     member = rng.random((arguments.outside, len(labels))) < 0.5
-    logits = np.stack(
-        [
-            LogisticRegression(C=1 / arguments.ridge, max_iter=2000, tol=1e-6)
-            .fit(x[inside], labels[inside])
-            .decision_function(x)
-            for inside in member
-        ]
-    )
-    return logits, member
+    if (
+        arguments.head != "outputs"
+    ):  # shadows have as many members as the first head, the others half on average
+        nearest = np.argsort(np.abs(member.sum(axis=1) - len(labels) / 2), kind="stable")
+        member = member[nearest]
+    models = [
+        outside_head(arguments.head, arguments.ridge).fit(x[inside], labels[inside]) for inside in member
+    ]
+    return np.stack([logits_of(model, x) for model in models]), member, models[0]
+
+
+def outside_head(kind: str, ridge: float) -> Any:
+    """One unfitted model of HEADS."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    head = LogisticRegression(C=1 / ridge, max_iter=2000, tol=1e-6, **HEADS.get(kind, {}))
+    wrappers = {"pipeline": lambda: make_pipeline(StandardScaler(), head)}
+    wrappers["one_vs_rest"] = lambda: OneVsRestClassifier(head)
+    return wrappers[kind]() if kind in wrappers else head
+
+
+def logits_of(model: Any, x: np.ndarray) -> np.ndarray:
+    """Logits [records, classes] whose softmax is the model's predict_proba."""
+    logits = model.decision_function(x)
+    if logits.ndim == 1:
+        return np.stack([np.zeros_like(logits), logits], axis=1)
+    return scipy.special.log_expit(logits) if type(model).__name__ == "OneVsRestClassifier" else logits
+
+
+def of_the_file(
+    pool: FeatureSet, model: Any, truth: Scores, arguments: argparse.Namespace, folder: pathlib.Path
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """As compare, for the audit of a .skops file without a recipe beside the file's own."""
+    import skops.io
+
+    features = {"features": pool.features, "labels": pool.labels, "class_names": np.array(pool.class_names)}
+    np.savez(folder / "pool.npz", **features, member=np.asarray(truth.member)[0])
+    skops.io.dump(model, folder / "head.skops")
+    settings = {
+        "fpr": list(FPRS),
+        "attack": ["lira"],
+        "seed": arguments.seed,
+        "data": {"features": str(folder / "pool.npz")},
+        "head": {"file": str(folder / "head.skops")},
+        "shadows": {"models": arguments.models},
+    }
+    audit = run_audit(AuditConfig.model_validate(settings), folder / "audit")
+    records = audit.records.assign(row=audit.records["id"].astype(int)).set_index("row").sort_index()
+    trained = ", ".join(f"{name} = {value}" for name, value in audit.match.recipe().items() if name in _TOLD)
+    row = row_of("audit, recipe of the file", records, truth)
+    return [row], {"trained with": trained} | calls(truth, np.load(folder / "audit" / "scores.npz"), records)
 
 
 def compare(

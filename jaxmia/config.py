@@ -116,6 +116,9 @@ class TrainSettings(Settings):
     members, as scikit-learn's) or a weight for each class; by weights, sgd and adam take the mean as PyTorch does."""
     intercept: bool = True
     """Whether heads have a bias (scikit-learn's fit_intercept)."""
+    link: Literal["softmax", "one_vs_rest"] = "softmax"
+    """"one_vs_rest", of newton: a head for each class against the rest, and their sigmoids normalised, as
+    scikit-learn's OneVsRestClassifier."""
     products: Literal["float32", "bfloat16"] = "float32"
     """In what the two matrix products of a step multiply; they accumulate in float32. "bfloat16" takes about half of
     the time where the processor has such arithmetic, and moves scores by less than a tenth of what a seed does."""
@@ -135,8 +138,8 @@ class TrainSettings(Settings):
 
     @property
     def plain(self) -> bool:
-        """Whether members count alike and heads have a bias, as attacks that know the objective take them to."""
-        return self.class_weight == "none" and self.intercept
+        """Whether heads are softmax heads with a bias whose members count alike: what attacks that know more take."""
+        return self.class_weight == "none" and self.intercept and self.link == "softmax"
 
     @pydantic.model_validator(mode="after")
     def _networks_have_what_they_need(self) -> TrainSettings:
@@ -158,7 +161,11 @@ class TrainSettings(Settings):
 
     @pydantic.model_validator(mode="after")
     def _newton_has_a_ridge_and_no_more(self) -> TrainSettings:
+        if self.link == "one_vs_rest" and not isinstance(self.class_weight, str):
+            raise ValueError("class_weight must be 'none' or 'balanced' for link='one_vs_rest', got a list")
         if self.optimizer != "newton":
+            if self.link != "softmax":
+                raise ValueError(f"link={self.link!r} needs optimizer='newton', got {self.optimizer!r}")
             if self.ridge:
                 raise ValueError(
                     f"ridge={self.ridge} is for optimizer='newton', got optimizer={self.optimizer!r}"
@@ -404,6 +411,7 @@ class ExperimentConfig(Settings):
             "tolerance": 1e-7,
             "class_weight": "none",
             "intercept": True,
+            "link": "softmax",
         }
         for name, default in later.items():  # the same
             if settings["train"][name] == default:

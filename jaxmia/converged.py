@@ -9,7 +9,7 @@ as in ordinary training.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -160,6 +160,39 @@ def converged_head(
         head = jnp.zeros((num_classes - 1, inputs.shape[1]), inputs.dtype)
         start = _State(head, logits(head), gradient(head, logits(head)), jnp.int32(0))
         return to_params(jax.lax.while_loop(going, step, start).head)
+
+
+def one_vs_rest_head(
+    member: Bool[Array, "examples"],
+    weights: Float[Array, "classes examples"] | None,
+    features: Float[Array, "examples dim"],
+    labels: Int[Array, "examples"],
+    *,
+    num_classes: int,
+    **options: Any,
+) -> Params:
+    """Train one head of as many two-class heads as there are classes, each of one class against the rest.
+
+    Args:
+        member: which candidates this model trains on.
+        weights: how often each counts for the head of each class, or None.
+        features: of all candidates.
+        labels: of all candidates, 0 .. num_classes - 1.
+        num_classes: C, above 2.
+        options: ridge, steps, tolerance and intercept of converged_head.
+
+    Returns:
+        kernel [classes, dim] and bias [classes]: the logit of each class against the rest.
+    """
+    counted = member.astype(features.dtype)
+    each = jnp.broadcast_to(counted, (num_classes, len(labels))) if weights is None else weights * counted
+
+    def against_the_rest(label: Array, own: Array) -> Params:
+        is_class = (labels == label).astype(labels.dtype)
+        return converged_head(own, features, is_class, num_classes=2, **options)
+
+    pairs = jax.vmap(against_the_rest)(jnp.arange(num_classes, dtype=labels.dtype), each)
+    return jax.tree.map(lambda leaf: leaf[:, 1] - leaf[:, 0], pairs)
 
 
 def stationarity(

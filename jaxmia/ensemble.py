@@ -43,12 +43,14 @@ class ShadowEnsemble:
         clipped_squares: float32[models, examples], sums over the steps of squared clipped gradient norms, if
             TrainConfig.odometer asked for them.
         network: what the parameters are of; None for linear heads.
+        link: from the logits to probabilities, as of TrainConfig.
     """
 
     params: Params
     masks: MembershipMasks
     clipped_squares: Array | None = None
     network: Network | None = flax.struct.field(pytree_node=False, default=None)
+    link: str = flax.struct.field(pytree_node=False, default="softmax")
 
 
 @in_float32
@@ -172,7 +174,7 @@ def train_ensemble(
         chunks.append(jax.tree.map(lambda leaf, kept=kept: leaf[:kept], trained))
         on_chunk(kept)
     params, squares = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks)
-    return ShadowEnsemble(params, masks, squares)
+    return ShadowEnsemble(params, masks, squares, link=config.link)
 
 
 def join_ensembles(parts: Sequence[ShadowEnsemble]) -> ShadowEnsemble:

@@ -472,7 +472,10 @@ class GridRun:
         template = empty_heads(pool.data, num_models=piece.end - piece.first, network=network)
         try:
             return ShadowEnsemble(
-                self.folder.load_heads(cell, piece.models, template), masks, network=network
+                self.folder.load_heads(cell, piece.models, template),
+                masks,
+                network=network,
+                link=self.settings(cell).train.link,
             )
         except DamagedError as error:
             repaired.append(f"{error}; its heads were trained again")

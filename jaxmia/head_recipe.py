@@ -11,7 +11,7 @@ from jaxmia.audit_config import AuditTrainSettings
 from jaxmia.config import describe_error
 from jaxmia.released import ReleasedHead
 
-_COMPARED = ("optimizer", "ridge", "class_weight", "intercept")
+_COMPARED = ("optimizer", "ridge", "class_weight", "intercept", "link")
 
 
 def shadows_recipe(

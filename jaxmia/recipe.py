@@ -78,5 +78,6 @@ def recipe_for(settings: ExperimentConfig, *, classes: int, shots: int, epsilon:
         tolerance=train.tolerance,
         class_weight=train.class_weight,
         intercept=train.intercept,
+        link=train.link,
     )
     return Recipe(config, hyper, guarantee)

@@ -61,17 +61,18 @@ def log_odds(
 @in_float32
 def score(ensemble: ShadowEnsemble, pool: FeatureSet) -> Scores:
     """Log-odds of every candidate under every model, float32[models, examples], in blocks of models."""
-    values = _for_all_models(_log_odds_of_models, ensemble, _padded(pool))[:, : len(pool.labels)]
+    linked = {"softmax": _log_odds_of_models, "one_vs_rest": _log_odds_of_sigmoids}[ensemble.link]
+    values = _for_all_models(linked, ensemble, _padded(pool))[:, : len(pool.labels)]
     return Scores(values, np.asarray(ensemble.masks.member))
 
 
 @in_float32
 def gradient_norms(ensemble: ShadowEnsemble, pool: FeatureSet) -> Float[np.ndarray, "models examples"]:
-    """Norm of every candidate's own loss gradient, (p_i - y_i) [x_i, 1]^T, under every model; NaN for networks.
+    """Norm of every candidate's own loss gradient, (p_i - y_i) [x_i, 1]^T, under every model; NaN unless softmax.
 
     Large gradients at the end of training go with vulnerability: Tobaben et al., first version of arXiv 2402.06674.
     """
-    if ensemble.network is not None:
+    if ensemble.network is not None or ensemble.link != "softmax":
         return np.full(ensemble.masks.member.shape, np.nan, np.float32)
     lengths = np.sqrt(np.square(pool.features, dtype=np.float64).sum(axis=1) + 1).astype(np.float32)
     errors = _for_all_models(_error_norms_of_models, ensemble, _padded(pool))[:, : len(pool.labels)]
@@ -135,6 +136,13 @@ def _logits(params: Params, inputs: Array, network: Network | None) -> Array:
 @functools.partial(jax.vmap, in_axes=(0, None, None, None))
 def _log_odds_of_models(params: Params, inputs: Array, labels: Array, network: Network | None) -> Array:
     return log_odds(_logits(params, inputs, network), labels)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+@functools.partial(jax.vmap, in_axes=(0, None, None, None))
+def _log_odds_of_sigmoids(params: Params, inputs: Array, labels: Array, network: None) -> Array:
+    """Of one sigmoid a class, normalised: the softmax of their logs."""
+    return log_odds(jax.nn.log_sigmoid(_logits(params, inputs, network)), labels)
 
 
 @functools.partial(jax.jit, static_argnames="network")

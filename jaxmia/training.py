@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmia._validate import InputError, check, check_at_least, check_choice
-from jaxmia.converged import converged_head
+from jaxmia.converged import converged_head, one_vs_rest_head
 from jaxmia.dpsgd import add_noise, clipped_gradient_sum, clipped_squares, poisson_sample, step_keys
 from jaxmia.heads import (
     LinearHead,
@@ -35,6 +35,7 @@ SCHEDULES = ("constant", "cosine")
 SAMPLINGS = ("shared", "independent", "poisson")
 PRODUCTS = ("float32", "bfloat16")
 CLASS_WEIGHTS = ("none", "balanced")
+LINKS = ("softmax", "one_vs_rest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,8 @@ class TrainConfig:
             says: in the sum of "newton" as in scikit-learn's, in the mean of "sgd" and "adam" as in PyTorch's, which
             divides by the weights' sum.
         intercept: whether heads have a bias; without one it stays 0.
+        link: "softmax", or of "newton" "one_vs_rest": a head of two classes for each class against the rest, whose
+            sigmoids are normalised, as scikit-learn's OneVsRestClassifier does. With two classes they are the same.
         batch_size: members per step, or None for the full batch.
         sampling: "shared": the candidates of a batch are the same for all models, each of which uses those that are its
             members, batch_size on average; "independent": every model shuffles its own members, as separate trainings
@@ -78,6 +81,7 @@ class TrainConfig:
     tolerance: float = 1e-7
     class_weight: str | tuple[float, ...] = "none"
     intercept: bool = True
+    link: str = "softmax"
 
     def __post_init__(self) -> None:
         """Refuse what no training run can have."""
@@ -120,6 +124,13 @@ class TrainConfig:
         else:
             above = all(0 < each < math.inf for each in self.class_weight)
             check(above, "class_weight", self.class_weight, "be finite numbers above 0, one for each class")
+        check_choice("link", self.link, LINKS)
+        if self.link == "one_vs_rest":
+            check(
+                self.optimizer == "newton", "optimizer", self.optimizer, "be 'newton' for link='one_vs_rest'"
+            )
+            rule = "be 'none' or 'balanced' for link='one_vs_rest'"
+            check(isinstance(self.class_weight, str), "class_weight", self.class_weight, rule)
         if self.private or self.network is not None:
             what = "private training" if self.private else "a network"
             check(self.class_weight == "none", "class_weight", self.class_weight, f"be 'none' for {what}")
@@ -127,8 +138,8 @@ class TrainConfig:
 
     @property
     def plain(self) -> bool:
-        """Whether members count alike and heads have a bias, as attacks that know the objective take them to."""
-        return self.class_weight == "none" and self.intercept
+        """Whether heads are softmax heads with a bias whose members count alike: what attacks that know more take."""
+        return self.class_weight == "none" and self.intercept and self.link == "softmax"
 
     @property
     def shares_order(self) -> bool:
@@ -285,21 +296,9 @@ def train_head(
         The head's parameters after its steps; the sums of squared clipped gradient norms if config.odometer is
         set, else None.
     """
-    importance = example_weights(member, labels, num_classes, config.class_weight)
     if config.optimizer == "newton":
-        newton: dict[str, Any] = {"steps": config.steps, "tolerance": config.tolerance}
-        counted = member if importance is None else member.astype(features.dtype) * importance
-        ridge = cast(Any, hyper.ridge)
-        head = converged_head(
-            counted,
-            features,
-            labels,
-            num_classes=num_classes,
-            ridge=ridge,
-            intercept=config.intercept,
-            **newton,
-        )
-        return head, None
+        return _converged(member, features, labels, num_classes, cast(Any, hyper.ridge), config), None
+    importance = example_weights(member, labels, num_classes, config.class_weight)
     one_hot = jax.nn.one_hot(labels, num_classes, axis=0, dtype=features.dtype)[:-1]
     optimizer = make_optimizer(hyper, config)
     inputs = features if config.products == "float32" else features.astype(config.products)
@@ -384,6 +383,35 @@ def train_head(
         lambda counted: counted[0] < hyper.steps, step_at, (jnp.int32(0), carry)
     )
     return joined(head), squares
+
+
+def _converged(
+    member: Bool[Array, "examples"],
+    features: Float[Array, "examples dim"],
+    labels: Int[Array, "examples"],
+    num_classes: int,
+    ridge: float | Array,
+    config: TrainConfig,
+) -> Params:
+    """The head of optimizer="newton"."""
+    options: dict[str, Any] = {
+        "ridge": ridge,
+        "steps": config.steps,
+        "tolerance": config.tolerance,
+        "intercept": config.intercept,
+    }
+    if config.link == "one_vs_rest" and num_classes > 2:
+
+        def of_class(label: Array) -> Array:
+            is_class = (labels == label).astype(labels.dtype)
+            return cast(Array, example_weights(member, is_class, 2, config.class_weight))
+
+        classes = jnp.arange(num_classes, dtype=labels.dtype)
+        weights = None if config.class_weight == "none" else jax.vmap(of_class)(classes)
+        return one_vs_rest_head(member, weights, features, labels, num_classes=num_classes, **options)
+    importance = example_weights(member, labels, num_classes, config.class_weight)
+    counted = member if importance is None else member.astype(features.dtype) * importance
+    return converged_head(counted, features, labels, num_classes=num_classes, **options)
 
 
 def example_weights(

@@ -14,6 +14,7 @@ from jaxmia.converged import stationarity
 from jaxmia.ensemble import train_ensemble
 from jaxmia.features import feature_set
 from jaxmia.membership import MembershipMasks, draw_membership
+from jaxmia.scores import gradient_norms, score
 from jaxmia.training import Hyperparams, TrainConfig, apply_head
 
 NEWTON = TrainConfig("newton")
@@ -146,12 +147,35 @@ def test_gradient_steps_take_the_weighted_mean_and_no_bias(batches):
     )
 
 
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
+def test_one_against_the_rest_is_scikit_learns(class_weight):
+    linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    multiclass = pytest.importorskip("sklearn.multiclass", reason="scikit-learn is not installed")
+    pool = small_pool()
+    masks = draw_membership(jax.random.key(1), pool.labels, num_models=2)
+    config = TrainConfig("newton", link="one_vs_rest", class_weight=class_weight)
+    heads = trained(pool, masks, 2.0, config)
+    found = np.asarray(score(heads, pool).log_odds)
+    assert np.isnan(gradient_norms(heads, pool)).all()
+    own = None if class_weight == "none" else class_weight
+    for model in range(2):
+        inside = np.asarray(masks.member[model])
+        head = linear.LogisticRegression(C=0.5, class_weight=own, tol=1e-10, max_iter=10_000)
+        theirs = multiclass.OneVsRestClassifier(head)
+        theirs.fit(pool.features[inside].astype(float), pool.labels[inside])
+        shares = theirs.predict_proba(pool.features.astype(float))[np.arange(60), pool.labels]
+        np.testing.assert_allclose(found[model], scipy.special.logit(shares), rtol=1e-3, atol=1e-3)
+
+
 def test_weights_and_intercept_are_refused_where_they_do_not_go():
     for options, message in (
         ({"class_weight": "balance"}, "class_weight='balance' must be one of none, balanced"),
         ({"class_weight": (1.0, 0.0)}, "be finite numbers above 0"),
         ({"class_weight": "balanced", "private": True}, "must be 'none' for private training"),
         ({"intercept": False, "private": True}, "must be True for private training"),
+        ({"link": "one_vs_rest"}, "optimizer='adam' must be 'newton' for link='one_vs_rest'"),
+        ({"optimizer": "newton", "link": "one_vs_rest", "class_weight": (1.0, 2.0)}, "'none' or 'balanced'"),
+        ({"link": "sigmoid"}, "link='sigmoid' must be one of softmax, one_vs_rest"),
     ):
         with pytest.raises(InputError, match=message):
             TrainConfig(**options)
@@ -162,6 +186,7 @@ def test_weights_and_intercept_are_refused_where_they_do_not_go():
     for changes, message in (
         ({"train": {"intercept": False}, "privacy": {"epsilon": [1.0]}}, "train.intercept=true"),
         ({"train": {"network": "mlp", "widths": [4], "class_weight": "balanced"}}, "for network='linear'"),
+        ({"train": {"link": "one_vs_rest"}}, "needs optimizer='newton'"),
     ):
         with pytest.raises(InputError, match=message):
             parse_config({"grid": {"classes": [2], "shots": [8]}} | changes)

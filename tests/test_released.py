@@ -234,6 +234,27 @@ def test_a_calibrated_head_is_read_by_its_probabilities(fitted):
     assert "calibration on held-out parts" in read.unknown_recipe
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_one_against_the_rest_is_read_by_its_own_link(fitted, classes):
+    from sklearn.linear_model import LogisticRegression, SGDClassifier
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.svm import LinearSVC
+
+    data = records(classes)
+    model = OneVsRestClassifier(LogisticRegression(C=0.5, class_weight="balanced"))
+    read = fitted(model, data)
+    assert_probabilities(read, model, data)
+    link = {} if classes == 2 else {"link": "one_vs_rest"}
+    assert read.recipe == {"optimizer": "newton", "ridge": 2.0, "class_weight": "balanced"} | link
+    if classes == 3:
+        assert read.weight is None
+        assert "one sigmoid for each class" in read.notes[0]
+        stochastic = SGDClassifier(loss="log_loss")
+        assert_probabilities(fitted(stochastic, data), stochastic, data)
+    with pytest.raises(InputError, match="OneVsRestClassifier must be of LogisticRegression"):
+        fitted(OneVsRestClassifier(LinearSVC()), data)
+
+
 @pytest.mark.parametrize(
     "scaler", ["StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler", "Normalizer"]
 )

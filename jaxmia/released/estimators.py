@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.special
 
 from jaxmia._validate import InputError, check
 from jaxmia.features import FeatureSet
@@ -129,7 +130,8 @@ def _logistic(model: Any, data: FeatureSet) -> ReleasedHead:
     several = len(model.classes_) > 2
     apart = getattr(model, "multi_class", "") == "ovr" or model.solver == "liblinear"
     if several and apart:
-        return _one_vs_rest(model, np.asarray(model.coef_), np.asarray(model.intercept_), data)
+        unknown = "it is one class against the rest with the settings of an old version"
+        return _one_vs_rest(model, model.coef_, model.intercept_, data, unknown_recipe=unknown)
     order = class_order(np.asarray(model.classes_), data)
     recipe, unknown, said = logistic_recipe(model, order)
     head = _softmax(model, data)
@@ -144,7 +146,7 @@ def _stochastic(model: Any, data: FeatureSet) -> ReleasedHead:
         )
     unknown = "SGDClassifier stops where its learning rate and early stopping let it"
     if len(model.classes_) > 2:
-        return _one_vs_rest(model, np.asarray(model.coef_), np.asarray(model.intercept_), data, unknown)
+        return _one_vs_rest(model, model.coef_, model.intercept_, data, unknown_recipe=unknown)
     known = weighting_of(model, class_order(np.asarray(model.classes_), data))
     return dataclasses.replace(_softmax(model, data), recipe=known, unknown_recipe=unknown)
 
@@ -161,10 +163,38 @@ def _naive_bayes(model: Any, data: FeatureSet) -> ReleasedHead:
 
 
 def _one_vs_rest(
-    model: Any, kernel: np.ndarray, bias: np.ndarray, data: FeatureSet, unknown: str = ""
+    model: Any, kernel: np.ndarray, bias: np.ndarray, data: FeatureSet, **more: Any
 ) -> ReleasedHead:
     """One sigmoid a class, normalised: a softmax of the sigmoids' logs."""
-    raise InputError(f"model={type(model).__name__} of several classes, one against the rest. {_WAY_OUT}.")
+    order = class_order(np.asarray(model.classes_), data)
+    logits = data.features.astype(np.float64) @ np.asarray(kernel, np.float64).T + bias
+    note = (
+        f"Read: {type(model).__name__} of several classes by its own probabilities, one sigmoid for each class against"
+        " the rest, normalised; its weights are no softmax's."
+    )
+    outputs = scipy.special.log_expit(logits)[:, order]
+    return ReleasedHead(outputs, "logits", None, None, (note,), **more)
+
+
+def _wrapped_one_vs_rest(model: Any, data: FeatureSet) -> ReleasedHead:
+    """OneVsRestClassifier of LogisticRegression."""
+    parts = sorted({type(part).__name__ for part in model.estimators_})
+    if parts != ["LogisticRegression"] or getattr(model, "multilabel_", False):
+        raise InputError(
+            "model=OneVsRestClassifier must be of LogisticRegression, one class a record, got"
+            f" {shown(parts)}. {_WAY_OUT}."
+        )
+    first = model.estimators_[0]
+    kernel = np.concatenate([np.asarray(part.coef_, np.float64) for part in model.estimators_])
+    bias = np.concatenate([np.broadcast_to(part.intercept_, 1) for part in model.estimators_])
+    several = len(kernel) > 1
+    head = (_one_vs_rest if several else _of_rows)(model, kernel, bias, data)
+    recipe, unknown, said = logistic_recipe(first, [0, 1])
+    if isinstance(first.class_weight, dict):
+        recipe, unknown = {}, "its class weights are of one class against the rest"
+    if several and "optimizer" in recipe:
+        recipe = recipe | {"link": "one_vs_rest"}
+    return dataclasses.replace(head, recipe=recipe, unknown_recipe=unknown, warnings=tuple(said))
 
 
 def _calibrated(model: Any, data: FeatureSet) -> ReleasedHead:
@@ -194,5 +224,6 @@ READABLE: dict[str, Callable[[Any, FeatureSet], ReleasedHead]] = {
     "SGDClassifier": _stochastic,
     "LinearDiscriminantAnalysis": _discriminant,
     "MultinomialNB": _naive_bayes,
+    "OneVsRestClassifier": _wrapped_one_vs_rest,
     "CalibratedClassifierCV": _calibrated,
 }
