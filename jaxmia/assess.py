@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from jaxmia import attacks
 from jaxmia._validate import InputError, check
 from jaxmia.bootstrap import row_intervals
 from jaxmia.config import AttackSettings
-from jaxmia.controls import Control, permuted_control
+from jaxmia.controls import Control, chance_check, permuted
 from jaxmia.evaluation import (
     AttackResult,
     OperatingPoint,
@@ -134,12 +133,13 @@ def control_rows(
     num_nonmembers = int(np.count_nonzero(~np.asarray(scores.member)))
     resolved = [fpr for fpr in fprs if resolvable(fpr, num_nonmembers)]
     rows: list[dict[str, Any]] = []
+    possible = bool(resolved) and len(scores.log_odds) >= MIN_MODELS
+    shuffled = permuted(scores, seed=seed) if possible else scores
     for attack in attack_settings:
         row = {"attack": attack.label, "seed": seed}
-        if resolved and len(scores.log_odds) >= MIN_MODELS:
-            bound = functools.partial(run_attack, attack, features=features)
-            control = permuted_control(bound, scores, max(resolved), seed=seed)
-            rows.append(row | dataclasses.asdict(control))
+        if possible and (attack.name not in attacks.READS_WEIGHTS or shuffled.white_box is not None):
+            result = run_attack(attack, shuffled, features=features)
+            rows.append(row | dataclasses.asdict(chance_check(result, max(resolved))))
         else:
             rows.append(row | {"status": "unresolved"})
     return pd.DataFrame(rows).reindex(columns=_CONTROL_COLUMNS)

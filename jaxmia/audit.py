@@ -37,7 +37,7 @@ from jaxmia.head_recipe import shadows_recipe
 from jaxmia.membership import MembershipMasks
 from jaxmia.recipe import Recipe
 from jaxmia.released import ReleasedHead, load_released
-from jaxmia.scores import Scores
+from jaxmia.scores import Scores, WeightsUnder
 from jaxmia.store import (
     content_key,
     file_hash,
@@ -51,7 +51,7 @@ from jaxmia.store import (
     write_json,
     write_parquet,
 )
-from jaxmia.whitebox import check_methods, white_box
+from jaxmia.whitebox import check_methods, white_box_under
 
 _CONTENT = "audit.json"
 _REPORTS = ("report.html", "report.json")  # where `jaxmia report` puts them
@@ -233,18 +233,23 @@ def _stacked(audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.n
             memory=audited.trainer.memory,
         )
         prior = found.prior()
+    member = np.concatenate([records.member[None], shadows["member"]])
+    weights_under = _weights_under(audited, train, shadows, member)
     return Scores(
         np.concatenate([own.log_odds[None], own.alike(shadows["log_odds"])]),
-        np.concatenate([records.member[None], shadows["member"]]),
-        white_box=_weights_say(audited, train, shadows),
+        member,
+        white_box=None if weights_under is None else weights_under(member),
+        weights_under=weights_under,
         **prior,
     )
 
 
-def _weights_say(
-    audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray] | None:
-    """The statistics of the head's weights (row 0) and its shadows' that white-box attacks read; None without such.
+def _weights_under(
+    audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.ndarray], member: np.ndarray
+) -> WeightsUnder | None:
+    """The statistics of the head's weights (row 0) and its shadows' that white-box attacks read, or None without such.
+
+    They are a function of the membership, which the negative control permutes.
 
     The penalty of the head is taken to be the recipe's, which the adversary is granted. Fitted to the head's weights
     and members it would be nearer, but known from what the attacks are to find out.
@@ -256,12 +261,11 @@ def _weights_say(
         name: np.concatenate([own[None], shadows[name]])
         for name, own in zip(WEIGHTS, (head.weight, head.bias), strict=True)
     }
-    member = np.concatenate([records.member[None], shadows["member"]])
     masks = MembershipMasks(jnp.asarray(member), jnp.arange(len(member)), "bernoulli", records.inclusion_rate)
     together = ShadowEnsemble({"params": weights}, masks)
     ridge = objective_ridge(train.ridge, records.data.num_classes)
     decay = train.weight_decay + ridge / (records.inclusion_rate * len(records.member))
-    return white_box(together, records.data, weight_decay=decay, methods=methods)
+    return white_box_under(together, records.data, weight_decay=decay, methods=methods)
 
 
 def _forget_earlier(path: pathlib.Path, of_head: str) -> tuple[str, ...]:

@@ -59,7 +59,10 @@ def permuted_control(
 
 
 def permuted(scores: Scores, *, seed: int) -> Scores:
-    """Return the scores with labels permuted over all pairs.
+    """Return the scores with labels permuted over all pairs, and what weights say under these.
+
+    Without scores.weights_under there is no white_box: it was computed under the true labels, and compared with others
+    it is at chance whatever it looks at.
 
     Raises:
         InputError: unless seed is a non-negative integer.
@@ -67,7 +70,9 @@ def permuted(scores: Scores, *, seed: int) -> Scores:
     check_at_least("seed", seed, 0)
     member = np.asarray(scores.member)
     labels = np.random.default_rng(seed).permutation(member.ravel())
-    return dataclasses.replace(scores, member=labels.reshape(member.shape))
+    labels = labels.reshape(member.shape)
+    weights_say = None if scores.weights_under is None else scores.weights_under(labels)
+    return dataclasses.replace(scores, member=labels, white_box=weights_say)
 
 
 def chance_check(result: AttackResult, fpr: float) -> Control:

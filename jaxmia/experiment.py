@@ -56,7 +56,7 @@ from jaxmia.power_law import DEFAULT_RECIPE, LawOf, PowerLawFit
 from jaxmia.processes import Group, Piece, deal, group
 from jaxmia.progress import GridProgress, grid_progress
 from jaxmia.recipe import Recipe, recipe_for
-from jaxmia.scores import Scores, accuracy, gradient_norms, score, split_diverged
+from jaxmia.scores import Scores, WeightsUnder, accuracy, gradient_norms, score, split_diverged
 from jaxmia.scratch import NetworkPlan, plan_networks
 from jaxmia.store import (
     Cell,
@@ -68,7 +68,7 @@ from jaxmia.store import (
     versions,
 )
 from jaxmia.tuning import Trial, Tuning, import_optuna, possible_settings, tune, tuned_settings
-from jaxmia.whitebox import check_methods, white_box
+from jaxmia.whitebox import check_methods, white_box_under
 
 _ROWS = 7  # raised when rows get other columns: cells are then assessed anew from their heads
 
@@ -319,7 +319,7 @@ class GridRun:
         recipe = self.recipe(cell)
         pool = draw_pool(self.config, self.data, cell, self.statistics)
         repaired: list[str] = []
-        scored, weights_say = self.scores(cell, pool, bar, repaired)
+        scored, weights_under = self.scores(cell, pool, bar, repaired)
         ready = time.perf_counter()
         masks = self.masks(cell_keys(cell.seed), pool, (0, settings.models))
         inclusion_rate = 1 / settings.pool_multiplier
@@ -332,7 +332,8 @@ class GridRun:
                 scored["log_odds"],
                 np.asarray(masks.member),
                 flipped_log_odds=scored.get("flipped_log_odds"),
-                white_box=weights_say,
+                white_box=None if weights_under is None else weights_under(np.asarray(masks.member)),
+                weights_under=weights_under,
                 **prior,
             )
         )
@@ -409,13 +410,13 @@ class GridRun:
 
     def scores(
         self, cell: Cell, pool: CandidatePool, bar: GridProgress, repaired: list[str]
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
+    ) -> tuple[dict[str, np.ndarray], WeightsUnder | None]:
         """What all models of a cell say, and what their weights do if an attack asks; through the folder if need be."""
         if self.processes.count == 1:
             heads = join_ensembles(
                 [self.heads(cell, pool, piece, bar, repaired) for piece in self.pieces(cell)]
             )
-            return self.scored(cell, pool, heads), self.weights_say(cell, pool, heads)
+            return self.scored(cell, pool, heads), self.weights_under(cell, pool, heads)
         self.score_pieces(cell, pool, bar, repaired)
         for process in range(1, self.processes.count):
             repaired += self.processes.hear(str(cell), process)
@@ -426,7 +427,7 @@ class GridRun:
         # All of them are on disk by now.
         pieces = [piece._replace(trained=True) for piece in self.dealt[cell]]
         heads = join_ensembles([self.heads(cell, pool, piece, bar, repaired) for piece in pieces])
-        return scored, self.weights_say(cell, pool, heads)
+        return scored, self.weights_under(cell, pool, heads)
 
     def scored(self, cell: Cell, pool: CandidatePool, heads: ShadowEnsemble) -> dict[str, np.ndarray]:
         """Log-odds, as they are and flipped if an attack asks, gradient norms, and test accuracies, of all models."""
@@ -442,14 +443,12 @@ class GridRun:
             "flipped_log_odds": np.asarray(paired.flipped_log_odds),
         }
 
-    def weights_say(
-        self, cell: Cell, pool: CandidatePool, heads: ShadowEnsemble
-    ) -> dict[str, np.ndarray] | None:
-        """The statistics of all heads of a cell that white-box attacks read, or None if there are no such attacks."""
+    def weights_under(self, cell: Cell, pool: CandidatePool, heads: ShadowEnsemble) -> WeightsUnder | None:
+        """The statistics of all heads of a cell that white-box attacks read, by membership, or None."""
         methods = white_box_methods(self.config.attack)
         train = self.settings(cell).train
         decay = train.weight_decay + objective_ridge(train.ridge, cell.classes) / (cell.classes * cell.shots)
-        return white_box(heads, pool.data, weight_decay=decay, methods=methods) if methods else None
+        return white_box_under(heads, pool.data, weight_decay=decay, methods=methods) if methods else None
 
     def score_pieces(self, cell: Cell, pool: CandidatePool, bar: GridProgress, repaired: list[str]) -> None:
         """Write the scores of this process's models of a cell, for process 0 to read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import flax.struct
 import jax
@@ -20,6 +20,7 @@ from jaxmia.networks import Network
 from jaxmia.training import apply_head
 
 _BLOCK_BYTES = 2**28
+WeightsUnder = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
 @flax.struct.dataclass
@@ -36,6 +37,8 @@ class Scores:
             without them (jaxmia.analytic), or None.
         prior_variance: float[2, examples], their variance, likewise.
         white_box: float[models, examples] of each method of jaxmia.whitebox, what the weights say, or None.
+        weights_under: what they would say under another membership [models, examples], for the negative control, or
+            None.
 
     Anyone's arrays may be wrong: the attacks check them and say what is, so they carry no types here.
     """
@@ -47,6 +50,7 @@ class Scores:
     prior_mean: Array | np.ndarray | None = None
     prior_variance: Array | np.ndarray | None = None
     white_box: Mapping[str, Array | np.ndarray] | None = None
+    weights_under: WeightsUnder | None = flax.struct.field(pytree_node=False, default=None)
 
 
 def log_odds(
@@ -93,6 +97,15 @@ def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]
     of_models = dataclasses.replace(scores, prior_mean=None, prior_variance=None)
     kept = jax.tree.map(lambda leaf: np.asarray(leaf)[finite], of_models)
     kept = dataclasses.replace(kept, prior_mean=scores.prior_mean, prior_variance=scores.prior_variance)
+    under = scores.weights_under
+    if under is not None and not finite.all():
+
+        def of_finite(member: np.ndarray) -> dict[str, np.ndarray]:
+            everyone = np.array(scores.member)
+            everyone[finite] = member
+            return {name: values[finite] for name, values in under(everyone).items()}
+
+        kept = dataclasses.replace(kept, weights_under=of_finite)
     return kept, np.flatnonzero(~finite)
 
 

@@ -13,9 +13,11 @@ In float64 on the host: where memberships can be recovered exactly, J is nearly 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import dataclasses
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 import scipy.special
@@ -137,6 +139,29 @@ def white_box(
     for method in methods:
         statistics[method][finite] = _FUNCTIONS[method](problem)
     return statistics
+
+
+def white_box_under(
+    ensemble: ShadowEnsemble, pool: FeatureSet, *, weight_decay: float, methods: Collection[str]
+) -> Callable[[np.ndarray], dict[str, Float[np.ndarray, "models examples"]]]:
+    """Return the function from a membership [models, examples] to what white_box says under it.
+
+    Under the heads' own it is the attack; under a permuted one an attack at chance, unless it leaks: statistics that
+    were computed before the permutation are at chance whatever they look at.
+
+    Args:
+        ensemble: as in white_box.
+        pool: as in white_box.
+        weight_decay: as in white_box.
+        methods: of METHODS.
+    """
+
+    def under(member: np.ndarray) -> dict[str, Float[np.ndarray, "models examples"]]:
+        masks = dataclasses.replace(ensemble.masks, member=jnp.asarray(member))
+        told = dataclasses.replace(ensemble, masks=masks)
+        return white_box(told, pool, weight_decay=weight_decay, methods=methods)
+
+    return under
 
 
 def check_methods(methods: Collection[str], *, classes: int, dim: int) -> None:

@@ -13,6 +13,8 @@ import scipy.stats
 
 from jaxmia import attacks, whitebox
 from jaxmia._validate import InputError
+from jaxmia.assess import control_rows
+from jaxmia.config import AttackSettings
 from jaxmia.controls import permuted_control
 from jaxmia.ensemble import ShadowEnsemble, train_ensemble
 from jaxmia.evaluation import AttackResult, roc
@@ -295,9 +297,48 @@ def test_pitfall_own_membership_never_enters_but_through_the_weights(trained):
     assert not np.allclose(flipped["mahalanobis"][0], plain["mahalanobis"][0], rtol=1e-3)
 
 
-def test_the_negative_control_passes(trained):
+def white_box_scores(trained):
     ensemble, pool, scores = trained
-    scores = dataclasses.replace(scores, white_box=statistics_of(ensemble, pool))
+    under = whitebox.white_box_under(ensemble, pool, weight_decay=0.01, methods=whitebox.METHODS)
+    return dataclasses.replace(scores, white_box=under(np.asarray(scores.member)), weights_under=under)
+
+
+def test_what_weights_say_under_the_heads_own_membership_is_the_attack(trained):
+    ensemble, pool, _ = trained
+    for method, statistic in statistics_of(ensemble, pool).items():
+        np.testing.assert_array_equal(white_box_scores(trained).white_box[method], statistic)
+
+
+def test_a_leak_of_the_targets_own_label_fails_the_negative_control(trained):
+    """The pitfall: statistics computed under the true labels pass whatever they look at."""
+    scores = white_box_scores(trained)
+    honest = scores.weights_under
+
+    def leaky(member):
+        return {name: values + 10 * values.std() * member for name, values in honest(member).items()}
+
+    told = dataclasses.replace(scores, white_box=leaky(np.asarray(scores.member)), weights_under=leaky)
+    settings = [AttackSettings(name="whitebox"), AttackSettings(name="lira")]
+    status = {"honest": scores, "leaky": told, "stale": dataclasses.replace(told, weights_under=None)}
+    found = {
+        name: list(control_rows(settings, each, fprs=[0.1], seed=1)["status"])
+        for name, each in status.items()
+    }
+    assert found == {"honest": ["ok", "ok"], "leaky": ["failed", "ok"], "stale": ["unresolved", "ok"]}
+
+
+def test_a_diverged_head_stays_out_of_the_negative_control(trained):
+    scores = white_box_scores(trained)
+    log_odds = np.array(scores.log_odds)
+    log_odds[5] = np.nan
+    kept, _ = split_diverged(dataclasses.replace(scores, log_odds=log_odds))
+    again = kept.weights_under(np.asarray(kept.member))
+    for method, statistic in kept.white_box.items():
+        np.testing.assert_array_equal(again[method], statistic)
+
+
+def test_the_negative_control_passes(trained):
+    scores = white_box_scores(trained)
     for method in whitebox.METHODS:
         control = permuted_control(
             lambda each, m=method: attacks.whitebox(each, method=m), scores, 0.1, seed=1
