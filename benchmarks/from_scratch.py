@@ -1,6 +1,6 @@
 """Are heads on pretrained features less vulnerable than models trained from scratch, at equal shots?
 
-Reads the folder of `jaxmia sweep configs/from_scratch.toml`, finished or not: the recipes of a feature set share
+Reads the folder of `jaxmia sweep from_scratch`, finished or not: the recipes of a feature set share
 candidates, masks and seeds. Columns: held-out accuracy; mean loss of members and of non-members, which say how far
 training went and how far it overfits; TPR of LiRA, pooled and calibrated. TPRs are medians over seeds, with the
 smallest lower and the largest upper end of the seeds' intervals; the others are means over seeds.

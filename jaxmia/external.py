@@ -11,7 +11,8 @@ import numpy as np
 import scipy.special
 
 from jaxmia._npz import read_npz
-from jaxmia._validate import InputError, check
+from jaxmia._validate import InputError, check, shown
+from jaxmia.labels import label_values
 from jaxmia.rounding import Rounding, cut_off, rounding_of
 from jaxmia.scores import Scores
 
@@ -70,7 +71,8 @@ def scores_from_arrays(arrays: Mapping[str, np.ndarray]) -> ExternalScores:
             and with it
             member: the training sets: bool or 0/1 integers [models, examples], or integers [models, k], the
                 examples each model trained on, padded with -1;
-            labels: integers [examples], the true classes; needed with a class axis;
+            labels: [examples], the true classes; needed with a class axis: integers that are its columns, or values
+                whose sorted order is that of the columns;
             population_log_odds: [models, population], of examples that no model trained on (optional);
             target: row of the model under audit (optional).
 
@@ -147,22 +149,39 @@ def _checked_labels(labels: np.ndarray | None, kind: str, shape: tuple[int, ...]
     if labels is None:
         check(len(shape) == 2, "labels", None, f"be given with {kind} of shape {shape}: [examples]")
         return None
-    check(np.issubdtype(labels.dtype, np.integer), "labels.dtype", str(labels.dtype), "be an integer type")
     check(
         labels.ndim == 1 and len(labels) in shape[:2],
         "labels.shape",
         labels.shape,
         f"be [examples], one of the first two axes of {kind}, {shape}",
     )
-    if len(shape) == 3:
-        check(shape[2] >= 2, f"{kind}.shape", shape, "have at least 2 classes")
-        wrong = (labels < 0) | (labels >= shape[2])
-        if wrong.any():
-            raise InputError(
-                f"labels must lie in 0..{shape[2] - 1}, got {np.count_nonzero(wrong)} outside (first: example"
-                f" {_first(wrong)[0]} has {labels[wrong][0]})."
-            )
-    return labels.astype(np.int64)
+    values = label_values(labels)
+    if len(shape) == 2:
+        return (
+            values.astype(np.int64)
+            if values.dtype.kind in "iu"
+            else np.unique(values, return_inverse=True)[1]
+        )
+    check(shape[2] >= 2, f"{kind}.shape", shape, "have at least 2 classes")
+    return _class_columns(values, shape[2])
+
+
+def _class_columns(values: np.ndarray, classes: int) -> np.ndarray:
+    """The columns that labels stand for: their own numbers, or the order of their values if there are so many."""
+    if values.dtype.kind in "iu":
+        wrong = (values < 0) | (values >= classes)
+        if not wrong.any():
+            return values.astype(np.int64)
+        what = f"got {np.count_nonzero(wrong)} outside (first: example {_first(wrong)[0]} has {values[wrong][0]})"
+    else:
+        what = f"got names, as {shown(values[0])}"
+    present, places = np.unique(values, return_inverse=True)
+    if len(present) == classes:
+        return places.astype(np.int64)
+    raise InputError(
+        f"labels must lie in 0..{classes - 1}, or have {classes} values, whose order is that of the columns; {what},"
+        f" and {len(present)} values."
+    )
 
 
 def _checked_member(member: np.ndarray) -> np.ndarray:

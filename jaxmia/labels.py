@@ -28,7 +28,7 @@ def class_places(
         InputError: for another shape or type, names that are not different, or labels that no name belongs to.
     """
     _check_shape(labels, num_examples)
-    values = _values(labels)
+    values = label_values(labels)
     if class_names is None:
         present, places = np.unique(values, return_inverse=True)
         return places.astype(np.int32), tuple(map(str, present.tolist()))
@@ -66,8 +66,12 @@ def _check_shape(labels: np.ndarray, num_examples: int) -> None:
     )
 
 
-def _values(labels: np.ndarray) -> np.ndarray:
-    """Labels as int64, uint64 or text."""
+def label_values(labels: np.ndarray) -> np.ndarray:
+    """Labels as integers or text.
+
+    Raises:
+        InputError: for values that are neither whole numbers nor strings nor bools.
+    """
     if labels.dtype.kind in "iu":
         return labels
     if labels.dtype.kind == "b":

@@ -189,11 +189,14 @@ UNNORMALISED[1, 4] *= 1.01
         ({"log_odds": None, "logits": LOGITS * 1e300, "labels": LABELS}, "be at most 1e"),
         ({"log_odds": None, "logits": LOGITS[..., :1], "labels": LABELS * 0}, "at least 2 classes"),
         (
-            {"log_odds": None, "logits": LOGITS, "labels": LABELS + 1},
-            r"0\.\.3, got \d+ outside \(first: example",
+            {"log_odds": None, "logits": LOGITS, "labels": LABELS // 3 * 9},
+            r"0\.\.3, or have 4 values.* got \d+ outside \(first: example",
         ),
         ({"log_odds": None, "logits": LOGITS, "labels": LABELS[1:]}, r"labels.shape=\(9,\)"),
-        ({"log_odds": None, "logits": LOGITS, "labels": LABELS / 2}, "labels.dtype='float64'"),
+        (
+            {"log_odds": None, "logits": LOGITS, "labels": LABELS / 2},
+            "labels must be whole numbers or strings",
+        ),
         ({"log_odds": None, "probabilities": TRUE * 100}, r"must lie in \[0, 1\], got \d+ outside \(first:"),
         (
             {"log_odds": None, "probabilities": UNNORMALISED, "labels": LABELS},
@@ -240,3 +243,19 @@ def test_pickles_and_damaged_files_are_refused(tmp_path):
     (tmp_path / "damaged.npz").write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
         load_scores(tmp_path / "damaged.npz")
+
+
+@pytest.mark.parametrize(
+    "values", [[0, 1, 2], [1, 2, 3], [5.0, 7.0, 900.0], ["ant", "bee", "cat"], [-1, 0, 1]]
+)
+def test_labels_of_scores_are_columns_or_values_in_the_order_of_the_columns(values):
+    logits = np.random.default_rng(0).normal(size=(4, 6, 3))
+    places = np.array([0, 1, 2, 2, 0, 1])
+    member = np.eye(4, 6, dtype=bool)
+    wanted = scores_from_arrays({"logits": logits, "labels": places, "member": member})
+    given = scores_from_arrays({"logits": logits, "labels": np.array(values)[places], "member": member})
+    np.testing.assert_array_equal(given.scores.log_odds, wanted.scores.log_odds)
+    np.testing.assert_array_equal(given.labels, places)
+    more = np.array([*values[:2], "x"] if isinstance(values[0], str) else [*values[:2], 1000])[places]
+    with pytest.raises(InputError, match=r"labels must lie in 0..3, or have 4 values"):
+        scores_from_arrays({"logits": np.zeros((4, 6, 4)), "labels": more, "member": member})
