@@ -90,7 +90,11 @@ def check_goes_together(findings: tuple[str, ...], *, force: bool) -> None:
 
 
 def _order_of_labels(records: AuditRecords, predictions: Int[np.ndarray, "records"]) -> Iterator[str]:
-    """Whether the head is right far more often with its classes in another order."""
+    """Whether the head is right far more often with its classes in another order, and knows something in that order.
+
+    A head that decides for one class throughout is right more often under another name of that class, which says
+    nothing of an order: what it gets right must exceed what its decisions would by chance.
+    """
     names, labels = records.data.class_names, records.data.labels[records.member]
     decided, classes = predictions[records.member], records.data.num_classes
     confusion = np.zeros((classes, classes), np.int64)
@@ -99,7 +103,9 @@ def _order_of_labels(records: AuditRecords, predictions: Int[np.ndarray, "record
     moved = best != np.arange(classes)
     better = int(confusion[np.arange(classes), best][moved].sum())
     worse = int(np.diag(confusion)[moved].sum())
-    if not moved.any() or scipy.stats.binom.sf(better - 1, better + worse, 0.5) > SURE:
+    by_chance = float((confusion.sum(axis=1) * confusion.sum(axis=0)[best])[moved].sum()) / len(labels)
+    knows = better > by_chance + ERRORS * math.sqrt(by_chance)
+    if not moved.any() or not knows or scipy.stats.binom.sf(better - 1, better + worse, 0.5) > SURE:
         return
     changed = ", ".join(f"{names[c]} as {names[best[c]]}" for c in np.flatnonzero(moved)[:6])
     more = "" if moved.sum() <= 6 else f" and {moved.sum() - 6} more"

@@ -125,6 +125,23 @@ def test_features_that_were_not_scaled_are_found(given):
     assert findings(records, raw @ weight.T, private=True) == ()  # noise could have done it
 
 
+def test_a_head_that_decides_for_one_class_throughout_is_asked_about_its_scaler_first():
+    """Saturated, and right on the smaller class alone: another order would be right more often, and is no cause."""
+    labels = np.arange(200) % 8 // 5  # 0 of five in eight, 1 of three
+    records = {
+        "features": np.zeros((200, 2), np.float32),
+        "labels": labels,
+        "class_names": np.array(["a", "b"]),
+        "member": np.arange(200) % 16 < 8,
+    }
+    logits = np.tile([-100.0, 100.0], (200, 1)) + np.random.default_rng(0).normal(size=(200, 2))
+    found = findings(records, logits)
+    assert "that of a guess among 2 classes" in found[0]
+    assert len(found) == 2
+    assert "(1) the features were not scaled" in found[1]
+    assert "(2) labels and the head's rows have another order" in found[1]
+
+
 def test_another_network_is_at_chance(given):
     records, logits = given
     small = 0.01 * np.random.default_rng(1).normal(size=logits.shape)
