@@ -167,7 +167,7 @@ def _group(
             "worst covered": low <= truth.max() <= high,
         }
         for level in QUANTILES:
-            row[f"q{level:g}"] = np.quantile(curve.tpr, level) / np.quantile(truth, level)
+            row[f"q{level:g}"] = np.quantile(curve.tpr_drawn, level) / np.quantile(truth, level)
         rows.append(row)
     return rows
 

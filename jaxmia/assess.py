@@ -39,10 +39,13 @@ _COLUMNS = (
 )
 _PER_EXAMPLE_COLUMNS = (
     *("num_in", "num_out", "mean_in", "mean_out", "std_in", "std_out", "separation", "separation_error"),
-    *("tpr", "tpr_error", "tpr_low", "tpr_high", "tpr_low_all", "tpr_high_all", "threshold"),
+    *("tpr", "tpr_error", "tpr_low", "tpr_high", "tpr_low_all", "tpr_high_all", "tpr_drawn", "threshold"),
     *("tpr_attained", "fpr_attained", "status", "method", "correction", "inclusion_rate"),
 )
-RATES = ("tpr", "tpr_error", "tpr_low", "tpr_high", "tpr_low_all", "tpr_high_all", "tpr_attained")
+RATES = (
+    *("tpr", "tpr_error", "tpr_low", "tpr_high", "tpr_low_all", "tpr_high_all", "tpr_drawn"),
+    *("tpr_attained", "fpr_attained"),
+)
 _CONTROL_COLUMNS = ("attack", *(field.name for field in dataclasses.fields(Control)), "seed")
 _COUNTS = ("num_members", "num_nonmembers", "true_positives", "false_positives", "num_undefined")
 
@@ -335,7 +338,8 @@ def rates_by_fpr(rows: pd.DataFrame, fprs: Sequence[float]) -> pd.DataFrame:
     for fpr in fprs:
         of_fpr = rows[rows["fpr"] == fpr]
         for name in RATES:
-            columns[f"tpr_{fpr:g}{name.removeprefix('tpr')}"] = of_fpr[name].to_numpy()
+            kind, _, rest = name.partition("_")
+            columns["_".join(filter(None, (f"{kind}_{fpr:g}", rest)))] = of_fpr[name].to_numpy()
     return pd.DataFrame(columns)
 
 

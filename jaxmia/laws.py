@@ -52,7 +52,7 @@ def load_quantiles(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[
         InputError: if there are none, or they cannot be read.
     """
     paths = [folders] if isinstance(folders, (str, os.PathLike)) else folders
-    columns = [*_CELL, "fpr", "tpr", "status"]
+    columns = [*_CELL, "fpr", "tpr_drawn", "status"]
     rows: list[dict[str, Any]] = []
     for table in (table for path in paths for table in read_tables(path, "per_example", columns)):
         rows += quantile_rows(table)
@@ -64,7 +64,7 @@ def quantile_rows(per_example: pd.DataFrame) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for key, records in per_example.groupby([*_CELL, "fpr"]):
         fpr = float(records["fpr"].iloc[0])
-        ordered = np.sort(records["tpr"][records["status"] == "ok"].to_numpy())
+        ordered = np.sort(records["tpr_drawn"][records["status"] == "ok"].to_numpy())
         for level in QUANTILES:
             quantile = _named_saturated(tpr_quantile(ordered, level))
             rows.append(

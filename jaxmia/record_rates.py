@@ -45,6 +45,9 @@ class Rates(Protocol):
     def tpr(self, fpr: float) -> tuple[np.ndarray, np.ndarray]:
         """Return TPR and standard error [examples], NaN where unresolved."""
 
+    def drawn(self, fpr: float) -> np.ndarray:
+        """Return TPRs [examples] whose spread over records is without that of their errors."""
+
     def interval(self, fpr: float, tail: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the ends [examples] that the TPR lies beyond with a probability of tail each."""
 
@@ -74,9 +77,13 @@ class ResidualRates:
         """As Rates."""
         t, error = position(self.inside, self.outside, fpr, shift_variance=self.shift_variance)
         low, high = (share_above(self.inside.residuals, t + side * error) for side in (1, -1))
+        return self._share(t, fpr), (high - low) / 2
+
+    def drawn(self, fpr: float) -> np.ndarray:
+        """As Rates."""
+        t, error = position(self.inside, self.outside, fpr, shift_variance=self.shift_variance)
         law = self.inside.residuals
-        drawn = drawn_together(np.clip(t, law[0] - 1, law[-1] + 1), error)
-        return self._share(drawn, fpr), (high - low) / 2
+        return self._share(drawn_together(np.clip(t, law[0] - 1, law[-1] + 1), error), fpr)
 
     def interval(self, fpr: float, tail: float) -> tuple[np.ndarray, np.ndarray]:
         """As Rates."""
@@ -107,6 +114,11 @@ class GaussianRates:
         at = norm.ppf(fpr) + self.found.separation
         return norm.cdf(at), norm.pdf(at) * self.found.separation_error
 
+    def drawn(self, fpr: float) -> np.ndarray:
+        """As Rates."""
+        separation = drawn_together(self.found.separation, self.found.separation_error)
+        return norm.cdf(norm.ppf(fpr) + separation)
+
     def interval(self, fpr: float, tail: float) -> tuple[np.ndarray, np.ndarray]:
         """As Rates."""
         error = self.found.separation_error
@@ -133,6 +145,10 @@ class EmpiricalRates:
         slope = np.where(np.isinf(separation), 0.0, np.exp(usual * float(norm.isf(fpr)) - usual**2 / 2))
         sampling = tpr * (1 - tpr) / np.maximum(inside.number, 1)
         return tpr, np.sqrt(sampling + slope**2 * fpr * (1 - fpr) / np.maximum(outside.number, 1))
+
+    def drawn(self, fpr: float) -> np.ndarray:
+        """As Rates."""
+        return drawn_together(*self.tpr(fpr))
 
     def interval(self, fpr: float, tail: float) -> tuple[np.ndarray, np.ndarray]:
         """As Rates."""

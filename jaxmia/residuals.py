@@ -167,7 +167,8 @@ def drawn_together(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """Return noisy values drawn towards their mean until they spread no more than what lies behind the noise.
 
     Constrained empirical Bayes (Louis 1984, doi 10.2307/2288282) under a Gaussian prior: posterior means spread too
-    little, the values themselves too much. NaN stays, and so does a value without an error.
+    little, the values themselves too much. One error, the median, stands for all: a few large ones would else draw
+    everything to the mean. NaN stays, and so does a value without an error.
 
     Args:
         values: [records].
@@ -176,9 +177,9 @@ def drawn_together(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
     noisy = np.isfinite(values) & np.isfinite(errors)
     if np.count_nonzero(noisy) < _FEWEST_RECORDS:
         return values
-    mean, sampling = values[noisy].mean(), errors[noisy] ** 2
-    prior = max(values[noisy].var(ddof=1) - sampling.mean(), 0.0)
-    weight = np.sqrt(prior / np.maximum(prior + sampling, 1e-300))
+    mean, sampling = values[noisy].mean(), float(np.median(errors[noisy] ** 2))
+    prior = max(float(values[noisy].var(ddof=1)) - sampling, 0.0)
+    weight = np.sqrt(prior / max(prior + sampling, 1e-300))
     drawn = values.copy()
     drawn[noisy] = mean + weight * (values[noisy] - mean)
     return drawn

@@ -85,7 +85,7 @@ def records(shots, number, scale):
     ranks = np.random.default_rng(shots).permutation(number) + 1
     cell = {"dataset": "a", "recipe": "default", "classes": 2, "shots": shots, "seed": 0, "epsilon": np.inf}
     tpr = 0.1 + scale * shots**-0.5 * ranks / number
-    return pd.DataFrame({"tpr": tpr, "status": "ok", "fpr": 0.1}).assign(**cell)
+    return pd.DataFrame({"tpr_drawn": tpr, "status": "ok", "fpr": 0.1}).assign(**cell)
 
 
 def test_quantiles_are_order_statistics_and_resolve_with_enough_records():
@@ -99,7 +99,7 @@ def test_quantiles_are_order_statistics_and_resolve_with_enough_records():
 
 def test_unresolved_records_do_not_count():
     table = records(16, 200, 0.8)
-    table.loc[table["tpr"] > table["tpr"].median(), "status"] = "unresolved"
+    table.loc[table["tpr_drawn"] > table["tpr_drawn"].median(), "status"] = "unresolved"
     rows = pd.DataFrame(quantile_rows(table)).set_index("evaluation")
     np.testing.assert_allclose(rows.loc["maximum", "advantage"], 0.8 * 16**-0.5 / 2, rtol=1e-12)
 

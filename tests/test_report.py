@@ -282,7 +282,7 @@ def test_a_study_s_numbers_are_those_of_its_tables(studied, tmp_path):
     last = dict(zip(cells["columns"], cells["rows"][-1], strict=True))
     assert (last["S"], last["N"], last["parameters"]) == (32, 96, 3 * (384 + 1))
     np.testing.assert_allclose(last["N per parameter"]["value"], 96 / 1155)
-    np.testing.assert_allclose(head[2]["value"], cell["tpr"].max())
+    np.testing.assert_allclose(head[2]["value"], cell["tpr_drawn"].max())
     np.testing.assert_allclose(head[4]["value"], cell["tpr"].mean())
     private = results[np.isfinite(results["epsilon"]) & (results["status"] == "ok")]
     rows = dict(table(content, "Heads of known privacy")["rows"])
@@ -348,7 +348,7 @@ def test_intervals_cover_planted_truth(statistic, name):
 
 
 def test_too_few_residuals_to_count_are_an_extrapolation():
-    rates = {f"tpr_0.01{end}": [0.1] * 10 for end in ("", "_low", "_high", "_low_all", "_high_all")}
+    rates = {f"tpr_0.01{end}": [0.1] * 10 for end in ("", "_drawn", "_low_all", "_high_all")}
     frame = pd.DataFrame({"separation": [1.0] * 10} | rates)
     assert RecordsOf("few", frame, [0.01], 99.9).worst(0.01).status == "extrapolated"
     assert RecordsOf("enough", frame, [0.01], 100.0).worst(0.01).status == "ok"

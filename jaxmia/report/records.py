@@ -46,7 +46,7 @@ class RecordsOf:
 
         All records' 95% intervals hold at once (Bonferroni): the largest of their lower and of their upper ends.
         """
-        return self._over_records(np.max, fpr, "_all")
+        return self._over_records(np.max, fpr, ("_drawn", "_low_all", "_high_all"))
 
     def average(self, fpr: float) -> Measured:
         """The mean over records, with an interval as if all records' errors went together, which is the widest."""
@@ -54,14 +54,21 @@ class RecordsOf:
 
     def quantile(self, level: float, fpr: float) -> Measured:
         """A quantile over records below the maximum, with an interval as of average."""
-        found = tpr_quantile(np.sort(self.table[f"tpr_{fpr:g}"].dropna().to_numpy()), level)
+        found = tpr_quantile(np.sort(self.table[f"tpr_{fpr:g}_drawn"].dropna().to_numpy()), level)
         if found.status != "ok":
             return Measured(None, status=found.status, reason=found.reason)
-        return self._over_records(lambda tprs: tpr_quantile(np.sort(tprs), level).tpr, fpr)
+        return self._over_records(
+            lambda tprs: tpr_quantile(np.sort(tprs), level).tpr, fpr, ("_drawn", "_low", "_high")
+        )
 
-    def _over_records(self, statistic: Callable[[np.ndarray], float], fpr: float, ends: str = "") -> Measured:
+    def _over_records(
+        self,
+        statistic: Callable[[np.ndarray], float],
+        fpr: float,
+        ends: Sequence[str] = ("", "_low", "_high"),
+    ) -> Measured:
         """A statistic of all TPRs that grows with each, and of the ends of their intervals."""
-        names = [f"tpr_{fpr:g}", f"tpr_{fpr:g}_low{ends}", f"tpr_{fpr:g}_high{ends}"]
+        names = [f"tpr_{fpr:g}{end}" for end in ends]
         known = self.table[names].dropna()
         if known.empty:
             return Measured(None, status="unresolved", reason="too few shadows")
