@@ -38,6 +38,7 @@ from jaxmia.membership import MembershipMasks
 from jaxmia.recipe import Recipe
 from jaxmia.released import ReleasedHead, load_released
 from jaxmia.scores import Scores, WeightsUnder
+from jaxmia.stability import flags_of_attacks
 from jaxmia.store import (
     content_key,
     file_hash,
@@ -169,6 +170,10 @@ def _attacked_and_written(
         *warnings_of_rows(table, ceilings, private_shadows=recipe.guarantee is not None),
     )
     attacked = _attacked(audited, stacked, path)
+    flags = flags_of_attacks(attacked.path, [attack.label for attack in config.attack], max(config.fpr))
+    if flags:
+        numbers = dict(zip(records.ids, np.sum(list(flags.values()), axis=0), strict=True))
+        table["flagged_by"] = table["id"].map(numbers)
     write_parquet(path / "records.parquet", table)
     result = AuditResult(path, attacked, table, match, warnings, audited.void, audited.head.notes)
     write_json(path / _CONTENT, _content(audited, result, recipe, ceilings, key))

@@ -25,6 +25,7 @@ RANKS = {
     "accounting": 2,
     "power_law": 2,
     "realised": 2,
+    "stability": 3,
     "verdicts": 3,
     "published": 3,
     "required": 4,

@@ -403,3 +403,13 @@ def test_an_unfinished_folder_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"settings": {}}')
     with pytest.raises(InputError, match="there is none, or no cell is done yet"):
         write_report(tmp_path)
+
+
+def test_a_report_says_whether_attacks_and_seeds_agree(audited):
+    """48 shadows are too few for ranks at FPR 0.1: the report says so; tests/test_stability.py has the counts."""
+    blocks = [block for part in make_report(audited).sections for block in part.blocks]
+    assert any(
+        isinstance(block, str) and block.startswith("Stability over attacks: not resolved")
+        for block in blocks
+    )
+    assert "flagged_by" not in pd.read_parquet(audited / "records.parquet")

@@ -38,9 +38,11 @@ from jaxmia.report.shared import (
     settings_shown,
     white_box_of,
 )
+from jaxmia.report.stability import attacks_table
+from jaxmia.report.statement import statement_blocks
 from jaxmia.report.studies import Study, study_law_blocks, study_privacy_blocks
+from jaxmia.stability import flags_of_attacks
 from jaxmia.store import file_hash, load_json, load_table
-from jaxmia.verdicts import SIGNIFICANCE, Statement, statement_tests, why_no_test
 
 _ROC_FPRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of the table under the curves
 
@@ -372,6 +374,12 @@ def _of_records(audit: Audit) -> Iterator[Block]:
         " only; contents are not in this report."
     )
     yield from blocks_of_records(audit.members(), "records")
+    flags = flags_of_attacks(audit.path / "attack", list(audit.results["attack"].unique()), audit.fprs[0])
+    if len(flags) > 1:
+        member = read_npz(audit.path / "scores.npz", name="scores", required=("member",))["member"][0]
+        yield attacks_table(flags, member, audit.fprs[0])
+    else:
+        yield f"Stability over attacks: not resolved, too few shadows or attacks at FPR {audit.fprs[0]:g}."
     if "called" in audit.records:
         called = audit.records[audit.records["called"]]
         answers: dict[str, Value] = {
@@ -389,7 +397,7 @@ def _privacy(audit: Audit, context: ContextSettings, study: Study | None) -> Ite
             f"The controller states that the model was trained with {context.guarantee}. Nothing here checks the"
             " training; attacks can test it only if chance alone chose the members."
         )
-        yield from _under_ceiling(audit, context)
+        yield from statement_blocks(audit.of("row 0", "per_target"), context)
     else:
         yield "No differential privacy was stated: the model has no guarantee, and no ceiling but 1."
     if study is not None:
@@ -400,37 +408,6 @@ def _privacy(audit: Audit, context: ContextSettings, study: Study | None) -> Ite
         " 4, 1] over these records measures it, and “jaxmia report --study” takes it in."
     )
     yield bounds_table(audit.fprs, context.delta)
-
-
-def _under_ceiling(audit: Audit, context: ContextSettings) -> Iterator[Block]:
-    """The stated guarantee beside what each attack found in the model, and whether that contradicts it."""
-    refused = why_no_test(randomised=context.randomised, adjacency=context.adjacency)
-    if refused is not None:
-        yield f"The stated guarantee was not tested; {refused}."
-        return
-    statement = Statement(context.epsilon, context.delta, context.adjacency)
-    tested = statement_tests(audit.of("row 0", "per_target"), statement)
-    if tested.empty:
-        yield "The stated guarantee was not tested; no verdict: this model's non-members resolve none of the FPRs."
-        return
-    rows: list[tuple[Value, ...]] = []
-    for row in tested.to_dict("records"):
-        found = Measured(row["tpr"], row["tpr_low"], 1.0)
-        ceiling = Measured(row["ceiling"], form=".4f", status="bound")
-        verdict = "contradicted" if row["contradicted"] else "not contradicted"
-        high = Measured(row["fpr_high"], form=".4f", status="bound")
-        rows.append((row["attack"], f"{row['fpr']:g}", high, found, ceiling, verdict))
-    verdict = "contradicted" if tested["contradicted"].any() else "not contradicted"
-    columns = ("attack", "FPR", "FPR at most", "TPR, at least", "ceiling there", "the statement is")
-    yield Table(
-        f"The stated guarantee: {verdict} by these tests together",
-        columns,
-        tuple(rows),
-        f"One-sided exact intervals of both rates, corrected for {len(tested)} tests (attacks and FPRs): a true"
-        f" guarantee is called contradicted in at most {SIGNIFICANCE:.0%} of such audits. They take the members as"
-        " chosen by chance alone, as was stated, and the scores of different records in one model as independent. Not"
-        " contradicted says no more than that these attacks did not.",
-    )
 
 
 def _controls(audit: Audit, study: Study | None) -> Iterator[Block]:

@@ -37,6 +37,7 @@ from jaxmia.report.shared import (
     reproduction_table,
     white_box_of,
 )
+from jaxmia.report.stability import seeds_table
 from jaxmia.store import Cell, load_json, load_table, read_tables
 
 _CELL = ["dataset", "recipe", "classes", "shots", "epsilon"]
@@ -393,6 +394,9 @@ def _controls(study: Study, records: list[RecordsOf]) -> Iterator[Block]:
         rows.append((of_cell.name, *itertools.chain.from_iterable(pairs)))
     headings = [f"{word} TPR at FPR {fpr:g}" for fpr in study.fprs for word in ("mean", "largest")]
     yield Table("Repeated seeds: other pools and other members", ("cell and seed", *headings), tuple(rows))
+    stability = seeds_table(records)
+    if stability is not None:
+        yield stability
     if not is_private(study.results):
         yield "A head of known privacy under its ceiling: not run (the study has no private level)."
 
