@@ -6,9 +6,9 @@ examples of each class (r = 1/2, 1/4, 1/8), and in models that draw all other me
 (a) The simplified model of jaxmia.theory, where fresh draws have a closed form.
 (b) Linear heads on real features; a fresh draw takes its members from all other examples of the class.
 
-Columns: D and "parametric" TPR are means of per_example_vulnerability, whose s pools both sides by their number
-of models; D= weights both sides equally; "two deviations" is the TPR of Gaussians with the deviation of each
-side; "calibrated" is LiRA's z under Student-t p-values; "pooled" is LiRA under one threshold. "/ fresh" is the
+Columns: D and "parametric" TPR are means of per_example_vulnerability by method="gaussian", whose s pools both sides
+by their number of models; D= weights both sides equally; "two deviations" is the TPR of Gaussians with the deviation
+of each side; "calibrated" is LiRA's z at the FPR of each record; "pooled" is LiRA under one threshold. "/ fresh" is the
 median over targets of the ratio to fresh draws.
 """
 
@@ -241,7 +241,8 @@ def _measure(
 ) -> dict[str, float]:
     """Return the figures of one ensemble."""
     curves = [
-        per_example_vulnerability(scores, fpr, correction=correction, inclusion_rate=rate) for fpr in FPRS
+        per_example_vulnerability(scores, fpr, method="gaussian", correction=correction, inclusion_rate=rate)
+        for fpr in FPRS
     ]
     curve = curves[0]
     scale = 1.0 if rate is None or correction == "none" else math.sqrt(1 - rate)

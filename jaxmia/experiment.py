@@ -70,7 +70,7 @@ from jaxmia.store import (
 from jaxmia.tuning import Trial, Tuning, import_optuna, possible_settings, tune, tuned_settings
 from jaxmia.whitebox import check_methods, white_box_under
 
-_ROWS = 7  # raised when rows get other columns: cells are then assessed anew from their heads
+_ROWS = 8  # raised when rows get other columns: cells are then assessed anew from their heads
 
 _RECIPE = ("learning_rate", "batch_size", "steps", "clipping_norm", "noise_multiplier")
 
