@@ -106,7 +106,7 @@ def test_what_errors_are_over_survives_json():
 
 def records(shots, tprs):
     cell = {"dataset": "a", "recipe": "default", "classes": 2, "shots": shots, "seed": 0, "epsilon": np.inf}
-    return pd.DataFrame({"tpr": tprs, "status": "ok", "fpr": 0.1}).assign(**cell)
+    return pd.DataFrame({"tpr_drawn": tprs, "status": "ok", "fpr": 0.1}).assign(**cell)
 
 
 def test_saturated_quantiles_are_named_and_have_no_law_and_no_required_shots():
