@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import scipy.special
 from published_attacks import cut_to
 from scipy.stats import spearmanr
 
@@ -440,6 +441,30 @@ def test_audits_of_scikit_learn_s_heads_agree_with_its_re_trainings(benchmark, t
     )
     # 23 heads' non-members: as if each head's calls went together, the rate's standard error is at most 0.3 / sqrt(23).
     assert others < 0.1 + 3 * 0.3 / np.sqrt(23) < members
+
+
+def test_logits_of_scikit_learn_s_heads_are_those_of_their_probabilities(benchmark):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    module = benchmark("audit_agreement")
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(60, 4)), np.arange(60) % 3
+    for kind in module.HEADS:
+        model = module.outside_head(kind, 1.0).fit(x, labels)
+        shares = scipy.special.softmax(module.logits_of(model, x), axis=1)
+        np.testing.assert_allclose(shares, model.predict_proba(x), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_audits_of_scikit_learn_s_files_train_by_the_file(benchmark, tmp_path):
+    """One against the rest: of 96 records, rank correlation beyond chance by four standard errors."""
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("skops", reason="skops is not installed")
+    words = ["--shots", "16", "--classes", "3", "--outside", "64", "--models", "64", "--head", "one_vs_rest"]
+    benchmark("audit_agreement").main([*words, "--json", str(tmp_path / "rows.json")])
+    (row,) = rows_of(tmp_path / "rows.json")
+    assert row["rank correlation"] > 4 / np.sqrt(95)
+    facts = json.loads((tmp_path / "rows.json").read_text())
+    assert "link = one_vs_rest" in facts["trained with"]
 
 
 def test_whitebox_runs_below_every_ceiling(benchmark, tmp_path):
