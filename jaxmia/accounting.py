@@ -403,9 +403,9 @@ def _loss_interval(noise: float, sampling_rate: float, sensitivity: float) -> fl
     # loss is no more spread than that of the full batch, 1/noise. The cut keeps the exponential finite.
     chi = sampling_rate * math.sqrt(math.expm1(min(noise**-2, 50.0)))
     deviation = sensitivity * min(1 / noise, chi)
-    largest = max(
-        (10 + 0.5 / noise) / noise + math.log(sampling_rate), 0.0
-    )  # noise beyond 10 deviations is cut
+    # The largest loss, log(1 + q e^loss of the full batch), noise beyond 10 deviations cut: at small rates it is far
+    # above the deviation, and a grid as fine as that would take millions of points, hundreds of millions when composed.
+    largest = float(np.logaddexp(0.0, math.log(sampling_rate) + (10 + 0.5 / noise) / noise))
     return max(deviation / POINTS_PER_DEVIATION, largest / POINTS_PER_STEP)
 
 

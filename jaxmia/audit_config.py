@@ -13,8 +13,9 @@ from pydantic import Field
 from jaxmia._validate import InputError
 from jaxmia.accounting import MIN_DELTA
 from jaxmia.config import (
+    Attacks,
     AttackSettings,
-    Fpr,
+    Fprs,
     Settings,
     TrainSettings,
     describe_error,
@@ -178,13 +179,13 @@ class AuditConfig(Settings):
     """An audit of one head."""
 
     name: Annotated[str, Field(min_length=1)] = "audit"
-    attack: Annotated[tuple[AttackSettings, ...], Field(min_length=1, strict=False)] = (
+    attack: Attacks = (
         AttackSettings(name="lira"),
         AttackSettings(name="rmia"),
         AttackSettings(name="bavaria_t"),
         AttackSettings(name="threshold"),
     )
-    fpr: Annotated[tuple[Fpr, ...], Field(min_length=1, strict=False)] = (0.1, 0.01, 0.001)
+    fpr: Fprs = (0.1, 0.01, 0.001)
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     data: AuditDataSettings
     head: HeadSettings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import inspect
+import itertools
 import json
 import math
 import os
@@ -41,6 +42,18 @@ class Settings(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse repeats: every value has rows of its own, which would then count twice."""
+    twice = [value for value in values if values.count(value) > 1]
+    if twice:
+        raise ValueError(f"values must differ, but {twice[0]!r} stands there {len(twice)} times")
+    return values
+
+
+Different = pydantic.AfterValidator(_different)
+Fprs = Annotated[tuple[Fpr, ...], Field(min_length=1, strict=False), Different]
+
+
 def _ascending(ends: tuple[Any, Any]) -> tuple[Any, Any]:
     if ends[0] > ends[1]:
         raise ValueError(f"a range must be [lowest, highest], got [{ends[0]}, {ends[1]}]")
@@ -59,19 +72,19 @@ class DataSettings(Settings):
 class GridSettings(Settings):
     """The cells of the experiment: every combination of classes, shots and seeds."""
 
-    shots: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
+    shots: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False), Different]
     """S, training examples per class."""
-    classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, strict=False)]
+    classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, strict=False), Different]
     """C, number of classes; the largest classes are taken."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1, strict=False)] = (
-        0,
-    )
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1, strict=False), Different
+    ] = (0,)
     """All randomness of a cell follows from its seed."""
 
     @pydantic.field_validator("shots", "classes", "seeds")
     @classmethod
-    def _sorted_without_repeats(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(set(values)))
+    def _sorted(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(values))
 
 
 class ShadowSettings(Settings):
@@ -119,9 +132,11 @@ class TrainSettings(Settings):
     link: Literal["softmax", "one_vs_rest"] = "softmax"
     """"one_vs_rest", of newton: a head for each class against the rest, and their sigmoids normalised, as
     scikit-learn's OneVsRestClassifier."""
-    products: Literal["float32", "bfloat16"] = "float32"
-    """In what the two matrix products of a step multiply; they accumulate in float32. "bfloat16" takes about half of
-    the time where the processor has such arithmetic, and moves scores by less than a tenth of what a seed does."""
+    products: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
+    """In what the two matrix products of a step multiply; they accumulate in float32. "float32" is that on every
+    device; "tensorfloat32" keeps 10 bits where the device has such arithmetic (A100 and later). "bfloat16" takes about
+    half of the time where the processor has such arithmetic, and moves scores by less than a tenth of what a
+    seed does."""
     normalize: Literal["none", "unit", "standardize"] = "none"
     """Of candidates and test split alike: "unit" (every example to norm 1) or "standardize" (every dimension centred
     and scaled, then divided by sqrt(dim)): see jaxmia.features.normalized_pool."""
@@ -219,8 +234,15 @@ class PrivacySettings(Settings):
 
     @pydantic.field_validator("epsilon")
     @classmethod
-    def _sorted_without_repeats(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(sorted(set(values)))
+    def _named_apart(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        """Cells are named by six digits of their level: two that agree in these would share a folder."""
+        levels = tuple(sorted(values))
+        for low, high in itertools.pairwise(levels):
+            if f"{low:g}" == f"{high:g}":
+                raise ValueError(
+                    f"levels must differ in their first six digits, but {low!r} and {high!r} do not"
+                )
+        return levels
 
     @pydantic.field_validator("epsilon", mode="before")
     @classmethod
@@ -288,7 +310,21 @@ class AttackSettings(pydantic.BaseModel):
         known = [key for key in parameters if key not in ("scores", "features")]  # these come with the data
         for option in self.options:
             check_choice(f"option of attack {self.name!r}", option, known)
+        types = typing.get_type_hints(attacks.REGISTRY[self.name])
+        for option, value in self.options.items():
+            try:
+                pydantic.TypeAdapter(types[option], config={"strict": True}).validate_python(value)
+            except pydantic.ValidationError as error:
+                rule = error.errors(include_url=False)[0]["msg"].removeprefix("Input should ")
+                raise ValueError(f"option {option}={value!r} of attack {self.name!r} must {rule}") from None
         return self
+
+    @property
+    def full_options(self) -> dict[str, Any]:
+        """With the defaults of those that are not given: attacks of equal ones say the same."""
+        parameters = inspect.signature(attacks.REGISTRY[self.name]).parameters
+        known = {name: each.default for name, each in parameters.items() if each.default is not each.empty}
+        return {**known, **self.options}
 
     @property
     def options(self) -> dict[str, AttackOption]:
@@ -302,17 +338,33 @@ class AttackSettings(pydantic.BaseModel):
         return f"{self.name}({options})" if options else self.name
 
 
+def _different_attacks(entries: tuple[AttackSettings, ...]) -> tuple[AttackSettings, ...]:
+    """Refuse an attack that stands there twice: its rows would count twice, and errors of laws shrink."""
+    for first, second in itertools.combinations(entries, 2):
+        if (first.name, first.full_options) == (second.name, second.full_options):
+            labels = dict.fromkeys((first.label, second.label))
+            raise ValueError(f"attacks must differ, but {' and '.join(labels)} stands there twice")
+    return entries
+
+
+Attacks = Annotated[
+    tuple[AttackSettings, ...],
+    Field(min_length=1, strict=False),
+    pydantic.AfterValidator(_different_attacks),
+]
+
+
 class ExperimentConfig(Settings):
     """One experiment: a grid of cells, each an ensemble under attack."""
 
     name: Annotated[str, Field(min_length=1)] = "experiment"
-    attack: Annotated[tuple[AttackSettings, ...], Field(min_length=1, strict=False)] = (
+    attack: Attacks = (
         AttackSettings(name="lira"),
         AttackSettings(name="threshold"),
     )
     evaluation: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("pooled", "calibrated")
     """Which pairs share a threshold: see jaxmia.evaluation.tpr_at_fpr."""
-    fpr: Annotated[tuple[Fpr, ...], Field(min_length=1, strict=False)] = (0.1, 0.01, 0.001)
+    fpr: Fprs = (0.1, 0.01, 0.001)
     correction: Literal["none", "finite_pool"] = "none"
     """Of per-example vulnerability: "finite_pool" multiplies D by sqrt(1 - inclusion rate). Attacks know none."""
     data: DataSettings = DataSettings()
@@ -431,13 +483,14 @@ class DatasetSettings(DataSettings):
     name: Name
     features: str
     """"demo" or the path of an .npz, from the file's folder; ~ is the home folder."""
-    classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...] | None, Field(min_length=1, strict=False)] = (
-        None
-    )
+    classes: (
+        Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, strict=False), Different]
+        | None
+    ) = None
     """C of this set, where the grid's do not fit."""
-    shots: Annotated[tuple[Positive, ...] | None, Field(min_length=1, strict=False)] = None
+    shots: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False), Different] | None = None
     """S of this set, where the grid's do not fit."""
-    recipes: Annotated[tuple[Name, ...] | None, Field(min_length=1, strict=False)] = None
+    recipes: Annotated[tuple[Name, ...], Field(min_length=1, strict=False), Different] | None = None
     """Recipes that train on this set, where not all fit: a conv net needs pixels."""
     optional: bool = False
     """Whether the sweep goes on without the set if its file is absent."""

@@ -55,7 +55,7 @@ def from_params(params: Params) -> Float[Array, "*models rest inputs"]:
     """V = Qᵀ [kernel, bias] of heads, with or without an axis of models before."""
     kernel, bias = params["params"]["kernel"], params["params"]["bias"]
     whole = jnp.concatenate([kernel, bias[..., None]], axis=-1)
-    return jnp.asarray(basis(kernel.shape[-2])).T @ whole
+    return jnp.matmul(jnp.asarray(basis(kernel.shape[-2])).T, whole, precision=jax.lax.Precision.HIGHEST)
 
 
 def to_params(head: Float[Array, "rest inputs"]) -> Params:

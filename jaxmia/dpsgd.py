@@ -62,6 +62,7 @@ def clipped_gradient_sum(
     sampled: Bool[Array, "examples"],
     *,
     clipping_norm: float | Array,
+    precision: jax.lax.Precision | None = None,
 ) -> SplitHead:
     """Sum of the sampled examples' clipped cross-entropy gradients, for a linear head with bias.
 
@@ -73,15 +74,20 @@ def clipped_gradient_sum(
         features: of all examples.
         sampled: the examples of this step.
         clipping_norm: c.
+        precision: as of jaxmia.heads.product.
     """
     room = 1.0
     if features.dtype == jnp.bfloat16:
         # Rounding by a share u enlarges a gradient by that of its norm, and the last class's part, a sum of C - 1
         # rounded ones, by u times their absolute sum, at most sqrt(C - 1) of the norm: the clip makes room for both.
         room -= float(jnp.finfo(features.dtype).eps) / 2 * (1 + math.sqrt(errors.shape[0]))
+    elif precision == jax.lax.Precision.HIGH:
+        # TensorFloat-32 keeps 10 bits, of weights and features alike, and may cut the others off: each by 2^-10.
+        share = (1 + 2.0**-10) ** 2 - 1
+        room -= share * (1 + math.sqrt(errors.shape[0]))
     scale = jnp.minimum(1.0, room * clipping_norm / _gradient_norms(errors, features))
     weighted = errors * jnp.where(sampled, scale, 0.0)
-    return gradient_sum(jnp.where(jnp.isnan(weighted), 0.0, weighted), features)
+    return gradient_sum(jnp.where(jnp.isnan(weighted), 0.0, weighted), features, precision)
 
 
 def clipped_squares(

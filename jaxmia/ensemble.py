@@ -167,7 +167,9 @@ def train_ensemble(
         )
         if directions is not None:
             kernel = params["params"]["kernel"][..., :num_examples]
-            params["params"]["kernel"] = jnp.einsum("mce,ed->mcd", kernel, directions)
+            params["params"]["kernel"] = jnp.einsum(
+                "mce,ed->mcd", kernel, directions, precision=jax.lax.Precision.HIGHEST
+            )
         kept = min(size, num_models - start)
         squares = None if squares is None else squares[:, :num_examples]
         trained = jax.block_until_ready((params, squares))

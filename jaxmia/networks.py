@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any, cast
 
@@ -37,12 +38,13 @@ class HiddenLayers(nn.Module):
     @nn.compact
     def __call__(self, inputs: Float[Array, "examples *places dim"]) -> Float[Array, "classes examples"]:
         """Logits of every class for every example, class-major as those of LinearHead."""
+        dense = functools.partial(nn.Dense, precision=jax.lax.Precision.HIGHEST)  # float32 on every device
         values = inputs
         for place, width in enumerate(self.widths):
             start = nn.initializers.normal(1.0) if place == 0 else _scaled(2.0)
-            values = nn.relu(nn.Dense(width, kernel_init=start, name=f"hidden_{place}")(values))
+            values = nn.relu(dense(width, kernel_init=start, name=f"hidden_{place}")(values))
             values = values.reshape(len(values), -1)
-        return nn.Dense(self.num_classes, kernel_init=_scaled(1.0), name="logits")(values).T
+        return dense(self.num_classes, kernel_init=_scaled(1.0), name="logits")(values).T
 
 
 @dataclasses.dataclass(frozen=True)

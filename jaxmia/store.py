@@ -60,10 +60,11 @@ _FORMAT = 2  # 2: cells have an epsilon
 _SWEEP_FORMAT = "sweep 1"
 _ORDER = ("dataset", "recipe", "classes", "shots", "seed", "epsilon")  # of rows from several files
 TABLES = ("results", "per_example", "controls")
-_PACKAGES = ("jaxmia", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+_PACKAGES = ("jaxmia", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "dp-accounting", "jax-privacy")
 _HEADS = "heads.msgpack"  # in the part folder of one of several processes
 _PART = re.compile(r"models-(\d+)-(\d+)")
 _RECORD = "cell.json"
+_TRACE = "traceback.txt"
 _TUNING = "tuning.json"
 _HASH = ".sha256"
 _LOCK = ".lock"
@@ -314,17 +315,31 @@ class RunFolder:
 
         Raises:
             DamagedError: if the checkpoint is not what was saved (orbax itself notices neither every flipped bit nor
-                every file that is missing), or cannot be read.
+                every file that is missing).
+            InputError: if it cannot be read for another reason (no permission, no memory, ...): it may be whole.
         """
         path = self._part_path(cell, models)
         name, hash_path = f"the checkpoint {'/'.join(path.parts[-2:])}", path.with_suffix(_HASH)
-        if hash_path.is_file() and hash_path.read_text() != _folder_hash(path):
-            raise DamagedError(f"{name} was damaged (its files are not those that were saved)")
+        vouched = False
         try:
+            if hash_path.is_file():
+                vouched = hash_path.read_text() == _folder_hash(path)
+                if not vouched:
+                    raise DamagedError(f"{name} was damaged (its files are not those that were saved)")
             return _restore(path, template)
+        except DamagedError:
+            raise
         except Exception as error:  # of whatever kind: tensorstore, JSON, zlib, ...
             reason = str(error).partition("\n")[0][:60]
-            raise DamagedError(f"{name} was damaged ({type(error).__name__}: {reason})") from error
+            said = f"{type(error).__name__}: {reason}"
+            # What its hash vouches for is whole; so may be what the system or the device did not hand out.
+            outside = isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError))
+            if vouched or outside:
+                raise InputError(
+                    f"{name} could not be read ({said}); it is left as it is:"
+                    " mend that and go on with --resume."
+                ) from error
+            raise DamagedError(f"{name} was damaged ({said})") from error
 
     def save_scores(
         self, cell: Cell, models: tuple[int, int], arrays: Mapping[str, Shaped[np.ndarray, "models ..."]]
@@ -357,7 +372,8 @@ class RunFolder:
         self, cell: Cell, key: str, tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Write a cell's rows, then its record, and return that: a record stands only for rows that are there."""
-        self._record_path(cell).unlink(missing_ok=True)
+        for old in (self._record_path(cell), self.trace_path(cell)):
+            old.unlink(missing_ok=True)
         for name in TABLES:
             write_parquet(self._rows_path(cell, name), tables[name])
         rows = {name: file_hash(self._rows_path(cell, name)) for name in TABLES}
@@ -367,15 +383,31 @@ class RunFolder:
             path.unlink()
         return record
 
-    def fail_cell(self, cell: Cell, error: str) -> None:
-        """Record that computing a cell failed, and why; rows that it had are of no use any more."""
+    def fail_cell(self, cell: Cell, error: str, trace: str = "") -> None:
+        """Record that computing a cell failed, and why; rows that it had are of no use any more.
+
+        Args:
+            cell: which.
+            error: in one line.
+            trace: Python's traceback, if there is one: into a file beside the record.
+        """
         self.discard_rows(cell)
         self._record_path(cell).parent.mkdir(parents=True, exist_ok=True)
+        if trace:
+            write_text(self.trace_path(cell), trace)
         write_json(self._record_path(cell), {"error": error, "failed": now()})
+
+    def trace_path(self, cell: Cell) -> pathlib.Path:
+        """Where the traceback of a cell that failed lies."""
+        return self._cell_path(cell) / _TRACE
 
     def discard_rows(self, cell: Cell) -> None:
         """Remove a cell's rows and record; its heads stay."""
-        for path in (self._record_path(cell), *(self._rows_path(cell, name) for name in TABLES)):
+        for path in (
+            self._record_path(cell),
+            self.trace_path(cell),
+            *(self._rows_path(cell, name) for name in TABLES),
+        ):
             path.unlink(missing_ok=True)
 
     def assemble(self, name: str, cells: Iterable[Cell]) -> pd.DataFrame:

@@ -167,6 +167,7 @@ class Outcome:
     Attributes:
         status: "done"; "failed", and the others can go on; or "stop": the others would fail as well.
         error: why, in one line.
+        trace: Python's traceback of that.
         heads_trained: in this call.
         seconds_training: of the cell.
         seconds_attacking: of the cell.
@@ -175,6 +176,7 @@ class Outcome:
 
     status: Literal["done", "failed", "stop"]
     error: str = ""
+    trace: str = ""
     heads_trained: int = 0
     seconds_training: float = 0.0
     seconds_attacking: float = 0.0
@@ -331,8 +333,11 @@ class _Sweep:
                 progress.note(f"{name}: {line}")
             self.heads_trained += outcome.heads_trained
             if outcome.status == "failed":
-                self.folder.study(*task.names).fail_cell(task.cell, outcome.error)
+                study = self.folder.study(*task.names)
+                study.fail_cell(task.cell, outcome.error, outcome.trace)
                 failures.append(Failure(*task.names, str(task.cell), outcome.error))
+                if outcome.trace:
+                    progress.note(f"{name}: the traceback is in {study.trace_path(task.cell)}")
             seconds = outcome.seconds_training + outcome.seconds_attacking
             said = f"{seconds:.2f} s" if outcome.status == "done" else f"failed: {outcome.error}"
             progress.cell(
@@ -347,10 +352,8 @@ class _Sweep:
 
     def finish(self, *, changed: bool) -> dict[LawOf, PowerLawFit]:
         """Fit the laws to what is there and, if anything changed, write them and the manifest."""
-        try:
-            laws = load_laws(self.folder.path)
-        except InputError:  # every cell failed
-            laws = {}
+        anything = any(self.folder.path.glob("results/*.parquet"))
+        laws = load_laws(self.folder.path) if anything else {}  # unless every cell failed
         if changed or not self.folder.is_finished:
             self.folder.write_json("power_law.json", laws_to_json(laws))
             self.folder.finish(self.studies, left_out=[each._asdict() for each in self.left_out])
@@ -370,9 +373,12 @@ def compute_cell(data: FeatureSet, study: Study, task: CellTask) -> Outcome:
     except Exception as error:  # the sweep goes on, whatever the reason
         if is_disk_full(error):
             return Outcome("stop", _disk_full(task.out))
-        return Outcome("failed", _one_line(error), run.heads_trained)
+        return Outcome(
+            "failed", _one_line(error), "".join(traceback.format_exception(error)), run.heads_trained
+        )
     return Outcome(
         "done",
+        "",
         "",
         run.heads_trained,
         record["seconds_training"],

@@ -33,7 +33,7 @@ from jaxmia.networks import Network
 OPTIMIZERS = ("adam", "sgd", "newton")
 SCHEDULES = ("constant", "cosine")
 SAMPLINGS = ("shared", "independent", "poisson")
-PRODUCTS = ("float32", "bfloat16")
+PRODUCTS = ("float32", "tensorfloat32", "bfloat16")
 CLASS_WEIGHTS = ("none", "balanced")
 LINKS = ("softmax", "one_vs_rest")
 
@@ -63,8 +63,9 @@ class TrainConfig:
         private: train by DP-SGD (jaxmia.dpsgd), on the full batch or by Poisson sampling.
         odometer: of private training on the full batch: also sum each member's squared clipped gradient norms over the
             steps, for jaxmia.accounting.individual_mu.
-        products: dtype in which the two matrix products of a step multiply, "float32" or "bfloat16"; they accumulate in
-            float32, and everything else is float32.
+        products: dtype in which the two matrix products of a step multiply: "float32" on every device; "tensorfloat32",
+            float32 with 10 bits where the device has such arithmetic; or "bfloat16". They accumulate in float32, and
+            everything else is float32.
         network: what is trained from random parameters, by ordinary training in float32; None for a linear head from
             zero.
     """
@@ -190,11 +191,20 @@ def check_hyperparams(hyper: Hyperparams, config: TrainConfig) -> None:
     """Refuse settings that training would ignore or that make private training void; on the host.
 
     Raises:
-        InputError: for a sampling rate outside (0, 1] or without Poisson sampling; for a clipping norm or noise
-            multiplier that is missing or out of range in private training, or given without it; for steps outside
-            1 .. config.steps; for "newton" without a ridge above 0 or with what it has no use for, and for a ridge
-            without it.
+        InputError: for a learning rate or weight decay that is negative or not finite, or a momentum outside [0, 1);
+            for networks with steps or a value for each model; for a sampling rate outside (0, 1] or without Poisson
+            sampling; for a clipping norm or noise multiplier that is missing or out of range in private training, or
+            given without it; for steps outside 1 .. config.steps; for "newton" without a ridge above 0 or with what
+            it has no use for, and for a ridge without it.
     """
+    _check_ranges(hyper)
+    if config.network is not None:
+        check(
+            hyper.steps is None, "steps", hyper.steps, "be None for a network, which takes TrainConfig.steps"
+        )
+        for name in ("learning_rate", "momentum", "weight_decay"):
+            value = getattr(hyper, name)
+            check(np.ndim(value) == 0, name, value, "be one number: networks of an ensemble share it")
     newton, ridge = config.optimizer == "newton", hyper.ridge
     if newton:
         given = ridge is not None and all(0 < each < math.inf for each in _each(ridge))
@@ -224,6 +234,15 @@ def check_hyperparams(hyper: Hyperparams, config: TrainConfig) -> None:
     else:
         check(clip is None, "clipping_norm", clip, "be None unless private=True")
         check(noise is None, "noise_multiplier", noise, "be None unless private=True")
+
+
+def _check_ranges(hyper: Hyperparams) -> None:
+    for name in ("learning_rate", "weight_decay"):
+        value = getattr(hyper, name)
+        fits = value is None or all(0 <= each < math.inf for each in _each(value))
+        check(fits, name, value, "be a finite number of at least 0")
+    fits = all(0 <= each < 1 for each in _each(hyper.momentum))
+    check(fits, "momentum", hyper.momentum, "be at least 0 and below 1")
 
 
 def check_class_weights(class_weight: str | tuple[float, ...], num_classes: int) -> None:
@@ -301,7 +320,8 @@ def train_head(
     importance = example_weights(member, labels, num_classes, config.class_weight)
     one_hot = jax.nn.one_hot(labels, num_classes, axis=0, dtype=features.dtype)[:-1]
     optimizer = make_optimizer(hyper, config)
-    inputs = features if config.products == "float32" else features.astype(config.products)
+    inputs = features.astype(jnp.bfloat16) if config.products == "bfloat16" else features
+    precision = jax.lax.Precision.HIGH if config.products == "tensorfloat32" else None
     num_examples = features.shape[0]
     # The expected number of members in a batch: a realised count would weigh examples unevenly. An independent batch
     # has always the same.
@@ -319,13 +339,13 @@ def train_head(
     ) -> tuple[SplitHead, Array | None]:
         """Weighted or clipped sum of the gradients of these rows, and their squared norms for the odometer."""
         batch = inputs[rows]
-        errors = logit_errors(head, batch, one_hot[:, rows])
+        errors = logit_errors(head, batch, one_hot[:, rows], precision)
         if not config.private:
             own = weight if importance is None else weight[rows]
-            return gradient_sum(errors * (counted.astype(errors.dtype) * own), batch), None
+            return gradient_sum(errors * (counted.astype(errors.dtype) * own), batch, precision), None
         clip = {"clipping_norm": cast(Any, hyper.clipping_norm)}
         squares = clipped_squares(errors, batch, counted, **clip) if config.odometer else None
-        return clipped_gradient_sum(errors, batch, counted, **clip), squares
+        return clipped_gradient_sum(errors, batch, counted, **clip, precision=precision), squares
 
     def in_blocks(
         head: SplitHead, rows: Int[Array, "rows"], counted: Array, size: int

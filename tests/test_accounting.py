@@ -14,7 +14,7 @@ from references_accounting import (
 )
 from scipy import stats
 
-from jaxmia import membership
+from jaxmia import accounting, membership
 from jaxmia._validate import InputError
 from jaxmia.accounting import (
     ADJACENCY_OF_DESIGN,
@@ -350,3 +350,14 @@ RECIPE = {"sampling_rate": 0.5, "steps": 10}
 def test_bad_arguments_are_refused(call, match):
     with pytest.raises(InputError, match=match):
         call()
+
+
+@pytest.mark.parametrize(("rate", "steps"), [(1e-5, 10**6), (1e-4, 10**5)])
+def test_many_steps_at_a_small_rate_stay_small(rate, steps):
+    """The grid of one step is bounded; epsilon lies above the central limit's and below Rényi's."""
+    step = accounting._loss_interval(1.0, rate, 1.0)
+    assert math.log1p(rate * math.exp(10.5)) / step <= 20_001
+    epsilon = dp_epsilon(noise_multiplier=1.0, sampling_rate=rate, steps=steps, delta=1e-5)
+    limit = gaussian_epsilon(1e-5, rate * math.sqrt(steps * math.expm1(1.0)))
+    accountant = dp_accounting.rdp.RdpAccountant().compose(event(1.0, rate, steps))
+    assert limit < epsilon < accountant.get_epsilon(1e-5)

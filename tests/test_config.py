@@ -61,7 +61,7 @@ def test_overrides_take_toml_values_and_bare_words(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text("[grid]\nshots = [8]\nclasses = [2]\n")
     config = load_config(
-        path, ["train.steps=7", "train.optimizer=sgd", "grid.seeds=[2, 1, 1]", "train.batch_size=5"]
+        path, ["train.steps=7", "train.optimizer=sgd", "grid.seeds=[2, 1]", "train.batch_size=5"]
     )
     recipe = recipe_for(config, classes=2, shots=8)
     assert recipe.config == TrainConfig("sgd", "constant", 7, 5)
