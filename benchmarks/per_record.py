@@ -156,20 +156,25 @@ def _group(
         attained = float(np.mean(called[member]))
         low, high = curve.worst
         row = {
-            "one deviation": gaussian.tpr.mean() / truth.mean(),
-            "residuals": curve.tpr.mean() / truth.mean(),
+            "one deviation": _ratio(gaussian.tpr.mean(), truth.mean()),
+            "residuals": _ratio(curve.tpr.mean(), truth.mean()),
             "error": np.sqrt(np.mean((curve.tpr - truth) ** 2)),
             "error, one deviation": np.sqrt(np.mean((gaussian.tpr - truth) ** 2)),
             "realised FPR": np.mean(called[~member]) / curve.fpr,
-            "TPR of thresholds": attained / truth.mean(),
-            "attained": np.nanmean(curve.tpr_attained) / attained,
+            "TPR of thresholds": _ratio(attained, truth.mean()),
+            "attained": _ratio(np.nanmean(curve.tpr_attained), attained),
             "own interval": np.mean((curve.tpr_low <= truth) & (truth <= curve.tpr_high)),
             "worst covered": low <= truth.max() <= high,
         }
         for level in QUANTILES:
-            row[f"q{level:g}"] = np.quantile(curve.tpr_drawn, level) / np.quantile(truth, level)
+            row[f"q{level:g}"] = _ratio(np.quantile(curve.tpr_drawn, level), np.quantile(truth, level))
         rows.append(row)
     return rows
+
+
+def _ratio(value: float, truth: float) -> float:
+    """NaN where the truth is 0."""
+    return value / truth if truth > 0 else float("nan")
 
 
 if __name__ == "__main__":

@@ -538,3 +538,19 @@ def test_flips_agree_with_trainings(benchmark, tmp_path):
     medians = {(row["hessian"], row["flip"]): row["50%"] for row in rows}
     for flip in ("remove", "add"):
         assert medians["model", flip] < medians["pool", flip] < 1
+
+
+def test_per_record_compares_estimates_with_heads_that_did_not_make_them(benchmark, tmp_path, capsys):
+    per_record = benchmark("per_record")
+    scores = tmp_path / "scores.npz"
+    arguments = ["--classes", "3", "--shots", "8", "--truth", "400", "--heads", "64", "--shadows", "32"]
+    for _ in range(2):  # the second time from the scores that are there
+        per_record.main([*arguments, "--scores", str(scores), "--json", str(tmp_path / "rows.json")])
+        rows = rows_of(tmp_path / "rows.json")
+    assert [row["FPR"] for row in rows] == [0.1, 0.01, 0.001]
+    assert rows[0]["residuals"] == pytest.approx(1, abs=0.1)
+    assert rows[0]["realised FPR"] == pytest.approx(1, abs=0.2)
+    per_record.main([*arguments, "--noise", "32", "--json", str(tmp_path / "noise.json")])
+    noise = rows_of(tmp_path / "noise.json")
+    assert noise[0]["true"] == pytest.approx(0.1, abs=0.01)
+    assert "K" in capsys.readouterr().out
