@@ -339,3 +339,10 @@ def test_bad_outputs_are_named(capsys, monkeypatch, place, name, outputs, messag
     code, _, err = jaxmia(capsys, "audit", place / "audit.toml", *words)
     assert (code, err.count("\n")) == (2, 1)
     assert message in err
+
+
+@pytest.mark.parametrize("override", ["fpr=[0.1,0.1]", 'attack=["lira","lira"]'])
+def test_entries_that_stand_twice_are_refused(capsys, place, override):
+    code, _, err = jaxmia(capsys, "audit", place / "audit.toml", "--out", place / "twice", "--set", override)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "twice" in err or "2 times" in err or "differ" in err, err
