@@ -27,7 +27,7 @@ from scipy.stats import norm
 from jaxmia._validate import check, check_fpr
 from jaxmia.compilation import in_float32
 from jaxmia.contrasts import basis, curvature, errors, from_params, penalties, with_bias
-from jaxmia.converged import converged_head
+from jaxmia.converged import ABSENT, converged_head
 from jaxmia.features import FeatureSet, in_span
 from jaxmia.influence import (
     added,
@@ -42,7 +42,6 @@ from jaxmia.scores import log_odds
 
 _ITERATIONS = 30
 _ENOUGH = 3e-3  # change of the blocks, against the largest, and of the head, against its norm
-_ABSENT = 1e-3  # share of heads without some class, whose biases have no bound
 _COMPARED = 0.9  # fluctuation up to which the figures were compared with shadows': docs/frontier.md
 
 
@@ -185,7 +184,7 @@ def analytic_vulnerability(
 
 def _warnings(change: float, fluctuation: float, absent: float) -> Sequence[str]:
     warnings = []
-    if absent > _ABSENT:
+    if absent > ABSENT:
         warnings.append(
             f"A share of {absent:.2g} of all heads has no member of some class, and log-odds of it without bound:"
             " estimates leave such heads out."

@@ -31,6 +31,7 @@ from jaxmia.audit_rows import ceilings_of, lira_ratio, record_rows, warnings_of_
 from jaxmia.audit_shadows import WEIGHTS, Trainer, open_folder, shadow_scores, shadows_key
 from jaxmia.config import TrainSettings
 from jaxmia.contrasts import objective_ridge
+from jaxmia.converged import unbounded_note
 from jaxmia.ensemble import ShadowEnsemble
 from jaxmia.external import ExternalScores
 from jaxmia.head_recipe import shadows_recipe
@@ -161,12 +162,14 @@ def _attacked_and_written(
     ceilings = ceilings_of(config, recipe.guarantee)
     table = record_rows(config, records, audited.own.log_odds, stacked, ceilings)
     ratio = lira_ratio(stacked)
+    free = recipe.config.optimizer == "newton" and recipe.config.intercept
     aside = _forget_earlier(path, content_key([key, audited.own.log_odds.tolist()]))
     warnings = (
         *audited.notes,
         *aside,
         *warnings_before(config, records, audited.own.log_odds),
         *warnings_after(records, ratio, mismatch=match.mismatch, limit=MISMATCH),
+        *(unbounded_note(shadows["member"], records.data.labels) if free else ()),
         *warnings_of_rows(table, ceilings, private_shadows=recipe.guarantee is not None),
     )
     attacked = _attacked(audited, stacked, path)

@@ -5,6 +5,10 @@ two classes, for which scikit-learn has one row of weights, the penalty is that 
 So it is the objective of scikit-learn's LogisticRegression with C = 1 / ridge, whatever the number of classes. Every
 product is one with features that all models share, so that under vmap a step of all heads is two large matrix products,
 as in ordinary training.
+
+The bias of a class without a member has no minimum: it falls until the gradient is below the tolerance, which is then
+what log-odds of that class's records tell. So such heads are counted and said (unbounded_note); they train on, since
+the records of other classes are scored as ever.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmia.contrasts import basis, from_params, objective_ridge, penalties, to_params, with_bias
@@ -23,6 +28,7 @@ _FORCING = (
 )
 _SYSTEM_STEPS = 500  # of conjugate gradients at most
 _HALVINGS = 12  # of a step that overshoots
+ABSENT = 1e-3  # share of heads without some class, whose biases have no bound, beyond which it is said
 
 
 class _State(NamedTuple):
@@ -216,6 +222,21 @@ def stationarity(
         penalty = penalties(ridge, len(logits), inputs)
         total = (directions.T @ (weights * counted)) @ inputs + penalty * head
     return jnp.linalg.norm(total) / _scale(counted, inputs)
+
+
+def unbounded_note(
+    member: Bool[np.ndarray, "models examples"], labels: Int[np.ndarray, "examples"]
+) -> list[str]:
+    """A line if more than a share ABSENT of heads with an intercept have no member of some class."""
+    present = member.astype(np.float32) @ (labels[:, None] == np.unique(labels)).astype(np.float32)
+    lacking = int(np.count_nonzero((present == 0).any(axis=1)))
+    if lacking <= ABSENT * len(member):
+        return []
+    return [
+        f"{lacking} of {len(member)} heads have no member of some class: its bias has no bound, and log-odds of its"
+        " records are what the tolerance makes them. More records of each class avoid it, intercept = false, or in"
+        " runs shadows.design = 'fixed_size'."
+    ]
 
 
 def _scale(counted: Float[Array, "examples"], inputs: Float[Array, "examples inputs"]) -> Float[Array, ""]:

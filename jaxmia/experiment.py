@@ -33,6 +33,7 @@ from jaxmia.assess import (
 from jaxmia.auditing import median_epsilon_lower_bound
 from jaxmia.config import ExperimentConfig, load_config, parse_config
 from jaxmia.contrasts import objective_ridge
+from jaxmia.converged import unbounded_note
 from jaxmia.counterfactual import paired_scores
 from jaxmia.ensemble import ShadowEnsemble, empty_heads, join_ensembles, train_ensemble
 from jaxmia.evaluation import AttackResult
@@ -209,7 +210,8 @@ class GridRun:
             with grid_progress(console, sum((self.work(cell) for cell in todo), 0.0)) as bar:
                 _say(console, damaged)
                 for cell in todo:
-                    _say(console, self.compute(cell, bar)["repaired"])
+                    record = self.compute(cell, bar)
+                    _say(console, [*record["repaired"], *(f"{cell}: {line}" for line in record["notes"])])
             self.folder.assemble("per_example", self.folder.cells)
             self.folder.assemble("controls", self.folder.cells)
             results = self.folder.assemble("results", self.folder.cells)
@@ -318,10 +320,13 @@ class GridRun:
         settings, self.seconds_tuning = self.config.shadows, 0.0
         recipe = self.recipe(cell)
         pool = draw_pool(self.config, self.data, cell, self.statistics)
+        masks = self.masks(cell_keys(cell.seed), pool, (0, settings.models))
+        notes: list[str] = []
+        if recipe.config.optimizer == "newton" and recipe.config.intercept:
+            notes = unbounded_note(np.asarray(masks.member), pool.data.labels)
         repaired: list[str] = []
         scored, weights_under = self.scores(cell, pool, bar, repaired)
         ready = time.perf_counter()
-        masks = self.masks(cell_keys(cell.seed), pool, (0, settings.models))
         inclusion_rate = 1 / settings.pool_multiplier
         prior: dict[str, np.ndarray] = {}
         if needs_prior(self.config.attack):
@@ -395,6 +400,7 @@ class GridRun:
             "recipe": {name: None if pd.isna(facts[name]) else facts[name] for name in _RECIPE}
             | self.origins(),
             "repaired": repaired,
+            "notes": notes,
             "heads_trained": self.heads_trained - trained_before,
             "seconds_training": round(self.seconds_training, 3),
             "seconds_attacking": round(time.perf_counter() - ready, 3),

@@ -171,7 +171,7 @@ class Outcome:
         heads_trained: in this call.
         seconds_training: of the cell.
         seconds_attacking: of the cell.
-        repaired: damaged checkpoints that were made anew.
+        notes: damaged checkpoints that were made anew, and what may mislead in the cell's rows.
     """
 
     status: Literal["done", "failed", "stop"]
@@ -180,7 +180,7 @@ class Outcome:
     heads_trained: int = 0
     seconds_training: float = 0.0
     seconds_attacking: float = 0.0
-    repaired: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def run_sweep(
@@ -329,7 +329,7 @@ class _Sweep:
             name = f"{'/'.join(task.names)}/{task.cell}"
             if outcome.status == "stop":
                 raise SweepStoppedError(f"{name}: {outcome.error}")
-            for line in outcome.repaired:
+            for line in outcome.notes:
                 progress.note(f"{name}: {line}")
             self.heads_trained += outcome.heads_trained
             if outcome.status == "failed":
@@ -383,7 +383,7 @@ def compute_cell(data: FeatureSet, study: Study, task: CellTask) -> Outcome:
         run.heads_trained,
         record["seconds_training"],
         record["seconds_attacking"],
-        tuple(record["repaired"]),
+        (*record["repaired"], *record["notes"]),
     )
 
 

@@ -10,7 +10,7 @@ import scipy.special
 from jaxmia._validate import InputError
 from jaxmia.config import parse_config
 from jaxmia.contrasts import basis, curvature, errors, from_params, to_params
-from jaxmia.converged import stationarity
+from jaxmia.converged import stationarity, unbounded_note
 from jaxmia.ensemble import train_ensemble
 from jaxmia.features import feature_set
 from jaxmia.membership import MembershipMasks, draw_membership
@@ -252,6 +252,18 @@ def test_chunks_and_models_of_their_own_ridge_change_nothing():
     np.testing.assert_allclose(
         alone.params["params"]["kernel"][0], whole.params["params"]["kernel"][4], atol=1e-5
     )
+
+
+def test_heads_without_a_class_are_said_as_their_bias_is_what_the_tolerance_makes_it():
+    pool = small_pool(examples=30)
+    member = np.stack([pool.labels != 2, np.arange(30) < 15])
+    masks = MembershipMasks(jnp.asarray(member), jnp.arange(2), "bernoulli", 0.5)
+    bias = np.asarray(trained(pool, masks, 0.1).params["params"]["bias"])
+    assert bias[0, 2] < -8 < bias[1].min()
+    (line,) = unbounded_note(member, pool.labels)
+    assert line.startswith("1 of 2 heads have no member of some class: its bias has no bound")
+    assert unbounded_note(member[1:], pool.labels) == []
+    assert unbounded_note(np.arange(2000)[:, None] % 1000 > 0, np.zeros(1, int)) == []  # up to a thousandth
 
 
 def test_contrasts_are_the_softmaxs_own_coordinates():

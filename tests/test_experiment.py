@@ -514,3 +514,16 @@ def test_attacks_on_heads_at_their_minimum_are_refused_for_others(attack, tmp_pa
     monkeypatch.setattr(experiment, "train_ensemble", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(InputError, match=r"train.optimizer='adam' must be 'newton'"):
         run_experiment(SETTINGS | {"attack": [attack]}, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("intercept", "design"), [(True, "bernoulli"), (False, "bernoulli"), (True, "fixed_size")]
+)
+def test_a_cell_says_that_heads_have_no_member_of_some_class(intercept, design, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "plot_power_law", lambda *_: [])
+    settings = changed(grid={"shots": [2]}, shadows={"models": 17, "design": design}) | {"attack": ["lira"]}
+    settings |= {"train": RIDGE | {"intercept": intercept}, "fpr": [0.1]}
+    out = rich.console.Console(file=io.StringIO(), width=300)
+    run_experiment(settings, tmp_path / "run", console=out)
+    said = "of 17 heads have no member of some class" in out.file.getvalue()
+    assert said == (intercept and design == "bernoulli")
