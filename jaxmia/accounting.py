@@ -286,6 +286,21 @@ class PrivacyGuarantee:
     sampling_rate: float
     steps: int
 
+    @property
+    def accountant(self) -> str:
+        """What epsilon was computed by, and how finely losses of a step were discretised, in words."""
+        if self.noise_multiplier == 0:
+            return "none: there is no noise"
+        noise, steps = _composed(self.noise_multiplier, self.sampling_rate, self.steps)
+        interval = _loss_interval(noise, self.sampling_rate, SENSITIVITY[self.adjacency])
+        counted = "a step" if steps > 1 or self.steps == 1 else f"all {self.steps} steps as one"
+        return f"PLD (dp-accounting), pessimistic; losses of {counted} on a grid of {interval:.2g}"
+
+    def record(self) -> dict[str, float | int | str]:
+        """Attributes and accountant, for JSON, which has no infinity."""
+        epsilon = "inf" if self.epsilon == math.inf else self.epsilon
+        return dataclasses.asdict(self) | {"epsilon": epsilon, "accountant": self.accountant}
+
     def tpr_ceiling(self, fpr: np.ndarray | float) -> np.ndarray:
         """Return the largest TPR at an FPR that the recipe leaves to any attack: see jaxmia.tpr_ceiling."""
         return tpr_ceiling(
@@ -386,8 +401,7 @@ def _privacy_loss(noise: float, sampling_rate: float, steps: int, adjacency: str
     import dp_accounting
     from dp_accounting.pld import privacy_loss_distribution
 
-    if sampling_rate == 1:  # T Gaussian mechanisms are one, with less noise: nothing is left to compose
-        noise, steps = noise / math.sqrt(steps), 1
+    noise, steps = _composed(noise, sampling_rate, steps)
     one_step = privacy_loss_distribution.from_gaussian_mechanism(
         noise,
         sampling_prob=sampling_rate,
@@ -395,6 +409,11 @@ def _privacy_loss(noise: float, sampling_rate: float, steps: int, adjacency: str
         neighboring_relation=dp_accounting.NeighboringRelation[adjacency.upper()],
     )
     return one_step.self_compose(steps) if steps > 1 else one_step
+
+
+def _composed(noise: float, sampling_rate: float, steps: int) -> tuple[float, int]:
+    """Return noise and steps that are left to compose: on full batches T Gaussian mechanisms are one of less noise."""
+    return (noise / math.sqrt(steps), 1) if sampling_rate == 1 else (noise, steps)
 
 
 def _loss_interval(noise: float, sampling_rate: float, sensitivity: float) -> float:

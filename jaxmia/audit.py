@@ -368,5 +368,4 @@ def _privacy(recipe: Recipe) -> dict[str, Any] | None:
     """What the shadows' training guarantees; None for ordinary training."""
     if recipe.guarantee is None:
         return None
-    guarantee = dataclasses.asdict(recipe.guarantee)
-    return guarantee | {"clipping_norm": float(recipe.hyper.clipping_norm or 0.0)}
+    return recipe.guarantee.record() | {"clipping_norm": float(recipe.hyper.clipping_norm or 0.0)}

@@ -397,6 +397,7 @@ class GridRun:
             "parameters": self.num_parameters(cell, pool),
             "training": str(formulation_of(self.settings(cell), pool.data, cell, self.memory)),
             **({} if self.config.tuning is None else {"tuned": self.chosen[cell]._asdict()}),
+            **({} if recipe.guarantee is None else {"privacy": recipe.guarantee.record()}),
             "recipe": {name: None if pd.isna(facts[name]) else facts[name] for name in _RECIPE}
             | self.origins(),
             "repaired": repaired,

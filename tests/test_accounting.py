@@ -6,6 +6,7 @@ import math
 import dp_accounting
 import numpy as np
 import pytest
+from dp_accounting.pld import privacy_loss_distribution
 from references_accounting import (
     gaussian_delta,
     gaussian_epsilon,
@@ -361,3 +362,43 @@ def test_many_steps_at_a_small_rate_stay_small(rate, steps):
     limit = gaussian_epsilon(1e-5, rate * math.sqrt(steps * math.expm1(1.0)))
     accountant = dp_accounting.rdp.RdpAccountant().compose(event(1.0, rate, steps))
     assert limit < epsilon < accountant.get_epsilon(1e-5)
+
+
+@pytest.mark.parametrize(
+    ("noise", "rate", "steps", "said"),
+    [
+        (2.0, 1.0, 1, "PLD (dp-accounting), pessimistic; losses of a step on a grid of 0.01"),
+        (
+            20.0,
+            1.0,
+            100,
+            "PLD (dp-accounting), pessimistic; losses of all 100 steps as one on a grid of 0.01",
+        ),
+        (1.0, 0.01, 100, "PLD (dp-accounting), pessimistic; losses of a step on a grid of 0.00029"),
+        (1.0, 1e-5, 10**6, "PLD (dp-accounting), pessimistic; losses of a step on a grid of 1.5e-05"),
+        (0.0, 1.0, 100, "none: there is no noise"),
+    ],
+)
+def test_a_guarantee_names_its_accountant_and_discretisation(noise, rate, steps, said, monkeypatch):
+    used = []
+    build = privacy_loss_distribution.from_gaussian_mechanism
+
+    def recorded(*args, **options):
+        used.append(options["value_discretization_interval"])
+        return build(*args, **options)
+
+    guarantee = accounting.PrivacyGuarantee(
+        epsilon=1.0 if noise else math.inf,
+        delta=1e-5,
+        adjacency="add_or_remove_one",
+        noise_multiplier=noise,
+        sampling_rate=rate,
+        steps=steps,
+    )
+    assert guarantee.accountant == said
+    assert guarantee.record()["epsilon"] == (1.0 if noise else "inf")
+    if noise and steps <= 100:
+        accounting._privacy_loss.cache_clear()
+        monkeypatch.setattr(privacy_loss_distribution, "from_gaussian_mechanism", recorded)
+        accounting._privacy_loss(noise, rate, steps, "add_or_remove_one")
+        assert said.endswith(f" {used[0]:.2g}")

@@ -221,6 +221,9 @@ def test_dp_finds_noise_that_keeps_the_target_as_printed(capsys, batch, design, 
     code, out, _ = jaxmia(capsys, "dp", "--epsilon", 1, *words)
     assert code == 0
     assert adjacency in out
+    assert re.search(
+        r"accountant +PLD \(dp-accounting\), pessimistic; losses of (a step|all 200 steps as one) on", out
+    )
     assert "not cryptographic" in out
     noise = re.search(r"noise multiplier +(\S+)", out)[1]
     code, out, _ = jaxmia(capsys, "dp", "--noise-multiplier", noise, *words)

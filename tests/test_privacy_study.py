@@ -1,6 +1,7 @@
 """Privacy end to end: attacks under their ceiling, a canary that nearly reaches it, broken DP-SGD caught."""
 
 import functools
+import json
 
 import jax
 import numpy as np
@@ -64,6 +65,18 @@ def test_no_attack_exceeds_its_ceiling(run):
     assert (
         private["epsilon_lower_bound"].dropna() <= private["epsilon"][private["epsilon_lower_bound"].notna()]
     ).all()
+
+
+def test_the_manifest_names_the_accountant_of_every_private_cell(run):
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    named = {
+        entry["epsilon"]: entry.get("privacy", {}).get("accountant") for entry in manifest["cells"].values()
+    }
+    assert named.pop("inf") is None
+    assert all(
+        name.startswith("PLD (dp-accounting), pessimistic; losses of all 20") for name in named.values()
+    )
+    assert set(named) == {8, 2, 0.5}
 
 
 def test_ordinary_training_is_caught_by_the_ceiling_of_private_training(run):

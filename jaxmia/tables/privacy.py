@@ -24,6 +24,7 @@ def privacy_tables(guarantee: PrivacyGuarantee, fprs: Sequence[float]) -> Iterat
         ("epsilon, achieved", rounded_up(guarantee.epsilon)),
         ("delta", f"{guarantee.delta:g}"),
         ("adjacency", guarantee.adjacency),
+        ("accountant", guarantee.accountant),
     ):
         add_row(recipe, name, value)
     yield recipe
