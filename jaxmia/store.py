@@ -33,6 +33,7 @@ import errno
 import hashlib
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import pathlib
@@ -123,6 +124,18 @@ def file_hash(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Keep a logger from printing what is raised as well, such as orbax's traceback of a disk without room."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _restore(path: pathlib.Path, template: Any) -> Any:
@@ -305,7 +318,7 @@ class RunFolder:
             with new_folder(path) as folder:
                 (folder / _HEADS).write_bytes(flax.serialization.to_bytes(params))
         else:
-            with ocp.StandardCheckpointer() as checkpointer:
+            with _silent("absl"), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(path, params, force=True)
         with replacing(path.with_suffix(_HASH)) as temporary:
             temporary.write_text(_folder_hash(path))

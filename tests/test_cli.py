@@ -51,7 +51,7 @@ def test_a_private_run_prints_one_table_of_levels_and_grows_a_plot_of_each_kind(
         "--set",
         "train.products=bfloat16",
     ]
-    words = ["run", "smoke", "--out", tmp_path / "run", *SMALL, *settings, "--memory", "1GiB"]
+    words = ["run", "smoke", "--out", tmp_path / "run", *SMALL, *settings, "--memory", "1GiB", "--verbose"]
     code, out, _ = jaxmia(capsys, *words, columns=160)
     assert code == 0
     assert "at delta 1e-05, add_or_remove_one; inf: ordinary training" in " ".join(out.split())
@@ -74,7 +74,7 @@ def test_help_reads_well_and_is_quick_to_import(capsys):
 
 
 def test_run_prints_tables_and_a_second_run_says_nothing_is_left(capsys, run_folder):
-    code, out, _ = jaxmia(capsys, "run", "smoke", "--out", run_folder, *SMALL)
+    code, out, _ = jaxmia(capsys, "run", "smoke", "--out", run_folder, *SMALL, "--verbose")
     assert code == 0
     words = " ".join(out.split())
     assert "lira, pooled (seeds: 1)" in words

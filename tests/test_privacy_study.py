@@ -59,7 +59,8 @@ def exceeding(rows: pd.DataFrame) -> pd.DataFrame:
 
 def test_no_attack_exceeds_its_ceiling(run):
     private = run.results.query("epsilon < inf and status == 'ok'")
-    assert set(private["attack"]) == set(SETTINGS["attack"])
+    # RMIA's statistic is a rank among its target's own non-members, which are too few for these FPRs.
+    assert set(private["attack"]) == set(SETTINGS["attack"]) - {"rmia"}
     assert set(private["epsilon"]) == {0.5, 2, 8}
     assert exceeding(private).empty
     assert (

@@ -396,6 +396,7 @@ def test_the_work_after_a_cell_does_not_grow_with_the_grid(settings, tmp_path, m
             one | {"grid": {"classes": [3], "shots": [4], "seeds": list(range(seeds))}}, tmp_path / str(seeds)
         )
         assert (written.pop("manifest.json"), written.pop("power_law.json")) == (2, 1)
+        assert written.pop(".manifest.json") == 2  # its copy
         per_cell[seeds] = {name: number / seeds for name, number in written.items()}
     assert per_cell[1] == per_cell[4] == {"large": 3, "cell.json": 1, "models": 1}
 
@@ -455,7 +456,8 @@ def test_paths_are_looked_for_beside_the_file_and_in_the_home_folder(tmp_path, m
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     paths = [dataset.features for dataset in load_sweep("configs/sweep.toml").datasets]
-    assert paths == [str(tmp_path / "configs/beside.npz"), "here.npz", str(tmp_path / "home/homely.npz")]
+    beside = [str(tmp_path / "configs" / name) for name in ("beside.npz", "here.npz")]
+    assert paths == [*beside, str(tmp_path / "home/homely.npz")]
 
 
 def test_an_absent_set_is_an_error_unless_it_is_optional(settings, tmp_path):
