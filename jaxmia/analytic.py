@@ -30,6 +30,7 @@ from jaxmia.contrasts import basis, curvature, errors, from_params, penalties, w
 from jaxmia.converged import ABSENT, converged_head
 from jaxmia.features import FeatureSet, in_span
 from jaxmia.influence import (
+    SEEN_AT_ONCE,
     added,
     blocks_of_records,
     check_size,
@@ -143,7 +144,7 @@ def analytic_vulnerability(
         pool: the candidates.
         ridge: lambda, above 0: scikit-learn's 1 / C.
         inclusion_rate: r.
-        memory: bytes for the Hessian, its factor and inverse; 8 GiB by default.
+        memory: bytes for the Hessian, its factor and inverse, and what is held of records; 8 GiB by default.
 
     Raises:
         InputError: for a ridge that is not positive, r outside (0, 1), a class without record, a Hessian that memory
@@ -154,17 +155,18 @@ def analytic_vulnerability(
     counts = np.bincount(pool.labels, minlength=pool.num_classes)
     check(int(counts.min()) > 0, "records of the smallest class", int(counts.min()), "be at least 1")
     features = pool.features if len(pool.labels) >= pool.features.shape[1] else in_span(pool.features)[0]
-    check_size(pool.num_classes, features.shape[1] + 1, memory)
+    check_size(pool.num_classes, features.shape[1] + 1, len(pool.labels), memory)
     labels, inputs = jnp.asarray(pool.labels), with_bias(jnp.asarray(features))
     one_hot = jax.nn.one_hot(labels, pool.num_classes)
     average = _start(jnp.asarray(features), labels, one_hot, ridge, inclusion_rate)
-    for _ in range(_ITERATIONS):
+    for step in range(_ITERATIONS):
         point = _step(average, inputs, one_hot, ridge, inclusion_rate)
         change = float(point.change)
         check(np.isfinite(change), "ridge", ridge, "be larger: float32 cannot factorise the Hessian")
         average = point.average
-        if change < _ENOUGH:
+        if change < _ENOUGH or step == _ITERATIONS - 1:
             break
+        del point  # frees its inverse before the next step makes one
     found, fluctuation = _moments(point, inputs, one_hot, labels, inclusion_rate)
     mean_in, mean_out, variance_in, variance_out = np.asarray(found, np.float64)
     separation = (mean_in - mean_out) / np.sqrt((variance_in + variance_out) / 2)
@@ -267,7 +269,7 @@ def _moments(point: _Point, inputs: Array, one_hot: Array, labels: Array, rate: 
             seen = (images @ inputs[record]).at[record].set(0.0)
             return rate * (1 - rate) * seen.T @ seen
 
-        covariances = jax.lax.map(spread, jnp.arange(len(inputs)), batch_size=32)
+        covariances = jax.lax.map(spread, jnp.arange(len(inputs)), batch_size=SEEN_AT_ONCE)
         covariances = freed @ covariances @ freed.transpose(0, 2, 1)
 
         def of_record(inside: Array, block: Array, label: Array, hot: Array, covariance: Array) -> Array:

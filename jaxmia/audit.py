@@ -35,6 +35,7 @@ from jaxmia.converged import unbounded_note
 from jaxmia.ensemble import ShadowEnsemble
 from jaxmia.external import ExternalScores
 from jaxmia.head_recipe import shadows_recipe
+from jaxmia.influence import check_size
 from jaxmia.membership import MembershipMasks
 from jaxmia.recipe import Recipe
 from jaxmia.released import ReleasedHead, load_released
@@ -53,7 +54,7 @@ from jaxmia.store import (
     write_json,
     write_parquet,
 )
-from jaxmia.whitebox import check_methods, white_box_under
+from jaxmia.whitebox import check_memory, check_methods, white_box_under
 
 _CONTENT = "audit.json"
 _REPORTS = ("report.html", "report.json")  # where `jaxmia report` puts them
@@ -210,7 +211,7 @@ def _audited(config: AuditConfig, memory: int | None) -> _Audited:
     knowing = needs_prior(config.attack) or bool(white_box_methods(config.attack))
     rule = "be 'none', and intercept true, for whitebox, analytic and 'shrunk', which know the objective"
     check(train.plain or not knowing, "train.class_weight", train.class_weight, rule)
-    _check_weights(config, records, head)
+    _check_weights(config, records, head, memory)
     trainer = Trainer(records, config.seed, config.privacy, memory)
     if not config.train.match:
         trainer.recipe(config.train)  # refuses a batch larger than the members, or privacy that cannot be had
@@ -220,13 +221,21 @@ def _audited(config: AuditConfig, memory: int | None) -> _Audited:
     return _Audited(config, given, recipe_from, records, head, own, notes, trainer, void)
 
 
-def _check_weights(config: AuditConfig, records: AuditRecords, head: ReleasedHead) -> None:
-    """Raise InputError if an attack reads weights and those of the head are not known, or too many."""
+def _check_weights(
+    config: AuditConfig, records: AuditRecords, head: ReleasedHead, memory: int | None
+) -> None:
+    """Raise InputError if an attack reads weights that are not known, or needs more than memory holds."""
     methods = white_box_methods(config.attack)
+    examples, dim = records.data.features.shape
+    if needs_prior(config.attack):
+        check_size(records.data.num_classes, min(dim, examples) + 1, examples, memory)
     if methods:
         rule = "hold weights for attack 'whitebox', which reads them; only its outputs are known"
         check(head.weight is not None, "head", pathlib.Path(config.head.file).name, rule)
-        check_methods(methods, classes=records.data.num_classes, dim=records.data.features.shape[1])
+        sizes = {"classes": records.data.num_classes, "dim": dim}
+        check_methods(methods, **sizes)
+        models = config.shadows.models + 1
+        check_memory(methods, **sizes, examples=examples, models=models, memory=memory)
 
 
 def _stacked(audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.ndarray]) -> Scores:
@@ -273,7 +282,8 @@ def _weights_under(
     together = ShadowEnsemble({"params": weights}, masks)
     ridge = objective_ridge(train.ridge, records.data.num_classes)
     decay = train.weight_decay + ridge / (records.inclusion_rate * len(records.member))
-    return white_box_under(together, records.data, weight_decay=decay, methods=methods)
+    limit = audited.trainer.memory
+    return white_box_under(together, records.data, weight_decay=decay, methods=methods, memory=limit)
 
 
 def _forget_earlier(path: pathlib.Path, of_head: str) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def paired_scores(
         hessian: "model": every shadow's own, factorised once for each: within 1% of a training without the record or
             with it, at any ridge. "pool": one for all shadows, of the mean curvature of their heads: as fast as plain
             scores, but 2% off at ridge 1 and 10% at 0.1.
-        memory: bytes for the Hessian, its factor and inverse; 8 GiB by default.
+        memory: bytes for the Hessian, its factor and inverse, and what is held of records; 8 GiB by default.
         on_model: called with 1 after every model.
 
     Returns:
@@ -77,7 +77,7 @@ def paired_scores(
         coordinates, axes = in_span(features)
         inputs = with_bias(jnp.asarray(coordinates))
         head = jnp.concatenate([head[..., :-1] @ jnp.asarray(axes).T, head[..., -1:]], axis=-1)
-    check_size(pool.num_classes, inputs.shape[1], memory)
+    check_size(pool.num_classes, inputs.shape[1], len(pool.labels), memory)
     labels, member = jnp.asarray(pool.labels), jnp.asarray(ensemble.masks.member)
     _check_converged(ensemble, pool, ridge, inputs, head)
     shared = None

@@ -69,7 +69,7 @@ from jaxmia.store import (
     versions,
 )
 from jaxmia.tuning import Trial, Tuning, import_optuna, possible_settings, tune, tuned_settings
-from jaxmia.whitebox import check_methods, white_box_under
+from jaxmia.whitebox import check_memory, check_methods, white_box_under
 
 _ROWS = 8  # raised when rows get other columns: cells are then assessed anew from their heads
 
@@ -455,7 +455,9 @@ class GridRun:
         methods = white_box_methods(self.config.attack)
         train = self.settings(cell).train
         decay = train.weight_decay + objective_ridge(train.ridge, cell.classes) / (cell.classes * cell.shots)
-        return white_box_under(heads, pool.data, weight_decay=decay, methods=methods) if methods else None
+        if not methods:
+            return None
+        return white_box_under(heads, pool.data, weight_decay=decay, methods=methods, memory=self.memory)
 
     def score_pieces(self, cell: Cell, pool: CandidatePool, bar: GridProgress, repaired: list[str]) -> None:
         """Write the scores of this process's models of a cell, for process 0 to read."""
@@ -785,6 +787,10 @@ def check_plans(config: ExperimentConfig, data: FeatureSet, cells: list[Cell], m
         )
         dim = int(data.features.max()) if len(data.input_shape) == 1 else data.features.shape[1]
         check_methods(methods, classes=max(cell.classes for cell in cells), dim=dim)
+        for cell in cells:
+            examples = cell.classes * cell.shots * config.shadows.pool_multiplier
+            sizes = {"classes": cell.classes, "dim": dim, "examples": examples}
+            check_memory(methods, **sizes, models=config.shadows.models, memory=memory)
     knowing = bool(methods) or needs_pairs(config.attack) or needs_prior(config.attack)
     rule = (
         "be 'none', and intercept true, for whitebox, analytic, paired and 'shrunk', which know the objective"
@@ -795,7 +801,7 @@ def check_plans(config: ExperimentConfig, data: FeatureSet, cells: list[Cell], m
         check(config.train.optimizer == "newton", "train.optimizer", config.train.optimizer, rule)
         for cell in cells:
             candidates = cell.classes * cell.shots * config.shadows.pool_multiplier
-            check_size(cell.classes, min(data.features.shape[1], candidates) + 1, memory)
+            check_size(cell.classes, min(data.features.shape[1], candidates) + 1, candidates, memory)
     if config.tuning is not None:
         import_optuna()
     for cell in dict.fromkeys(dataclasses.replace(cell, seed=0) for cell in cells):

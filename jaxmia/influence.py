@@ -20,20 +20,34 @@ from jaxmia._validate import check
 from jaxmia.contrasts import curvature, errors
 
 _MEMORY = 8 * 2**30
+SEEN_AT_ONCE = 32  # records in whose logits all others' moves are held at once
 _BATCH = 4096  # records whose small systems are solved at once
 _NEWTON_STEPS = 50  # at most: each goes by up to _LONGEST, and records that move their logits by 100 are none
 _LONGEST = 2.0  # of a Newton step, in logits: beyond it a softmax is another function
 _EXACT = 1e-6  # of the logits, at which no step is needed any more
 
 
-def check_size(num_classes: int, num_inputs: int, memory: int | None = None) -> None:
-    """Raise InputError unless the Hessian, its factor and its inverse fit in memory (8 GiB by default)."""
-    size = (num_classes - 1) * num_inputs
+def check_size(num_classes: int, num_inputs: int, num_records: int, memory: int | None = None) -> None:
+    """Raise InputError unless the Hessian and what is held of records fit in memory (8 GiB by default)."""
+    size, rest = (num_classes - 1) * num_inputs, num_classes - 1
+    needed = bytes_held(rest, num_inputs, num_records)
     budget = _MEMORY if memory is None else memory
     rule = (
-        f"be at least {3 * 4 * size**2 / 2**30:.3g} GiB: the Hessian has {size} rows (--memory SIZE, memory=)"
+        f"be at least {needed / 2**30:.3g} GiB: the Hessian has {size} rows, and each of {num_records} records"
+        f" {rest} x {rest} blocks (--memory SIZE, memory=)"
     )
-    check(3 * 4 * size**2 <= budget, "memory", f"{budget / 2**30:.3g} GiB", rule)
+    check(needed <= budget, "memory", f"{budget / 2**30:.3g} GiB", rule)
+
+
+def bytes_held(rest: int, num_inputs: int, num_records: int) -> int:
+    """What the largest step on heads of rest + 1 classes holds at once, from above."""
+    size = rest * num_inputs
+    hessian = 3 * size**2  # itself, its factor, its inverse
+    # A, B, weights, covariances and copies; and the small systems that are solved at once.
+    blocks = (6 * num_records + 4 * min(num_records, _BATCH)) * rest**2
+    moves = 2 * num_records * (size + num_inputs)  # of the head by every record, before and after the inverse
+    seen = 2 * SEEN_AT_ONCE * num_records * rest  # these moves, in the logits of some records
+    return 4 * (hessian + blocks + moves + seen)
 
 
 def each(function: Callable[..., Array], *arrays: Array) -> Array:

@@ -69,7 +69,7 @@ def triage_features(
         shots: S.
         seed: of that choice.
         out: also write the records to this file, .csv or .parquet.
-        memory: bytes for the Hessian, its factor and inverse; 8 GiB by default.
+        memory: bytes for the Hessian, its factor and inverse, and what is held of records; 8 GiB by default.
 
     Raises:
         InputError: for whatever is wrong with the file or the settings; before anything is computed.

@@ -31,6 +31,13 @@ from jaxmia.features import FeatureSet
 METHODS = ("mahalanobis", "stationarity", "inverse_hessian")
 FOLDS = 8  # of the models: those of one have the models of all others as shadows
 MAX_HESSIAN = 6000  # parameters of a Hessian: 300 MB, and a minute to invert on two cores
+_MEMORY = 8 * 2**30
+_LIVE_MATRICES = (
+    5  # of a square matrix with noise on its diagonal, inverted: it, their sum, the solver's, the inverse
+)
+_LIVE_ROWS = 3  # every candidate's contribution, solved, their product: arrays [examples, parameters] at once
+_LIVE_INPUTS = 4  # features with the bias's 1, turned, scaled, and one to compute with
+_LIVE_HEADS = 4  # weights, what is left of their gradients, its deviation and square
 _JITTER = 1e-9  # of the mean eigenvalue of a covariance or Hessian: far above rounding, far below what one record moves
 _SHRINKAGE = 1e-3  # of a direction's response towards the mean, in units of the mean direction's information
 
@@ -75,6 +82,7 @@ def white_box(
     *,
     weight_decay: float = 0.0,
     methods: Collection[str] = METHODS,
+    memory: int | None = None,
 ) -> dict[str, Float[np.ndarray, "models examples"]]:
     """What each white-box method says of every candidate under every head; higher is more likely a member.
 
@@ -110,12 +118,14 @@ def white_box(
             loss with λ / 2 ‖kernel‖² has weight_decay = λ / members; λ = objective_ridge(1 / C) of
             jaxmia.contrasts for scikit-learn's C.
         methods: of METHODS.
+        memory: bytes that matrices may take; 8 GiB by default.
 
     Returns:
         float64 statistics by method; NaN for heads whose weights are not finite, and for all if fewer than 3 are.
 
     Raises:
-        InputError: for an unknown method, networks, or a Hessian of more than MAX_HESSIAN parameters.
+        InputError: for an unknown method, networks, a Hessian of more than MAX_HESSIAN parameters, or more than
+            memory holds.
     """
     check(
         ensemble.network is None,
@@ -123,7 +133,10 @@ def white_box(
         ensemble.network,
         "be None: white-box attacks are on linear heads",
     )
-    check_methods(methods, classes=pool.num_classes, dim=pool.features.shape[1])
+    (examples, dim), classes = pool.features.shape, pool.num_classes
+    check_methods(methods, classes=classes, dim=dim)
+    models = len(ensemble.masks.model_ids)
+    check_memory(methods, classes=classes, dim=dim, examples=examples, models=models, memory=memory)
     kernel, bias = (np.asarray(ensemble.params["params"][name], np.float64) for name in ("kernel", "bias"))
     weights = np.concatenate([kernel, bias[:, :, None]], axis=2)
     finite = np.isfinite(weights).all(axis=(1, 2))
@@ -142,7 +155,12 @@ def white_box(
 
 
 def white_box_under(
-    ensemble: ShadowEnsemble, pool: FeatureSet, *, weight_decay: float, methods: Collection[str]
+    ensemble: ShadowEnsemble,
+    pool: FeatureSet,
+    *,
+    weight_decay: float,
+    methods: Collection[str],
+    memory: int | None = None,
 ) -> Callable[[np.ndarray], dict[str, Float[np.ndarray, "models examples"]]]:
     """Return the function from a membership [models, examples] to what white_box says under it.
 
@@ -154,12 +172,13 @@ def white_box_under(
         pool: as in white_box.
         weight_decay: as in white_box.
         methods: of METHODS.
+        memory: as in white_box.
     """
 
     def under(member: np.ndarray) -> dict[str, Float[np.ndarray, "models examples"]]:
         masks = dataclasses.replace(ensemble.masks, member=jnp.asarray(member))
         told = dataclasses.replace(ensemble, masks=masks)
-        return white_box(told, pool, weight_decay=weight_decay, methods=methods)
+        return white_box(told, pool, weight_decay=weight_decay, methods=methods, memory=memory)
 
     return under
 
@@ -172,6 +191,30 @@ def check_methods(methods: Collection[str], *, classes: int, dim: int) -> None:
         parameters = (classes - 1) * (dim + 1)
         rule = f"be at most {MAX_HESSIAN} for method='inverse_hessian', which inverts their Hessian"
         check(parameters <= MAX_HESSIAN, "(classes - 1) (dim + 1)", parameters, rule)
+
+
+def check_memory(
+    methods: Collection[str], *, classes: int, dim: int, examples: int, models: int, memory: int | None = None
+) -> None:
+    """Raise InputError unless memory (8 GiB by default) holds what methods of white_box do on heads of this size."""
+    budget = _MEMORY if memory is None else memory
+    for method in methods:
+        needed = _bytes_held(method, classes=classes, dim=dim, examples=examples, models=models)
+        rule = (
+            f"be at least {needed / 2**30:.3g} GiB for method={method!r} on {examples} candidates and"
+            f" {(classes - 1) * (dim + 1)} parameters (--memory SIZE, memory=)"
+        )
+        check(needed <= budget, "memory", f"{budget / 2**30:.3g} GiB", rule)
+
+
+def _bytes_held(method: str, *, classes: int, dim: int, examples: int, models: int) -> int:
+    """What a method holds at once, in float64: its largest matrices."""
+    parameters = (classes - 1) * (dim + 1)
+    given = (_LIVE_HEADS * models * classes + _LIVE_INPUTS * examples) * (dim + 1)
+    errors = 0 if method == "inverse_hessian" else FOLDS * examples * classes
+    if method != "inverse_hessian" and examples <= parameters:
+        return 8 * (given + errors + _LIVE_MATRICES * examples**2)
+    return 8 * (given + errors + _LIVE_MATRICES * parameters**2 + _LIVE_ROWS * examples * parameters)
 
 
 def _mahalanobis(problem: _Problem) -> Float[np.ndarray, "models examples"]:

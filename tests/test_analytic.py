@@ -1,6 +1,7 @@
 """Vulnerability without shadows, against its own equations written out, and against shadows."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,13 +10,14 @@ import scipy.stats
 from test_converged import NEWTON, small_pool
 from typer.testing import CliRunner
 
-from jaxmia import attacks
+from jaxmia import analytic, attacks
 from jaxmia._validate import InputError
 from jaxmia.analytic import AnalyticVulnerability, analytic_vulnerability
 from jaxmia.cli import app
 from jaxmia.contrasts import basis
 from jaxmia.ensemble import train_ensemble
 from jaxmia.features import candidate_pool, demo_features
+from jaxmia.influence import bytes_held
 from jaxmia.membership import draw_membership
 from jaxmia.scores import Scores, score
 from jaxmia.training import Hyperparams
@@ -218,3 +220,25 @@ def test_triage_ranks_and_writes(tmp_path):
 def test_triage_refuses_before_it_computes(options, message):
     with pytest.raises(InputError, match=message):
         triage_features("demo", **options)
+
+
+@pytest.mark.parametrize(("records", "classes", "dim"), [(500, 3, 20), (80, 10, 40), (3000, 8, 3)])
+def test_the_memory_that_is_counted_holds_what_xla_allocates(records, classes, dim):
+    def zeros(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    rest, size = classes - 1, dim + 1
+    inputs, one_hot, blocks = zeros(records, size), zeros(records, classes), zeros(records, rest, rest)
+    average, inverse = analytic._Average(zeros(rest, size), blocks), zeros(rest, size, rest, size)
+    point = analytic._Point(
+        average, zeros(records, rest), zeros(records, rest), blocks, zeros(records), inverse, zeros()
+    )
+    labels = jax.ShapeDtypeStruct((records,), jnp.int32)
+    counted = bytes_held(rest, size, records)
+    for lowered in (
+        analytic._step.lower(average, inputs, one_hot, zeros(), zeros()),
+        analytic._moments.lower(point, inputs, one_hot, labels, zeros()),
+    ):
+        found = lowered.compile().memory_analysis()
+        held = found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes
+        assert counted / 4 < held < counted

@@ -299,6 +299,23 @@ BAD = [
     ({}, ["--set", "context.adjacency=add"], "context.adjacency='add'"),
     ({}, ["--set", "context.randomised=perhaps"], "input should be True, False or 'not stated'"),
     ({}, ["--set", "heads.file=x"], "unknown key 'heads'"),
+    (
+        {},
+        ["--memory", "1KB", "--set", 'attack=["whitebox"]'],
+        "for method='mahalanobis' on 240 candidates",
+    ),
+    (
+        {},
+        [
+            "--memory",
+            "1KB",
+            "--set",
+            'attack=["analytic"]',
+            "--set",
+            'train={"optimizer"="newton","ridge"=1.0}',
+        ],
+        "records 2 x 2 blocks (--memory SIZE, memory=)",
+    ),
     ({}, ["--out", "FILE"], "must be a folder, but it is a file"),
     ({}, ["--out", "FULL"], "must be empty or hold an audit"),
 ]

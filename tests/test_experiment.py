@@ -527,3 +527,19 @@ def test_a_cell_says_that_heads_have_no_member_of_some_class(intercept, design, 
     run_experiment(settings, tmp_path / "run", console=out)
     said = "of 17 heads have no member of some class" in out.file.getvalue()
     assert said == (intercept and design == "bernoulli")
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"), [("whitebox", "method='mahalanobis' on 48"), ("analytic", "48 records")]
+)
+def test_attacks_that_memory_does_not_hold_are_refused_before_training(
+    attack, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(experiment, "train_ensemble", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(InputError, match=rf"memory=.* GiB.* {message}.*--memory SIZE"):
+        run_experiment(
+            changed(grid={"shots": [8]}) | {"train": RIDGE, "attack": [attack]},
+            tmp_path / "run",
+            memory=10**4,
+        )
+    assert not (tmp_path / "run").exists()

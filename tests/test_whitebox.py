@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -397,3 +398,26 @@ def test_what_cannot_be_attacked_is_refused(trained):
         attacks.whitebox(empty)
     with pytest.raises(InputError, match="method='iha'"):
         attacks.whitebox(scores, method="iha")
+
+
+@pytest.mark.parametrize("method", whitebox.METHODS)
+@pytest.mark.parametrize(("examples", "dim"), [(300, 200), (900, 60)])
+def test_the_memory_that_is_counted_holds_what_numpy_allocates(method, examples, dim):
+    rng = np.random.default_rng(0)
+    pool = feature_set(rng.normal(size=(examples, dim)).astype(np.float32), np.arange(examples) % 3)
+    ensemble = ensemble_of(
+        rng.normal(size=(9, 3, dim + 1)).astype(np.float32), rng.random((9, examples)) < 0.5
+    )
+    counted = whitebox._bytes_held(method, classes=3, dim=dim, examples=examples, models=9)
+    with pytest.raises(
+        InputError, match=rf"memory=.* must be at least .* for method='{method}' on {examples} cand"
+    ):
+        whitebox.white_box(ensemble, pool, methods=[method], memory=counted - 1)
+    tracemalloc.start()
+    try:
+        whitebox.white_box(ensemble, pool, methods=[method], memory=counted)
+        held = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The solver's own copies are not traced.
+    assert counted / 4 < held < counted
