@@ -45,6 +45,15 @@ def check_fpr(name: str, value: float) -> None:
     check(0 < value < 1, name, value, "lie strictly between 0 and 1")
 
 
+def check_different(name: str, values: Iterable[object]) -> None:
+    """Raise InputError if a value stands there twice: each has rows of its own, which would then count twice."""
+    given = list(values)
+    for value in given:
+        count = given.count(value)
+        rule = f"hold different values, but {shown(value)} stands there {count} times"
+        check(count == 1, name, given, rule)
+
+
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     """Raise InputError unless value is one of choices; the nearest one is suggested."""
     known = list(choices)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmia import attacks
-from jaxmia._validate import check, check_choice, check_fpr
+from jaxmia._validate import check, check_choice, check_different, check_fpr
 from jaxmia.assess import (
     check_resolvable,
     control_rows,
@@ -88,7 +88,9 @@ def attack_scores(
     for name in attack:
         check_choice("attack", name, attacks.REGISTRY)
     names = attack or [name for name in attacks.REGISTRY if needs_scores_alone(name)]
-    settings = [AttackSettings(name=name) for name in dict.fromkeys(names)]
+    settings = [AttackSettings(name=name) for name in names]
+    check_different("attack", attack)
+    check_different("fpr", fpr)
     check(len(fpr) > 0, "fpr", list(fpr), "hold at least one FPR")
     for value in fpr:
         check_fpr("fpr", value)

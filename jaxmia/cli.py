@@ -13,7 +13,7 @@ import typer
 
 from jaxmia import terminal
 from jaxmia._text import show_in_any_encoding
-from jaxmia._validate import InputError, check
+from jaxmia._validate import InputError, check, check_different
 
 app = typer.Typer(
     name="jaxmia",
@@ -627,6 +627,7 @@ def predict(
     from jaxmia.store import load_json
     from jaxmia.tables import prediction_tables, published_tables, required_tables
 
+    check_different("epsilon", epsilon or ())
     console = terminal.console()
     if published:
         console.print(*published_tables())
@@ -681,6 +682,7 @@ def dp(
     from jaxmia.accounting import PrivacySpec, adjacency_for, delta_notes, sampling_rate_of
     from jaxmia.tables import privacy_tables
 
+    check_different("fpr", fpr or ())
     spec = PrivacySpec(epsilon=epsilon, noise_multiplier=noise_multiplier, delta=delta)
     guarantee = spec.guarantee(
         sampling_rate=sampling_rate_of(batch, shots=shots, classes=classes),

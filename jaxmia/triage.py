@@ -13,7 +13,7 @@ import pandas as pd
 
 from jaxmia._files import check_writable
 from jaxmia._npz import read_npz
-from jaxmia._validate import InputError, check, check_fpr
+from jaxmia._validate import InputError, check, check_different, check_fpr
 from jaxmia.analytic import AnalyticVulnerability, analytic_vulnerability
 from jaxmia.attacks._shadows import sides
 from jaxmia.ensemble import train_ensemble
@@ -77,6 +77,7 @@ def triage_features(
     check(len(fpr) > 0, "fpr", list(fpr), "hold at least one FPR")
     for value in fpr:
         check_fpr("fpr", value)
+    check_different("fpr", fpr)
     if (classes is None) != (shots is None):
         raise InputError("classes and shots must be given together, or neither.")
     if out is not None:

@@ -252,6 +252,13 @@ def test_help_of_dp_says_what_it_is_not(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["attack", "none.npz", "--out", "OUT", "--fpr", "0.1", "--fpr", "0.1"], "0.1 stands there 2 times"),
+        (["triage", "demo", "--fpr", "0.1", "--fpr", "0.1"], "0.1 stands there 2 times"),
+        (
+            ["dp", "--epsilon", "1", "--steps", "9", "--fpr", "0.1", "--fpr", "0.1"],
+            "0.1 stands there 2 times",
+        ),
+        (["predict", "--published", "--epsilon", "1", "--epsilon", "1"], "1.0 stands there 2 times"),
         (["run", "none.toml", "--out", "OUT"], "config='none.toml' must be a TOML file or one of"),
         (["run", "smoke", "--out", "OUT", "--set", "train.stepz=3"], "Did you mean 'steps'"),
         (["run", "smoke", "--out", "OUT", "--set", "train.steps=-1"], "train.steps=-1"),
