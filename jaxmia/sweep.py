@@ -195,7 +195,8 @@ def run_sweep(
     """Run a sweep into a folder; what the folder already holds is kept and not computed again.
 
     Cells of one compiled shape run one after another. A cell that fails is recorded with its reason and the sweep goes
-    on; the next call tries it again. A finished sweep given more feature sets, recipes, shots, seeds, classes, models,
+    on; the next call tries it again. After each 16 shapes all compiled programs of this process are dropped, the
+    caller's too, which then compile again. A finished sweep given more feature sets, recipes, shots, seeds, classes, models,
     attacks or FPRs computes only what is missing; studies that it no longer names are kept as they are.
 
     Args:
@@ -402,7 +403,9 @@ def compiled_shape(config: ExperimentConfig, cell: Cell, dim: int) -> tuple[int,
 def _make_room_for(shape: Hashable) -> None:
     """Drop all compiled programs once this process has met _MOST_SHAPES: each is 17 MiB or so, and JAX keeps them.
 
-    Cells come by shape, so that hardly any program is needed again.
+    Cells come by shape, so that hardly any program is needed again. All programs of the process, not jaxmia's jitted
+    functions alone: operations outside of these compile too, some 4 MiB a shape, into caches that JAX clears only
+    together. The caller's own functions compile again when they are next called, and give what they gave.
     """
     if shape not in _shapes and len(_shapes) >= _MOST_SHAPES:
         jax.clear_caches()
