@@ -196,8 +196,8 @@ def run_sweep(
 
     Cells of one compiled shape run one after another. A cell that fails is recorded with its reason and the sweep goes
     on; the next call tries it again. After each 16 shapes all compiled programs of this process are dropped, the
-    caller's too, which then compile again. A finished sweep given more feature sets, recipes, shots, seeds, classes, models,
-    attacks or FPRs computes only what is missing; studies that it no longer names are kept as they are.
+    caller's too, which then compile again. A finished sweep given more feature sets, recipes, shots, seeds, classes,
+    models, attacks or FPRs computes only what is missing; studies that it no longer names are kept as they are.
 
     Args:
         config: settings, as an object, nested dictionaries, or a TOML file of a sweep or an experiment.
