@@ -74,7 +74,8 @@ def record_rows(
     if ceilings:
         above = [table[f"tpr_{fpr:g}"] > ceiling for fpr, ceiling in ceilings.items()]
         table["above_guarantee"] = np.any(above, axis=0)
-    return table.sort_values("separation", ascending=False, kind="stable", ignore_index=True)
+    by = [f"tpr_{max(config.fpr):g}", "separation"]  # which tells apart what has reached 1
+    return table.sort_values(by, ascending=False, kind="stable", ignore_index=True)
 
 
 def ceilings_of(config: AuditConfig, guarantee: PrivacyGuarantee | None) -> dict[float, float]:

@@ -112,7 +112,8 @@ def _distribution(records: RecordsOf, key: str) -> Picture:
 
 
 def _ranked(records: RecordsOf) -> Table:
-    ranked = records.table.sort_values("separation", ascending=False, kind="stable").head(LISTED)
+    by = [f"tpr_{records.fprs[0]:g}", "separation"]  # which tells apart what has reached 1
+    ranked = records.table.sort_values(by, ascending=False, kind="stable").head(LISTED)
     more = ["p_value"] if "p_value" in ranked else []
     marked = "above_guarantee" in ranked
     rows: list[tuple[Value, ...]] = []
