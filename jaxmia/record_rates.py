@@ -15,7 +15,6 @@ from jaxmia.residuals import (
     SideMoments,
     drawn_together,
     law_error,
-    moments_of,
     position,
     record_laws,
     share_above,
@@ -182,22 +181,19 @@ class EmpiricalRates:
 class Attained:
     """What these shadows reach: calls by p-values of pooled residuals, each model against the others."""
 
-    def __init__(self, scores: Scores, shadows: Sides, *, paired: bool) -> None:
+    def __init__(self, scores: Scores, found: Found, *, paired: bool) -> None:
         log_odds, self.member = score_arrays(scores)
         self.law = "gaussian" if paired else "z"
         null = ~self.member
-        self.number = shadows.outside.on_side.sum(axis=0)
+        self.number, self.mean = found.outside.number, found.outside.mean
+        self.deviation = np.sqrt(found.outside.squares / np.maximum(self.number, 1))
         residual = np.empty(log_odds.shape)
-        self.mean, self.deviation = np.empty((2, log_odds.shape[1]))
         for columns in blocks_of(*log_odds.shape):
-            block, own = log_odds[:, columns].astype(np.float64), shadows.outside.block(columns)
+            block, own = log_odds[:, columns].astype(np.float64), found.shadows.outside.block(columns)
             _, mean, variance = side_moments(*own)
             spread = np.sqrt(np.where(variance > RESOLUTION**2, variance, 1.0))
             z = (block - mean) / spread
             residual[:, columns] = residual_p_values(z, null[:, columns], self.law)
-        everyone = moments_of(shadows.outside)
-        self.mean = everyone.mean
-        self.deviation = np.sqrt(everyone.squares / np.maximum(everyone.number, 1))
         # Models without another shadow on the side say nothing of a record.
         counted = null & (self.number - null >= 2)
         self.nulls = np.sort(residual[counted])
