@@ -6,10 +6,10 @@ examples of each class (r = 1/2, 1/4, 1/8), and in models that draw all other me
 (a) The simplified model of jaxmia.theory, where fresh draws have a closed form.
 (b) Linear heads on real features; a fresh draw takes its members from all other examples of the class.
 
-Columns: D and "parametric" TPR are means of per_example_vulnerability by method="gaussian", whose s pools both sides
-by their number of models; D= weights both sides equally; "two deviations" is the TPR of Gaussians with the deviation
-of each side; "calibrated" is LiRA's z at the FPR of each record; "pooled" is LiRA under one threshold. "/ fresh" is the
-median over targets of the ratio to fresh draws.
+Columns: D is the mean of per_example_vulnerability, "estimated" its TPR by pooled residuals and "parametric" that by
+method="gaussian", whose s, that of D, pools both sides by their number of models; D= weights both sides equally; "two
+deviations" is the TPR of Gaussians with the deviation of each side; "calibrated" is LiRA's z at the FPR of each record;
+"pooled" is LiRA under one threshold. "/ fresh" is the median over targets of the ratio to fresh draws.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from jaxmia.theory import (
     threshold_tpr,
 )
 from jaxmia.training import Hyperparams, TrainConfig
-from jaxmia.vulnerability import per_example_vulnerability
+from jaxmia.vulnerability import per_example_vulnerability, vulnerability_curves
 
 FPRS = (0.1, 0.01)
 DIM, NOISE_SCALE = 64, 0.125  # of (a): noise of the size of the class means, D about sqrt(32 / S)
@@ -240,10 +240,8 @@ def _measure(
     scores: Scores, truth: ScoreMoments, *, correction: str = "none", rate: float | None = None
 ) -> dict[str, float]:
     """Return the figures of one ensemble."""
-    curves = [
-        per_example_vulnerability(scores, fpr, method="gaussian", correction=correction, inclusion_rate=rate)
-        for fpr in FPRS
-    ]
+    options: dict[str, Any] = {"correction": correction, "inclusion_rate": rate}
+    curves = vulnerability_curves(scores, FPRS, method="gaussian", **options)
     curve = curves[0]
     scale = 1.0 if rate is None or correction == "none" else math.sqrt(1 - rate)
     moments = ScoreMoments(curve.mean_in, curve.std_in / scale, curve.mean_out, curve.std_out / scale)
@@ -257,7 +255,9 @@ def _measure(
         "s_out / fresh": float(np.nanmedian(moments.sigma_out / truth.sigma_out)),
         "s_in / s_out": float(np.nanmedian(moments.sigma_in / moments.sigma_out)),
     }
-    for fpr, at_fpr in zip(FPRS, curves, strict=True):
+    estimates = vulnerability_curves(scores, FPRS, **options)
+    for fpr, estimate, at_fpr in zip(FPRS, estimates, curves, strict=True):
+        figures[f"estimated {fpr:g}"] = float(np.nanmean(estimate.tpr))
         figures[f"parametric {fpr:g}"] = float(np.mean(at_fpr.tpr))
         figures[f"two deviations {fpr:g}"] = float(np.nanmean(threshold_tpr(moments, fpr=fpr)))
     if correction == "none":  # ranks have no correction
@@ -275,7 +275,7 @@ def _row(
     row: dict[str, Any] = {"setting": setting, "r": rate, "correction": correction}
     row["predicted s / fresh"] = predicted
     names = ["D", "D / fresh", "D= / fresh", "shift / fresh", "s_in / fresh", "s_out / fresh", "s_in / s_out"]
-    kinds = ("parametric", "two deviations", "calibrated", "pooled")
+    kinds = ("estimated", "parametric", "two deviations", "calibrated", "pooled")
     names += [f"{kind} {fpr:g}" for kind in kinds for fpr in FPRS]
     for name in names:
         values = [figures[name] for figures in measured if name in figures]

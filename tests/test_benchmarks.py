@@ -1,10 +1,12 @@
 """Every benchmark runs, tiny, and measures what it says."""
 
 import importlib
+import itertools
 import json
 import pathlib
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.special
 from published_attacks import cut_to
@@ -45,6 +47,7 @@ def test_finite_pool_runs_and_corrects_by_its_factor(benchmark, tmp_path, capsys
     assert (fresh["r"], plain["correction"], corrected["correction"]) == ("fresh", "none", "finite_pool")
     for name, factor in {"D": 0.5, "D= / fresh": 0.5, "s_in / fresh": 2, "shift / fresh": 1}.items():
         assert corrected[name][0] == pytest.approx(plain[name][0] * factor**0.5, rel=1e-6)
+    assert corrected["estimated 0.1"][0] < plain["estimated 0.1"][0]
     assert corrected["pooled 0.1"] is None  # ranks have no correction
 
 
@@ -417,6 +420,39 @@ def test_the_study_reads_any_sweep(benchmark, tmp_path, capsys):
     assert left_out.count("| all | one | 0.1 |") == left_out.count("| all | two | 0.1 |") == 1
     figures = {path.name for path in (tmp_path / "figures").iterdir()}
     assert figures == {"study_advantage.png", "study_quantiles.png", "study_theory.png"}
+
+
+def test_slopes_of_classes_are_those_that_were_planted(benchmark, monkeypatch, capsys):
+    """log10 advantage = -0.5 log10 S + 0.2 log10 C + 0.5 log10 error - 0.5, where the error grows with C."""
+    cells = itertools.product(("one", "two"), ("tuned", "untuned"), ("pooled", "calibrated"), (2, 5, 10))
+    planted = [
+        {"dataset": dataset, "recipe": recipe, "evaluation": evaluation, "classes": classes, "shots": shots}
+        | {"seed": seed, "fpr": fpr, "accuracy": 1 - 0.01 * classes * (1 + seed) * (16 / shots) ** 0.1}
+        for dataset, recipe, evaluation, classes in cells
+        for shots, seed, fpr in itertools.product((16, 64), (0, 1), (0.1, 0.01))
+    ]
+    rows = pd.DataFrame(planted).assign(
+        attack="lira", epsilon=np.inf, learning_rate=0.1, batch_size=8, steps=100
+    )
+    noise = 10 ** np.random.default_rng(0).normal(0, 1e-3, len(rows))
+    laws = rows["shots"] ** -0.5 * rows["classes"] ** 0.2 * (1 - rows["accuracy"]) ** 0.5
+    rows["advantage"] = 10**-0.5 * laws * noise
+    rows["tpr"] = rows["fpr"] + rows["advantage"]
+    module = benchmark("classes")
+    monkeypatch.setattr(module, "load_results", lambda folders: rows)
+    module.main(["sweep"])
+    assert "| two | tuned | 5 | 64 | 0.1 | 8 | 100 | 0.935 |" in capsys.readouterr().out
+    # The error is proportional to C: without it among the regressors the slope is 0.2 + 0.5.
+    steps = module.steps_table(rows[rows["evaluation"] == "pooled"])
+    assert [float(row["2 to 5"]) for row in steps] == pytest.approx([0.7] * 16, abs=0.01)
+    alone, beside = module.slopes_table(rows), module.equal_error_table(rows)
+    assert (
+        len(alone) == len(beside) == 3 * 2 * 2 * 2
+    )  # sets and both, recipes, evaluations, all cells and far
+    for one, other in zip(alone, beside, strict=True):
+        assert float(one["FPR 0.01"].split(" ±")[0]) == pytest.approx(0.7, abs=0.01)
+        assert float(other["slope of C, FPR 0.01"].split(" ±")[0]) == pytest.approx(0.2, abs=0.01)
+        assert float(other["of the error, FPR 0.01"].split(" ±")[0]) == pytest.approx(0.5, abs=0.01)
 
 
 def test_audits_of_scikit_learn_s_heads_agree_with_its_re_trainings(benchmark, tmp_path):

@@ -1,0 +1,137 @@
+"""The slope of C: how vulnerability grows with the number of classes, by tuned and untuned recipes, and what moves it.
+
+    jaxmia sweep classes --out sweeps/classes
+    python benchmarks/classes.py sweeps/classes
+
+Of each recipe, data set and evaluation: the slope of C over all cells and over those far from the ceiling; the slope
+between neighbouring numbers of classes at each S; and the slope at equal test error, in a law that has log10 of the
+error beside log10 S and log10 C. LiRA only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from _common import machine
+from statsmodels.regression.linear_model import OLS
+from study import UNSATURATED, far, law_of, show, with_error
+
+from jaxmia.power_law import SATURATED_TPR
+from jaxmia.store import load_results
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options.add_argument("folders", type=pathlib.Path, nargs="+", help="of sweeps")
+    rows = load_results(options.parse_args(argv).folders)
+    rows = rows[(rows["attack"] == "lira") & rows["evaluation"].isin(["pooled", "calibrated"])]
+    show("Cells: means over seeds", cells_table(rows[rows["evaluation"] == "pooled"]))
+    show("Slope of C", slopes_table(rows))
+    show("Between neighbouring C, pooled", steps_table(rows[rows["evaluation"] == "pooled"]))
+    show("At equal test error", equal_error_table(rows))
+    print(machine())
+
+
+def cells_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """What the recipes are, and what comes of them."""
+    table = []
+    for (dataset, recipe, classes, shots), cells in rows.groupby(["dataset", "recipe", "classes", "shots"]):
+        at_fpr = [cells[cells["fpr"] == fpr] for fpr in sorted(rows["fpr"].unique(), reverse=True)]
+        one = at_fpr[0]
+        table.append(
+            {
+                "data set": dataset,
+                "recipe": recipe,
+                "C": classes,
+                "S": shots,
+                "learning rate": _each(one["learning_rate"], ".2g"),
+                "batch": _each(one["batch_size"], ".0f"),
+                "steps": _each(one["steps"], ".0f"),
+                "accuracy": f"{one['accuracy'].mean():.3f}",
+                "TPR": " / ".join(_number(at["tpr"].mean()) for at in at_fpr),
+            }
+        )
+    return table
+
+
+def _each(values: pd.Series, form: str) -> str:
+    """Values of the seeds; one, if they are the same."""
+    return " ".join(dict.fromkeys(f"{value:{form}}" for value in values))
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.3f}"
+
+
+def groups(rows: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    """Every recipe, evaluation and data set (and all sets), all cells and those far from the ceiling."""
+    for (recipe, evaluation), cells in rows.groupby(["recipe", "evaluation"], sort=False):
+        sets = [(str(name), of_set) for name, of_set in cells.groupby("dataset")]
+        for dataset, of_set in [*sets, ("all sets", cells)] if len(sets) > 1 else sets:
+            names = {"data set": dataset, "recipe": str(recipe), "evaluation": str(evaluation)}
+            yield names | {"cells of": "all"}, of_set
+            yield names | {"cells of": f"TPR at 0.1 < {UNSATURATED:g}"}, far(of_set)
+
+
+def slopes_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """A column for each FPR; cells are those of its law, in the order of FPRs."""
+    table = []
+    for names, cells in groups(rows):
+        laws = law_of(cells).lines if len(cells) else ()
+        slopes = {f"FPR {law.fpr:g}": with_error(law.slope_classes, law.slope_classes_stderr) for law in laws}
+        counts = " / ".join(str(law.num_cells) for law in laws)
+        over = ", ".join(dict.fromkeys(law.errors_over for law in laws if law.slope_classes is not None))
+        table.append(names | slopes | {"cells": counts, "errors over": over})
+    return _filled(table)
+
+
+def _filled(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give every row all headings."""
+    headings = list(dict.fromkeys(heading for row in table for heading in row))
+    return [{heading: row.get(heading, "-") for heading in headings} for row in table]
+
+
+def steps_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Slopes of C between neighbours at one S: means over seeds, the saturated and the unresolved left out."""
+    table = []
+    for (dataset, recipe, shots, fpr), cells in rows.groupby(
+        ["dataset", "recipe", "shots", "fpr"], sort=False
+    ):
+        usable = cells[(cells["advantage"] > 0) & (cells["tpr"] < SATURATED_TPR)]
+        logs = np.log10(usable.pivot(index="seed", columns="classes", values="advantage").astype(float))
+        known = sorted(cells["classes"].unique())
+        row = {"data set": dataset, "recipe": recipe, "S": shots, "FPR": fpr}
+        for low, high in itertools.pairwise(known):
+            both = low in logs and high in logs
+            slopes = (logs[high] - logs[low]) / np.log10(high / low) if both else pd.Series([np.nan])
+            row[f"{low} to {high}"] = _number(float(slopes.mean()))
+        table.append(row)
+    return _filled(table)
+
+
+def equal_error_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """The slope of C, plain errors, in a law with log10 of the test error as a third regressor, and that one's."""
+    table = []
+    for names, cells in groups(rows):
+        row: dict[str, Any] = dict(names)
+        for fpr, at_fpr in cells.groupby("fpr", sort=False):
+            usable = at_fpr[(at_fpr["advantage"] > 0) & (at_fpr["tpr"] < SATURATED_TPR)]
+            columns = (usable["classes"], usable["shots"], 1 - usable["accuracy"])
+            design = np.column_stack([np.log10(column.astype(float)) for column in columns])
+            design = np.hstack([design, np.ones((len(usable), 1))])
+            if len(usable) > design.shape[1] and np.linalg.matrix_rank(design) == design.shape[1]:
+                fit = OLS(np.log10(usable["advantage"].astype(float)).to_numpy(), design).fit()
+                row[f"slope of C, FPR {fpr:g}"] = with_error(fit.params[0], fit.bse[0])
+                row[f"of the error, FPR {fpr:g}"] = with_error(fit.params[2], fit.bse[2])
+        table.append(row)
+    return _filled(table)
+
+
+if __name__ == "__main__":
+    main()
