@@ -15,9 +15,10 @@ from references_accounting import (
 )
 from scipy import stats
 
-from jaxmia import accounting, membership
 from jaxmia._validate import InputError
-from jaxmia.accounting import (
+from jaxmia.data import membership
+from jaxmia.privacy import accounting
+from jaxmia.privacy.accounting import (
     ADJACENCY_OF_DESIGN,
     PrivacySpec,
     adjacency_for,
@@ -29,7 +30,7 @@ from jaxmia.accounting import (
     sampling_rate_of,
     tpr_ceiling,
 )
-from jaxmia.tradeoff import gaussian_ceiling, kairouz_ceiling
+from jaxmia.privacy.tradeoff import gaussian_ceiling, kairouz_ceiling
 
 ADD, REPLACE = "add_or_remove_one", "replace_one"
 FPRS = np.array([1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9, 0.999])

@@ -10,19 +10,22 @@ import scipy.stats
 from test_converged import NEWTON, small_pool
 from typer.testing import CliRunner
 
-from jaxmia import analytic, attacks
+from jaxmia import attacks
 from jaxmia._validate import InputError
-from jaxmia.analytic import AnalyticVulnerability, analytic_vulnerability
-from jaxmia.cli import app
-from jaxmia.contrasts import basis
-from jaxmia.ensemble import train_ensemble
-from jaxmia.features import candidate_pool, demo_features
-from jaxmia.influence import bytes_held
-from jaxmia.membership import draw_membership
-from jaxmia.scores import Scores, score
-from jaxmia.training import Hyperparams
-from jaxmia.triage import ridge_tails, triage_features
-from jaxmia.vulnerability import per_example_vulnerability
+from jaxmia.cli.commands import app
+from jaxmia.data.feature_set import demo_features
+from jaxmia.data.membership import draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.ridge import expected as analytic
+from jaxmia.ridge.expected import AnalyticVulnerability, analytic_vulnerability
+from jaxmia.ridge.influence import bytes_held
+from jaxmia.ridge.triage import ridge_tails, triage_features
+from jaxmia.scores import Scores
+from jaxmia.training.contrasts import basis
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams
+from jaxmia.vulnerability.curves import per_example_vulnerability
 
 
 def literal(pool, ridge, rate):

@@ -8,15 +8,18 @@ import pandas as pd
 import pytest
 from scipy.stats import binom, norm
 
-from jaxmia.assess import assess, result_rows, rocs
-from jaxmia.auditing import best_epsilon, median_epsilon_lower_bound
-from jaxmia.config import AttackSettings
-from jaxmia.ensemble import train_ensemble
-from jaxmia.evaluation import AttackResult, clopper_pearson
-from jaxmia.features import candidate_pool, demo_features
-from jaxmia.membership import draw_membership
-from jaxmia.scores import Scores, score
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.data.feature_set import demo_features
+from jaxmia.data.membership import draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.privacy.lower_bounds import best_epsilon, median_epsilon_lower_bound
+from jaxmia.scores import Scores
+from jaxmia.stats.resolution import clopper_pearson
+from jaxmia.stats.result import AttackResult
+from jaxmia.studies.assess import assess, result_rows, rocs
+from jaxmia.studies.settings.attacks import AttackSettings
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 KEY = jax.random.key(21)
 

@@ -8,10 +8,12 @@ import pytest
 
 from jaxmia import attacks
 from jaxmia._validate import InputError
-from jaxmia.attack_run import attack_scores
-from jaxmia.controls import permuted_control
-from jaxmia.evaluation import AttackResult, operating_points, roc
-from jaxmia.external import load_scores
+from jaxmia.audit.attack_scores import attack_scores
+from jaxmia.scores.reading import load_scores
+from jaxmia.stats.operating_points import operating_points
+from jaxmia.stats.result import AttackResult
+from jaxmia.stats.roc import roc
+from jaxmia.vulnerability.controls import permuted_control
 
 MODELS, EXAMPLES, TARGET = 16, 300, 5
 

@@ -4,8 +4,8 @@ import scipy.stats
 from references_attacks import bavaria_prior
 
 from jaxmia import attacks
-from jaxmia.attacks._shadows import sides
 from jaxmia.attacks.bavaria import _priors
+from jaxmia.attacks.shadows import sides
 from jaxmia.scores import Scores
 
 both = pytest.mark.parametrize("attack", [attacks.bavaria_t, attacks.bavaria_n], ids=["t", "n"])

@@ -5,7 +5,7 @@ from published_attacks import PUBLISHED, TARGETS, cut_to, published_scores, with
 
 from jaxmia import attacks
 from jaxmia._validate import InputError
-from jaxmia.attacks._shadows import side_medians, side_moments
+from jaxmia.attacks.shadows import side_medians, side_moments
 from jaxmia.scores import Scores
 
 designs = pytest.mark.parametrize("design", ["paired", "bernoulli"])

@@ -14,8 +14,8 @@ from published_attacks import (
 
 from jaxmia import attacks
 from jaxmia._validate import InputError
-from jaxmia.attacks._ratios import count_below, offline_log_reference, tuned_offline_a
-from jaxmia.attacks._shadows import Side, side_log_means, sides
+from jaxmia.attacks.ratios import count_below, offline_log_reference, tuned_offline_a
+from jaxmia.attacks.shadows import Side, side_log_means, sides
 from jaxmia.scores import Scores
 
 designs = pytest.mark.parametrize("design", ["paired", "bernoulli"])

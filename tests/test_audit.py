@@ -9,16 +9,18 @@ import pytest
 from audits import CLASSES, EACH, STRENGTH, head_of_members, lay_out, real_records
 from test_cli import jaxmia
 
-from jaxmia import attack_run, audit_match, audit_shadows
 from jaxmia._validate import InputError
-from jaxmia.audit import run_audit
-from jaxmia.audit_config import AuditConfig
-from jaxmia.audit_match import HeadScores, matched
-from jaxmia.audit_records import AuditRecords, load_records
-from jaxmia.audit_rows import record_rows
-from jaxmia.audit_shadows import Trainer
-from jaxmia.features import feature_set
-from jaxmia.released import load_released
+from jaxmia.audit import attack_scores as attack_run
+from jaxmia.audit import match as audit_match
+from jaxmia.audit import shadows as audit_shadows
+from jaxmia.audit.match import HeadScores, matched
+from jaxmia.audit.records import AuditRecords, load_records
+from jaxmia.audit.released import load_released
+from jaxmia.audit.rows import record_rows
+from jaxmia.audit.run import run_audit
+from jaxmia.audit.settings import AuditConfig
+from jaxmia.audit.shadows import Trainer
+from jaxmia.data.feature_set import feature_set
 from jaxmia.report import write_report
 from jaxmia.scores import Scores
 

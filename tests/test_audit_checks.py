@@ -7,19 +7,19 @@ import pytest
 from audits import CLASSES, EACH, head_of_members, lay_out, real_records
 from test_cli import jaxmia
 
-from jaxmia import audit_shadows
 from jaxmia._validate import InputError
-from jaxmia.audit import run_audit
-from jaxmia.audit_checks import (
+from jaxmia.audit import shadows as audit_shadows
+from jaxmia.audit.checks import (
     VoidAuditError,
     check_goes_together,
     void_findings,
     warnings_after,
     warnings_before,
 )
-from jaxmia.audit_config import AuditConfig
-from jaxmia.audit_records import AuditRecords
-from jaxmia.features import feature_set
+from jaxmia.audit.records import AuditRecords
+from jaxmia.audit.run import run_audit
+from jaxmia.audit.settings import AuditConfig
+from jaxmia.data.feature_set import feature_set
 
 CONFIG = AuditConfig.model_validate({"data": {"features": ""}, "head": {"file": ""}, "train": {}})
 

@@ -9,16 +9,17 @@ import safetensors.numpy
 from audits import head_of_members, lay_out, real_records, ridge_head
 from test_cli import jaxmia
 
-from jaxmia import attack_run, audit_shadows
 from jaxmia._validate import InputError
-from jaxmia.audit import run_audit
-from jaxmia.audit_config import AuditConfig, load_audit
-from jaxmia.audit_match import HeadScores, judged
-from jaxmia.audit_records import AuditRecords, proposed_fprs
-from jaxmia.audit_shadows import Trainer, shadows_key
-from jaxmia.features import feature_set
+from jaxmia.audit import attack_scores as attack_run
+from jaxmia.audit import shadows as audit_shadows
+from jaxmia.audit.match import HeadScores, judged
+from jaxmia.audit.records import AuditRecords, proposed_fprs
+from jaxmia.audit.run import run_audit
+from jaxmia.audit.settings import AuditConfig, load_audit
+from jaxmia.audit.shadows import Trainer, shadows_key
+from jaxmia.data.feature_set import feature_set
 from jaxmia.report import make_report
-from jaxmia.rounding import Rounding
+from jaxmia.scores.rounding import Rounding
 
 
 @pytest.fixture(scope="module")

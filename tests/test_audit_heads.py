@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from jaxmia import attack_run
 from jaxmia._validate import InputError
-from jaxmia.audit import run_audit
-from jaxmia.audit_config import AuditConfig
+from jaxmia.audit import attack_scores as attack_run
+from jaxmia.audit.run import run_audit
+from jaxmia.audit.settings import AuditConfig
 
 MODELS = 16
 

@@ -9,17 +9,17 @@ import rich.console
 from audits import CLASSES, head_of_members, lay_out, real_records
 from scipy.stats import norm
 
-from jaxmia import attack_run
 from jaxmia._validate import InputError
-from jaxmia.audit import run_audit
-from jaxmia.audit_config import AuditConfig, AuditPrivacySettings, load_audit
-from jaxmia.audit_records import AuditRecords
-from jaxmia.audit_shadows import Trainer
-from jaxmia.config import TrainSettings
-from jaxmia.features import feature_set
+from jaxmia.audit import attack_scores as attack_run
+from jaxmia.audit.records import AuditRecords
+from jaxmia.audit.run import run_audit
+from jaxmia.audit.settings import AuditConfig, AuditPrivacySettings, load_audit
+from jaxmia.audit.shadows import Trainer
+from jaxmia.cli.tables import audit_tables
+from jaxmia.data.feature_set import feature_set
+from jaxmia.privacy.tradeoff import kairouz_ceiling
 from jaxmia.report import make_report
-from jaxmia.tables import audit_tables
-from jaxmia.tradeoff import kairouz_ceiling
+from jaxmia.studies.settings.parts import TrainSettings
 
 NOISE, CLIP, STEPS, RATE, MODELS = 2.0, 1.0, 20, 0.5, 3000
 

@@ -15,8 +15,8 @@ from references_auditing import (
 from scipy import stats
 
 from jaxmia._validate import InputError
-from jaxmia.auditing import epsilon_lower_bound, median_epsilon_lower_bound
-from jaxmia.evaluation import AttackResult
+from jaxmia.privacy.lower_bounds import epsilon_lower_bound, median_epsilon_lower_bound
+from jaxmia.stats.result import AttackResult
 
 PUBLISHED = np.load(pathlib.Path(__file__).parent / "data" / "epsilon_bounds.npz", allow_pickle=False)
 FAIR = {"design": "bernoulli", "inclusion_rate": 0.5}

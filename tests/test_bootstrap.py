@@ -6,8 +6,9 @@ import scipy.stats
 from references_evaluation import gaussian_result, result_of
 
 from jaxmia._validate import InputError
-from jaxmia.bootstrap import ROW_RESAMPLES, bootstrap_interval, row_intervals
-from jaxmia.evaluation import CALIBRATED, EVALUATIONS, tpr_at_fpr
+from jaxmia.stats.bootstrap import ROW_RESAMPLES, bootstrap_interval, row_intervals
+from jaxmia.stats.operating_points import tpr_at_fpr
+from jaxmia.stats.p_values import CALIBRATED, EVALUATIONS
 from tests import references_evaluation as references
 
 
@@ -34,7 +35,7 @@ def resampled_tprs(result, fpr, evaluation, *, seed, num_resamples):
 @pytest.mark.parametrize("evaluation", EVALUATIONS)
 @pytest.mark.parametrize(("block_size", "digits"), [(1024, 16), (7, 16), (7, 0)])
 def test_interval_is_that_of_repeated_models(evaluation, block_size, digits, monkeypatch):
-    monkeypatch.setattr("jaxmia.bootstrap.BLOCK_SIZE", block_size)
+    monkeypatch.setattr("jaxmia.stats.bootstrap.BLOCK_SIZE", block_size)
     fpr = 0.5
     # Calibrated: enough models for the null of every example. Otherwise: enough examples in every model.
     models, examples = (70, 15) if evaluation in CALIBRATED else (6, 56)

@@ -7,8 +7,11 @@ import scipy.stats
 from references_evaluation import gaussian_result, result_of
 
 from jaxmia._validate import InputError
-from jaxmia.calibration import student_t_p_values
-from jaxmia.evaluation import AttackResult, calibrated_p_values, required_nonmembers, tpr_at_fpr
+from jaxmia.stats.nulls import student_t_p_values
+from jaxmia.stats.operating_points import tpr_at_fpr
+from jaxmia.stats.p_values import calibrated_p_values
+from jaxmia.stats.resolution import required_nonmembers
+from jaxmia.stats.result import AttackResult
 from tests import references_evaluation as references
 
 METHODS = ["residuals", "empirical"]
@@ -66,7 +69,7 @@ def test_p_values_leave_the_target_out(method, models, digits):
 def test_blocks_of_examples_change_nothing(method, monkeypatch):
     result = gaussian_result(12, models=9, examples=31, digits=1)
     whole = calibrated_p_values(result, method=method)
-    monkeypatch.setattr("jaxmia.evaluation.BLOCK_SIZE", 40)
+    monkeypatch.setattr("jaxmia.stats.p_values.BLOCK_SIZE", 40)
     np.testing.assert_array_equal(calibrated_p_values(result, method=method), whole)
 
 

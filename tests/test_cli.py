@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxmia.cli import main
+from jaxmia.cli.commands import main
 
 SMALL = [
     "--set",
@@ -114,7 +114,7 @@ def test_a_sweep_prints_its_cells_a_table_and_laws_and_a_second_one_says_nothing
 
 
 def test_failed_cells_are_a_table_and_exit_code_1(capsys, tmp_path, monkeypatch):
-    from jaxmia import experiment
+    from jaxmia.studies import run as experiment
 
     def fail(*args, **kwargs):
         raise RuntimeError("[no] answer")
@@ -144,7 +144,7 @@ def test_failed_cells_are_a_table_and_exit_code_1(capsys, tmp_path, monkeypatch)
 
 
 def test_a_full_disk_is_one_line_and_exit_code_1(capsys, tmp_path, monkeypatch):
-    from jaxmia import store
+    from jaxmia.studies import folder as store
 
     def full(*args):
         raise OSError(28, "No space left on device")

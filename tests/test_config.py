@@ -4,10 +4,11 @@ import math
 import pytest
 
 from jaxmia._validate import InputError
-from jaxmia.config import builtin_configs, load_config, load_sweep, parse_config, parse_sweep
-from jaxmia.features import check_candidates, load_features
-from jaxmia.recipe import recipe_for
-from jaxmia.training import TrainConfig
+from jaxmia.data.feature_set import load_features
+from jaxmia.data.pool import check_candidates
+from jaxmia.studies.recipe import recipe_for
+from jaxmia.studies.settings.toml import builtin_configs, load_config, load_sweep, parse_config, parse_sweep
+from jaxmia.training.settings import TrainConfig
 
 GRID = {"shots": [8, 4], "classes": [2]}
 

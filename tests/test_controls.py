@@ -9,10 +9,10 @@ import pytest
 
 from jaxmia import attacks
 from jaxmia._validate import InputError
-from jaxmia.controls import chance_check, permuted, permuted_control
-from jaxmia.evaluation import AttackResult
+from jaxmia.cli.tables import control_lines
 from jaxmia.scores import Scores
-from jaxmia.tables import control_lines
+from jaxmia.stats.result import AttackResult
+from jaxmia.vulnerability.controls import chance_check, permuted, permuted_control
 
 HONEST = [
     name

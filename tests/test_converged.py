@@ -8,14 +8,15 @@ import scipy.optimize
 import scipy.special
 
 from jaxmia._validate import InputError
-from jaxmia.config import parse_config
-from jaxmia.contrasts import basis, curvature, errors, from_params, to_params
-from jaxmia.converged import stationarity, unbounded_note
-from jaxmia.ensemble import train_ensemble
-from jaxmia.features import feature_set
-from jaxmia.membership import MembershipMasks, draw_membership
-from jaxmia.scores import gradient_norms, score
-from jaxmia.training import Hyperparams, TrainConfig, apply_head
+from jaxmia.data.feature_set import feature_set
+from jaxmia.data.membership import MembershipMasks, draw_membership
+from jaxmia.studies.settings.toml import parse_config
+from jaxmia.training.contrasts import basis, curvature, errors, from_params, to_params
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.linear import apply_head
+from jaxmia.training.newton import stationarity, unbounded_note
+from jaxmia.training.scoring import gradient_norms, score
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 NEWTON = TrainConfig("newton")
 

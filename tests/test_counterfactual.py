@@ -13,12 +13,13 @@ import references_frontier as references
 from test_converged import small_pool, trained
 
 from jaxmia._validate import InputError
-from jaxmia.contrasts import basis
-from jaxmia.counterfactual import paired_scores
-from jaxmia.influence import added, blocks_of_records, inverse_hessian, removed, without_own
-from jaxmia.membership import MembershipMasks, draw_membership
-from jaxmia.scores import Scores, score, split_diverged
-from jaxmia.training import TrainConfig
+from jaxmia.data.membership import MembershipMasks, draw_membership
+from jaxmia.ridge.influence import added, blocks_of_records, inverse_hessian, removed, without_own
+from jaxmia.ridge.paired import paired_scores
+from jaxmia.scores import Scores, split_diverged
+from jaxmia.training.contrasts import basis
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import TrainConfig
 
 EXACT = TrainConfig("newton", tolerance=1e-8)
 
@@ -161,7 +162,7 @@ def test_flipped_scores_of_diverged_models_go_and_priors_stay():
 
 SOLVED_IN_BLOCKS = """
 import jax, jax.numpy as jnp, numpy as np
-from jaxmia.influence import _BATCH, without_own
+from jaxmia.ridge.influence import _BATCH, without_own
 factors = jax.random.normal(jax.random.key(0), (_BATCH + 5, 4, 4))
 blocks = factors @ factors.transpose(0, 2, 1) / 40
 weights = blocks / 2

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from jaxmia._validate import InputError
-from jaxmia.decisions import call_members, conformal_p_values, positive_predictive_value
+from jaxmia.stats.calls import call_members, conformal_p_values, positive_predictive_value
 from tests import references_evaluation as references
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from test_cli import jaxmia
 
 from jaxmia import AttackResult, attacks, load_scores
-from jaxmia.external import KINDS
+from jaxmia.scores.reading import KINDS
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "scores.md").read_text()
 

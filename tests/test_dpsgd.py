@@ -13,16 +13,24 @@ import references_dpsgd
 import scipy.special
 import scipy.stats
 
-import jaxmia.ensemble as ensemble_module
 import jaxmia.training as training_module
+import jaxmia.training.ensemble as ensemble_module
 from jaxmia._validate import InputError
-from jaxmia.accounting import gdp_mu, individual_mu
-from jaxmia.dpsgd import add_noise, clipped_gradient_sum, clipped_gradient_sum_of, poisson_sample, step_keys
-from jaxmia.ensemble import train_ensemble
-from jaxmia.features import candidate_pool, demo_features
-from jaxmia.heads import zero_head
-from jaxmia.membership import MembershipMasks, draw_membership
-from jaxmia.training import Hyperparams, TrainConfig, apply_head, train_head
+from jaxmia.data.feature_set import demo_features
+from jaxmia.data.membership import MembershipMasks, draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.privacy.accounting import gdp_mu, individual_mu
+from jaxmia.training.dpsgd import (
+    add_noise,
+    clipped_gradient_sum,
+    clipped_gradient_sum_of,
+    poisson_sample,
+    step_keys,
+)
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.heads import zero_head
+from jaxmia.training.linear import apply_head, train_head
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 KEY = jax.random.key(23)
 CLASSES, EXAMPLES, DIM = 4, 30, 7

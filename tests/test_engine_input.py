@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmia import store
 from jaxmia._validate import InputError
-from jaxmia.config import parse_config
-from jaxmia.heads import gradient_sum, product
-from jaxmia.networks import HiddenLayers, Network
-from jaxmia.store import Cell, DamagedError, RunFolder
-from jaxmia.training import Hyperparams, TrainConfig, check_hyperparams
+from jaxmia.studies import folder as store
+from jaxmia.studies.folder.cell import Cell, DamagedError
+from jaxmia.studies.folder.run import RunFolder
+from jaxmia.studies.settings.toml import parse_config
+from jaxmia.training.heads import gradient_sum, product
+from jaxmia.training.network import HiddenLayers, Network
+from jaxmia.training.settings import Hyperparams, TrainConfig, check_hyperparams
 
 GRID = {"classes": [2], "shots": [4]}
 

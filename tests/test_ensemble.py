@@ -10,17 +10,19 @@ import references
 import scipy.special
 import scipy.stats
 
-import jaxmia.ensemble as ensemble_module
-import jaxmia.formulation as formulation_module
+import jaxmia.training.ensemble as ensemble_module
+import jaxmia.training.plan as formulation_module
+from jaxmia._buckets import bucket, smallest_in_bucket
 from jaxmia._validate import InputError
-from jaxmia.compilation import bucket, smallest_in_bucket
-from jaxmia.ensemble import empty_heads, join_ensembles, train_ensemble
-from jaxmia.features import candidate_pool, demo_features
-from jaxmia.formulation import formulate, poisson_bound
-from jaxmia.heads import product
-from jaxmia.membership import draw_membership
-from jaxmia.scores import score
-from jaxmia.training import Hyperparams, TrainConfig, batch_order, train_head
+from jaxmia.data.feature_set import demo_features
+from jaxmia.data.membership import draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.training.ensemble import empty_heads, join_ensembles, train_ensemble
+from jaxmia.training.heads import product
+from jaxmia.training.linear import batch_order, train_head
+from jaxmia.training.plan import formulate, poisson_bound
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 KEY = jax.random.key(11)
 

@@ -9,17 +9,11 @@ import scipy.stats
 from references_evaluation import gaussian_result, one_target, result_of
 
 from jaxmia._validate import InputError
-from jaxmia.evaluation import (
-    EVALUATIONS,
-    AttackResult,
-    calibrated_p_values,
-    clopper_pearson,
-    operating_points,
-    required_nonmembers,
-    resolvable,
-    roc,
-    tpr_at_fpr,
-)
+from jaxmia.stats.operating_points import operating_points, tpr_at_fpr
+from jaxmia.stats.p_values import EVALUATIONS, calibrated_p_values
+from jaxmia.stats.resolution import clopper_pearson, required_nonmembers, resolvable
+from jaxmia.stats.result import AttackResult
+from jaxmia.stats.roc import roc
 from tests import references_evaluation as references
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "data" / "roc_conventions.npz", allow_pickle=False)

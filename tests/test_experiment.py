@@ -15,17 +15,20 @@ import pytest
 import rich.console
 from kills import stopped_after_each_write
 
-from jaxmia import attacks, experiment, store
+from jaxmia import attacks
 from jaxmia._validate import InputError
-from jaxmia.evaluation import operating_points, roc
-from jaxmia.experiment import run_experiment
-from jaxmia.features import demo_features, save_features
-from jaxmia.laws import laws_from_json
-from jaxmia.power_law import LawOf, fit_power_law
-from jaxmia.recipe import recipe_for
+from jaxmia.data.feature_set import demo_features, save_features
+from jaxmia.laws.fit import LawOf, fit_power_law
 from jaxmia.report import make_report
 from jaxmia.report.content import Table
-from jaxmia.store import RunFolder
+from jaxmia.stats.operating_points import operating_points
+from jaxmia.stats.roc import roc
+from jaxmia.studies import folder as store
+from jaxmia.studies import run as experiment
+from jaxmia.studies.folder.run import RunFolder
+from jaxmia.studies.laws import laws_from_json
+from jaxmia.studies.recipe import recipe_for
+from jaxmia.studies.run import run_experiment
 
 SETTINGS = {
     "attack": ["lira", {"name": "lira", "variance": "global"}, "threshold"],

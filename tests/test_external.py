@@ -6,7 +6,7 @@ import references_external as references
 
 from jaxmia import attacks
 from jaxmia._validate import InputError
-from jaxmia.external import load_scores, scores_from_arrays
+from jaxmia.scores.reading import load_scores, scores_from_arrays
 
 MODELS, EXAMPLES, CLASSES = 6, 10, 4
 RNG = np.random.default_rng(0)

@@ -18,8 +18,8 @@ from test_cli import jaxmia
 
 from jaxmia import load_features
 from jaxmia._validate import InputError
-from jaxmia.audit_config import AuditConfig
-from jaxmia.audit_records import load_records
+from jaxmia.audit.records import load_records
+from jaxmia.audit.settings import AuditConfig
 from jaxmia.extract import Columns, ImageOptions, extract_features, packages
 from jaxmia.extract.parts import Parts
 from jaxmia.extract.screening import screen

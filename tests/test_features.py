@@ -3,23 +3,16 @@ import numpy as np
 import pytest
 
 from jaxmia._validate import InputError
-from jaxmia.features import (
-    CandidatePool,
-    FeatureSet,
+from jaxmia.data.feature_set import FeatureSet, demo_features, feature_set, load_features, save_features
+from jaxmia.data.normalization import (
     FeatureStatistics,
-    candidate_pool,
-    check_candidates,
-    choose_classes,
-    demo_features,
-    feature_set,
     feature_statistics,
-    load_features,
     load_statistics,
     normalized_pool,
-    save_features,
     standardized,
     unit_norm,
 )
+from jaxmia.data.pool import CandidatePool, candidate_pool, check_candidates, choose_classes
 
 KEY = jax.random.key(0)
 

@@ -10,12 +10,13 @@ import pytest
 from test_cli import jaxmia
 
 import jaxmia as jm
-from jaxmia import _files, store
-from jaxmia._files import check_writable, replacing
+from jaxmia import _atomic as _files
+from jaxmia._atomic import check_writable, replacing
 from jaxmia._npz import check_archive, read_npz
 from jaxmia._validate import InputError
-from jaxmia.attack_run import attack_scores
-from jaxmia.features import load_features
+from jaxmia.audit.attack_scores import attack_scores
+from jaxmia.data.feature_set import load_features
+from jaxmia.studies import folder as store
 
 RIGHT = {"features": np.ones((4, 2), np.float32), "labels": np.array([0, 1, 0, 1])}
 
@@ -67,7 +68,7 @@ def test_a_bomb_of_another_archive_is_not_unpacked_above_the_limit(tmp_path):
 
 
 def test_the_limit_is_an_option_of_commands_and_ends_with_them(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxmia.triage.analytic_vulnerability", refusing)
+    monkeypatch.setattr("jaxmia.ridge.triage.analytic_vulnerability", refusing)
     np.savez(tmp_path / "f.npz", **RIGHT)
     words = ["triage", tmp_path / "f.npz", "--fpr", "0.1"]
     code, _, err = jaxmia(capsys, *words, "--read-limit", "50B")
@@ -188,13 +189,13 @@ def test_every_command_asks_before_the_work(capsys, tmp_path, monkeypatch, words
 
 
 def test_errors_of_the_operating_system_are_one_line(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxmia.triage.load_features", refusing)
+    monkeypatch.setattr("jaxmia.ridge.triage.load_features", refusing)
     assert jaxmia(capsys, "triage", "x.npz")[::2] == (2, "error: permission denied.\n")
 
     def full(*args, **options):
         raise OSError(28, "No space left on device", "x.csv")
 
-    monkeypatch.setattr("jaxmia.triage.load_features", full)
+    monkeypatch.setattr("jaxmia.ridge.triage.load_features", full)
     assert jaxmia(capsys, "triage", "x.npz")[2] == "error: x.csv: no space left on device.\n"
 
 
@@ -202,7 +203,7 @@ def test_memory_that_runs_out_is_one_line(capsys, monkeypatch):
     def out_of_memory(*args, **options):
         raise MemoryError("Unable to allocate 1 TiB")
 
-    monkeypatch.setattr("jaxmia.triage.load_features", out_of_memory)
+    monkeypatch.setattr("jaxmia.ridge.triage.load_features", out_of_memory)
     code, _, err = jaxmia(capsys, "triage", "x.npz")
     assert (code, err.count("\n")) == (2, 1)
     assert "Unable to allocate 1 TiB" in err
@@ -218,7 +219,7 @@ def test_a_device_that_is_not_there_is_one_line(capsys, monkeypatch):
         raise AssertionError
 
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    monkeypatch.setattr("jaxmia.triage.load_features", broken)
+    monkeypatch.setattr("jaxmia.ridge.triage.load_features", broken)
     monkeypatch.setattr(jax, "devices", missing)
     code, _, err = jaxmia(capsys, "triage", "x.npz")
     assert (code, err.count("\n")) == (2, 1)
@@ -251,7 +252,7 @@ def test_attacks_on_scores_that_are_wrong_leave_nothing(tmp_path):
 
 
 def test_an_audit_holds_its_folder(tmp_path):
-    from jaxmia.audit_shadows import open_folder
+    from jaxmia.audit.shadows import open_folder
 
     with (
         open_folder(tmp_path / "out", "key"),

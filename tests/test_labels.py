@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from jaxmia._validate import InputError
-from jaxmia.analytic import AnalyticVulnerability
-from jaxmia.features import feature_set, load_features
-from jaxmia.labels import record_ids, truth
-from jaxmia.triage import triage_features
+from jaxmia.data.feature_set import feature_set, load_features
+from jaxmia.data.labels import record_ids, truth
+from jaxmia.ridge.expected import AnalyticVulnerability
+from jaxmia.ridge.triage import triage_features
 
 X = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
 NAMES = ["a", "b", "c"]
@@ -114,7 +114,7 @@ def test_ids_of_any_encoding_are_text_that_files_can_hold(tmp_path):
 def test_records_of_a_triage_keep_their_ids_in_a_file_of_an_upper_case_ending(tmp_path, monkeypatch):
     values = np.arange(6.0, 0, -1)
     found = AnalyticVulnerability(1.0, 0.5, *[values] * 6, fluctuation=1.0, warnings=())
-    monkeypatch.setattr("jaxmia.triage.analytic_vulnerability", lambda *args, **options: found)
+    monkeypatch.setattr("jaxmia.ridge.triage.analytic_vulnerability", lambda *args, **options: found)
     ids = np.array(["caf\udce9", "[red]", *"cdef"])
     np.savez(tmp_path / "f.npz", features=X, labels=np.array(["[/b]", "no"] * 3), ids=ids)
     triage_features(tmp_path / "f.npz", fpr=[0.1], out=tmp_path / "r.CSV")

@@ -9,9 +9,9 @@ import pytest
 from test_cli import jaxmia
 
 from jaxmia._validate import InputError
-from jaxmia.laws import fit_laws, laws_elsewhere, laws_from_json, load_laws, quantile_rows
-from jaxmia.power_law import PER_RECORD, LawOf, fit_power_law
-from jaxmia.required import required_shots
+from jaxmia.laws.fit import PER_RECORD, LawOf, fit_power_law
+from jaxmia.laws.required import required_shots
+from jaxmia.studies.laws import fit_laws, laws_elsewhere, laws_from_json, load_laws, quantile_rows
 
 SHOTS = np.array([8, 16, 32, 64, 128])
 CELL = {"recipe": "default", "epsilon": np.inf, "attack": "lira", "evaluation": "pooled", "fpr": 0.1}

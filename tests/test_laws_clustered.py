@@ -7,10 +7,10 @@ import rich.console
 from scipy import stats
 
 from jaxmia._validate import InputError
-from jaxmia.laws import fit_laws, laws_from_json, laws_to_json, quantile_rows
-from jaxmia.power_law import PER_RECORD, LawOf, fit_power_law
-from jaxmia.required import required_shots
-from jaxmia.tables import laws_tables, required_tables
+from jaxmia.cli.tables import laws_tables, required_tables
+from jaxmia.laws.fit import PER_RECORD, LawOf, fit_power_law
+from jaxmia.laws.required import required_shots
+from jaxmia.studies.laws import fit_laws, laws_from_json, laws_to_json, quantile_rows
 
 SHOTS = np.array([8.0, 16.0, 32.0, 64.0, 128.0])
 

@@ -4,7 +4,7 @@ import pytest
 import scipy.stats
 
 from jaxmia._validate import InputError
-from jaxmia.membership import draw_membership
+from jaxmia.data.membership import draw_membership
 
 KEY = jax.random.key(3)
 LABELS = np.repeat(np.arange(4), 30)

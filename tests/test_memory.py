@@ -10,14 +10,16 @@ import jax
 import numpy as np
 import pytest
 
-import jaxmia.formulation as formulation_module
+import jaxmia.training.plan as formulation_module
+from jaxmia._text import parse_bytes
 from jaxmia._validate import InputError
-from jaxmia.ensemble import train_ensemble
-from jaxmia.features import candidate_pool, demo_features
-from jaxmia.membership import draw_membership
-from jaxmia.memory import Plan, parse_bytes, plan
-from jaxmia.scores import score
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.data.feature_set import demo_features
+from jaxmia.data.membership import draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.memory import Plan, plan
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 KEY = jax.random.key(5)
 PRIVATE = {"clipping_norm": 1.0, "noise_multiplier": 2.0}
@@ -97,11 +99,12 @@ def test_eight_devices_train_the_heads_that_one_trains():
     """On simulated devices of a process of its own; 11 models do not divide by 8."""
     program = """
 import jax, json, numpy as np
-from jaxmia.ensemble import train_ensemble
-from jaxmia.features import candidate_pool, demo_features
-from jaxmia.membership import draw_membership
-from jaxmia.scores import score
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.data.feature_set import demo_features
+from jaxmia.data.pool import candidate_pool
+from jaxmia.data.membership import draw_membership
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
 key = jax.random.key(0)
 pool = candidate_pool(demo_features(), classes=3, shots=6, key=key).data
 masks = draw_membership(key, pool.labels, num_models=11)
@@ -136,10 +139,10 @@ def test_peak_memory_stays_under_the_budget():
     """All at once these heads would hold 1.5 GiB of logits; the budget is 320 MiB."""
     program = """
 import jax, json, numpy as np, resource
-from jaxmia.ensemble import train_ensemble
-from jaxmia.features import feature_set
-from jaxmia.membership import draw_membership
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.data.feature_set import feature_set
+from jaxmia.data.membership import draw_membership
+from jaxmia.training.settings import Hyperparams, TrainConfig
 rng = np.random.default_rng(0)
 labels = np.arange(20_000) % 50
 pool = feature_set(rng.normal(size=(20_000, 64)).astype(np.float32) / 8, labels)
@@ -162,11 +165,11 @@ def test_the_largest_cell_trains_scores_and_is_attacked_within_16_gib():
     program = """
 import jax, json, numpy as np, resource
 from jaxmia import attacks
-from jaxmia.ensemble import train_ensemble
-from jaxmia.features import feature_set
-from jaxmia.membership import draw_membership
-from jaxmia.scores import score
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.data.feature_set import feature_set
+from jaxmia.data.membership import draw_membership
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
 labels = np.arange(100_000) % 100
 features = np.random.default_rng(0).standard_normal((100_000, 768), np.float32) / 28
 pool = feature_set(features, labels)

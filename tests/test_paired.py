@@ -7,7 +7,7 @@ import scipy.stats
 
 from jaxmia import attacks
 from jaxmia._validate import InputError
-from jaxmia.attacks._shrinkage import (
+from jaxmia.attacks.shrinkage import (
     jackknife,
     levels,
     mean_residuals,
@@ -18,7 +18,7 @@ from jaxmia.attacks._shrinkage import (
     sums_of,
 )
 from jaxmia.scores import Scores
-from jaxmia.vulnerability import per_example_vulnerability
+from jaxmia.vulnerability.curves import per_example_vulnerability
 
 OPTIONS = [
     ("lira", {}),

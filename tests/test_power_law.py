@@ -9,13 +9,10 @@ import pytest
 from scipy import optimize, stats
 
 from jaxmia._validate import InputError
-from jaxmia.power_law import (
-    PowerLawFit,
-    fit_power_law,
-)
-from jaxmia.published import published_lines
-from jaxmia.required import required_shots
-from jaxmia.tradeoff import kairouz_ceiling
+from jaxmia.laws.fit import PowerLawFit, fit_power_law
+from jaxmia.laws.published import published_lines
+from jaxmia.laws.required import required_shots
+from jaxmia.privacy.tradeoff import kairouz_ceiling
 
 SHOTS = np.array([8.0, 16.0, 32.0, 64.0, 128.0])
 CLASSES = np.array([2, 5, 10])

@@ -12,17 +12,18 @@ from scipy import stats
 
 from jaxmia import attacks
 from jaxmia._validate import InputError
-from jaxmia.accounting import noise_multiplier_for, tpr_ceiling
-from jaxmia.auditing import epsilon_lower_bound
-from jaxmia.ensemble import train_ensemble
-from jaxmia.evaluation import AttackResult
-from jaxmia.experiment import run_experiment
-from jaxmia.features import feature_set
-from jaxmia.membership import draw_membership
-from jaxmia.scores import Scores, score
-from jaxmia.store import load_table
-from jaxmia.tables import results_tables
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.cli.tables import results_tables
+from jaxmia.data.feature_set import feature_set
+from jaxmia.data.membership import draw_membership
+from jaxmia.privacy.accounting import noise_multiplier_for, tpr_ceiling
+from jaxmia.privacy.lower_bounds import epsilon_lower_bound
+from jaxmia.scores import Scores
+from jaxmia.stats.result import AttackResult
+from jaxmia.studies.folder.tables import load_table
+from jaxmia.studies.run import run_experiment
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 TAIL = 1e-6  # probability that a correct implementation fails one comparison
 SETTINGS = {

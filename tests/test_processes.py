@@ -13,13 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxmia import experiment, processes
 from jaxmia._validate import InputError
-from jaxmia.cli import main
-from jaxmia.experiment import run_experiment
-from jaxmia.features import demo_features
-from jaxmia.processes import Group, Piece, ProcessError, deal, group, start
-from jaxmia.store import Cell, RunFolder
+from jaxmia.cli.commands import main
+from jaxmia.data.feature_set import demo_features
+from jaxmia.studies import distributed as processes
+from jaxmia.studies import run as experiment
+from jaxmia.studies.distributed import Group, Piece, ProcessError, deal, group, start
+from jaxmia.studies.folder.cell import Cell
+from jaxmia.studies.folder.run import RunFolder
+from jaxmia.studies.run import run_experiment
 
 SETTINGS = {
     "attack": ["lira", "threshold", "whitebox"],
@@ -45,8 +47,8 @@ import json, os, signal, sys
 import jax
 address, count, index, settings, out, beforehand = sys.argv[1:]
 jax.distributed.initialize(address, int(count), int(index), heartbeat_timeout_seconds=10)
-from jaxmia.experiment import run_experiment
-from jaxmia.store import RunFolder
+from jaxmia.studies.run import run_experiment
+from jaxmia.studies.folder.run import RunFolder
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 exec(beforehand)
 print(run_experiment(json.loads(settings), out, resume=True).heads_trained)

@@ -6,14 +6,15 @@ import pytest
 import rich.console
 from test_cli import jaxmia
 
-from jaxmia import experiment, run_experiment
-from jaxmia.config import load_config
-from jaxmia.evaluation import clopper_pearson
+from jaxmia import run_experiment
+from jaxmia.cli.tables import attack_tables, brief_tables, results_tables, sweep_tables
+from jaxmia.laws.fit import fit_power_law
 from jaxmia.plots import power_law_figure
-from jaxmia.power_law import fit_power_law
-from jaxmia.realised import realised_fpr
 from jaxmia.report.shared import realised
-from jaxmia.tables import attack_tables, brief_tables, results_tables, sweep_tables
+from jaxmia.stats.realised import realised_fpr
+from jaxmia.stats.resolution import clopper_pearson
+from jaxmia.studies import run as experiment
+from jaxmia.studies.settings.toml import load_config
 
 SHOTS = (8, 16, 32, 64, 128, 256)
 

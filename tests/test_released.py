@@ -7,10 +7,10 @@ import pytest
 import scipy.special
 
 from jaxmia._validate import InputError
-from jaxmia.audit_config import AuditTrainSettings
-from jaxmia.features import feature_set
-from jaxmia.head_recipe import shadows_recipe
-from jaxmia.released import load_released
+from jaxmia.audit.head_recipe import shadows_recipe
+from jaxmia.audit.released import load_released
+from jaxmia.audit.settings import AuditTrainSettings
+from jaxmia.data.feature_set import feature_set
 
 N, DIM = 40, 5
 

@@ -12,16 +12,18 @@ from audits import head_of_members, lay_out, real_records
 from scipy.stats import beta, binom, norm
 from test_cli import jaxmia
 
-from jaxmia import attack_run, experiment, run_experiment, write_report
+from jaxmia import run_experiment, write_report
 from jaxmia._validate import InputError
-from jaxmia.assess import per_example_rows, rates_by_fpr
-from jaxmia.audit import run_audit
-from jaxmia.config import load_config
-from jaxmia.published import published_lines
+from jaxmia.audit import attack_scores as attack_run
+from jaxmia.audit.run import run_audit
+from jaxmia.laws.published import published_lines
 from jaxmia.report import make_report
 from jaxmia.report.content import Measured, Picture, Table
 from jaxmia.report.records import RecordsOf
 from jaxmia.scores import Scores
+from jaxmia.studies import run as experiment
+from jaxmia.studies.assess import per_example_rows, rates_by_fpr
+from jaxmia.studies.settings.toml import load_config
 
 SECTIONS = [
     *("summary", "context", "data", "declared", "results", "records", "law", "privacy", "controls"),

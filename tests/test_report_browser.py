@@ -11,7 +11,7 @@ import pytest
 from audits import head_of_members, lay_out, real_records
 
 from jaxmia import write_report
-from jaxmia.audit import run_audit
+from jaxmia.audit.run import run_audit
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")

@@ -6,11 +6,13 @@ import scipy.stats
 
 from jaxmia import attacks
 from jaxmia._validate import InputError
-from jaxmia.calibration import pooled_p_values
-from jaxmia.evaluation import AttackResult, calibrated_p_values, operating_points, tpr_at_fpr
-from jaxmia.residuals import drawn_together
 from jaxmia.scores import Scores
-from jaxmia.vulnerability import per_example_vulnerability, vulnerability_curves
+from jaxmia.stats.nulls import pooled_p_values
+from jaxmia.stats.operating_points import operating_points, tpr_at_fpr
+from jaxmia.stats.p_values import calibrated_p_values
+from jaxmia.stats.result import AttackResult
+from jaxmia.vulnerability.curves import per_example_vulnerability, vulnerability_curves
+from jaxmia.vulnerability.residuals import drawn_together
 from tests import references_evaluation as references
 
 FPRS = (0.1, 0.01, 0.001)

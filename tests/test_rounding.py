@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxmia._validate import InputError
-from jaxmia.external import scores_from_arrays
-from jaxmia.rounding import rounding_of
+from jaxmia.scores.reading import scores_from_arrays
+from jaxmia.scores.rounding import rounding_of
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(4, size=60)

@@ -3,11 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from jaxmia.ensemble import train_ensemble
-from jaxmia.features import candidate_pool, demo_features
-from jaxmia.membership import draw_membership
-from jaxmia.scores import Scores, accuracy, gradient_norms, log_odds, score, split_diverged
-from jaxmia.training import Hyperparams, TrainConfig, apply_head
+from jaxmia.data.feature_set import demo_features
+from jaxmia.data.membership import draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.scores import Scores, split_diverged
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.linear import apply_head
+from jaxmia.training.scoring import accuracy, gradient_norms, log_odds, score
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 KEY = jax.random.key(5)
 

@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 
 from jaxmia._validate import InputError
-from jaxmia.config import parse_config, parse_sweep
-from jaxmia.ensemble import empty_heads, train_ensemble
-from jaxmia.experiment import run_experiment
-from jaxmia.features import bag_of_tokens, candidate_pool, load_features, raw_set
-from jaxmia.membership import draw_membership
-from jaxmia.networks import KERNEL, STRIDE, Network
-from jaxmia.scores import accuracy, score
-from jaxmia.scratch import plan_networks
-from jaxmia.store import RunFolder, load_table
-from jaxmia.sweep import run_sweep
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.data.bag_of_words import bag_of_tokens
+from jaxmia.data.feature_set import load_features, raw_set
+from jaxmia.data.membership import draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.studies.folder.run import RunFolder
+from jaxmia.studies.folder.tables import load_table
+from jaxmia.studies.run import run_experiment
+from jaxmia.studies.settings.toml import parse_config, parse_sweep
+from jaxmia.studies.sweep import run_sweep
+from jaxmia.training.ensemble import empty_heads, train_ensemble
+from jaxmia.training.from_scratch import plan_networks
+from jaxmia.training.network import KERNEL, STRIDE, Network
+from jaxmia.training.scoring import accuracy, score
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 MLP, CONV = Network("mlp", (5, 4)), Network("conv", (3, 4))
 SIDE = 9

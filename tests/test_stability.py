@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from jaxmia.evaluation import AttackResult
 from jaxmia.report.records import RecordsOf
 from jaxmia.report.stability import attacks_table, seeds_table
-from jaxmia.stability import agreement, flagged, flags_of_attacks, top
+from jaxmia.stats.result import AttackResult
+from jaxmia.vulnerability.stability import agreement, flagged, flags_of_attacks, top
 
 
 def result(seed, *, models=41, records=50, shifted=10):

@@ -11,11 +11,12 @@ import pytest
 import scipy.stats
 
 from jaxmia import attacks
-from jaxmia.evaluation import tpr_at_fpr
-from jaxmia.features import candidate_pool, feature_set
-from jaxmia.membership import draw_membership
-from jaxmia.power_law import fit_power_law
+from jaxmia.data.feature_set import feature_set
+from jaxmia.data.membership import draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.laws.fit import fit_power_law
 from jaxmia.scores import Scores
+from jaxmia.stats.operating_points import tpr_at_fpr
 from jaxmia.theory import (
     class_mean_heads,
     fresh_moments,
@@ -24,7 +25,7 @@ from jaxmia.theory import (
     simulated_features,
     threshold_tpr,
 )
-from jaxmia.vulnerability import per_example_vulnerability
+from jaxmia.vulnerability.curves import per_example_vulnerability
 
 NOISE = 0.3
 MODELS = 1500

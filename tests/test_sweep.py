@@ -13,14 +13,17 @@ import pytest
 import rich.console
 from kills import sweep_contents
 
-from jaxmia import executors, experiment, store, sweep
 from jaxmia._validate import InputError
-from jaxmia.config import load_sweep, parse_sweep
-from jaxmia.executors import LocalExecutor, LostError, RayExecutor
-from jaxmia.experiment import run_experiment
-from jaxmia.features import feature_set, save_features
-from jaxmia.store import TABLES, Cell, load_results
-from jaxmia.sweep import run_sweep
+from jaxmia.data.feature_set import feature_set, save_features
+from jaxmia.studies import executors, sweep
+from jaxmia.studies import folder as store
+from jaxmia.studies import run as experiment
+from jaxmia.studies.executors import LocalExecutor, LostError, RayExecutor
+from jaxmia.studies.folder.cell import TABLES, Cell
+from jaxmia.studies.folder.tables import load_results
+from jaxmia.studies.run import run_experiment
+from jaxmia.studies.settings.toml import load_sweep, parse_sweep
+from jaxmia.studies.sweep import run_sweep
 
 COMMON = {"attack": ["lira", "threshold"], "fpr": [0.1, 0.02], "shadows": {"models": 17}}
 TRAIN = {"steps": 5, "learning_rate": 0.2}

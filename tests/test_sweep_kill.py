@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from kills import stopped_after_each_write, sweep_contents
 
-from jaxmia import executors
-from jaxmia.executors import LostError, RayExecutor
-from jaxmia.features import feature_set, save_features
-from jaxmia.sweep import run_sweep
+from jaxmia.data.feature_set import feature_set, save_features
+from jaxmia.studies import executors
+from jaxmia.studies.executors import LostError, RayExecutor
+from jaxmia.studies.sweep import run_sweep
 
 CELL = "classes-3_shots-4_seed-"
 
@@ -53,7 +53,7 @@ def cells_done(path):
 
 def in_a_process(settings, out, executor="'local'", **options):
     code = (
-        "import json, sys; from jaxmia.executors import RayExecutor; from jaxmia.sweep import run_sweep;"
+        "import json, sys; from jaxmia.studies.executors import RayExecutor; from jaxmia.studies.sweep import run_sweep;"
         f"result = run_sweep(json.loads(sys.argv[1]), sys.argv[2], executor={executor}); print(len(result.failures))"
     )
     return subprocess.Popen([sys.executable, "-c", code, json.dumps(settings), str(out)], **options)

@@ -12,13 +12,14 @@ import rich.console
 import rich.progress
 from test_cli import jaxmia
 
-from jaxmia import progress, terminal
+from jaxmia import _progress as progress
+from jaxmia import _terminal as terminal
 from jaxmia._text import printable
 from jaxmia._validate import InputError
-from jaxmia.audit_config import TEMPLATE, load_audit
-from jaxmia.config import load_config, load_sweep
+from jaxmia.audit.settings import TEMPLATE, load_audit
+from jaxmia.cli.tables import audit_tables, failures_table, triage_tables
 from jaxmia.report import make_report
-from jaxmia.tables import audit_tables, failures_table, triage_tables
+from jaxmia.studies.settings.toml import load_config, load_sweep
 
 MARKUP = ["[/b]", "[red]alice[/red]", "[alice]55", ":smile:", "[link=x]y"]
 EXPERIMENT = '[data]\nfeatures = "mine.npz"\n[grid]\nclasses = [2]\nshots = [8]\n'
@@ -75,7 +76,7 @@ def test_files_with_a_byte_order_mark_are_read(tmp_path, encoding):
 
 
 def test_json_with_a_byte_order_mark_is_read(tmp_path):
-    from jaxmia.store import load_json
+    from jaxmia.studies.folder.tables import load_json
 
     (tmp_path / "m.json").write_text(json.dumps({"a": 1}), encoding="utf-8-sig")
     assert load_json(tmp_path, "m.json") == {"a": 1}
@@ -198,7 +199,7 @@ def test_a_delta_above_one_over_n_is_said(capsys):
 
 @pytest.mark.parametrize("delta", [0.1, 1e-5])
 def test_a_run_says_that_its_delta_is_above_one_over_n(delta):
-    from jaxmia.tuning import privacy_notes
+    from jaxmia.studies.tuning import privacy_notes
 
     settings = [f"privacy.delta={delta}", "privacy.epsilon=[inf,1]"]
     assert [("above 1/n" in line) for line in privacy_notes(load_config("smoke", settings))] == [True] * (

@@ -7,7 +7,7 @@ import pytest
 from scipy import integrate, stats
 
 from jaxmia._validate import InputError
-from jaxmia.tradeoff import gaussian_ceiling, kairouz_ceiling
+from jaxmia.privacy.tradeoff import gaussian_ceiling, kairouz_ceiling
 
 FPRS = np.array([1e-6, 1e-3, 0.01, 0.1, 0.5, 0.9])
 

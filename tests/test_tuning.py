@@ -13,17 +13,18 @@ import scipy.optimize
 from scipy.stats import norm
 from test_cli import jaxmia
 
-from jaxmia import experiment
 from jaxmia._validate import InputError
-from jaxmia.config import load_config, parse_config, to_toml
-from jaxmia.experiment import GridRun, formulation_of, run_experiment, tune_cell, tuned_cell
-from jaxmia.features import feature_set, save_features
-from jaxmia.processes import Group
+from jaxmia.data.feature_set import feature_set, save_features
 from jaxmia.report import make_report
 from jaxmia.report.content import Table
-from jaxmia.store import Cell, RunFolder
-from jaxmia.sweep import run_sweep
-from jaxmia.tuning import (
+from jaxmia.studies import run as experiment
+from jaxmia.studies.distributed import Group
+from jaxmia.studies.folder.cell import Cell
+from jaxmia.studies.folder.run import RunFolder
+from jaxmia.studies.run import GridRun, formulation_of, run_experiment, tune_cell, tuned_cell
+from jaxmia.studies.settings.toml import load_config, parse_config, to_toml
+from jaxmia.studies.sweep import run_sweep
+from jaxmia.studies.tuning import (
     Trial,
     Tuning,
     possible_settings,

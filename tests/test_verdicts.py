@@ -8,9 +8,11 @@ import pytest
 from scipy.stats import beta, binom
 
 from jaxmia._validate import InputError
-from jaxmia.evaluation import AttackResult, clopper_pearson, operating_points
-from jaxmia.tradeoff import kairouz_ceiling
-from jaxmia.verdicts import Statement, contradictions, statement_tests, why_no_test
+from jaxmia.privacy.tradeoff import kairouz_ceiling
+from jaxmia.privacy.verdicts import Statement, contradictions, statement_tests, why_no_test
+from jaxmia.stats.operating_points import operating_points
+from jaxmia.stats.resolution import clopper_pearson
+from jaxmia.stats.result import AttackResult
 
 AUDITS, RECORDS, FPRS = 1000, 400, np.array([0.2, 0.1, 0.05])
 ATTACKS = 3

@@ -12,18 +12,22 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
-from jaxmia import attacks, whitebox
+from jaxmia import attacks
 from jaxmia._validate import InputError
-from jaxmia.assess import control_rows
-from jaxmia.config import AttackSettings
-from jaxmia.controls import permuted_control
-from jaxmia.ensemble import ShadowEnsemble, train_ensemble
-from jaxmia.evaluation import AttackResult, roc
-from jaxmia.features import candidate_pool, demo_features, feature_set
-from jaxmia.membership import MembershipMasks, draw_membership
-from jaxmia.networks import Network
-from jaxmia.scores import Scores, score, split_diverged
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.data.feature_set import demo_features, feature_set
+from jaxmia.data.membership import MembershipMasks, draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.scores import Scores, split_diverged
+from jaxmia.stats.result import AttackResult
+from jaxmia.stats.roc import roc
+from jaxmia.studies.assess import control_rows
+from jaxmia.studies.settings.attacks import AttackSettings
+from jaxmia.training.ensemble import ShadowEnsemble, train_ensemble
+from jaxmia.training.network import Network
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
+from jaxmia.vulnerability import white_box as whitebox
+from jaxmia.vulnerability.controls import permuted_control
 
 KEY = jax.random.key(0)
 
