@@ -1,5 +1,5 @@
 """`python -m jaxmia` is the command line."""
 
-from jaxmia.cli.commands import main
+from jaxmia.cli import main
 
 main()

@@ -95,8 +95,8 @@ def auc(members, nonmembers):
 
 
 def test_every_attack_runs_through_the_contract():
-    # What weights say is no function of scores: the same contract, on heads, is in test_whitebox.py. Nor is what is
-    # known without shadows: test_analytic.py.
+    # What weights say is no function of scores: the same contract, on heads, is in test_weights.py. Nor is what is
+    # known without shadows: test_expected.py.
     assert {name for name, _ in CASES} == set(attacks.REGISTRY) - attacks.READS_WEIGHTS - attacks.READS_PRIOR
     assert all(getattr(attacks, name) is function for name, function in attacks.REGISTRY.items())
 

@@ -25,7 +25,7 @@ from jaxmia.extract.parts import Parts
 from jaxmia.extract.screening import screen
 from jaxmia.extract.sources import open_source
 
-SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
+SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data"
 TOPICS = ("assignment", "naming", "strings")
 # (x - 127) / 128, as the weights were trained with
 LITE = ("--mean", str(127 / 255), "--std", str(128 / 255), "--crop-pct", "1", "--interpolation", "bilinear")

@@ -10,7 +10,7 @@ from test_cli import jaxmia
 from jaxmia import AttackResult, attacks, load_scores
 from jaxmia.scores.reading import KINDS
 
-PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "scores.md").read_text()
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "scores.md").read_text()
 
 
 def test_examples_and_command_run(tmp_path, monkeypatch, capsys):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxmia.cli.commands import main
+from jaxmia.cli import main
 
 SMALL = [
     "--set",

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from jaxmia._validate import InputError
-from jaxmia.cli.commands import main
+from jaxmia.cli import main
 from jaxmia.data.feature_set import demo_features
 from jaxmia.studies import distributed as processes
 from jaxmia.studies import run as experiment

@@ -18,7 +18,7 @@ from jaxmia._validate import InputError
 from jaxmia.privacy.lower_bounds import epsilon_lower_bound, median_epsilon_lower_bound
 from jaxmia.stats.result import AttackResult
 
-PUBLISHED = np.load(pathlib.Path(__file__).parent / "data" / "epsilon_bounds.npz", allow_pickle=False)
+PUBLISHED = np.load(pathlib.Path(__file__).parents[1] / "data" / "epsilon_bounds.npz", allow_pickle=False)
 FAIR = {"design": "bernoulli", "inclusion_rate": 0.5}
 TAIL = 1e-4  # probability that a correct implementation fails a statistical test
 

@@ -16,7 +16,7 @@ from jaxmia.stats.result import AttackResult
 from jaxmia.stats.roc import roc
 from tests import references_evaluation as references
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / "data" / "roc_conventions.npz", allow_pickle=False)
+GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "data" / "roc_conventions.npz", allow_pickle=False)
 CASES = sorted({key.split("__")[0] for key in GOLDEN} - {"fprs"})
 
 

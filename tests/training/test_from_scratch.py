@@ -409,7 +409,7 @@ def test_a_recipe_of_a_set_must_be_there(settings):
 
 
 def test_the_benchmark_tabulates_what_the_sweep_has(finished, monkeypatch):
-    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent.parent / "benchmarks"))
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parents[2] / "benchmarks"))
     benchmark = importlib.import_module("from_scratch")
     results = finished.results().query("attack == 'lira'")
     rows = benchmark.table(results)
