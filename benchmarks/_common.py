@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmia import features
-from jaxmia.features import FeatureSet, feature_set, load_features
+from jaxmia.data import feature_set as features
+from jaxmia.data.feature_set import FeatureSet, feature_set, load_features
 
 _PACKAGES = ("jaxmia", "jax", "numpy", "scipy")
 

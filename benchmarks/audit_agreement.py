@@ -29,17 +29,18 @@ import scipy.special
 import scipy.stats
 
 from jaxmia import attacks
-from jaxmia.audit import run_audit
-from jaxmia.audit_config import AuditConfig
-from jaxmia.config import load_config
-from jaxmia.contrasts import objective_ridge
-from jaxmia.evaluation import calibrated_p_values
-from jaxmia.experiment import run_experiment
-from jaxmia.external import scores_from_arrays
-from jaxmia.features import FeatureSet, candidate_pool, feature_set
+from jaxmia.audit.run import run_audit
+from jaxmia.audit.settings import AuditConfig
+from jaxmia.data.feature_set import FeatureSet, feature_set
+from jaxmia.data.pool import candidate_pool
 from jaxmia.scores import Scores
-from jaxmia.store import load_table
-from jaxmia.vulnerability import per_example_vulnerability
+from jaxmia.scores.reading import scores_from_arrays
+from jaxmia.stats.p_values import calibrated_p_values
+from jaxmia.studies.folder.tables import load_table
+from jaxmia.studies.run import run_experiment
+from jaxmia.studies.settings.toml import load_config
+from jaxmia.training.contrasts import objective_ridge
+from jaxmia.vulnerability.curves import per_example_vulnerability
 
 FPRS = (0.1, 0.01)
 # What is audited as a .skops file, and what its LogisticRegression is made with.

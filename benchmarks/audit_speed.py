@@ -33,12 +33,15 @@ from attack_speed import published_half_loop
 from train_speed import Heads, Recipe, mean_accuracy, member_loss, peer_version, train_published
 
 from jaxmia import attacks
-from jaxmia.ensemble import ShadowEnsemble, train_ensemble
-from jaxmia.evaluation import AttackResult, OperatingPoint, operating_points
-from jaxmia.features import FeatureSet, candidate_pool
-from jaxmia.membership import MembershipMasks, draw_membership
-from jaxmia.scores import Scores, score
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.membership import MembershipMasks, draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.scores import Scores
+from jaxmia.stats.operating_points import OperatingPoint, operating_points
+from jaxmia.stats.result import AttackResult
+from jaxmia.training.ensemble import ShadowEnsemble, train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 STAGES = ("train", "score", "attack", "table")
 TOLERANCE = 1e-6

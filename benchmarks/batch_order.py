@@ -15,12 +15,14 @@ import numpy as np
 from scipy import stats
 
 from jaxmia import attacks
-from jaxmia.ensemble import train_ensemble
-from jaxmia.evaluation import operating_points
-from jaxmia.features import FeatureSet, candidate_pool
-from jaxmia.membership import draw_membership
-from jaxmia.scores import Scores, score
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.membership import draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.scores import Scores
+from jaxmia.stats.operating_points import operating_points
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 FPRS = (0.1, 0.01, 0.001)
 

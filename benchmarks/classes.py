@@ -22,8 +22,8 @@ from _common import machine
 from statsmodels.regression.linear_model import OLS
 from study import UNSATURATED, far, law_of, show, with_error
 
-from jaxmia.power_law import SATURATED_TPR
-from jaxmia.store import load_results
+from jaxmia.laws.fit import SATURATED_TPR
+from jaxmia.studies.folder.tables import load_results
 
 
 def main(argv: list[str] | None = None) -> None:

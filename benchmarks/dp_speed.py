@@ -23,11 +23,11 @@ import _common
 import jax
 import numpy as np
 
-from jaxmia.ensemble import train_ensemble
-from jaxmia.features import FeatureSet
-from jaxmia.membership import MembershipMasks, draw_membership
-from jaxmia.scores import accuracy
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.membership import MembershipMasks, draw_membership
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.scoring import accuracy
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 LEARNING_RATE, CLIPPING_NORM, NOISE_MULTIPLIER = 1.0, 1.0, 2.0
 

@@ -28,11 +28,11 @@ import numpy as np
 from scipy.stats import norm
 
 from jaxmia import attacks
-from jaxmia.ensemble import train_ensemble
-from jaxmia.evaluation import operating_points
-from jaxmia.features import FeatureSet, choose_classes
-from jaxmia.membership import MembershipMasks, draw_membership
-from jaxmia.scores import Scores, score
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.membership import MembershipMasks, draw_membership
+from jaxmia.data.pool import choose_classes
+from jaxmia.scores import Scores
+from jaxmia.stats.operating_points import operating_points
 from jaxmia.theory import (
     ScoreMoments,
     class_mean_heads,
@@ -40,8 +40,10 @@ from jaxmia.theory import (
     simulate_class_mean_scores,
     threshold_tpr,
 )
-from jaxmia.training import Hyperparams, TrainConfig
-from jaxmia.vulnerability import per_example_vulnerability, vulnerability_curves
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
+from jaxmia.vulnerability.curves import per_example_vulnerability, vulnerability_curves
 
 FPRS = (0.1, 0.01)
 DIM, NOISE_SCALE = 64, 0.125  # of (a): noise of the size of the class means, D about sqrt(32 / S)

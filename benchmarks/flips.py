@@ -19,12 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from _common import add_features, chosen_features, parser, report
 
-from jaxmia.counterfactual import HESSIANS, paired_scores
-from jaxmia.ensemble import ShadowEnsemble, train_ensemble
-from jaxmia.features import FeatureSet, candidate_pool
-from jaxmia.membership import MembershipMasks, draw_membership
-from jaxmia.scores import score
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.membership import MembershipMasks, draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.ridge.paired import HESSIANS, paired_scores
+from jaxmia.training.ensemble import ShadowEnsemble, train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 # A flip's own effect must stand out from what is left of the gradient.
 RECIPE = TrainConfig("newton", tolerance=3e-8)

@@ -14,7 +14,7 @@ from typing import Any
 import _common
 import pandas as pd
 
-from jaxmia.store import load_results
+from jaxmia.studies.folder.tables import load_results
 
 CELL = ["dataset", "recipe", "classes", "shots", "seed"]
 

@@ -33,15 +33,18 @@ from _common import add_features, chosen_features, machine, parser, report
 from scipy.stats import norm, spearmanr
 
 from jaxmia import attacks
-from jaxmia.analytic import AnalyticVulnerability, analytic_vulnerability
-from jaxmia.counterfactual import paired_scores
-from jaxmia.ensemble import ShadowEnsemble, train_ensemble
-from jaxmia.evaluation import AttackResult, operating_points
-from jaxmia.features import FeatureSet, candidate_pool, feature_set
-from jaxmia.membership import draw_membership
-from jaxmia.scores import Scores, score
-from jaxmia.training import Hyperparams, TrainConfig
-from jaxmia.vulnerability import per_example_vulnerability
+from jaxmia.data.feature_set import FeatureSet, feature_set
+from jaxmia.data.membership import draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.ridge.expected import AnalyticVulnerability, analytic_vulnerability
+from jaxmia.ridge.paired import paired_scores
+from jaxmia.scores import Scores
+from jaxmia.stats.operating_points import operating_points
+from jaxmia.stats.result import AttackResult
+from jaxmia.training.ensemble import ShadowEnsemble, train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
+from jaxmia.vulnerability.curves import per_example_vulnerability
 
 FPRS = (0.1, 0.01, 0.001)
 TRUTH = 2**20  # id of the first model of the ground truth

@@ -20,12 +20,13 @@ import _common
 import jax
 import numpy as np
 
-from jaxmia.ensemble import train_ensemble
-from jaxmia.features import candidate_pool
-from jaxmia.membership import draw_membership
-from jaxmia.scores import Scores, score
-from jaxmia.training import Hyperparams, TrainConfig
-from jaxmia.vulnerability import vulnerability_curves
+from jaxmia.data.membership import draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.scores import Scores
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
+from jaxmia.vulnerability.curves import vulnerability_curves
 
 FPRS = (0.1, 0.01, 0.001)
 QUANTILES = (0.5, 0.9, 0.99)

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from scipy import stats
 
-from jaxmia.ensemble import train_ensemble
-from jaxmia.membership import draw_membership
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.data.membership import draw_membership
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 QUANTITIES = ("examples", "dim", "classes", "models", "steps")
 SHARES = (0.25, 0.5, 1.0)

@@ -22,12 +22,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxmia import attacks
-from jaxmia.ensemble import train_ensemble
-from jaxmia.evaluation import AttackResult, operating_points
-from jaxmia.features import CandidatePool, FeatureSet, candidate_pool
-from jaxmia.membership import draw_membership
-from jaxmia.scores import Scores, score
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.membership import draw_membership
+from jaxmia.data.pool import CandidatePool, candidate_pool
+from jaxmia.scores import Scores
+from jaxmia.stats.operating_points import operating_points
+from jaxmia.stats.result import AttackResult
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 FPRS = (0.1, 0.01, 0.001)
 RECIPE, HYPER = TrainConfig("adam", "constant", 100, None), Hyperparams(0.1)

@@ -23,18 +23,20 @@ import scipy.stats
 from _common import machine
 from matplotlib.figure import Figure
 
-from jaxmia.config import ShadowSettings, parse_sweep
-from jaxmia.experiment import draw_pool
-from jaxmia.features import FeatureSet, load_features
-from jaxmia.laws import fit_laws, laws_elsewhere, load_quantiles
-from jaxmia.membership import draw_membership
-from jaxmia.power_law import PowerLaw, PowerLawFit
-from jaxmia.published import published_lines
-from jaxmia.required import required_shots
+from jaxmia.data.feature_set import FeatureSet, load_features
+from jaxmia.data.membership import draw_membership
+from jaxmia.laws.fit import PowerLaw, PowerLawFit
+from jaxmia.laws.published import published_lines
+from jaxmia.laws.required import required_shots
 from jaxmia.scores import Scores
-from jaxmia.store import Cell, load_json, load_results, read_tables
+from jaxmia.studies.folder.cell import Cell
+from jaxmia.studies.folder.tables import load_json, load_results, read_tables
+from jaxmia.studies.laws import fit_laws, laws_elsewhere, load_quantiles
+from jaxmia.studies.run import draw_pool
+from jaxmia.studies.settings.parts import ShadowSettings
+from jaxmia.studies.settings.toml import parse_sweep
 from jaxmia.theory import class_mean_heads, pool_moments, threshold_tpr
-from jaxmia.vulnerability import per_example_vulnerability
+from jaxmia.vulnerability.curves import per_example_vulnerability
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 MARKERS = "os^Dv"

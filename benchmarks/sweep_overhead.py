@@ -19,9 +19,9 @@ from typing import Any
 import _common
 import numpy as np
 
-from jaxmia.executors import Executor, LocalExecutor, RayExecutor
-from jaxmia.features import save_features
-from jaxmia.sweep import run_sweep
+from jaxmia.data.feature_set import save_features
+from jaxmia.studies.executors import Executor, LocalExecutor, RayExecutor
+from jaxmia.studies.sweep import run_sweep
 
 
 def main(words: Sequence[str] | None = None) -> None:

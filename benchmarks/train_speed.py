@@ -41,10 +41,10 @@ import numpy as np
 import optax
 import scipy.special
 
-from jaxmia.ensemble import train_ensemble
-from jaxmia.features import FeatureSet
-from jaxmia.membership import MembershipMasks, draw_membership
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.membership import MembershipMasks, draw_membership
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 MODES = ("shared order", "full batch", "independent", "Poisson")
 RATES = (1.0, 3.0, 10.0, 30.0)  # times --learning-rate: tried for the fewest steps

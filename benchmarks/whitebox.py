@@ -1,6 +1,6 @@
 """How many members do the weights of a linear head give away, beside its outputs?
 
-White-box attacks (jaxmia.whitebox) and LiRA on the same heads, trained in five ways on pools from much smaller to much
+White-box attacks (jaxmia.vulnerability.white_box) and LiRA on the same heads, trained in five ways on pools from much smaller to much
 larger than the head: n candidates, half of them members, over d C weights. n / (d C) is varied by the shots and by
 projecting the features on their first principal directions.
 
@@ -28,14 +28,17 @@ import jax
 import numpy as np
 
 from jaxmia import attacks
-from jaxmia.config import ExperimentConfig
-from jaxmia.ensemble import train_ensemble
-from jaxmia.evaluation import AttackResult, operating_points
-from jaxmia.features import FeatureSet, candidate_pool
-from jaxmia.membership import draw_membership
-from jaxmia.recipe import Recipe, recipe_for
-from jaxmia.scores import score
-from jaxmia.whitebox import MAX_HESSIAN, METHODS, white_box
+from jaxmia.attacks.weights import MAX_HESSIAN, METHODS
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.membership import draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.stats.operating_points import operating_points
+from jaxmia.stats.result import AttackResult
+from jaxmia.studies.recipe import Recipe, recipe_for
+from jaxmia.studies.settings.experiment import ExperimentConfig
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.vulnerability.white_box import white_box
 
 FPRS = (0.01, 0.001)
 STRENGTH = 1.0  # λ of the ridge: the default of scikit-learn

@@ -12,9 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from jaxmia._text import printable
+from jaxmia._text import parse_bytes, printable
 from jaxmia._validate import InputError, listed
-from jaxmia.memory import parse_bytes
 
 _LIMIT = contextvars.ContextVar("limit", default=16 * 2**30)
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import pathlib
+import re
 import sys
 import tomllib
 from importlib.resources.abc import Traversable
@@ -109,3 +110,22 @@ def _shown(error: UnicodeError) -> tuple[str, int]:
         raise error
     missing = error.object[error.start : error.end]
     return "".join(_PLAIN.get(letter, "?") for letter in missing), error.end
+
+
+_UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def parse_bytes(text: str | int, name: str = "memory") -> int:
+    """Return the bytes of "8GiB", "500 MB" or a plain number.
+
+    Args:
+        text: the size.
+        name: of the setting, for the message.
+
+    Raises:
+        InputError: for anything else.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
+    if match is None or match[2].upper() not in _UNITS:
+        raise InputError(f"{name}={str(text)!r} must be a number of bytes with a unit, as in 8GiB or 500MB.")
+    return int(float(match[1]) * _UNITS[match[2].upper()])

@@ -14,10 +14,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxmia.evaluation import MIN_FALSE_POSITIVES, Roc
-from jaxmia.power_law import LawOf, PowerLaw, PowerLawFit
-from jaxmia.published import published_lines
-from jaxmia.realised import realised_fpr
+from jaxmia.laws.fit import LawOf, PowerLaw, PowerLawFit
+from jaxmia.laws.published import published_lines
+from jaxmia.stats.realised import realised_fpr
+from jaxmia.stats.resolution import MIN_FALSE_POSITIVES
+from jaxmia.stats.roc import Roc
 
 COLOURS = (
     "#0072b2",

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from scipy import stats
 
+from jaxmia._buckets import in_float32
 from jaxmia._validate import check, check_at_least, check_fpr
-from jaxmia.compilation import in_float32
 
 
 class ScoreMoments(NamedTuple):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from jaxmia.evaluation import AttackResult
+from jaxmia.stats.result import AttackResult
 
 
 def one_record(members, nonmembers):

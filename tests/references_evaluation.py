@@ -5,7 +5,7 @@ import fractions
 import numpy as np
 import scipy.stats
 
-from jaxmia.evaluation import AttackResult
+from jaxmia.stats.result import AttackResult
 
 
 def result_of(statistic, member, defined=None):

@@ -1,4 +1,4 @@
-"""Slow, literal versions of what jaxmia.influence and jaxmia.analytic compute, in float64."""
+"""Slow, literal versions of what jaxmia.ridge.influence and jaxmia.ridge.expected compute, in float64."""
 
 import numpy as np
 import scipy.special

@@ -13,9 +13,9 @@ from published_attacks import cut_to
 from scipy.stats import spearmanr
 
 from jaxmia import attacks
-from jaxmia.features import demo_features, feature_set
+from jaxmia.data.feature_set import demo_features, feature_set
 from jaxmia.scores import Scores
-from jaxmia.sweep import run_sweep
+from jaxmia.studies.sweep import run_sweep
 
 FOLDER = pathlib.Path(__file__).parent.parent / "benchmarks"
 

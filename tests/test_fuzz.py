@@ -20,15 +20,17 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from jaxmia import attack_run, audit, triage
 from jaxmia._validate import InputError
-from jaxmia.audit_config import TEMPLATE, load_audit
-from jaxmia.config import load_config, load_sweep
+from jaxmia.audit import attack_scores as attack_run
+from jaxmia.audit import run as audit
+from jaxmia.audit.released import load_released
+from jaxmia.audit.settings import TEMPLATE, load_audit
+from jaxmia.data.feature_set import feature_set, load_features
 from jaxmia.extract.rows import Columns
 from jaxmia.extract.screening import screen
 from jaxmia.extract.sources import open_source
-from jaxmia.features import feature_set, load_features
-from jaxmia.released import load_released
+from jaxmia.ridge import triage
+from jaxmia.studies.settings.toml import load_config, load_sweep
 
 RNG = np.random.default_rng(0)
 RIGHT = {

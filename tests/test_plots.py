@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from references_evaluation import gaussian_result, result_of
 
-from jaxmia.evaluation import roc
 from jaxmia.plots import plot_rocs, thinned
+from jaxmia.stats.roc import roc
 
 
 @pytest.mark.parametrize("digits", [16, 1, 0])

@@ -12,7 +12,7 @@ def test_every_public_name_is_there_and_documented(name):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'lira'"):
+    with pytest.raises(AttributeError, match="lira"):
         jaxmia.lira  # noqa: B018
 
 

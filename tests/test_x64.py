@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from jaxmia import demo_features
-from jaxmia.analytic import analytic_vulnerability
-from jaxmia.ensemble import train_ensemble
-from jaxmia.features import feature_set
-from jaxmia.membership import draw_membership
-from jaxmia.scores import score
-from jaxmia.training import Hyperparams, TrainConfig
+from jaxmia.data.feature_set import feature_set
+from jaxmia.data.membership import draw_membership
+from jaxmia.ridge.expected import analytic_vulnerability
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
 
 
 def everything():

@@ -17,7 +17,7 @@ from jaxmia.attacks.quantile import quantile
 from jaxmia.attacks.rmia import rmia
 from jaxmia.attacks.threshold import threshold
 from jaxmia.attacks.whitebox import whitebox
-from jaxmia.evaluation import AttackResult
+from jaxmia.stats.result import AttackResult
 
 __all__ = [
     "READS_PRIOR",

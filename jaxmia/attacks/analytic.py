@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxmia.attacks._shadows import score_arrays
-from jaxmia.attacks._shrinkage import prior_means, prior_variances
-from jaxmia.evaluation import AttackResult
+from jaxmia.attacks.shadows import score_arrays
+from jaxmia.attacks.shrinkage import prior_means, prior_variances
 from jaxmia.scores import Scores
+from jaxmia.stats.result import AttackResult
 
 
 def analytic(scores: Scores, *, calibrated: bool = False) -> AttackResult:
@@ -17,7 +17,7 @@ def analytic(scores: Scores, *, calibrated: bool = False) -> AttackResult:
 
     Args:
         scores: log_odds and member [models, examples] of at least 1 model, with prior_mean and prior_variance
-            (jaxmia.analytic).
+            (jaxmia.ridge.expected).
         calibrated: return z = sign(mean_in - mean_out) (s - mean_out) / deviation_out.
 
     Returns:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jaxmia.attacks._ratios import log_ratios, offline_coefficients
-from jaxmia.attacks._shadows import score_arrays, sides
-from jaxmia.evaluation import AttackResult
+from jaxmia.attacks.ratios import log_ratios, offline_coefficients
+from jaxmia.attacks.shadows import score_arrays, sides
 from jaxmia.scores import Scores
+from jaxmia.stats.result import AttackResult
 
 
 def base(

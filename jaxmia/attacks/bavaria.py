@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.special
 
-from jaxmia.attacks._shadows import (
+from jaxmia.attacks.shadows import (
     RESOLUTION,
     Side,
     SideMoments,
@@ -18,8 +18,8 @@ from jaxmia.attacks._shadows import (
     side_moments,
     sides,
 )
-from jaxmia.evaluation import AttackResult
 from jaxmia.scores import Scores
+from jaxmia.stats.result import AttackResult
 
 _MAX_STRENGTH = (
     1000.0  # shadows that a prior may count for: beyond it, examples differ by sampling error alone

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxmia.attacks._shadows import blocks_of, log_probability, score_arrays, side_moments
-from jaxmia.evaluation import AttackResult
+from jaxmia.attacks.shadows import blocks_of, log_probability, score_arrays, side_moments
 from jaxmia.scores import Scores
+from jaxmia.stats.result import AttackResult
 
 
 def difficulty(scores: Scores) -> AttackResult:

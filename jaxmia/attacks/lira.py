@@ -9,7 +9,7 @@ import numpy as np
 import scipy.special
 
 from jaxmia._validate import InputError, check_choice
-from jaxmia.attacks._shadows import (
+from jaxmia.attacks.shadows import (
     RESOLUTION,
     Side,
     blocks_of,
@@ -18,7 +18,7 @@ from jaxmia.attacks._shadows import (
     side_moments,
     sides,
 )
-from jaxmia.attacks._shrinkage import (
+from jaxmia.attacks.shrinkage import (
     Residuals,
     levels,
     mean_residuals,
@@ -30,8 +30,8 @@ from jaxmia.attacks._shrinkage import (
     shrunk,
     sums_of,
 )
-from jaxmia.evaluation import AttackResult
 from jaxmia.scores import Scores
+from jaxmia.stats.result import AttackResult
 
 IN, OUT = True, False
 _OfBlock = Callable[[bool, slice], np.ndarray]  # of a side, for the examples of a block
@@ -72,7 +72,7 @@ def lira(
         scores: log_odds and member [models, examples], at least 3 models.
         variance: "per_example"; or "global": one deviation per side, that of the residuals about the
             examples' centres over all shadows of the target; or "shrunk": per example, drawn towards
-            scores.prior_variance as far as the shadows are few (jaxmia.attacks._shrinkage).
+            scores.prior_variance as far as the shadows are few (jaxmia.attacks.shrinkage).
         location: the centre of a side: "mean"; "median"; or "shrunk": the mean, drawn towards
             scores.prior_mean as far as the shadows are few. It is known without any shadow.
         offline: use OUT shadows alone.

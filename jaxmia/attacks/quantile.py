@@ -7,10 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxmia._validate import check, check_at_least, check_choice, check_fpr
-from jaxmia.attacks._pinball import quantile_predictions
-from jaxmia.attacks._shadows import RESOLUTION, blocks_of, score_arrays
-from jaxmia.evaluation import AttackResult
+from jaxmia.attacks.shadows import RESOLUTION, blocks_of, score_arrays
 from jaxmia.scores import Scores
+from jaxmia.stats.result import AttackResult
 
 _FLOOR = (
     1e-3  # of the mean squared residual, added before the logarithm: an exact fit of one score says little
@@ -189,6 +188,8 @@ def _pinball(
     """Return s - q(x) of a block of targets [targets, examples], cross-fitted."""
     features = design.features.astype(np.float32)
     values = np.empty(log_odds.shape)
+    from jaxmia.attacks.pinball import quantile_predictions  # the one part of the attacks that loads JAX
+
     for fold in design.folds:
         training = known.copy()
         training[:, fold] = False

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from jaxmia._validate import check
-from jaxmia.attacks._ratios import count_below, log_ratios, offline_coefficients
-from jaxmia.attacks._shadows import Side, Sides, blocks_of, check_log_odds, score_arrays, sides
-from jaxmia.evaluation import AttackResult
+from jaxmia.attacks.ratios import count_below, log_ratios, offline_coefficients
+from jaxmia.attacks.shadows import Side, Sides, blocks_of, check_log_odds, score_arrays, sides
 from jaxmia.scores import Scores
+from jaxmia.stats.result import AttackResult
 
 
 def rmia(

@@ -1,18 +1,18 @@
-"""The white-box attack: what the weights themselves say of a candidate, by the methods of jaxmia.whitebox."""
+"""The white-box attack: what the weights themselves say of a candidate, by the methods of jaxmia.vulnerability.white_box."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from jaxmia._validate import InputError, check, check_choice
-from jaxmia.attacks._shadows import score_arrays
-from jaxmia.evaluation import AttackResult
+from jaxmia.attacks.shadows import score_arrays
+from jaxmia.attacks.weights import METHODS
 from jaxmia.scores import Scores
-from jaxmia.whitebox import METHODS
+from jaxmia.stats.result import AttackResult
 
 
 def whitebox(scores: Scores, *, method: str = "mahalanobis") -> AttackResult:
-    """Return what jaxmia.whitebox.white_box says of every candidate by one method.
+    """Return what jaxmia.vulnerability.white_box.white_box says of every candidate by one method.
 
     Args:
         scores: log_odds and member [models, examples], and white_box with the method's statistic.

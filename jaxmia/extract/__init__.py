@@ -12,8 +12,9 @@ import numpy as np
 import rich.console
 from jaxtyping import Float
 
-from jaxmia._files import check_writable
+from jaxmia._atomic import check_writable, write_arrays, write_text
 from jaxmia._npz import read_npz
+from jaxmia._progress import item_progress
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 from jaxmia.extract.backbones import (
     Backbone,
@@ -29,8 +30,6 @@ from jaxmia.extract.parts import Parts
 from jaxmia.extract.rows import Columns, Source
 from jaxmia.extract.screening import Screened, screen
 from jaxmia.extract.sources import open_source
-from jaxmia.progress import item_progress
-from jaxmia.store import write_arrays, write_text
 
 __all__ = ["Columns", "Extraction", "ImageOptions", "extract_features", "parse_numbers"]
 

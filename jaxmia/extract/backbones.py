@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxmia._hashes import file_hash
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 from jaxmia.extract.packages import check_installed, load_package
 from jaxmia.extract.rows import Modality
-from jaxmia.store import file_hash
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")

@@ -10,12 +10,12 @@ import numpy as np
 import rich.console
 from jaxtyping import Float
 
+from jaxmia._progress import item_progress
 from jaxmia._validate import InputError
 from jaxmia.extract.backbones import Backbone
 from jaxmia.extract.images import UnusableError
 from jaxmia.extract.parts import Parts
 from jaxmia.extract.rows import Source
-from jaxmia.progress import item_progress
 
 BATCHES = 8  # of a block, between two writes
 

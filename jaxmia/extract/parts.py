@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxmia._atomic import held_folder, write_arrays, write_json
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError
-from jaxmia.store import held_folder, write_arrays, write_json
 
 _KEY = "key.json"
 

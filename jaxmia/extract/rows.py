@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from jaxmia._text import printable
+from jaxmia.data.labels import TRUTH
 from jaxmia.extract.images import UnusableError
-from jaxmia.labels import TRUTH
 
 Modality = Literal["image", "text"]
 _WHOLE = re.compile(r"-?\d+\.0+")

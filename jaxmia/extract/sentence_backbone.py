@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxmia._hashes import content_key
 from jaxmia._validate import InputError
 from jaxmia.extract.backbones import Backbone, BackboneSpec, check_modality, network_facts, torch_device
 from jaxmia.extract.packages import load_package, one_line, quiet
 from jaxmia.extract.rows import Modality
-from jaxmia.store import content_key
 
 
 def load(spec: BackboneSpec, modality: Modality) -> Backbone:

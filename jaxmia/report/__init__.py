@@ -7,18 +7,17 @@ import pathlib
 
 import pydantic
 
-from jaxmia._files import check_writable
+from jaxmia._atomic import check_writable, write_json, write_text
 from jaxmia._text import read_toml
 from jaxmia._validate import InputError
-from jaxmia.audit_config import ContextSettings
-from jaxmia.config import describe_error
+from jaxmia.audit.settings import ContextSettings
 from jaxmia.report.audits import audit_sections, load_audit_folder
 from jaxmia.report.beside import beside
 from jaxmia.report.content import Report
 from jaxmia.report.page import to_html
 from jaxmia.report.sources import annex
 from jaxmia.report.studies import load_study, study_sections
-from jaxmia.store import write_json, write_text
+from jaxmia.studies.settings.wording import describe_error
 
 
 def write_report(

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import confint_proportions_2indep
 
+from jaxmia._hashes import file_hash
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError
-from jaxmia.audit_config import ContextSettings
-from jaxmia.evaluation import AttackResult, Roc, clopper_pearson, resolvable, roc
+from jaxmia.audit.settings import ContextSettings
 from jaxmia.plots import rocs_figure
 from jaxmia.report.content import Block, Measured, Picture, Section, Table, Value, facts
 from jaxmia.report.drawing import drawn_for_pages, to_svg
@@ -41,8 +41,11 @@ from jaxmia.report.shared import (
 from jaxmia.report.stability import attacks_table
 from jaxmia.report.statement import statement_blocks
 from jaxmia.report.studies import Study, study_law_blocks, study_privacy_blocks
-from jaxmia.stability import flags_of_attacks
-from jaxmia.store import file_hash, load_json, load_table
+from jaxmia.stats.resolution import clopper_pearson, resolvable
+from jaxmia.stats.result import AttackResult
+from jaxmia.stats.roc import Roc, roc
+from jaxmia.studies.folder.tables import load_json, load_table
+from jaxmia.vulnerability.stability import flags_of_attacks
 
 _ROC_FPRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of the table under the curves
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxmia._validate import InputError
 from jaxmia.report.studies import Study
-from jaxmia.store import read_tables
+from jaxmia.studies.folder.tables import read_tables
 
 
 def beside(content: Mapping[str, Any], study: Study) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from jaxmia.store import json_number
+from jaxmia._hashes import json_number
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,17 +6,12 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from jaxmia.laws.fit import PER_RECORD, LawOf, PowerLaw, PowerLawFit
+from jaxmia.laws.published import PublishedLine, published_lines
+from jaxmia.laws.required import required_shots
 from jaxmia.plots import power_law_figure
-from jaxmia.power_law import (
-    PER_RECORD,
-    LawOf,
-    PowerLaw,
-    PowerLawFit,
-)
-from jaxmia.published import PublishedLine, published_lines
 from jaxmia.report.content import Block, Measured, Picture, Table, Value
 from jaxmia.report.drawing import drawn_for_pages, to_svg
-from jaxmia.required import required_shots
 
 EPSILONS = (0.25, 0.5, 0.75, 1.0)
 MOST_SHOTS = 1e12  # examples per class: beyond, a figure says no more than that it is beyond all data

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from jaxmia.auditing import best_epsilon
 from jaxmia.plots import privacy_figure
+from jaxmia.privacy.lower_bounds import best_epsilon
+from jaxmia.privacy.tradeoff import kairouz_ceiling
 from jaxmia.report.content import Block, Measured, Picture, Table, Value, measured
 from jaxmia.report.drawing import drawn_for_pages, to_svg
 from jaxmia.report.shared import over_seeds, realised
-from jaxmia.tradeoff import kairouz_ceiling
 
 _LEVEL = ["dataset", "recipe", "classes", "shots", "epsilon"]
 EPSILONS = (8.0, 4.0, 2.0, 1.0, 0.5)

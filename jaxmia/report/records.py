@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmia.evaluation import required_nonmembers
 from jaxmia.report.content import Block, Measured, Picture, Table, Value, measured
 from jaxmia.report.drawing import drawn_for_pages, to_svg, vulnerability_figure
-from jaxmia.vulnerability import QUANTILES, tpr_quantile
+from jaxmia.stats.resolution import required_nonmembers
+from jaxmia.vulnerability.curves import QUANTILES, tpr_quantile
 
 LISTED = 50  # records in the ranked list
 EXTRAPOLATED = (
@@ -27,7 +27,7 @@ class RecordsOf:
 
     Attributes:
         name: of the cell or the audit, for titles.
-        table: one row per record: id, class_name, separation (D) and separation_error, and jaxmia.assess.rates_by_fpr.
+        table: one row per record: id, class_name, separation (D) and separation_error, and jaxmia.studies.assess.rates_by_fpr.
         fprs: fractions, descending.
         num_out: shadows without a record, on average.
     """

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from jaxmia._hashes import content_key
 from jaxmia.attacks import READS_WEIGHTS
-from jaxmia.audit_config import ContextSettings
-from jaxmia.decisions import positive_predictive_value
-from jaxmia.realised import OFF, realised_fpr
+from jaxmia.audit.settings import ContextSettings
 from jaxmia.report.content import Block, Measured, Table, Value, facts, measured
-from jaxmia.store import content_key
+from jaxmia.stats.calls import positive_predictive_value
+from jaxmia.stats.realised import OFF, realised_fpr
 
 _OTHER_ATTACKS = (
     "attribute inference",

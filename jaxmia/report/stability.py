@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxmia.report.content import Measured, Table, Value
 from jaxmia.report.records import RecordsOf
-from jaxmia.stability import agreement, pairs, top
+from jaxmia.vulnerability.stability import agreement, pairs, top
 
 _COLUMNS = ("flagged by the first", "by the second", "by both", "by both, if by chance")
 

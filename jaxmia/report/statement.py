@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from jaxmia.audit_config import ContextSettings
+from jaxmia.audit.settings import ContextSettings
+from jaxmia.privacy.verdicts import SIGNIFICANCE, Statement, statement_tests, why_no_test
 from jaxmia.report.content import Block, Measured, Table, Value
-from jaxmia.verdicts import SIGNIFICANCE, Statement, statement_tests, why_no_test
 
 
 def statement_blocks(mine: pd.DataFrame, context: ContextSettings) -> Iterator[Block]:

@@ -13,10 +13,8 @@ import numpy as np
 import pandas as pd
 
 from jaxmia._validate import InputError
-from jaxmia.assess import RATES, rates_by_fpr
-from jaxmia.audit_config import ContextSettings
-from jaxmia.laws import load_laws
-from jaxmia.power_law import LawOf, PowerLawFit
+from jaxmia.audit.settings import ContextSettings
+from jaxmia.laws.fit import LawOf, PowerLawFit
 from jaxmia.report.content import Block, Measured, Picture, Section, Table, Value, facts
 from jaxmia.report.drawing import accuracy_figure, average_roc_figure, drawn_for_pages, to_svg
 from jaxmia.report.laws import law_blocks
@@ -38,7 +36,10 @@ from jaxmia.report.shared import (
     white_box_of,
 )
 from jaxmia.report.stability import seeds_table
-from jaxmia.store import Cell, load_json, load_table, read_tables
+from jaxmia.studies.assess import RATES, rates_by_fpr
+from jaxmia.studies.folder.cell import Cell
+from jaxmia.studies.folder.tables import load_json, load_table, read_tables
+from jaxmia.studies.laws import load_laws
 
 _CELL = ["dataset", "recipe", "classes", "shots", "epsilon"]
 

@@ -1,0 +1,317 @@
+"""White-box attacks on linear heads: what the weights themselves say of who is in the training set.
+
+Write x̃ = [x, 1], e_i = p_i - onehot(y_i) for a candidate's errors, G_i = e_i x̃_iᵀ for its loss gradient, m for the
+membership, r for the inclusion rate and v = r (1 - r). Each method finds a vector of the weights that is nearly linear
+in the membership, Σ (m_j - r) c_j + noise, with known contributions c_j. The likelihood ratio of m_i = 1 against 0,
+the other memberships and the noise taken as Gaussian with covariance J_i = v Σ_{j≠i} c_j c_jᵀ + σ² I, is
+
+    c_iᵀ J_i⁻¹ vector - (1/2 - r) D_i²,    D_i² = c_iᵀ J_i⁻¹ c_i.
+
+The adversary knows the candidates (a pool that contains the training set), the recipe, and has shadows.
+In float64 on the host: where memberships can be recovered exactly, J is nearly singular.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+import scipy.special
+from jaxtyping import Bool, Float, Int
+
+from jaxmia._validate import check, check_choice
+
+METHODS = ("mahalanobis", "stationarity", "inverse_hessian")
+FOLDS = 8  # of the models: those of one have the models of all others as shadows
+MAX_HESSIAN = 6000  # parameters of a Hessian: 300 MB, and a minute to invert on two cores
+_MEMORY = 8 * 2**30
+_LIVE_MATRICES = (
+    5  # of a square matrix with noise on its diagonal, inverted: it, their sum, the solver's, the inverse
+)
+_LIVE_ROWS = 3  # every candidate's contribution, solved, their product: arrays [examples, parameters] at once
+_LIVE_INPUTS = 4  # features with the bias's 1, turned, scaled, and one to compute with
+_LIVE_HEADS = 4  # weights, what is left of their gradients, its deviation and square
+_JITTER = 1e-9  # of the mean eigenvalue of a covariance or Hessian: far above rounding, far below what one record moves
+_SHRINKAGE = 1e-3  # of a direction's response towards the mean, in units of the mean direction's information
+
+
+class _Problem(NamedTuple):
+    """Heads whose memberships are asked for, and the candidates.
+
+    Attributes:
+        weights: float64[models, classes, dim + 1], the bias last; what all classes share, which no probability
+            depends on, taken off.
+        member: bool[models, examples].
+        inputs: float64[examples, dim + 1], x̃.
+        labels: int[examples].
+        rate: inclusion rate r.
+        weight_decay: of the mean loss over members.
+    """
+
+    weights: Float[np.ndarray, "models classes inputs"]
+    member: Bool[np.ndarray, "models examples"]
+    inputs: Float[np.ndarray, "examples inputs"]
+    labels: Int[np.ndarray, "examples"]
+    rate: float
+    weight_decay: float
+
+    def errors(self, weights: Float[np.ndarray, "classes inputs"]) -> Float[np.ndarray, "examples classes"]:
+        """p_i - onehot(y_i) of every candidate at these weights; a row sums to 0."""
+        errors = scipy.special.softmax(self.inputs @ weights.T, axis=1)
+        errors[np.arange(len(self.labels)), self.labels] -= 1
+        return errors
+
+    def decay(self, weights: Float[np.ndarray, "classes inputs"]) -> Float[np.ndarray, "classes inputs"]:
+        """The penalty's gradient for each member, weight_decay [kernel, 0]."""
+        gradient = self.weight_decay * weights
+        gradient[:, -1] = 0
+        return gradient
+
+
+def weight_statistics(
+    kernel: Float[np.ndarray, "models classes dim"],
+    bias: Float[np.ndarray, "models classes"],
+    member: Bool[np.ndarray, "models examples"],
+    features: Float[np.ndarray, "examples dim"],
+    labels: Int[np.ndarray, "examples"],
+    *,
+    rate: float,
+    weight_decay: float = 0.0,
+    methods: Collection[str] = METHODS,
+    memory: int | None = None,
+) -> dict[str, Float[np.ndarray, "models examples"]]:
+    """What each method says of every candidate under every head: jaxmia.vulnerability.white_box describes them.
+
+    Args:
+        kernel: weights of the heads, at least 3 of them finite.
+        bias: their biases.
+        member: who is in which head's training set.
+        features: of the candidates, as the heads see them.
+        labels: their classes, 0 to classes - 1.
+        rate: inclusion rate r.
+        weight_decay: of the mean loss over members.
+        methods: of METHODS.
+        memory: bytes that matrices may take; 8 GiB by default.
+
+    Returns:
+        float64 statistics by method, higher is more likely a member; NaN for heads whose weights are not finite, and
+        for all if fewer than 3 are.
+
+    Raises:
+        InputError: for an unknown method, a Hessian of more than MAX_HESSIAN parameters, or more than memory holds.
+    """
+    models, classes, dim = kernel.shape
+    check_methods(methods, classes=classes, dim=dim)
+    check_memory(methods, classes=classes, dim=dim, examples=len(labels), models=models, memory=memory)
+    weights = np.concatenate([kernel, bias[:, :, None]], axis=2).astype(np.float64)
+    finite = np.isfinite(weights).all(axis=(1, 2))
+    statistics = {method: np.full(member.shape, np.nan) for method in methods}
+    if np.count_nonzero(finite) < 3:
+        return statistics
+    inputs = np.concatenate([features.astype(np.float64), np.ones((len(labels), 1))], axis=1)
+    weights = weights[finite] - weights[finite].mean(axis=1, keepdims=True)
+    problem = _Problem(weights, member[finite], inputs, labels, rate, weight_decay)
+    for method in methods:
+        statistics[method][finite] = _FUNCTIONS[method](problem)
+    return statistics
+
+
+def check_methods(methods: Collection[str], *, classes: int, dim: int) -> None:
+    """Raise InputError unless white_box has the methods and can run them on heads of this size."""
+    for method in methods:
+        check_choice("method", method, METHODS)
+    if "inverse_hessian" in methods:
+        parameters = (classes - 1) * (dim + 1)
+        rule = f"be at most {MAX_HESSIAN} for method='inverse_hessian', which inverts their Hessian"
+        check(parameters <= MAX_HESSIAN, "(classes - 1) (dim + 1)", parameters, rule)
+
+
+def check_memory(
+    methods: Collection[str], *, classes: int, dim: int, examples: int, models: int, memory: int | None = None
+) -> None:
+    """Raise InputError unless memory (8 GiB by default) holds what methods of white_box do on heads of this size."""
+    budget = _MEMORY if memory is None else memory
+    for method in methods:
+        needed = _bytes_held(method, classes=classes, dim=dim, examples=examples, models=models)
+        rule = (
+            f"be at least {needed / 2**30:.3g} GiB for method={method!r} on {examples} candidates and"
+            f" {(classes - 1) * (dim + 1)} parameters (--memory SIZE, memory=)"
+        )
+        check(needed <= budget, "memory", f"{budget / 2**30:.3g} GiB", rule)
+
+
+def _bytes_held(method: str, *, classes: int, dim: int, examples: int, models: int) -> int:
+    """What a method holds at once, in float64: its largest matrices."""
+    parameters = (classes - 1) * (dim + 1)
+    given = (_LIVE_HEADS * models * classes + _LIVE_INPUTS * examples) * (dim + 1)
+    errors = 0 if method == "inverse_hessian" else FOLDS * examples * classes
+    if method != "inverse_hessian" and examples <= parameters:
+        return 8 * (given + errors + _LIVE_MATRICES * examples**2)
+    return 8 * (given + errors + _LIVE_MATRICES * parameters**2 + _LIVE_ROWS * examples * parameters)
+
+
+def _mahalanobis(problem: _Problem) -> Float[np.ndarray, "models examples"]:
+    # What lies outside of the candidates' span says nothing of any of them.
+    directions = np.linalg.svd(problem.inputs, full_matrices=False)[2].T
+    inputs, weights = problem.inputs @ directions, problem.weights @ directions
+    num_models, num_classes, num_inputs = weights.shape
+    fold = np.arange(num_models) % FOLDS
+    totals = np.zeros((FOLDS, len(inputs), num_classes))
+    for model in range(num_models):
+        errors = problem.errors(problem.weights[model])
+        totals[fold[model]] += np.where(problem.member[model][:, None], errors, 0)
+    statistic = np.empty(problem.member.shape)
+    for number in np.unique(fold):
+        target, shadow = fold == number, fold != number
+        trained = problem.member[shadow]
+        counts = trained.sum(axis=0)[:, None]
+        errors = (totals.sum(axis=0) - totals[number]) / np.maximum(counts, 1)
+        mean = weights[shadow].mean(axis=0)
+        shifts, coins = weights[shadow] - mean, trained - trained.mean(axis=0)
+        gradients = np.stack([(coins * errors[:, c]) @ inputs for c in range(num_classes)], axis=1)
+        information = np.sum(gradients**2, axis=(0, 1))
+        products = np.sum(gradients * shifts, axis=(0, 1))
+        prior = _SHRINKAGE * information.mean()
+        response = (products + prior * products.sum() / information.sum()) / (information + prior)
+        noise = np.sum((shifts - gradients * response) ** 2) / (len(shifts) * (num_classes - 1) * num_inputs)
+        statistic[target] = _likelihood_ratio(
+            weights[target] - mean, errors, inputs * response, noise=float(noise), rate=problem.rate
+        )
+    return statistic
+
+
+def _stationarity(problem: _Problem) -> Float[np.ndarray, "models examples"]:
+    num_models, num_classes, num_inputs = problem.weights.shape
+    # Minus the gradient of each head's own objective, which is 0 at its minimum.
+    left = np.empty(problem.weights.shape)
+    for model, (errors, decay) in enumerate(_at_each(problem)):
+        own = problem.member[model]
+        left[model] = -errors[own].T @ problem.inputs[own] - own.sum() * decay
+    mean = left.mean(axis=0)
+    squares = np.sum((left - mean) ** 2, axis=(1, 2))
+    # Of the other heads, about their own mean.
+    others = np.maximum(squares.sum() - squares * num_models / (num_models - 1), 0) / (num_models - 1)
+    statistic = np.empty(problem.member.shape)
+    for model, (errors, decay) in enumerate(_at_each(problem)):
+        vector = -problem.rate * (errors.T @ problem.inputs + len(errors) * decay)
+        statistic[model] = _likelihood_ratio(
+            (vector - mean + (left[model] - mean) / (num_models - 1))[None],
+            errors,
+            problem.inputs,
+            noise=float(others[model]) / ((num_classes - 1) * num_inputs),
+            rate=problem.rate,
+        )[0]
+    return statistic
+
+
+def _inverse_hessian(problem: _Problem) -> Float[np.ndarray, "models examples"]:
+    contrasts = _contrasts(problem.weights.shape[1])
+    inverse = _inverse(_pool_hessian(problem, contrasts))
+    statistic = np.empty(problem.member.shape)
+    for model, (errors, decay) in enumerate(_at_each(problem)):
+        vector = -problem.rate * (errors.T @ problem.inputs + len(errors) * decay)
+        moved = inverse @ (inverse @ (contrasts.T @ vector).ravel())
+        moved = contrasts @ moved.reshape(contrasts.shape[1], -1)
+        statistic[model] = 2 * np.sum((errors @ moved) * problem.inputs, axis=1)
+        if problem.rate != 0.5:
+            influence = _rows(errors @ contrasts, problem.inputs) @ inverse
+            statistic[model] -= (1 - 2 * problem.rate) * np.sum(influence**2, axis=1)
+    return statistic
+
+
+def _pool_hessian(
+    problem: _Problem, contrasts: Float[np.ndarray, "classes free"]
+) -> Float[np.ndarray, "parameters parameters"]:
+    """Hessian of r times the pool's loss and of the penalty at the mean weights, in contrasts of classes."""
+    weights = problem.weights.mean(axis=0)
+    p = scipy.special.softmax(problem.inputs @ weights.T, axis=1)
+    free, num_inputs = contrasts.shape[1], problem.inputs.shape[1]
+    curvature = np.einsum("ic,ca,cb->iab", p, contrasts, contrasts)
+    seen = p @ contrasts
+    curvature -= seen[:, :, None] * seen[:, None, :]
+    blocks = np.empty((free, num_inputs, free, num_inputs))
+    for a in range(free):
+        for b in range(a + 1):
+            block = problem.rate * (problem.inputs.T * curvature[:, a, b]) @ problem.inputs
+            blocks[a, :, b], blocks[b, :, a] = block, block
+    hessian = blocks.reshape(free * num_inputs, -1)
+    penalised = np.append(np.ones(num_inputs - 1), 0.0)
+    hessian[np.diag_indices_from(hessian)] += (
+        problem.weight_decay * problem.rate * len(problem.labels) * np.tile(penalised, free)
+    )
+    return hessian
+
+
+def _at_each(
+    problem: _Problem,
+) -> Iterator[tuple[Float[np.ndarray, "examples classes"], Float[np.ndarray, "classes inputs"]]]:
+    """Errors of all candidates and the penalty's gradient for each member, at the weights of one head after another."""
+    for weights in problem.weights:
+        yield problem.errors(weights), problem.decay(weights)
+
+
+def _likelihood_ratio(
+    vectors: Float[np.ndarray, "models classes inputs"],
+    errors: Float[np.ndarray, "examples classes"],
+    inputs: Float[np.ndarray, "examples inputs"],
+    *,
+    noise: float,
+    rate: float,
+) -> Float[np.ndarray, "models examples"]:
+    """Log-likelihood ratio of every membership given each vector.
+
+    With K the contributions' inner products, a Hadamard product, and A = v K + σ² I, J_i⁻¹ c_i by Sherman and Morrison
+    gives c_iᵀ J_i⁻¹ vector = (A⁻¹ C vector)_i / (σ² (A⁻¹)_ii) and D_i² = (1 / (σ² (A⁻¹)_ii) - 1) / v. Where parameters
+    are fewer than candidates, the same follows from J = v CᵀC + σ² I (push-through identity).
+
+    Args:
+        vectors: one for each target; all classes' rows add up to 0, and so do those of the contributions.
+        errors: e; a row sums to 0.
+        inputs: x̃, in any coordinates.
+        noise: σ², of each parameter; the jitter if that is more.
+        rate: inclusion rate r.
+    """
+    num_examples, num_classes = errors.shape
+    variance = rate * (1 - rate)
+    if num_examples <= (num_classes - 1) * inputs.shape[1]:
+        gram = (errors @ errors.T) * (inputs @ inputs.T)
+        noise = max(noise, _JITTER * variance * np.trace(gram) / num_examples)
+        gram *= variance
+        inverse = _inverse(gram, noise)
+        kept = noise * np.diagonal(inverse)  # 1 - v c_iᵀ J⁻¹ c_i
+        along = np.stack([np.sum((inputs @ vector.T) * errors, axis=1) for vector in vectors])
+        return (along @ inverse - (0.5 - rate) * (1 - kept) / variance) / kept
+    contrasts = _contrasts(num_classes)
+    rows = _rows(errors @ contrasts, inputs)
+    covariance = variance * rows.T @ rows
+    noise = max(noise, _JITTER * np.trace(covariance) / len(covariance))
+    solved = rows @ _inverse(covariance, noise)
+    leverage = np.sum(solved * rows, axis=1)
+    projected = (contrasts.T @ vectors).reshape(len(vectors), -1) @ solved.T
+    return (projected - (0.5 - rate) * leverage) / (1 - variance * leverage)
+
+
+def _contrasts(num_classes: int) -> Float[np.ndarray, "classes free"]:
+    """Orthonormal directions of what differs between classes."""
+    return scipy.linalg.helmert(num_classes).T
+
+
+def _rows(
+    errors: Float[np.ndarray, "examples free"], inputs: Float[np.ndarray, "examples inputs"]
+) -> Float[np.ndarray, "examples parameters"]:
+    """The matrices e_i x̃_iᵀ, each as a row."""
+    return (errors[:, :, None] * inputs[:, None, :]).reshape(len(inputs), -1)
+
+
+def _inverse(
+    matrix: Float[np.ndarray, "rows rows"], noise: float | None = None
+) -> Float[np.ndarray, "rows rows"]:
+    """Inverse of a positive matrix with the noise, or the jitter, on its diagonal."""
+    added = _JITTER * np.trace(matrix) / len(matrix) if noise is None else noise
+    # Not by SciPy's Cholesky: its own threads beside NumPy's wait for one another, which took 100 times as long.
+    return np.linalg.inv(matrix + added * np.eye(len(matrix)))
+
+
+_FUNCTIONS = {"mahalanobis": _mahalanobis, "stationarity": _stationarity, "inverse_hessian": _inverse_hessian}

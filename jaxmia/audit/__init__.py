@@ -1,0 +1,1 @@
+"""Audits of a released head: shadows trained like it, attacks, records, warnings."""

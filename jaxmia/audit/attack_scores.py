@@ -1,0 +1,214 @@
+"""Attacks on one file of scores, end to end: tables, statistics and ROC curves, for scores from anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmia import attacks
+from jaxmia._atomic import new_folder, write_json, write_parquet
+from jaxmia._hashes import file_hash
+from jaxmia._validate import check, check_choice, check_different, check_fpr
+from jaxmia.plots import plot_rocs, thinned
+from jaxmia.scores.reading import ExternalScores, check_target, load_scores
+from jaxmia.stats.result import AttackResult
+from jaxmia.stats.roc import Roc
+from jaxmia.studies.assess import (
+    check_resolvable,
+    control_rows,
+    evaluated_results,
+    needs_scores_alone,
+    per_example_rows,
+    result_rows,
+    rocs,
+)
+from jaxmia.studies.folder.manifest import versions
+from jaxmia.studies.settings.attacks import AttackSettings
+
+FPRS = (0.1, 0.01, 0.001)
+CONTROL_SEED = 0  # recorded in controls.parquet
+EVALUATIONS = ("pooled", "per_target", "calibrated")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackRun:
+    """What attacks on a file of scores leave.
+
+    Attributes:
+        path: the folder.
+        read: the scores, and notes on reading them.
+        results: one row per targets, attack, evaluation and FPR.
+        controls: one row per attack: its negative control.
+    """
+
+    path: pathlib.Path
+    read: ExternalScores
+    results: pd.DataFrame
+    controls: pd.DataFrame
+
+
+@dataclasses.dataclass(frozen=True)
+class _Targets:
+    """Models whose pairs are counted together: their rows, None for all, and the evaluations left out."""
+
+    name: str
+    rows: tuple[int, ...] | None
+    left_out: tuple[str, ...] = ()
+
+
+def attack_scores(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    attack: Sequence[str] = (),
+    fpr: Sequence[float] = FPRS,
+    target: int | None = None,
+) -> AttackRun:
+    """Run attacks on anyone's scores and write what they achieve into a new folder.
+
+    Each model is the target once and the others are its shadows. With one model under audit, its own results
+    stand apart from those of the others, which tell what to expect of a model trained alike.
+
+    The folder gets manifest.json, results.parquet, controls.parquet, per_example.parquet, statistics/ATTACK.npz
+    (the arrays of an AttackResult) and plots/.
+
+    Args:
+        source: an .npz file for load_scores.
+        out: a new or empty folder.
+        attack: names of attacks; by default all that work from scores alone.
+        fpr: fractions.
+        target: row of the model under audit; by default what the file says, if it does.
+
+    Raises:
+        InputError: for whatever is wrong with scores, names, FPRs or folder; nothing is then left in it.
+    """
+    for name in attack:
+        check_choice("attack", name, attacks.REGISTRY)
+    names = attack or [name for name in attacks.REGISTRY if needs_scores_alone(name)]
+    settings = [AttackSettings(name=name) for name in names]
+    check_different("attack", attack)
+    check_different("fpr", fpr)
+    check(len(fpr) > 0, "fpr", list(fpr), "hold at least one FPR")
+    for value in fpr:
+        check_fpr("fpr", value)
+    with new_folder(out) as folder:
+        read = load_scores(source)
+        if target is not None:
+            read = dataclasses.replace(read, target=check_target(target, len(read.scores.member)))
+        audited = slice(None) if read.target is None else read.target
+        num_nonmembers = int(np.count_nonzero(~np.asarray(read.scores.member)[audited]))
+        check_resolvable(fpr, num_nonmembers, "the audit" if read.target is None else f"row {read.target}")
+        results, controls = write_attacks(folder, source, read, settings, fpr)
+    return AttackRun(pathlib.Path(out), read, results, controls)
+
+
+def write_attacks(
+    folder: pathlib.Path,
+    source: str | os.PathLike[str],
+    read: ExternalScores,
+    settings: Sequence[AttackSettings],
+    fpr: Sequence[float],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Run attacks on scores that were read, and write what attack_scores does into a folder.
+
+    Args:
+        folder: an empty one.
+        source: the file that the scores were read from, for the record.
+        read: its scores.
+        settings: attacks that work from scores alone.
+        fpr: fractions.
+
+    Returns:
+        Results and controls. An FPR that a target cannot resolve is marked so.
+    """
+    results = _run(settings, read, list(fpr), folder)
+    write_parquet(folder / "results.parquet", results)
+    controls = control_rows(settings, read.scores, fprs=fpr, seed=CONTROL_SEED)
+    write_parquet(folder / "controls.parquet", controls)
+    write_parquet(folder / "per_example.parquet", _per_example(read, fpr))
+    write_json(folder / "manifest.json", _manifest(source, settings, read, fpr))
+    return results, controls
+
+
+def _target_groups(read: ExternalScores) -> list[_Targets]:
+    """Return all models as targets, or the one under audit and the others."""
+    if read.target is None:
+        return [_Targets("all", None)]
+    others = tuple(row for row in range(len(read.scores.member)) if row != read.target)
+    # One target has one threshold: pooled over it is per target.
+    return [
+        _Targets(f"row {read.target}", (read.target,), left_out=("pooled",)),
+        _Targets("others", others),
+    ]
+
+
+def _run(
+    settings: Sequence[AttackSettings], read: ExternalScores, fprs: list[float], folder: pathlib.Path
+) -> pd.DataFrame:
+    """Run the attacks, write statistics and plots, and return the rows of results."""
+    (folder / "statistics").mkdir()
+    (folder / "plots").mkdir()
+    groups, tables = _target_groups(read), []
+    curves: dict[tuple[str, str], dict[str, Roc]] = {}
+    for attack in settings:
+        results = evaluated_results(attack, read.scores, EVALUATIONS)
+        _save_statistics(folder / "statistics" / f"{attack.label}.npz", results["pooled"])
+        for group in groups:
+            of_group = {name: result for name, result in results.items() if name not in group.left_out}
+            curves_of_group = rocs(of_group, targets=group.rows)
+            rows = result_rows(attack.label, of_group, curves_of_group, fprs=fprs, targets=group.rows)
+            tables.append(rows.assign(targets=group.name))
+            for name, curve in curves_of_group.items():
+                curves.setdefault((group.name, name), {})[attack.label] = thinned(curve)
+    _plot(curves, folder / "plots")
+    rows = pd.concat(tables, ignore_index=True)
+    rows.insert(0, "targets", rows.pop("targets"))
+    return rows
+
+
+def _plot(curves: Mapping[tuple[str, str], Mapping[str, Roc]], folder: pathlib.Path) -> None:
+    for (targets, evaluation), of_attacks in curves.items():
+        plot_rocs(
+            of_attacks, folder / f"roc-{targets}-{evaluation}", title=f"{evaluation}, targets: {targets}"
+        )
+
+
+def _save_statistics(path: pathlib.Path, result: AttackResult) -> None:
+    arrays: dict[str, Any] = {name: getattr(result, name) for name in ("statistic", "member", "defined")}
+    if result.population is not None:
+        arrays["population"] = result.population
+    np.savez(path, **arrays)
+
+
+def _per_example(read: ExternalScores, fprs: Sequence[float]) -> pd.DataFrame:
+    member = np.asarray(read.scores.member)
+    examples = pd.DataFrame({"example": np.arange(member.shape[1])})
+    if read.labels is not None:
+        examples["label"] = read.labels
+    return per_example_rows(read.scores, fprs, examples, inclusion_rate=float(member.mean()))
+
+
+def _manifest(
+    source: str | os.PathLike[str],
+    settings: Sequence[AttackSettings],
+    read: ExternalScores,
+    fprs: Sequence[float],
+) -> dict[str, object]:
+    num_models, num_examples = np.asarray(read.scores.member).shape
+    return {
+        "source": str(source),
+        "sha256": file_hash(source),
+        "models": num_models,
+        "examples": num_examples,
+        "target": read.target,
+        "attacks": [attack.label for attack in settings],
+        "fprs": list(fprs),
+        "notes": list(read.notes),
+        "versions": versions(),
+    }

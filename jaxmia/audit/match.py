@@ -1,0 +1,161 @@
+"""How near the shadows of a recipe come to the head, and which recipe brings them nearest."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+import rich.console
+import scipy.optimize
+from jaxtyping import Float
+
+from jaxmia._atomic import write_json
+from jaxmia._hashes import content_key, json_number
+from jaxmia._progress import grid_progress
+from jaxmia.audit.settings import AuditConfig
+from jaxmia.audit.shadows import FITTING, Trainer
+from jaxmia.scores.rounding import Rounding
+from jaxmia.studies.folder.tables import load_json
+from jaxmia.studies.settings.parts import TrainSettings
+
+MODELS = 8  # shadows that stand for a recipe, of a stream of their own
+MISMATCH = 0.25  # of the head's interquartile range: beyond, the shadows are not heads like it
+_QUANTILES = np.linspace(0.05, 0.95, 19)
+_FILE = "match.json"
+_DECAY_EXPONENTS = (-7.0, -0.5)  # of the weight decay, base 10, between which one is fitted
+_TRIALS = 12  # of weight decays, at each number of steps
+_STEPS = (25, 100, 400)  # from stopped early to converged
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """How near shadows of a recipe come to the head.
+
+    Attributes:
+        train: the recipe.
+        mismatch: mean distance of quantiles of log-odds, members' and non-members' (if there are any), over the
+            head's interquartile range.
+        head: accuracy and mean log-odds of the head on its members and on others.
+        shadows: the same of the shadows.
+    """
+
+    train: TrainSettings
+    mismatch: float
+    head: dict[str, float]
+    shadows: dict[str, float]
+
+    def recipe(self) -> dict[str, Any]:
+        """The settings of its recipe, without what only audits have."""
+        return self.train.model_dump(mode="json", include=set(TrainSettings.model_fields))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadScores:
+    """What the head under audit says of the records.
+
+    Attributes:
+        log_odds: float64[records], of the true class.
+        rounding: of the probabilities that they were read from, which shadows' scores go through as well; or None.
+    """
+
+    log_odds: Float[np.ndarray, "records"]
+    rounding: Rounding | None = None
+
+    def alike(self, log_odds: np.ndarray) -> np.ndarray:
+        """Other heads' log-odds, rounded as this head's are."""
+        return log_odds if self.rounding is None else self.rounding.applied(log_odds)
+
+
+def matched_once(
+    trainer: Trainer,
+    config: AuditConfig,
+    own: HeadScores,
+    path: pathlib.Path,
+    shadows: str,
+    console: rich.console.Console | None,
+) -> Match:
+    """What matched says, read where an audit of the same shadows and the same scores of the head has written it.
+
+    A folder is used again with another head of the same recipe: the shadows stay, what was found of the head does not.
+
+    Args:
+        trainer: of the shadows.
+        config: of the audit.
+        own: scores of the head.
+        path: the audit's folder.
+        shadows: the key of its shadows.
+        console: where progress is shown, if anywhere.
+    """
+    folder = path / "shadows"
+    key = content_key([shadows, own.log_odds.tolist(), str(own.rounding)])
+    if (folder / _FILE).is_file():
+        content = load_json(folder, _FILE)
+        if content.get("key") == key:
+            train = TrainSettings.model_validate(content["train"], strict=False)
+            return Match(train, float(content["mismatch"]), content["head"], content["shadows"])
+    match = matched(trainer, config, own, console)
+    content = {"key": key, "train": match.recipe(), "mismatch": json_number(match.mismatch)}
+    write_json(folder / _FILE, content | {"head": match.head, "shadows": match.shadows})
+    return match
+
+
+def matched(
+    trainer: Trainer, config: AuditConfig, own: HeadScores, console: rich.console.Console | None
+) -> Match:
+    """The recipe that was given, or the one whose shadows come nearest to the head; and how near that is.
+
+    A recipe is fitted with the membership under audit: shadows' scores on their members are brought near the head's
+    on its own, and likewise those on others. Quantiles over all records determine two numbers: any one record's
+    membership hardly moves them. But an adversary who does not know the members has to know the recipe instead, and
+    reports say so.
+    """
+    if not config.train.match:
+        return judged(trainer, config.train, own)
+    tried: list[Match] = []
+    weighting: Any = {name: getattr(config.train, name) for name in ("class_weight", "intercept")}
+
+    def mismatch(exponent: float, steps: int) -> float:
+        bar.cell(f"fitting the recipe: {steps} steps, weight decay {10**exponent:.2g}")
+        train = TrainSettings(steps=steps, weight_decay=10**exponent, schedule="cosine", **weighting)
+        tried.append(judged(trainer, train, own))
+        bar.heads(MODELS, float(steps))
+        return tried[-1].mismatch
+
+    with grid_progress(console, float(sum(_STEPS) * _TRIALS)) as bar:
+        for steps in _STEPS:
+            scipy.optimize.minimize_scalar(
+                functools.partial(mismatch, steps=steps),
+                bounds=_DECAY_EXPONENTS,
+                method="bounded",
+                options={"xatol": 0.03, "maxiter": _TRIALS},
+            )
+    return min(tried, key=lambda match: match.mismatch)
+
+
+def judged(trainer: Trainer, train: TrainSettings, own: HeadScores) -> Match:
+    """How near heads of a recipe come to the head."""
+    raw, member = trainer.scores(train, (0, MODELS), stream=FITTING)
+    log_odds, mine = own.alike(raw), own.log_odds
+    low, high = np.quantile(mine, [0.25, 0.75])
+    scale = max(float(high - low), 1e-6)
+    distances: list[float] = []
+    head: dict[str, float] = {}
+    shadows: dict[str, float] = {}
+    is_member = trainer.records.member
+    for side, of_head, of_shadows in (
+        ("members", mine[is_member], log_odds[member]),
+        ("others", mine[~is_member], log_odds[~member]),
+    ):
+        if len(of_head) == 0:
+            continue
+        gaps = np.quantile(of_head, _QUANTILES) - np.quantile(of_shadows, _QUANTILES)
+        distances.append(float(np.mean(np.abs(gaps))) / scale)
+        for facts, values in ((head, of_head), (shadows, of_shadows)):
+            facts[f"mean log-odds of {side}"] = float(np.mean(values))
+            facts[f"share of {side} with log-odds above 0"] = float(np.mean(values > 0))
+    near = float(np.mean(distances)) if np.isfinite(distances).all() else math.inf
+    return Match(train, near, head, shadows)

@@ -1,0 +1,42 @@
+"""Files of named tensors: .npz, and .safetensors as of PyTorch's state dict."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+
+from jaxmia._npz import read_npz
+from jaxmia._validate import InputError
+from jaxmia.audit.released.base import ReleasedHead
+from jaxmia.audit.released.tensors import head_of_tensors
+from jaxmia.data.feature_set import FeatureSet
+
+
+def read_npz_head(path: pathlib.Path, data: FeatureSet, *, weight: str, bias: str) -> ReleasedHead:
+    """The head in an .npz; pickled objects are never loaded."""
+    return _head(path, read_npz(path, name="head", required=(), optional=None), data, weight, bias)
+
+
+def read_safetensors_head(path: pathlib.Path, data: FeatureSet, *, weight: str, bias: str) -> ReleasedHead:
+    """The head in a .safetensors file."""
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise InputError("a .safetensors head needs safetensors: pip install 'jaxmia[audit]'.") from None
+    try:
+        tensors = safetensors.numpy.load_file(path)
+    except Exception as error:  # its own kinds, and KeyError for dtypes that NumPy lacks
+        raise InputError(
+            f"{path} must be a readable .safetensors file of float16, bfloat16, float32 or float64: {error}."
+        ) from None
+    return _head(path, tensors, data, weight, bias)
+
+
+def _head(
+    path: pathlib.Path, tensors: dict[str, np.ndarray], data: FeatureSet, weight: str, bias: str
+) -> ReleasedHead:
+    try:
+        return head_of_tensors(tensors, data, weight=weight, bias=bias)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

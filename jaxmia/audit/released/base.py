@@ -1,0 +1,144 @@
+"""What a reader of heads gives: the head, and what was read and left out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxmia._validate import InputError, check
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.scores.reading import ExternalScores, scores_from_arrays
+
+_SHOWN = 8  # tensors or classes named in one message
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReleasedHead:
+    """A head, or what it says of the records.
+
+    Attributes:
+        outputs: float[records, classes], logits or probabilities.
+        kind: "logits" or "probabilities".
+        weight: float64[classes, dim], None where only outputs are known.
+        bias: float64[classes], zero without one; None where only outputs are known.
+        notes: what was read and what was left out, for the reader of the results.
+        warnings: what makes results mean something else.
+        features: float32[records, dim], what the head itself sees of the records where the file transforms them; None
+            where it sees them as they are.
+        recipe: settings of [train] that the file says the head was trained by; without an optimizer they are not all,
+            and the rest is to be fitted. None where it does not say.
+        unknown_recipe: why the file's own recipe is none that shadows can have; empty otherwise.
+    """
+
+    outputs: np.ndarray
+    kind: str
+    weight: np.ndarray | None
+    bias: np.ndarray | None
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    features: np.ndarray | None = None
+    recipe: Mapping[str, Any] | None = None
+    unknown_recipe: str = ""
+
+    @property
+    def num_parameters(self) -> int | None:
+        """Numbers that a release of the weights gives away; None where only outputs are known."""
+        return None if self.weight is None or self.bias is None else self.weight.size + self.bias.size
+
+    def scores(self, labels: np.ndarray, member: np.ndarray) -> ExternalScores:
+        """Log-odds of the true class [1, records], with the head's own training set.
+
+        Raises:
+            InputError: as scores_from_arrays, for outputs that are not finite or no probabilities.
+        """
+        return scores_from_arrays(
+            {self.kind: self.outputs[None], "labels": labels, "member": member[None].astype(bool)}
+        )
+
+    def predictions(self) -> np.ndarray:
+        """The class it decides for, int[records]."""
+        return self.outputs.argmax(axis=1)
+
+
+def linear_head(
+    weight: np.ndarray, bias: np.ndarray, data: FeatureSet, notes: Sequence[str], **more: Any
+) -> ReleasedHead:
+    """The softmax head of these weights, applied to the records.
+
+    Args:
+        weight: float64[classes, dim]; with two classes [1, dim] is the logit of class 1 against class 0.
+        bias: float64[rows].
+        data: the records; features as the head sees them.
+        notes: how it was read.
+        more: other fields of ReleasedHead.
+
+    Raises:
+        InputError: for shapes that do not fit the records, or values that are not finite.
+    """
+    classes, dim = data.num_classes, data.features.shape[1]
+    notes = list(notes)
+    if classes == 2 and weight.shape == (1, dim):
+        notes.append("One row of weights is read as the logit of class 1 against class 0.")
+        weight, bias = (np.concatenate([np.zeros_like(part), part]) for part in (weight, bias))
+    rule = f"be {(classes, dim)}: the classes of the features and their dimension"
+    check(weight.shape == (classes, dim), "weight.shape", weight.shape, rule)
+    check(bias.shape == (classes,), "bias.shape", bias.shape, f"be {(classes,)}, one for each class")
+    for name, values in (("weight", weight), ("bias", bias)):
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        check(bad == 0, f"NaN or infinite values in {name}", bad, "be 0")
+    logits = data.features.astype(np.float64) @ weight.T + bias
+    return ReleasedHead(logits, "logits", weight, bias, tuple(notes), **more)
+
+
+def class_order(values: np.ndarray, data: FeatureSet) -> list[int]:
+    """Where each class of the records stands among a head's classes, by value.
+
+    Args:
+        values: a head's own classes in its order: strings, integers, or whole floats.
+        data: the records; class_names are values, or names of the labels 0 .. classes - 1.
+
+    Raises:
+        InputError: unless the two are the same classes, or if names and numbers tell two different orders.
+    """
+    given = [_as_text(value) for value in values.tolist()]
+    found = []
+    for names in (list(data.class_names), [str(label) for label in range(data.num_classes)]):
+        if sorted(given) == sorted(names):
+            found.append([given.index(name) for name in names])
+    if not found:
+        raise InputError(
+            f"classes_={shown(given)} of the head must be the classes of the features,"
+            f" {shown(data.class_names)}, or their numbers."
+        )
+    if any(order != found[0] for order in found):
+        raise InputError(
+            f"classes_={shown(given)} of the head may be the labels' numbers or the class_names"
+            f" {shown(data.class_names)}, in another order: give class_names that are no numbers of other labels."
+        )
+    return found[0]
+
+
+def ordered_rows(kernel: np.ndarray, values: np.ndarray, order: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and bias in the order of the records' classes; one row is the second class's logit."""
+    if order == list(range(len(order))):
+        return kernel, values
+    if len(kernel) == 1:
+        kernel, values = (np.concatenate([np.zeros_like(part), part]) for part in (kernel, values))
+    return kernel[order], values[order]
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def shown(names: Sequence[str]) -> str:
+    """The names in one line of bounded length."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,229 @@
+"""Estimators of scikit-learn as heads: only those whose probabilities are a softmax of linear scores, or of their logs.
+
+Others have scores too, but no probabilities that a softmax head's shadows could have: they are refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from jaxmia._validate import InputError, check
+from jaxmia.audit.released.base import ReleasedHead, class_order, linear_head, ordered_rows, shown
+from jaxmia.audit.released.sklearn_recipe import logistic_recipe, weighting_of
+from jaxmia.data.feature_set import FeatureSet
+
+_WRAPPERS = {  # estimators around another one, and where they keep it
+    "GridSearchCV": "best_estimator_",
+    "RandomizedSearchCV": "best_estimator_",
+    "HalvingGridSearchCV": "best_estimator_",
+    "HalvingRandomSearchCV": "best_estimator_",
+    "TunedThresholdClassifierCV": "estimator_",
+    "FixedThresholdClassifier": "estimator_",
+}
+_WAY_OUT = (
+    "If it has predict_proba and its probabilities are what is released, save them: np.savez('head.npz',"
+    " probabilities=model.predict_proba(X)), the columns in the order of class_names. Otherwise train the same model"
+    " on random halves of the records and give the scores of all to `jaxmia attack`"
+)
+
+
+def head_of_model(model: Any, data: FeatureSet, warned: Sequence[str] = ()) -> ReleasedHead:
+    """A fitted estimator as a head, with what it sees of the records.
+
+    Args:
+        model: a classifier, a Pipeline that ends in one, or a search over either.
+        data: the records; features as the whole model sees them.
+        warned: of loading it.
+
+    Raises:
+        InputError: for a model that is not fitted, no softmax of linear scores, of other classes, or that the features
+            do not fit.
+    """
+    notes: list[str] = []
+    said = list(warned)
+    features: np.ndarray | None = None
+    seen = data.features.astype(np.float64)
+    while (name := type(model).__name__) in _WRAPPERS or name == "Pipeline":
+        if name == "Pipeline":
+            steps = [step for _, step in model.steps[:-1] if step not in (None, "passthrough")]
+            seen = _transformed(steps, seen)
+            # As the shadows and the attacks see them.
+            seen = seen.astype(np.float32).astype(np.float64)
+            features = seen.astype(np.float32)
+            names = [type(step).__name__ for step in steps]
+            if names:
+                notes.append(
+                    f"The features are transformed by the Pipeline's {', '.join(names)} first, as fitted to the head's"
+                    " members, for the head and its shadows alike."
+                )
+            model = model.steps[-1][1]
+            continue
+        inner = getattr(model, _WRAPPERS[name], None)
+        check(inner is not None, "model", name, f"be fitted, with {_WRAPPERS[name]} (refit=True)")
+        what = "chosen by it are held fixed for the shadows" if inner is not None else ""
+        notes.append(f"Read from {name}: {_WRAPPERS[name]}, a {type(inner).__name__}; settings {what}.")
+        model = inner
+    if name not in READABLE:
+        raise InputError(
+            f"model={name} must be a classifier whose probabilities are those of linear scores, one of"
+            f" {', '.join(READABLE)}: a {name}'s scores are no logits, and softmax heads are no shadows of it."
+            f" {_WAY_OUT}."
+        )
+    check(hasattr(model, "classes_"), "model", name, "be fitted: it has no classes_")
+    own = getattr(model, "n_features_in_", seen.shape[1])
+    rule = f"be {own}, the inputs of the {name} in the file"
+    check(own == seen.shape[1], "features.shape[1]", seen.shape[1], rule)
+    inside = dataclasses.replace(data, features=seen.astype(np.float32))
+    head = READABLE[name](model, inside)
+    return dataclasses.replace(
+        head, features=features, notes=(*notes, *head.notes), warnings=(*said, *head.warnings)
+    )
+
+
+def _transformed(steps: Sequence[Any], features: np.ndarray) -> np.ndarray:
+    for step in steps:
+        name = type(step).__name__
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of names of columns, which arrays have not
+                features = step.transform(features)
+            if hasattr(features, "toarray"):
+                features = features.toarray()
+            features = np.asarray(features, np.float64)
+        except Exception as error:  # whatever a step of anyone's Pipeline raises
+            raise InputError(
+                f"the features must be what the Pipeline in the file takes; its {name} says: {_one_line(error)}."
+                " Or give pipe[:-1].transform(X) as features and pipe[-1] as the head."
+            ) from None
+        bad = int(np.count_nonzero(~np.isfinite(features)))
+        check(bad == 0, f"NaN or infinite values after the Pipeline's {name}", bad, "be 0")
+    return features
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+
+
+def _softmax(model: Any, data: FeatureSet) -> ReleasedHead:
+    """Of coef_ and intercept_."""
+    kernel = np.asarray(model.coef_, np.float64)
+    bias = np.broadcast_to(np.asarray(model.intercept_, np.float64), len(kernel))
+    return _of_rows(model, kernel, bias, data)
+
+
+def _of_rows(model: Any, kernel: np.ndarray, bias: np.ndarray, data: FeatureSet) -> ReleasedHead:
+    order = class_order(np.asarray(model.classes_), data)
+    name = type(model).__name__
+    notes = [f"Read: coef_ {kernel.shape} and intercept_ of the file's {name}."]
+    if order != sorted(order):
+        notes.append(f"Its classes_ are {shown(list(map(str, model.classes_)))}: put in the records' order.")
+    return linear_head(*ordered_rows(kernel, bias, order), data, notes)
+
+
+def _logistic(model: Any, data: FeatureSet) -> ReleasedHead:
+    several = len(model.classes_) > 2
+    apart = getattr(model, "multi_class", "") == "ovr" or model.solver == "liblinear"
+    if several and apart:
+        unknown = "it is one class against the rest with the settings of an old version"
+        return _one_vs_rest(model, model.coef_, model.intercept_, data, unknown_recipe=unknown)
+    order = class_order(np.asarray(model.classes_), data)
+    recipe, unknown, said = logistic_recipe(model, order)
+    head = _softmax(model, data)
+    return dataclasses.replace(head, recipe=recipe, unknown_recipe=unknown, warnings=tuple(said))
+
+
+def _stochastic(model: Any, data: FeatureSet) -> ReleasedHead:
+    if model.loss not in ("log_loss", "log"):
+        raise InputError(
+            f"model=SGDClassifier(loss={model.loss!r}) must have loss='log_loss': other losses' scores are no logits."
+            f" {_WAY_OUT}."
+        )
+    unknown = "SGDClassifier stops where its learning rate and early stopping let it"
+    if len(model.classes_) > 2:
+        return _one_vs_rest(model, model.coef_, model.intercept_, data, unknown_recipe=unknown)
+    known = weighting_of(model, class_order(np.asarray(model.classes_), data))
+    return dataclasses.replace(_softmax(model, data), recipe=known, unknown_recipe=unknown)
+
+
+def _discriminant(model: Any, data: FeatureSet) -> ReleasedHead:
+    unknown = "linear discriminant analysis fits means and a covariance, not a loss"
+    return dataclasses.replace(_softmax(model, data), unknown_recipe=unknown)
+
+
+def _naive_bayes(model: Any, data: FeatureSet) -> ReleasedHead:
+    kernel, bias = model.feature_log_prob_, np.asarray(model.class_log_prior_)
+    head = _of_rows(model, np.asarray(kernel, np.float64), bias, data)
+    return dataclasses.replace(head, unknown_recipe="naive Bayes counts, and minimises no loss")
+
+
+def _one_vs_rest(
+    model: Any, kernel: np.ndarray, bias: np.ndarray, data: FeatureSet, **more: Any
+) -> ReleasedHead:
+    """One sigmoid a class, normalised: a softmax of the sigmoids' logs."""
+    order = class_order(np.asarray(model.classes_), data)
+    logits = data.features.astype(np.float64) @ np.asarray(kernel, np.float64).T + bias
+    note = (
+        f"Read: {type(model).__name__} of several classes by its own probabilities, one sigmoid for each class against"
+        " the rest, normalised; its weights are no softmax's."
+    )
+    outputs = scipy.special.log_expit(logits)[:, order]
+    return ReleasedHead(outputs, "logits", None, None, (note,), **more)
+
+
+def _wrapped_one_vs_rest(model: Any, data: FeatureSet) -> ReleasedHead:
+    """OneVsRestClassifier of LogisticRegression."""
+    parts = sorted({type(part).__name__ for part in model.estimators_})
+    if parts != ["LogisticRegression"] or getattr(model, "multilabel_", False):
+        raise InputError(
+            "model=OneVsRestClassifier must be of LogisticRegression, one class a record, got"
+            f" {shown(parts)}. {_WAY_OUT}."
+        )
+    first = model.estimators_[0]
+    kernel = np.concatenate([np.asarray(part.coef_, np.float64) for part in model.estimators_])
+    bias = np.concatenate([np.broadcast_to(part.intercept_, 1) for part in model.estimators_])
+    several = len(kernel) > 1
+    head = (_one_vs_rest if several else _of_rows)(model, kernel, bias, data)
+    recipe, unknown, said = logistic_recipe(first, [0, 1])
+    if isinstance(first.class_weight, dict):
+        recipe, unknown = {}, "its class weights are of one class against the rest"
+    if several and "optimizer" in recipe:
+        recipe = recipe | {"link": "one_vs_rest"}
+    return dataclasses.replace(head, recipe=recipe, unknown_recipe=unknown, warnings=tuple(said))
+
+
+def _calibrated(model: Any, data: FeatureSet) -> ReleasedHead:
+    order = class_order(np.asarray(model.classes_), data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outputs = np.asarray(model.predict_proba(data.features.astype(np.float64)))
+    return ReleasedHead(
+        outputs[:, order],
+        "probabilities",
+        None,
+        None,
+        (
+            "Read: predict_proba of the file's CalibratedClassifierCV on the records; its weights are not looked at.",
+        ),
+        warnings=(
+            "The head is calibrated (CalibratedClassifierCV), its shadows are plain softmax heads: what is said over"
+            " re-trainings is of softmax heads that come as near as they can.",
+        ),
+        unknown_recipe="a calibrated classifier is several fits and a calibration on held-out parts",
+    )
+
+
+READABLE: dict[str, Callable[[Any, FeatureSet], ReleasedHead]] = {
+    "LogisticRegression": _logistic,
+    "LogisticRegressionCV": _logistic,
+    "SGDClassifier": _stochastic,
+    "LinearDiscriminantAnalysis": _discriminant,
+    "MultinomialNB": _naive_bayes,
+    "OneVsRestClassifier": _wrapped_one_vs_rest,
+    "CalibratedClassifierCV": _calibrated,
+}

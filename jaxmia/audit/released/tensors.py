@@ -1,0 +1,212 @@
+"""Heads among named tensors: which is the weight and which the bias, by name and never by shape alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxmia._validate import InputError, check
+from jaxmia.audit.released.base import ReleasedHead, class_order, linear_head, ordered_rows, shown
+from jaxmia.data.feature_set import FeatureSet
+
+OUTPUTS = ("logits", "probabilities")
+NO_BIAS = "none"
+# The weight's word, after nothing or a prefix as of PyTorch's modules; Keras ends names in :0. What its bias is called.
+_WEIGHT = re.compile(r"^(?P<prefix>(?:.*[./_])?)(?P<word>weights?|kernel|coef_?|W|w)(?P<end>(?::0)?)$")
+_BIASES = {
+    "weight": ("bias",),
+    "weights": ("biases", "bias"),
+    "kernel": ("bias",),
+    "coef_": ("intercept_",),
+    "coef": ("intercept",),
+    "W": ("b",),
+    "w": ("b",),
+}
+_BY_CLASS = ("weight", "coef_", "coef")  # [classes, dim], of PyTorch and scikit-learn, and jaxmia's own
+_BY_INPUT = "kernel"  # [dim, classes], of Keras and flax
+_WITH_RECORDS = ("labels", "member", "ids", "class_names", "classes_", "features")  # no part of a head
+
+
+def head_of_tensors(
+    tensors: Mapping[str, np.ndarray], data: FeatureSet, *, weight: str, bias: str
+) -> ReleasedHead:
+    """The head, or its outputs, among named tensors.
+
+    Args:
+        tensors: of the file.
+        data: the records.
+        weight: name of the weight; by default the only one with a weight's name and two axes.
+        bias: name of the bias, or "none"; by default the one that goes with the weight's name.
+
+    Raises:
+        InputError: for a missing or ambiguous tensor, for one that would be left out and was not meant to be, and for
+            shapes that do not fit the records.
+    """
+    given = [name for name in OUTPUTS if name in tensors]
+    if not given or weight:
+        return _weights(tensors, data, weight, bias)
+    check(len(given) == 1, "head", given, "hold logits or probabilities, not both")
+    beside = [name for name in _floats(tensors) if _WEIGHT.match(name)]
+    if beside:
+        raise InputError(
+            f"the head must hold weights or outputs, not {shown(beside)} beside {given[0]}: head.weight ="
+            f" {beside[0]!r} reads the weights, a file of {given[0]} alone the outputs."
+        )
+    return _outputs(tensors, given[0], data)
+
+
+def _outputs(tensors: Mapping[str, np.ndarray], kind: str, data: FeatureSet) -> ReleasedHead:
+    values, records, classes = tensors[kind], len(data.labels), data.num_classes
+    check(_is_float(values), f"{kind}.dtype", str(values.dtype), "be float16, float32 or float64")
+    notes = ["Only the head's outputs are known."]
+    order = class_order(tensors["classes_"], data) if "classes_" in tensors else list(range(classes))
+    if classes == 2 and values.shape in ((records,), (records, 1)):
+        positive = values.reshape(-1)
+        negative = np.zeros_like(positive) if kind == "logits" else 1 - positive
+        values = np.stack([negative, positive], axis=1)
+        what = "logit of class 1 against class 0" if kind == "logits" else "probability of class 1"
+        notes.append(f"One number for each record is read as the {what} ({data.class_names[order[1]]}).")
+    expected = (records, classes)
+    rule = f"be {expected}: the records and classes of the features"
+    if classes == 2:
+        rule += f", or {(records,)}, of class 1"
+    check(values.shape == expected, f"{kind}.shape", values.shape, rule)
+    notes += _left_out(tensors, (kind, "classes_"))
+    return ReleasedHead(values[:, order], kind, None, None, tuple(notes))
+
+
+def _weights(tensors: Mapping[str, np.ndarray], data: FeatureSet, weight: str, bias: str) -> ReleasedHead:
+    floats = _floats(tensors)
+    name = _named(tensors, weight, "weight") if weight else _only_weight(tensors, data)
+    offset = "" if bias == NO_BIAS else _named(tensors, bias, "bias") if bias else _own_bias(name, tensors)
+    left = [each for each in floats if each not in (name, offset)]
+    if left and not weight:
+        beside = f"{name} {floats[name].shape}" + (f" and {offset}" if offset else "")
+        raise InputError(
+            f"head.weight must name the weight where the file holds more than a head: {beside} would be read, and"
+            f" {_described(floats, left)} left out. With head.weight = {name!r} that is what happens."
+        )
+    kernel, notes = _oriented(name, tensors[name], data)
+    if not offset and bias != NO_BIAS:
+        _refuse_lost_bias(floats, left, len(kernel))
+        notes.append("The head has no bias.")
+    values = np.zeros(len(kernel))
+    if offset:
+        values = _flat_bias(offset, tensors[offset], len(kernel))
+    read = f"Read: {name} {tensors[name].shape}" + (
+        f" and {offset} {tensors[offset].shape}." if offset else "."
+    )
+    notes = [read, *notes, *_left_out(tensors, (name, offset, "classes_"))]
+    if "classes_" in tensors:
+        kernel, values = ordered_rows(kernel, values, class_order(tensors["classes_"], data))
+    return linear_head(kernel, values, data, notes)
+
+
+def _is_float(values: np.ndarray) -> bool:
+    return np.issubdtype(values.dtype, np.floating) or values.dtype.name == "bfloat16"
+
+
+def _floats(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What may be part of a head: numbers, but not what belongs to the records."""
+    return {
+        name: values
+        for name, values in tensors.items()
+        if name not in (*_WITH_RECORDS, *OUTPUTS) and _is_float(values)
+    }
+
+
+def _described(tensors: Mapping[str, np.ndarray], names: list[str]) -> str:
+    return shown([f"{name} {tensors[name].shape}" for name in names])
+
+
+def _left_out(tensors: Mapping[str, np.ndarray], read: tuple[str, ...]) -> list[str]:
+    left = [name for name in tensors if name not in read]
+    return [f"Left out: {_described(tensors, left)}."] if left else []
+
+
+def _named(tensors: Mapping[str, np.ndarray], name: str, what: str) -> str:
+    if name not in tensors:
+        known = shown(sorted(tensors))
+        raise InputError(f"head.{what}={name!r} must be one of its tensors: {known}.")
+    rule = "be a floating dtype"
+    check(_is_float(tensors[name]), f"head.{what}={name!r}: dtype", str(tensors[name].dtype), rule)
+    return name
+
+
+def _only_weight(tensors: Mapping[str, np.ndarray], data: FeatureSet) -> str:
+    """The one tensor that by name is a weight and has two axes; one axis will do where two classes leave no doubt."""
+    floats = _floats(tensors)
+    named = [name for name in floats if _WEIGHT.match(name)]
+    found = [name for name in named if floats[name].ndim == 2]
+    if not found and data.num_classes == 2:
+        found = [name for name in named if floats[name].shape == data.features.shape[1:]]
+    if len(found) == 1:
+        return found[0]
+    held = _described(tensors, list(tensors)) or "nothing"
+    if not found:
+        raise InputError(
+            "the head must hold a tensor named weight, kernel or coef_ with two axes, or head.weight must name it;"
+            f" it has {held}."
+        )
+    sizes = (data.num_classes, data.features.shape[1])
+    fitting = [name for name in found if floats[name].shape in (sizes, sizes[::-1])]
+    fits = f" Of these {shown(fitting)} fits the records." if fitting else ""
+    raise InputError(
+        "head.weight must name the weight of the last linear layer, whose inputs the features are; the file has"
+        f" {_described(floats, found)}.{fits}"
+    )
+
+
+def _own_bias(name: str, tensors: Mapping[str, np.ndarray]) -> str:
+    """The tensor whose name goes with the weight's; empty without one."""
+    match = _WEIGHT.match(name)
+    if match is None:
+        return ""
+    for word in _BIASES[match["word"]]:
+        own = f"{match['prefix']}{word}{match['end']}"
+        if own in tensors:
+            return _named(tensors, own, "bias")
+    return ""
+
+
+def _refuse_lost_bias(floats: dict[str, np.ndarray], left: list[str], rows: int) -> None:
+    """Raise InputError if a tensor that would be left out has a bias's size."""
+    like = [name for name in left if floats[name].size == rows]
+    if like:
+        raise InputError(
+            f"head.bias must name the bias, or be {NO_BIAS!r} if the head has none: {_described(floats, like)} may"
+            " be one, and none is named as the weight's own."
+        )
+
+
+def _oriented(name: str, kernel: np.ndarray, data: FeatureSet) -> tuple[np.ndarray, list[str]]:
+    """The weight as float64[rows, dim], and what was done to it."""
+    check(kernel.ndim in (1, 2), f"{name}.shape", kernel.shape, "have two axes")
+    classes, dim = data.num_classes, data.features.shape[1]
+    kernel = (kernel[None] if kernel.ndim == 1 else kernel).astype(np.float64)
+    match = _WEIGHT.match(name)
+    word = match["word"] if match else ""
+    turned = [f"The weight of shape {kernel.shape} is read as [dim, classes]: transposed."]
+    if classes == dim and kernel.shape == (dim, classes):
+        if word == _BY_INPUT:
+            return kernel.T, turned
+        if word not in _BY_CLASS:
+            raise InputError(
+                f"{name}.shape={kernel.shape} must tell classes from dimensions, which are as many: save it as"
+                " 'weight' [classes, dim] or 'kernel' [dim, classes]."
+            )
+        return kernel, [f"The weight of shape {kernel.shape} is read as [classes, dim], by its name."]
+    rows = ((classes, dim), (1, dim)) if classes == 2 else ((classes, dim),)
+    if kernel.shape not in rows and kernel.T.shape in rows:
+        return kernel.T, turned
+    return kernel, []
+
+
+def _flat_bias(name: str, values: np.ndarray, rows: int) -> np.ndarray:
+    """A bias of any usual shape as float64[rows]: of no axis, one, or two of which one is 1."""
+    fits = values.ndim <= 2 and values.size == rows == max(values.shape, default=1)
+    rule = f"hold one number for each of the weight's {rows} rows"
+    check(fits, f"{name}: bias.shape", values.shape, rule)
+    return values.reshape(-1).astype(np.float64)

@@ -1,0 +1,127 @@
+"""The rows of an audit: each record with what the head says of it, and its own vulnerability over re-trainings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from jaxmia.audit.records import AuditRecords
+from jaxmia.audit.settings import AuditConfig
+from jaxmia.privacy.accounting import ADD_OR_REMOVE_ONE, PrivacyGuarantee
+from jaxmia.privacy.tradeoff import kairouz_ceiling
+from jaxmia.scores import Scores
+from jaxmia.stats.calls import call_members, conformal_p_values
+from jaxmia.stats.p_values import calibrated_p_values
+from jaxmia.studies.assess import per_example_rows, rates_by_fpr, run_attack
+from jaxmia.studies.settings.attacks import AttackSettings
+
+FDR = 0.1  # at which records are called members
+
+
+def lira_ratio(stacked: Scores) -> Float[np.ndarray, "records"]:
+    """LiRA's statistic of the head, row 0."""
+    return np.asarray(run_attack(AttackSettings(name="lira"), stacked).statistic[0])
+
+
+def record_rows(
+    config: AuditConfig,
+    records: AuditRecords,
+    own: Float[np.ndarray, "records"],
+    stacked: Scores,
+    ceilings: Mapping[float, float],
+) -> pd.DataFrame:
+    """One row per record, the most vulnerable over re-trainings first.
+
+    z and p_value are of the given head, against the record's own scores as a non-member; called: among members and
+    others alike, at a false discovery rate of FDR, by ranks among the known non-members.
+
+    The non-members that ranks are taken among are candidates as well. Of R calls let V be non-members. The one of them
+    that ranks last has V non-members at or above it, itself among them, so that its p-value is at least
+    (1 + V) / (1 + n) for n non-members; it was called, so that it is at most FDR R / m for m candidates. Hence
+    V / R < FDR (1 + n) / m <= FDR, for m > n: in these very calls, not on average, and whatever the law of the scores.
+
+    Args:
+        config: of the audit.
+        records: its records.
+        own: log-odds of the head.
+        stacked: scores of the head, row 0, and its shadows.
+        ceilings: of a guarantee, at each FPR; above_guarantee marks records whose TPR is higher. Empty without one.
+    """
+    names = np.array(records.data.class_names)
+    z_form = run_attack(AttackSettings.model_validate({"name": "lira", "calibrated": True}), stacked)
+    ratio = lira_ratio(stacked)
+    table = pd.DataFrame(
+        {
+            "id": records.ids,
+            "class_name": names[records.data.labels],
+            "member": records.member,
+            "log_odds": own,
+            "z": z_form.statistic[0],
+            "p_value": calibrated_p_values(z_form)[0],
+        }
+    )
+    if not records.member.all():
+        table["called"] = call_members(conformal_p_values(ratio, ratio[~records.member]), FDR)
+    shadows = Scores(np.asarray(stacked.log_odds)[1:], np.asarray(stacked.member)[1:])
+    over = per_example_rows(shadows, config.fpr, table, inclusion_rate=records.inclusion_rate)
+    first = over[over["fpr"] == config.fpr[0]].reset_index(drop=True)
+    table = pd.concat([table, rates_by_fpr(over, config.fpr)], axis=1)
+    table["separation"], table["separation_error"] = first["separation"], first["separation_error"]
+    if ceilings:
+        above = [table[f"tpr_{fpr:g}"] > ceiling for fpr, ceiling in ceilings.items()]
+        table["above_guarantee"] = np.any(above, axis=0)
+    by = [f"tpr_{max(config.fpr):g}", "separation"]  # which tells apart what has reached 1
+    return table.sort_values(by, ascending=False, kind="stable", ignore_index=True)
+
+
+def ceilings_of(config: AuditConfig, guarantee: PrivacyGuarantee | None) -> dict[float, float]:
+    """The largest TPR on one record at each FPR that the head's privacy allows; empty if none is stated.
+
+    The lower one of what the controller states, (epsilon, delta), and of the recipe's own trade-off curve. Shadows have
+    a record or have it not, so that the recipe's is that of adding or removing one.
+
+    Args:
+        config: of the audit.
+        guarantee: of the recipe, or None.
+    """
+    found: dict[float, float] = {}
+    for fpr in config.fpr:
+        limits = []
+        if config.context.epsilon:
+            stated = {"epsilon": config.context.epsilon, "delta": config.context.delta}
+            limits.append(float(np.min(kairouz_ceiling(fpr, **stated))))
+        if guarantee is not None:
+            of_shadows = dataclasses.replace(guarantee, adjacency=ADD_OR_REMOVE_ONE)
+            limits.append(float(of_shadows.tpr_ceiling(fpr)))
+        if limits:
+            found[fpr] = min(limits)
+    return found
+
+
+def warnings_of_rows(
+    table: pd.DataFrame, ceilings: Mapping[float, float], *, private_shadows: bool
+) -> Iterator[str]:
+    """How many records' TPR over re-trainings exceeds what the guarantee allows, at each FPR.
+
+    Args:
+        table: the rows.
+        ceilings: as above.
+        private_shadows: whether the shadows were trained privately.
+    """
+    why = "their shadows are not private as the head is said to be"
+    if private_shadows:
+        why = "by the error of so few shadows, or since the recipe does not have the stated guarantee"
+    for fpr, ceiling in ceilings.items():
+        tpr, error = table[f"tpr_{fpr:g}"].to_numpy(), table[f"tpr_{fpr:g}_error"].to_numpy()
+        above = tpr > ceiling
+        if above.any():
+            worst = int(np.nanargmax(tpr))
+            yield (
+                f"{int(above.sum())} of {len(table)} records have a TPR over re-trainings at FPR {fpr:g} above the"
+                f" {ceiling:.3g} that the head's guarantee allows any attack, up to {tpr[worst]:.3g} ±"
+                f" {error[worst]:.2g}: {why} (column above_guarantee)."
+            )

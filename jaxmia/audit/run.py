@@ -1,0 +1,374 @@
+"""Audit of one released head: shadows trained like it on other parts of the records, attacks on it, and its records."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import rich.console
+
+from jaxmia._atomic import new_folder, write_arrays, write_json, write_parquet
+from jaxmia._hashes import content_key, file_hash, json_number
+from jaxmia._validate import check
+from jaxmia.attacks.weights import check_memory, check_methods
+from jaxmia.audit.attack_scores import AttackRun, write_attacks
+from jaxmia.audit.checks import check_goes_together, void_findings, warnings_after, warnings_before
+from jaxmia.audit.head_recipe import shadows_recipe
+from jaxmia.audit.match import MISMATCH, HeadScores, Match, matched_once
+from jaxmia.audit.records import AuditRecords, load_records
+from jaxmia.audit.released import ReleasedHead, load_released
+from jaxmia.audit.rows import ceilings_of, lira_ratio, record_rows, warnings_of_rows
+from jaxmia.audit.settings import AuditConfig, load_audit
+from jaxmia.audit.shadows import WEIGHTS, Trainer, open_folder, shadow_scores, shadows_key
+from jaxmia.data.membership import MembershipMasks
+from jaxmia.ridge.expected import analytic_vulnerability
+from jaxmia.ridge.influence import check_size
+from jaxmia.scores import Scores, WeightsUnder
+from jaxmia.scores.reading import ExternalScores
+from jaxmia.studies.assess import (
+    check_attacks,
+    check_resolvable,
+    needs_features,
+    needs_prior,
+    white_box_methods,
+)
+from jaxmia.studies.folder.manifest import machine, now, versions
+from jaxmia.studies.folder.tables import load_json
+from jaxmia.studies.recipe import Recipe
+from jaxmia.studies.settings.parts import TrainSettings
+from jaxmia.training.contrasts import objective_ridge
+from jaxmia.training.ensemble import ShadowEnsemble
+from jaxmia.training.newton import unbounded_note
+from jaxmia.vulnerability.stability import flags_of_attacks
+from jaxmia.vulnerability.white_box import white_box_under
+
+_CONTENT = "audit.json"
+_REPORTS = ("report.html", "report.json")  # where `jaxmia report` puts them
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditResult:
+    """What an audit leaves.
+
+    Attributes:
+        path: its folder.
+        attack: results of the attacks: of the head ("row 0") and of its shadows ("others").
+        records: one row per record: what the head says of it and what attacks make of that, and its own vulnerability
+            over re-trainings.
+        match: how near the shadows come to the head.
+        warnings: what a reader of the results must know.
+        void: why the results say nothing, where the audit was forced all the same; it stands above them.
+        notes: how the head was read.
+    """
+
+    path: pathlib.Path
+    attack: AttackRun
+    records: pd.DataFrame
+    match: Match
+    warnings: tuple[str, ...]
+    void: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Audited:
+    """What is known before anything is trained.
+
+    Attributes:
+        config: settings, with the shadows' recipe.
+        given: content hash of the features as they are in their file; a head may read them through its own scaler.
+        recipe_from: "given", "file" (of the head) or "fitted".
+        records: the records, as the head sees them.
+        head: the head.
+        own: what it says of the records.
+        notes: on reading it.
+        trainer: of shadows.
+        void: why the audit would say nothing.
+    """
+
+    config: AuditConfig
+    given: str
+    recipe_from: str
+    records: AuditRecords
+    head: ReleasedHead
+    own: HeadScores
+    notes: tuple[str, ...]
+    trainer: Trainer
+    void: tuple[str, ...]
+
+
+def run_audit(
+    config: AuditConfig | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    memory: int | None = None,
+    console: rich.console.Console | None = None,
+) -> AuditResult:
+    """Audit one released head: how well attacks tell its training members, and which records are most at risk.
+
+    Two questions are answered apart. *This head*: attacks, with shadows trained like it on other random parts of the
+    same records, are run against the given head; its members and non-members are what the audit says they are.
+    *Heads like it*: the TPR that an attacker has on each record on average over re-trainings, from the shadows alone.
+
+    The folder gets audit.json, records.parquet, attack/ (as attack_scores writes it) and shadows/. A killed audit
+    continues from the shadows that are there. Another head of the same recipe may use them too: all else is computed
+    anew, and a report of the earlier head is set aside.
+
+    Args:
+        config: settings, or an audit file.
+        out: the folder.
+        force: go on where head and records do not go together (jaxmia.audit.checks).
+        memory: bytes that training may hold, and that the Hessian of analytic attacks may; see jaxmia.training.memory.
+        console: where progress is shown, if anywhere.
+
+    Raises:
+        InputError: for whatever is wrong with settings, records, head or folder; before any training. VoidAuditError,
+            one of them, if head and records do not go together.
+    """
+    if isinstance(config, (str, os.PathLike)):
+        config = load_audit(config)
+    audited = _audited(config, memory)
+    config = audited.config
+    check_goes_together(audited.void, force=force)
+    path = pathlib.Path(out)
+    key = shadows_key(config, audited.records, audited.own.log_odds)
+    with open_folder(path, key):
+        return _attacked_and_written(audited, path, key, console)
+
+
+def _attacked_and_written(
+    audited: _Audited, path: pathlib.Path, key: str, console: rich.console.Console | None
+) -> AuditResult:
+    """What run_audit does in its folder, once all is known to be right."""
+    config, records = audited.config, audited.records
+    match = matched_once(audited.trainer, config, audited.own, path, key, console)
+    shadows = shadow_scores(audited.trainer, config, match.train, path, console)
+    stacked = _stacked(audited, match.train, shadows)
+    recipe = audited.trainer.recipe(match.train)
+    ceilings = ceilings_of(config, recipe.guarantee)
+    table = record_rows(config, records, audited.own.log_odds, stacked, ceilings)
+    ratio = lira_ratio(stacked)
+    free = recipe.config.optimizer == "newton" and recipe.config.intercept
+    aside = _forget_earlier(path, content_key([key, audited.own.log_odds.tolist()]))
+    warnings = (
+        *audited.notes,
+        *aside,
+        *warnings_before(config, records, audited.own.log_odds),
+        *warnings_after(records, ratio, mismatch=match.mismatch, limit=MISMATCH),
+        *(unbounded_note(shadows["member"], records.data.labels) if free else ()),
+        *warnings_of_rows(table, ceilings, private_shadows=recipe.guarantee is not None),
+    )
+    attacked = _attacked(audited, stacked, path)
+    flags = flags_of_attacks(attacked.path, [attack.label for attack in config.attack], max(config.fpr))
+    if flags:
+        numbers = dict(zip(records.ids, np.sum(list(flags.values()), axis=0), strict=True))
+        table["flagged_by"] = table["id"].map(numbers)
+    write_parquet(path / "records.parquet", table)
+    result = AuditResult(path, attacked, table, match, warnings, audited.void, audited.head.notes)
+    write_json(path / _CONTENT, _content(audited, result, recipe, ceilings, key))
+    return result
+
+
+def _audited(config: AuditConfig, memory: int | None) -> _Audited:
+    """Read records and head, and refuse whatever would fail later."""
+    check_attacks(config.attack)
+    for attack in config.attack:
+        check(not needs_features(attack.name), "attack", attack.label, "be one that works from scores alone")
+        rule = "leave out paired=true: an audit keeps its shadows' scores, not what flips them"
+        check(not attack.options.get("paired"), "attack", attack.label, rule)
+    records = load_records(config)
+    given = records.data.content_hash()
+    head = load_released(config.head.file, records.data, weight=config.head.weight, bias=config.head.bias)
+    if head.features is not None:
+        seen = dataclasses.replace(records.data, features=head.features)
+        records = dataclasses.replace(records, data=seen)
+    train, recipe_from, of_recipe = shadows_recipe(config.train, head)
+    config = config.model_copy(update={"train": train})
+    external = head.scores(records.data.labels, records.member)
+    own = HeadScores(np.asarray(external.scores.log_odds)[0].astype(np.float64), external.rounding)
+    of_shadows = (1 - records.inclusion_rate) * len(records.member) * config.shadows.models
+    check_resolvable(config.fpr, max(records.num_others, int(of_shadows)), "the audit")
+    if needs_prior(config.attack):
+        rule = "be 'newton' for analytic attacks and 'shrunk': they need heads at their minimum"
+        check(config.train.optimizer == "newton", "train.optimizer", config.train.optimizer, rule)
+        rule = "be given unrounded, or as logits or weights, for analytic attacks and 'shrunk'"
+        check(own.rounding is None, "probabilities", str(own.rounding), rule)
+    knowing = needs_prior(config.attack) or bool(white_box_methods(config.attack))
+    rule = "be 'none', and intercept true, for whitebox, analytic and 'shrunk', which know the objective"
+    check(train.plain or not knowing, "train.class_weight", train.class_weight, rule)
+    _check_weights(config, records, head, memory)
+    trainer = Trainer(records, config.seed, config.privacy, memory)
+    if not config.train.match:
+        trainer.recipe(config.train)  # refuses a batch larger than the members, or privacy that cannot be had
+    private = bool(config.privacy or config.context.epsilon)
+    void = void_findings(records, head.predictions(), own.log_odds, private=private)
+    notes = (*external.notes, *head.warnings, *of_recipe)
+    return _Audited(config, given, recipe_from, records, head, own, notes, trainer, void)
+
+
+def _check_weights(
+    config: AuditConfig, records: AuditRecords, head: ReleasedHead, memory: int | None
+) -> None:
+    """Raise InputError if an attack reads weights that are not known, or needs more than memory holds."""
+    methods = white_box_methods(config.attack)
+    examples, dim = records.data.features.shape
+    if needs_prior(config.attack):
+        check_size(records.data.num_classes, min(dim, examples) + 1, examples, memory)
+    if methods:
+        rule = "hold weights for attack 'whitebox', which reads them; only its outputs are known"
+        check(head.weight is not None, "head", pathlib.Path(config.head.file).name, rule)
+        sizes = {"classes": records.data.num_classes, "dim": dim}
+        check_methods(methods, **sizes)
+        models = config.shadows.models + 1
+        check_memory(methods, **sizes, examples=examples, models=models, memory=memory)
+
+
+def _stacked(audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.ndarray]) -> Scores:
+    """Scores of the head, row 0, and its shadows, alike rounded, and what attacks read beside them."""
+    records, own = audited.records, audited.own
+    prior: dict[str, np.ndarray] = {}
+    if needs_prior(audited.config.attack):
+        found = analytic_vulnerability(
+            records.data,
+            ridge=train.ridge,
+            inclusion_rate=records.inclusion_rate,
+            memory=audited.trainer.memory,
+        )
+        prior = found.prior()
+    member = np.concatenate([records.member[None], shadows["member"]])
+    weights_under = _weights_under(audited, train, shadows, member)
+    return Scores(
+        np.concatenate([own.log_odds[None], own.alike(shadows["log_odds"])]),
+        member,
+        white_box=None if weights_under is None else weights_under(member),
+        weights_under=weights_under,
+        **prior,
+    )
+
+
+def _weights_under(
+    audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.ndarray], member: np.ndarray
+) -> WeightsUnder | None:
+    """The statistics of the head's weights (row 0) and its shadows' that white-box attacks read, or None without such.
+
+    They are a function of the membership, which the negative control permutes.
+
+    The penalty of the head is taken to be the recipe's, which the adversary is granted. Fitted to the head's weights
+    and members it would be nearer, but known from what the attacks are to find out.
+    """
+    head, records, methods = audited.head, audited.records, white_box_methods(audited.config.attack)
+    if not methods or head.weight is None or head.bias is None:
+        return None
+    weights = {
+        name: np.concatenate([own[None], shadows[name]])
+        for name, own in zip(WEIGHTS, (head.weight, head.bias), strict=True)
+    }
+    masks = MembershipMasks(jnp.asarray(member), jnp.arange(len(member)), "bernoulli", records.inclusion_rate)
+    together = ShadowEnsemble({"params": weights}, masks)
+    ridge = objective_ridge(train.ridge, records.data.num_classes)
+    decay = train.weight_decay + ridge / (records.inclusion_rate * len(records.member))
+    limit = audited.trainer.memory
+    return white_box_under(together, records.data, weight_decay=decay, methods=methods, memory=limit)
+
+
+def _forget_earlier(path: pathlib.Path, of_head: str) -> tuple[str, ...]:
+    """Take away what another audit left in the folder, before anything of this one is written; and say so.
+
+    audit.json is written last: without it the folder is no audit, so that a kill in between leaves no facts of one head
+    beside results of another. A report is set aside, not thrown away.
+    """
+    if not (path / _CONTENT).is_file():
+        return ()
+    same = load_json(path, _CONTENT).get("of_head") == of_head
+    (path / _CONTENT).unlink()
+    aside = []
+    for name in _REPORTS if not same else ():
+        if (path / name).is_file():
+            aside.append(f"{pathlib.Path(name).stem}.earlier{pathlib.Path(name).suffix}")
+            (path / name).replace(path / aside[-1])
+    return (f"A report on an earlier audit is now {' and '.join(aside)}: write it anew.",) if aside else ()
+
+
+def _attacked(audited: _Audited, stacked: Scores, path: pathlib.Path) -> AttackRun:
+    """Run the attacks, and write their scores and what they say."""
+    labels = audited.records.data.labels
+    arrays = {"log_odds": stacked.log_odds, "member": stacked.member, "labels": labels}
+    write_arrays(path / "scores.npz", {name: np.asarray(array) for name, array in arrays.items()})
+    shutil.rmtree(path / "attack", ignore_errors=True)
+    target = 0 if audited.records.num_others else None
+    read = ExternalScores(stacked, labels, target, ())
+    with new_folder(path / "attack") as folder:
+        results, controls = write_attacks(
+            folder, path / "scores.npz", read, audited.config.attack, audited.config.fpr
+        )
+    return AttackRun(path / "attack", read, results, controls)
+
+
+def _content(
+    audited: _Audited, result: AuditResult, recipe: Recipe, ceilings: Mapping[float, float], key: str
+) -> dict[str, Any]:
+    """The content of audit.json."""
+    config, head, records = audited.config, audited.head, audited.records
+    labels, sides = records.data.labels, {"members": records.member, "others": ~records.member}
+    per_class = np.bincount(labels[records.member], minlength=records.data.num_classes)
+    correct = head.predictions() == labels
+    return {
+        "settings": config.model_dump(mode="json"),
+        "key": key,
+        "of_head": content_key([key, audited.own.log_odds.tolist()]),
+        "written": {name: file_hash(result.path / name) for name in ("scores.npz", "records.parquet")},
+        "features": {
+            "sha256": records.data.content_hash(),
+            "given": audited.given,
+            "file": pathlib.Path(config.data.features).name,
+        },
+        "head": {
+            "sha256": file_hash(config.head.file),
+            "file": pathlib.Path(config.head.file).name,
+            "parameters": head.num_parameters,
+            "released_as": head.kind if head.weight is None else "weights",
+            "read": list(head.notes),
+            "rounding": "none" if audited.own.rounding is None else str(audited.own.rounding),
+        },
+        "records": {
+            "members": records.num_members,
+            "others": records.num_others,
+            "classes": records.data.num_classes,
+            "smallest_class_members": int(per_class.min()),
+            "dim": records.data.features.shape[1],
+        },
+        "members_per_class": dict(zip(records.data.class_names, per_class.tolist(), strict=True)),
+        "correct": {name: int(correct[side].sum()) for name, side in sides.items()},
+        "shadows": {
+            "recipe": result.match.recipe(),
+            "fitted": config.train.match,
+            "source": audited.recipe_from,
+            "mismatch": json_number(result.match.mismatch),
+            "inclusion_rate": records.inclusion_rate,
+            "overstated": records.overstated,
+            "of_shadows": result.match.shadows,
+            "of_head": result.match.head,
+            "privacy": _privacy(recipe),
+        },
+        "ceilings": [{"fpr": fpr, "tpr": ceiling} for fpr, ceiling in ceilings.items()],
+        "void": list(result.void),
+        "warnings": list(result.warnings),
+        "versions": versions(),
+        "finished": now(),
+        **machine(),
+    }
+
+
+def _privacy(recipe: Recipe) -> dict[str, Any] | None:
+    """What the shadows' training guarantees; None for ordinary training."""
+    if recipe.guarantee is None:
+        return None
+    return recipe.guarantee.record() | {"clipping_norm": float(recipe.hyper.clipping_norm or 0.0)}

@@ -1,0 +1,262 @@
+"""Audit files: which head, which records, how it was trained, and what only its controller knows."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+from jaxmia._validate import InputError
+from jaxmia.privacy.accounting import MIN_DELTA
+from jaxmia.studies.settings.attacks import Attacks, AttackSettings
+from jaxmia.studies.settings.base import Fprs, Settings
+from jaxmia.studies.settings.parts import TrainSettings
+from jaxmia.studies.settings.toml import read_settings
+from jaxmia.studies.settings.wording import describe_error
+
+NOT_STATED = "not stated"
+Prior = Annotated[float, Field(gt=0, lt=1)]
+TEMPLATE = """\
+# An audit by `jaxmia audit THIS_FILE --out DIR`: could someone tell from the head below who was in its training data?
+name = "audit"
+# Declared in advance. An FPR f takes 10/f non-members of the head's own: 0.1 takes 100, 0.01 1 000, 0.001 10 000; with
+# fewer it is resolved on the shadows alone, over re-trainings, and listed as unresolved for the head itself.
+fpr = [0.1] # @fpr
+# "whitebox" is for weights that are released themselves; "analytic" needs no shadows, but [train] optimizer = "newton".
+attack = ["lira", "rmia", "bavaria_t", "threshold"]
+
+[data]
+# An .npz with features (float [records, dim], as the head sees them), labels (integers [records]), class_names and, if
+# you like, ids (names of the records for the report; never their contents). Give all records you have of the kind:
+# those the head was trained on, and others, without which no false positive rate of the head itself can be measured.
+features = "features.npz" # @features
+# bool [records], true where the head was trained on the record: the key `member` of this .npz, or of the features'.
+members = ""
+
+[head]
+# .safetensors (PyTorch's state dict), .skops (scikit-learn: LogisticRegression, Pipelines and searches of it, ...), or
+# .npz with weight [classes, dim] and bias [classes]; or .npz with logits or probabilities [records, classes] if nothing
+# else is released. Never a pickle.
+file = "head.safetensors"
+weight = "" # name of the last linear layer's tensor, where the file holds more than a head
+bias = "" # of its bias, where the names do not tell; "none" if it has none
+
+[train]
+# How the head was trained, as in an experiment file: optimizer, steps, batch_size, learning_rate, weight_decay, ...
+# scikit-learn's LogisticRegression is optimizer = "newton" with ridge = 1 / C, for two classes too.
+# class_weight ("balanced" or a list) and intercept = false are there too. With match = true alone, or without [train],
+# a .skops file's own recipe is taken (C, class_weight, fit_intercept); where the file tells none, one is fitted:
+# shadows' scores on members and non-members come as near the head's as they can.
+match = true
+
+# [privacy] # of a head trained by DP-SGD: its shadows are trained so too. Give [train] as it was, without match.
+# noise_multiplier = 1.1 # deviation of the noise over the clipping norm; or epsilon, that the noise was chosen for
+# clipping_norm = 1.0
+# delta = 1e-5
+
+[shadows]
+models = 256
+
+[context] # goes into the report as you state it; what is missing appears there as "not stated"
+controller = "not stated"
+release = "not stated" # weights, probabilities or labels
+recipients = "not stated"
+individuals = 0 # that the records are of, if one person has several; 0: not stated
+identifiers = "not stated" # direct identifiers in the training data, and what was done with them
+knowledge = "not stated" # what an adversary is reasonably likely to know already
+epsilon = 0.0 # of the differential privacy that the head was trained with; 0: none
+delta = 1e-5
+adjacency = "not stated" # of that guarantee: "add_or_remove_one" or "replace_one"
+# Whether chance alone chose the members among the records, each with the same probability: true or false. A guarantee
+# can be contradicted only then: records that were chosen may differ from others in more than membership.
+randomised = "not stated"
+priors = [0.5, 0.1, 0.01] # shares of members among those that an adversary asks about: how far a call is to be believed
+"""
+
+
+class AuditDataSettings(Settings):
+    """The records: those that the head was trained on, and others."""
+
+    features: str
+    members: str = ""
+
+
+class HeadSettings(Settings):
+    """The head under audit: see jaxmia.audit.released.load_released."""
+
+    file: str
+    weight: str = ""
+    bias: str = ""
+
+
+class AuditTrainSettings(TrainSettings):
+    """The recipe of the shadows, or match: that of the head's file, or one fitted to the head."""
+
+    match: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _match_stands_alone(self) -> AuditTrainSettings:
+        given = sorted(self.model_fields_set - {"match", "class_weight", "intercept"})
+        if self.match and given:
+            raise ValueError(f"match=true fits the recipe, but {', '.join(given)} are given as well")
+        if self.network != "linear" or self.inputs != "features":
+            raise ValueError(
+                f"network={self.network!r} and inputs={self.inputs!r} must be 'linear' and 'features'"
+            )
+        if self.normalize != "none":
+            raise ValueError(
+                f"normalize={self.normalize!r} must be 'none': features are as the head sees them"
+            )
+        return self
+
+
+class AuditPrivacySettings(Settings):
+    """DP-SGD that the head was trained by, and its shadows are (jaxmia.training.dpsgd)."""
+
+    noise_multiplier: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation of the noise over the clipping norm; or"""
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    """what the noise was chosen for, over the steps and batches of [train]."""
+    delta: Annotated[float, Field(ge=MIN_DELTA, lt=1)] = 1e-5
+    clipping_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The largest norm of one example's gradient."""
+    adjacency: Literal["add_or_remove_one", "replace_one"] = "add_or_remove_one"
+    """Under which epsilon holds."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_of_noise_and_epsilon(self) -> AuditPrivacySettings:
+        if (self.noise_multiplier is None) == (self.epsilon is None):
+            raise ValueError(
+                f"one of noise_multiplier={self.noise_multiplier} and epsilon={self.epsilon} must be given"
+            )
+        return self
+
+
+class AuditShadowSettings(Settings):
+    """The shadows."""
+
+    models: Annotated[int, Field(ge=16)] = 256
+    """Heads trained like the one under audit, each on another random part of the records."""
+
+
+class ContextSettings(Settings):
+    """What only the controller knows; it is reported, not computed with."""
+
+    controller: str = NOT_STATED
+    release: Literal["weights", "probabilities", "labels", "not stated"] = "not stated"
+    recipients: str = NOT_STATED
+    individuals: Annotated[int, Field(ge=0)] = 0
+    """0: not stated."""
+    identifiers: str = NOT_STATED
+    knowledge: str = NOT_STATED
+    epsilon: Annotated[float, Field(ge=0)] = 0.0
+    """Of the differential privacy that the head was trained with; 0: none stated."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    adjacency: Literal["add_or_remove_one", "replace_one", "not stated"] = "not stated"
+    """Of that guarantee: see jaxmia.privacy.accounting."""
+    randomised: Literal[True, False, "not stated"] = "not stated"
+    """Whether chance alone chose the members among the records, each with the same probability."""
+    priors: Annotated[tuple[Prior, ...], Field(min_length=1, strict=False)] = (0.5, 0.1, 0.01)
+
+    @property
+    def guarantee(self) -> str:
+        """The stated differential privacy."""
+        if not self.epsilon:
+            return "none stated"
+        adjacent = "" if self.adjacency == NOT_STATED else f" ({self.adjacency.replace('_', ' ')})"
+        return f"(ε = {self.epsilon:g}, δ = {self.delta:g})-differential privacy{adjacent}"
+
+
+class AuditConfig(Settings):
+    """An audit of one head."""
+
+    name: Annotated[str, Field(min_length=1)] = "audit"
+    attack: Attacks = (
+        AttackSettings(name="lira"),
+        AttackSettings(name="rmia"),
+        AttackSettings(name="bavaria_t"),
+        AttackSettings(name="threshold"),
+    )
+    fpr: Fprs = (0.1, 0.01, 0.001)
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    data: AuditDataSettings
+    head: HeadSettings
+    train: AuditTrainSettings = AuditTrainSettings(match=True)
+    privacy: AuditPrivacySettings | None = None
+    """None: the head was trained without clipping and noise."""
+    shadows: AuditShadowSettings = AuditShadowSettings()
+    context: ContextSettings = ContextSettings()
+
+    @pydantic.model_validator(mode="after")
+    def _private_training_is_a_given_recipe(self) -> AuditConfig:
+        train = self.train
+        if self.privacy is None:
+            return self
+        if train.match:
+            raise ValueError(
+                "train.match=true fits a recipe without noise: with [privacy] give the recipe (optimizer, steps,"
+                " learning_rate, batch_size)"
+            )
+        if train.optimizer == "newton":
+            raise ValueError(
+                "train.optimizer='newton' must be 'adam' or 'sgd' with [privacy]: DP-SGD takes steps"
+            )
+        if train.batch_size != "full" and train.sampling != "poisson":
+            raise ValueError(
+                "[privacy] needs train.batch_size='full' or train.sampling='poisson', got"
+                f" batch_size={train.batch_size} with sampling={train.sampling!r}: no epsilon amplified by sampling"
+                " holds for batches in a shared order"
+            )
+        return self
+
+
+def write_template(
+    path: pathlib.Path, *, features: pathlib.Path | None = None, fprs: tuple[float, ...] = (), note: str = ""
+) -> None:
+    """Write an audit file with comments, to be filled in.
+
+    Args:
+        path: a new file.
+        features: of the records, named in it.
+        fprs: proposed in it.
+        note: beside them.
+
+    Raises:
+        InputError: if there is something at the place already, or it cannot be written.
+    """
+    text = TEMPLATE
+    if features is not None:
+        place = os.path.relpath(features, path.resolve().parent)
+        text = text.replace('"features.npz" # @features', json.dumps(place))
+    text = text.replace("[0.1] # @fpr", f"{list(fprs) or [0.1]}{f' # {note}' if note else ''}")
+    text = text.replace(" # @features", "")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise InputError(f"init={str(path)!r} must be a new file; there is one already.") from None
+    except OSError as error:
+        raise InputError(
+            f"init={str(path)!r} must be a file that can be written: {error.strerror}."
+        ) from None
+
+
+def load_audit(source: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> AuditConfig:
+    """Read an audit file; otherwise as load_config.
+
+    Raises:
+        InputError: for a missing file, bad TOML, an unknown key (the nearest is suggested) or a wrong value.
+    """
+    if not pathlib.Path(source).expanduser().is_file():
+        raise InputError(
+            f"config={str(source)!r} must be a TOML file; `jaxmia audit --init FILE` writes one."
+        )
+    settings = read_settings(source, overrides)
+    try:
+        return AuditConfig.model_validate(settings)
+    except pydantic.ValidationError as error:
+        raise InputError(describe_error(error, AuditConfig)) from None

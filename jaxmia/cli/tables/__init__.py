@@ -1,0 +1,38 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from jaxmia.cli.tables.attacks import attack_problems, attack_tables, audit_tables, triage_tables
+from jaxmia.cli.tables.brief import brief_note, brief_tables
+from jaxmia.cli.tables.laws import elsewhere_tables, laws_tables, prediction_tables, published_tables
+from jaxmia.cli.tables.privacy import privacy_tables
+from jaxmia.cli.tables.required import required_tables
+from jaxmia.cli.tables.results import (
+    control_lines,
+    failures_table,
+    problems,
+    results_tables,
+    sweep_tables,
+    tuning_table,
+)
+
+__all__ = [
+    "attack_problems",
+    "attack_tables",
+    "audit_tables",
+    "brief_note",
+    "brief_tables",
+    "control_lines",
+    "elsewhere_tables",
+    "failures_table",
+    "laws_tables",
+    "prediction_tables",
+    "privacy_tables",
+    "problems",
+    "published_tables",
+    "required_tables",
+    "results_tables",
+    "sweep_tables",
+    "triage_tables",
+    "tuning_table",
+]

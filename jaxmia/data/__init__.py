@@ -1,0 +1,1 @@
+"""Feature sets, candidates, normalisation, and who is in which training set."""

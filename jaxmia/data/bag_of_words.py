@@ -1,0 +1,37 @@
+"""Bags of words: text as counts of its tokens, for networks from scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.normalization import unit_norm
+from jaxmia.data.pool import CandidatePool
+
+_VOCABULARY_STEP = 512  # pools of another seed have about as many tokens: their bags share compiled programs
+
+
+def bag_of_tokens(pool: CandidatePool) -> CandidatePool:
+    """Replace token ids by how often each token stands in an example, by the norm of these counts.
+
+    A first layer over them is a table of embeddings, of which every example takes a weighted sum. The tokens are those
+    of the candidates, members and non-members alike; others, which the test split alone has, are dropped. Columns of
+    no token fill up a multiple of 512.
+
+    Args:
+        pool: of token ids.
+    """
+    vocabulary = np.unique(pool.data.features)
+    vocabulary = vocabulary[vocabulary > 0]
+    columns = -(-len(vocabulary) // _VOCABULARY_STEP) * _VOCABULARY_STEP
+
+    def counted(data: FeatureSet) -> FeatureSet:
+        places = np.minimum(np.searchsorted(vocabulary, data.features), len(vocabulary) - 1)
+        examples, slots = np.nonzero(vocabulary[places] == data.features)
+        counts = np.zeros((len(data.labels), columns), np.float32)
+        np.add.at(counts, (examples, places[examples, slots]), 1)
+        return unit_norm(dataclasses.replace(data, features=counts, input_shape=()))
+
+    return CandidatePool(counted(pool.data), counted(pool.test), pool.rows)

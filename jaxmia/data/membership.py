@@ -1,0 +1,115 @@
+"""Who is in whose training set: the masks and the designs that draw them.
+
+Apart from the features because the sampling design is a scientific choice: it decides which differential privacy
+adjacency a bound may be compared under.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from jaxmia._buckets import bucket, in_float32
+from jaxmia._validate import InputError, check, check_at_least, check_choice
+
+DESIGNS = ("bernoulli", "fixed_size")
+
+
+@flax.struct.dataclass
+class MembershipMasks:
+    """Training-set membership of every candidate under every model.
+
+    Attributes:
+        member: bool[models, examples], True if the model trains on the example.
+        model_ids: int32[models]; all of a model's randomness follows from the seed and its id.
+        design: "bernoulli" (an add/remove game) or "fixed_size" (a replace-one game).
+        inclusion_rate: r, the probability that a candidate is a member.
+    """
+
+    member: Bool[Array, "models examples"]
+    model_ids: Int[Array, "models"]
+    design: str = flax.struct.field(pytree_node=False)
+    inclusion_rate: float = flax.struct.field(pytree_node=False)
+
+
+@in_float32
+def draw_membership(
+    key: jax.Array,
+    labels: Int[np.ndarray, "examples"],
+    *,
+    num_models: int,
+    design: str = "bernoulli",
+    inclusion_rate: float = 0.5,
+    first_model: int = 0,
+) -> MembershipMasks:
+    """Draw the training sets of models first_model .. first_model + num_models - 1.
+
+    The row of a model depends on the key, its id, the labels and the design alone, never on the other models.
+
+    Args:
+        key: random key.
+        labels: classes of the candidates.
+        num_models: M.
+        design: "bernoulli" makes each candidate a member with probability r, independently; "fixed_size" takes exactly
+            r times the candidates of each class.
+        inclusion_rate: r.
+        first_model: id of the first model.
+
+    Raises:
+        InputError: for an unknown design, r outside (0, 1), or a class that r does not divide (fixed_size).
+    """
+    check_at_least("num_models", num_models, 1)
+    check_at_least("first_model", first_model, 0)
+    check_choice("design", design, DESIGNS)
+    check(0 < inclusion_rate < 1, "inclusion_rate", inclusion_rate, "lie strictly between 0 and 1")
+    model_ids = jnp.arange(first_model, first_model + num_models, dtype=jnp.int32)
+    labels = np.asarray(labels)
+    if design == "bernoulli":
+        limit, rank_labels = jnp.full(labels.shape, inclusion_rate, jnp.float32), None
+    else:
+        limit, rank_labels = (
+            jnp.asarray(_members_per_class(labels, inclusion_rate)[labels]),
+            jnp.asarray(labels),
+        )
+    padding = (0, bucket(len(labels)) - len(labels))  # of candidates of a class of their own, never members
+    limit = jnp.pad(limit, padding)
+    rank_labels = (
+        None if rank_labels is None else jnp.pad(rank_labels, padding, constant_values=labels.max() + 1)
+    )
+    member = _draw(key, model_ids, limit, rank_labels)[:, : len(labels)]
+    return MembershipMasks(member, model_ids, design, inclusion_rate)
+
+
+def _members_per_class(labels: np.ndarray, inclusion_rate: float) -> Int[np.ndarray, "classes"]:
+    counts = np.bincount(labels)
+    members = np.rint(inclusion_rate * counts)
+    uneven = np.flatnonzero(~np.isclose(inclusion_rate * counts, members))
+    if uneven.size:
+        raise InputError(
+            f"design='fixed_size' needs inclusion_rate x count to be whole, got {inclusion_rate} x {counts[uneven[0]]}"
+            f" for class {uneven[0]}."
+        )
+    return members.astype(np.int32)
+
+
+@jax.jit
+def _draw(key: jax.Array, model_ids: Array, limit: Array, rank_labels: Array | None) -> Array:
+    return jax.vmap(functools.partial(_draw_one, key, limit=limit, rank_labels=rank_labels))(model_ids)
+
+
+def _draw_one(key: jax.Array, model_id: Array, *, limit: Array, rank_labels: Array | None) -> Array:
+    uniform = jax.random.uniform(jax.random.fold_in(key, model_id), limit.shape)
+    if rank_labels is None:
+        return uniform < limit
+    order = jnp.lexsort((uniform, rank_labels))  # by class, at random within
+    sorted_labels = rank_labels[order]
+    first_of_class = jnp.searchsorted(sorted_labels, sorted_labels, side="left")
+    rank_in_class = (
+        jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype) - first_of_class)
+    )
+    return rank_in_class < limit

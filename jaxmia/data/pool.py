@@ -1,0 +1,113 @@
+"""Candidates: classes and examples drawn from a feature set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from jaxmia._buckets import in_float32
+from jaxmia._validate import InputError, check, check_at_least, check_choice
+from jaxmia.data.feature_set import FeatureSet
+
+
+@flax.struct.dataclass
+class CandidatePool:
+    """The candidates of one experiment cell and a disjoint test split.
+
+    Attributes:
+        data: pool_multiplier x shots examples of each class, ordered by class, relabelled 0 .. C - 1.
+        test: examples of the same classes that no model trains on (possibly none).
+        rows: int64[examples], where each candidate stands in the feature set it was drawn from.
+    """
+
+    data: FeatureSet
+    test: FeatureSet
+    rows: Int[np.ndarray, "examples"]
+
+
+def choose_classes(data: FeatureSet, classes: int | Sequence[str]) -> tuple[int, ...]:
+    """Labels of the chosen classes: the largest C (ties by label order), or the named ones, in label order.
+
+    Raises:
+        InputError: for fewer than 2 classes, more than the data have, or an unknown name.
+    """
+    if isinstance(classes, int):
+        check_at_least("classes", classes, 2)
+        counts = np.bincount(data.labels, minlength=data.num_classes)
+        present = int((counts > 0).sum())
+        check(classes <= present, "classes", classes, f"be at most {present}, the classes that have examples")
+        return tuple(sorted(int(label) for label in np.argsort(-counts, kind="stable")[:classes]))
+    check(len(set(classes)) >= 2, "classes", list(classes), "name at least 2 different classes")
+    for name in classes:
+        check_choice("classes", name, data.class_names)
+    return tuple(sorted({data.class_names.index(name) for name in classes}))
+
+
+def check_candidates(
+    data: FeatureSet, *, classes: int | Sequence[str], shots: int, multiplier: int = 2
+) -> tuple[int, ...]:
+    """Return the labels that candidate_pool would choose, if the data have enough examples; nothing is drawn.
+
+    Raises:
+        InputError: naming the class and its count, if one has fewer than multiplier x shots examples.
+    """
+    check_at_least("shots", shots, 1)
+    check_at_least("multiplier", multiplier, 2)
+    chosen = choose_classes(data, classes)
+    counts = np.bincount(data.labels, minlength=data.num_classes)
+    for label in chosen:
+        if counts[label] < multiplier * shots:
+            raise InputError(
+                f"shots={shots} needs {multiplier} x {shots} = {multiplier * shots} examples of each class,"
+                f" but class {data.class_names[label]!r} has {counts[label]}."
+            )
+    return chosen
+
+
+@in_float32
+def candidate_pool(
+    data: FeatureSet,
+    *,
+    classes: int | Sequence[str],
+    shots: int,
+    multiplier: int = 2,
+    key: jax.Array,
+    test_per_class: int = 200,
+) -> CandidatePool:
+    """Choose classes, a pool of multiplier x shots candidates of each, and a disjoint test split.
+
+    With one key, the pool of a smaller number of shots is a subset of a larger one's, so that a curve over shots
+    compares like with like.
+
+    Args:
+        data: where candidates are drawn from.
+        classes: how many classes (the largest are taken), or their names.
+        shots: S, training examples per class of each model.
+        multiplier: m; a model trains on 1/m of the pool.
+        key: random key of the draw.
+        test_per_class: at most this many test examples of each class, from what the pool leaves.
+
+    Raises:
+        InputError: naming the class and its count, if one has fewer than multiplier x shots examples.
+    """
+    check_at_least("test_per_class", test_per_class, 0)
+    chosen = check_candidates(data, classes=classes, shots=shots, multiplier=multiplier)
+    needed = multiplier * shots
+    pool_rows, test_rows = [], []
+    for label in chosen:
+        members = np.flatnonzero(data.labels == label)
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(key, label), members.size))
+        pool_rows.append(members[order[:needed]])
+        test_rows.append(members[order[max(needed, members.size - test_per_class) :]])
+    rows = np.concatenate(pool_rows).astype(np.int64)
+    return CandidatePool(_take(data, rows, chosen), _take(data, np.concatenate(test_rows), chosen), rows)
+
+
+def _take(data: FeatureSet, rows: np.ndarray, chosen: Sequence[int]) -> FeatureSet:
+    labels = np.searchsorted(np.array(chosen), data.labels[rows]).astype(np.int32)
+    names = tuple(data.class_names[label] for label in chosen)
+    return FeatureSet(data.features[rows], labels, names, data.input_shape)

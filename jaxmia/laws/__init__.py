@@ -1,0 +1,1 @@
+"""The power law between vulnerability and examples per class. NumPy and SciPy only."""

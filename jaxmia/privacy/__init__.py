@@ -1,0 +1,1 @@
+"""Differential privacy: trade-off curves, accounting, lower bounds and tests."""

@@ -1,0 +1,1 @@
+"""What is known of ridge heads without shadow models, or from few."""

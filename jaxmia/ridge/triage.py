@@ -1,0 +1,149 @@
+"""Which records a ridge head would give away most, in seconds: no shadow is trained but a few for the tails."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import pandas as pd
+
+from jaxmia._atomic import check_writable, write_parquet, write_text
+from jaxmia._npz import read_npz
+from jaxmia._validate import InputError, check, check_different, check_fpr
+from jaxmia.attacks.shadows import sides
+from jaxmia.data.feature_set import DEMO_NAME, FeatureSet, load_features
+from jaxmia.data.labels import record_ids
+from jaxmia.data.membership import draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.ridge.expected import AnalyticVulnerability, analytic_vulnerability
+from jaxmia.stats.resolution import required_nonmembers
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
+from jaxmia.vulnerability.residuals import pooled
+
+FPRS = (0.1, 0.01, 0.001)
+_HEADS = (16, 256)  # trained for the tails
+SUFFIXES = (".csv", ".parquet")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Triage:
+    """Records by vulnerability.
+
+    Attributes:
+        records: one row per record, the most vulnerable first: id, class_name, separation, leverage, and tpr_FPR for
+            each FPR.
+        found: what the rows are from, in the order of the features.
+    """
+
+    records: pd.DataFrame
+    found: AnalyticVulnerability
+
+
+def triage_features(
+    source: str | os.PathLike[str],
+    *,
+    ridge: float = 1.0,
+    inclusion_rate: float = 0.5,
+    fpr: Sequence[float] = FPRS,
+    classes: int | None = None,
+    shots: int | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    memory: int | None = None,
+) -> Triage:
+    """Estimate every record's own vulnerability over re-trainings of a ridge head, by jaxmia.ridge.expected.
+
+    Args:
+        source: "demo" or an .npz of features and labels, and ids of the records if it has them.
+        ridge: lambda of the summed loss: scikit-learn's LogisticRegression with C = 1 / ridge, for two
+            classes too.
+        inclusion_rate: share of the records that a head trains on.
+        fpr: fractions.
+        classes: with shots: take the largest C classes, and 2 S records of each at random; by default all records.
+        shots: S.
+        seed: of that choice.
+        out: also write the records to this file, .csv or .parquet.
+        memory: bytes for the Hessian, its factor and inverse, and what is held of records; 8 GiB by default.
+
+    Raises:
+        InputError: for whatever is wrong with the file or the settings; before anything is computed.
+    """
+    check(len(fpr) > 0, "fpr", list(fpr), "hold at least one FPR")
+    for value in fpr:
+        check_fpr("fpr", value)
+    check_different("fpr", fpr)
+    if (classes is None) != (shots is None):
+        raise InputError("classes and shots must be given together, or neither.")
+    if out is not None:
+        place = pathlib.Path(out)
+        suffix = place.suffix.lower()
+        check(suffix in SUFFIXES, "out", place.name, f"end in one of {', '.join(SUFFIXES)}")
+        check_writable(place)
+    data = load_features(source)
+    ids = _ids(source, data)
+    if classes is not None and shots is not None:
+        key = jax.random.key(seed)
+        pool = candidate_pool(data, classes=classes, shots=shots, key=key, test_per_class=0)
+        data, ids = pool.data, ids[pool.rows]
+    found = analytic_vulnerability(data, ridge=ridge, inclusion_rate=inclusion_rate, memory=memory)
+    tails = ridge_tails(data, found, min(fpr), jax.random.key(seed))
+    table = pd.DataFrame(
+        {
+            "id": ids,
+            "class_name": np.array(data.class_names)[data.labels],
+            "separation": found.separation,
+            "leverage": found.leverage,
+            **{f"tpr_{value:g}": found.tpr(value, tails) for value in fpr},
+        }
+    )
+    table = table.iloc[found.ranking()].reset_index(drop=True)
+    if out is not None:
+        if suffix == ".csv":
+            write_text(place, table.to_csv(index=False, lineterminator="\n"))
+        else:
+            write_parquet(place, table)
+    return Triage(table, found)
+
+
+def ridge_tails(
+    pool: FeatureSet, found: AnalyticVulnerability, fpr: float, key: jax.Array
+) -> tuple[np.ndarray, np.ndarray]:
+    """Residuals of members and of non-members, by a few heads: the tails that means and deviations do not tell.
+
+    Standardised by what is known without shadows, the scores of all records join into two laws (jaxmia.vulnerability.residuals), so
+    that few heads, 16 or more, are enough for 10 / fpr residuals on either side.
+
+    Args:
+        pool: the candidates.
+        found: their means and deviations.
+        fpr: the lowest that the tails are for.
+        key: of the heads' training sets.
+    """
+    rate = found.inclusion_rate
+    needed = required_nonmembers(fpr) / (len(pool.labels) * min(rate, 1 - rate))
+    masks = draw_membership(
+        jax.random.fold_in(key, 0),
+        pool.labels,
+        num_models=int(np.clip(np.ceil(1.25 * needed), *_HEADS)),
+        inclusion_rate=rate,
+    )
+    hyper = Hyperparams(0.0, weight_decay=None, ridge=found.ridge)
+    config = TrainConfig("newton", steps=200, tolerance=1e-4)
+    scores = score(train_ensemble(jax.random.fold_in(key, 1), pool, masks, hyper, config), pool)
+    both = sides(scores)
+    inside, *_ = pooled(both.inside, found.mean_in, found.std_in, None)
+    outside, *_ = pooled(both.outside, found.mean_out, found.std_out, None)
+    return inside, outside
+
+
+def _ids(source: str | os.PathLike[str], data: FeatureSet) -> np.ndarray:
+    if str(source) == DEMO_NAME:
+        return record_ids(None, len(data.labels))
+    held = read_npz(pathlib.Path(source), name="features", required=(), optional=("ids",))
+    return record_ids(held.get("ids"), len(data.labels))

@@ -1,0 +1,69 @@
+"""Scores: the log-odds of the true class of every candidate under every model. One array serves all attacks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from jaxtyping import Int
+
+WeightsUnder = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """What the attacks see, from jaxmia's ensembles or from anyone's arrays.
+
+    Attributes:
+        log_odds: float[models, examples], z_y - logsumexp_{j != y} z_j = log p_y / (1 - p_y) of the true class.
+        member: bool[models, examples], True where the example was in the model's training set.
+        population_log_odds: float[models, population] of examples that no model trained on, or None.
+        flipped_log_odds: float[models, examples], the score of a model that differs in this example's membership alone
+            (jaxmia.ridge.paired), or None.
+        prior_mean: float[2, examples], mean over models of the scores with and without the example, as it is known
+            without them (jaxmia.ridge.expected), or None.
+        prior_variance: float[2, examples], their variance, likewise.
+        white_box: float[models, examples] of each method of jaxmia.vulnerability.white_box, what the weights say, or None.
+        weights_under: what they would say under another membership [models, examples], for the negative control, or
+            None.
+
+    Anyone's arrays may be wrong: the attacks check them and say what is, so they carry no types here.
+    """
+
+    log_odds: np.ndarray
+    member: np.ndarray
+    population_log_odds: np.ndarray | None = None
+    flipped_log_odds: np.ndarray | None = None
+    prior_mean: np.ndarray | None = None
+    prior_variance: np.ndarray | None = None
+    white_box: Mapping[str, np.ndarray] | None = None
+    weights_under: WeightsUnder | None = None
+
+
+def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]:
+    """Scores of the models whose every score is finite, and the rows of the models that diverged."""
+    finite = np.isfinite(np.asarray(scores.log_odds)).all(axis=1)
+
+    def rows(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else np.asarray(values)[finite]
+
+    white_box = scores.white_box
+    kept = dataclasses.replace(
+        scores,
+        log_odds=np.asarray(scores.log_odds)[finite],
+        member=np.asarray(scores.member)[finite],
+        population_log_odds=rows(scores.population_log_odds),
+        flipped_log_odds=rows(scores.flipped_log_odds),
+        white_box=white_box and {name: np.asarray(values)[finite] for name, values in white_box.items()},
+    )
+    under = scores.weights_under
+    if under is not None and not finite.all():
+
+        def of_finite(member: np.ndarray) -> dict[str, np.ndarray]:
+            everyone = np.array(scores.member)
+            everyone[finite] = member
+            return {name: values[finite] for name, values in under(everyone).items()}
+
+        kept = dataclasses.replace(kept, weights_under=of_finite)
+    return kept, np.flatnonzero(~finite)

@@ -1,0 +1,75 @@
+"""What an attack says: one statistic for every model and example, and who was a member."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxmia._validate import check
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackResult:
+    """What an attack says of every candidate under every target model.
+
+    Attributes:
+        statistic: float64[models, examples], higher means more likely a member; never NaN.
+        member: bool[models, examples], True where the example was in the model's training set.
+        defined: bool[models, examples], False where the shadows could not support a statistic (say no IN
+            shadow is left); the statistic then holds the attack's "no evidence" value and counts as such.
+        null: law of a non-member's statistic under the models, as far as its attack knows: "z", "gaussian",
+            "location_scale" (jaxmia.stats.nulls.residual_p_values) or "unknown", of which only ranks can be calibrated.
+        population: int64[models], how many scores each target's statistics are ranks among; None if they are no ranks.
+    """
+
+    statistic: np.ndarray
+    member: np.ndarray
+    defined: np.ndarray
+    null: str = "unknown"
+    population: np.ndarray | None = None
+
+
+def checked_arrays(result: AttackResult) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (statistic float64, member bool, defined bool), all [models, examples].
+
+    Raises:
+        InputError: unless shapes agree, the statistic has no NaN, and there are both members and non-members.
+    """
+    statistic = np.asarray(result.statistic, np.float64)
+    member, defined = np.asarray(result.member), np.asarray(result.defined)
+    check(statistic.ndim == 2, "statistic.shape", statistic.shape, "be (models, examples)")
+    for name, mask in (("member", member), ("defined", defined)):
+        check(
+            mask.shape == statistic.shape, f"{name}.shape", mask.shape, f"equal statistic's {statistic.shape}"
+        )
+        check(mask.dtype == bool, f"{name}.dtype", str(mask.dtype), "be bool")
+    num_nan = int(np.count_nonzero(np.isnan(statistic)))
+    check(num_nan == 0, "number of NaN in statistic", num_nan, "be 0")
+    num_members = int(np.count_nonzero(member))
+    check(num_members > 0, "number of members", num_members, "be at least 1")
+    check(num_members < member.size, "number of non-members", member.size - num_members, "be at least 1")
+    return statistic, member, defined
+
+
+def of_targets(result: AttackResult, targets: Sequence[int] | None) -> AttackResult:
+    """Return the rows of some models, all for None.
+
+    Raises:
+        InputError: for no row, or one that is not there.
+    """
+    if targets is None:
+        return result
+    num_models = len(result.statistic)
+    check(len(targets) > 0, "targets", targets, "name at least 1 model")
+    for row in targets:
+        check(0 <= row < num_models, "target", row, f"be the row of a model, 0 to {num_models - 1}")
+    rows = list(targets)
+    return dataclasses.replace(
+        result,
+        statistic=np.asarray(result.statistic)[rows],
+        member=np.asarray(result.member)[rows],
+        defined=np.asarray(result.defined)[rows],
+        population=None if result.population is None else np.asarray(result.population)[rows],
+    )

@@ -1,0 +1,88 @@
+"""ROC curves under each evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxmia._validate import check_choice
+from jaxmia.stats.p_values import CALIBRATED, EVALUATIONS, calibrated_p_values
+from jaxmia.stats.result import AttackResult, checked_arrays, of_targets
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Roc:
+    """Step ROC: one point per distinct statistic, from (0, 0), which calls nothing, to (1, 1).
+
+    Attributes:
+        fpr: float64[points], nondecreasing, share of non-members with statistic >= threshold.
+        tpr: float64[points], nondecreasing, share of members with statistic >= threshold.
+        threshold: float64[points], nonincreasing. The first is +inf and stands for calling nothing, even if
+            some statistics are +inf: those are the second point.
+        num_members: member scores behind the curve.
+        num_nonmembers: non-member scores behind the curve.
+    """
+
+    fpr: np.ndarray
+    tpr: np.ndarray
+    threshold: np.ndarray
+    num_members: int
+    num_nonmembers: int
+
+    @property
+    def auc(self) -> float:
+        """Area under the curve: P(member's statistic > non-member's) + P(equal) / 2 (Mann-Whitney)."""
+        return float(np.trapezoid(self.tpr, self.fpr))
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Largest (TPR + 1 - FPR) / 2; its threshold is chosen on the audited labels, so it is optimistic."""
+        return float(np.max(self.tpr + 1 - self.fpr) / 2)
+
+
+def roc(result: AttackResult, *, evaluation: str = "pooled", targets: Sequence[int] | None = None) -> Roc:
+    """Return the ROC over all (model, example) pairs under an evaluation of tpr_at_fpr. One sort.
+
+    Pooled, as the papers report, one threshold for all examples gives each example its own FPR. Under the
+    other evaluations pairs are ranked by the FPR from which on they are called, and thresholds are minus it;
+    the curve's own FPR is the realised one. No pair is left out, however small its null.
+
+    Args:
+        result: what the attack said, [models, examples].
+        evaluation: one of the four.
+        targets: the models whose pairs are counted; all by default.
+
+    Raises:
+        InputError: for an unknown evaluation, a NaN statistic, or if members or non-members are missing.
+    """
+    check_choice("evaluation", evaluation, EVALUATIONS)
+    if evaluation in CALIBRATED:
+        p_values = calibrated_p_values(result, method=CALIBRATED[evaluation])
+        result = dataclasses.replace(result, statistic=-p_values)
+    statistic, member, _ = checked_arrays(of_targets(result, targets))
+    if evaluation == "per_target":
+        statistic = -_fpr_within_targets(statistic, member)
+    order = np.argsort(statistic, axis=None)[::-1]
+    ranked = statistic.ravel()[order]
+    last_of_tie = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), ranked.size - 1)
+    true_positives = np.cumsum(member.ravel()[order])[last_of_tie]
+    false_positives = last_of_tie + 1 - true_positives
+    num_members, num_nonmembers = int(true_positives[-1]), int(false_positives[-1])
+    return Roc(
+        fpr=np.append(0.0, false_positives / num_nonmembers),
+        tpr=np.append(0.0, true_positives / num_members),
+        threshold=np.append(np.inf, ranked[last_of_tie]),
+        num_members=num_members,
+        num_nonmembers=num_nonmembers,
+    )
+
+
+def _fpr_within_targets(statistic: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """Return the share of its target's non-members whose statistic is at least that of each pair."""
+    share = np.empty(statistic.shape)
+    for row, (values, members) in enumerate(zip(statistic, member, strict=True)):
+        others = np.sort(values[~members])
+        share[row] = 1 - np.searchsorted(others, values, side="left") / max(len(others), 1)
+    return share

@@ -1,0 +1,1 @@
+"""Experiments and sweeps: settings, recipes, cells, folders, laws."""

@@ -1,0 +1,1 @@
+"""Folders of runs and sweeps: the one place that knows their files."""

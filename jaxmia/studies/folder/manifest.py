@@ -1,0 +1,109 @@
+"""The manifest of a folder: settings, versions, identity and the state of every cell."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import platform
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+
+from jaxmia._atomic import held_folder, write_json
+from jaxmia._validate import InputError
+
+_PACKAGES = ("jaxmia", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "dp-accounting", "jax-privacy")
+_COPY = ".manifest.json"  # as the manifest, for when that is damaged: without one, nobody knows whose heads these are
+
+
+def versions(*more: str) -> dict[str, str]:
+    """Versions of the packages that a result depends on, and of more packages."""
+    return {name: importlib.metadata.version(name) for name in (*_PACKAGES, *more)}
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, form: int | str) -> Iterator[None]:
+    """Make a folder and hold it against other processes; a foreign folder is refused before a lock appears in it."""
+    read_manifest(path, form)
+    with held_folder(path, f"out={str(path)!r}"):
+        yield
+
+
+def machine() -> dict[str, str]:
+    """The device that arrays live on, and the platform, for the record."""
+    return {
+        "device": str(jax.devices()[0].device_kind),
+        "platform": f"{platform.platform()}, Python {platform.python_version()}",
+    }
+
+
+def read_manifest(path: pathlib.Path, form: int | str) -> dict[str, Any] | None:
+    if path.exists() and not path.is_dir():
+        raise InputError(f"out={str(path)!r} must be a folder, but it is a file.")
+    if not any((path / name).is_file() for name in ("manifest.json", _COPY)):
+        if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+            raise InputError(
+                f"out={str(path)!r} must be empty or hold a run; it has files but no manifest.json."
+            )
+        return None
+    manifest = whole_manifest(path)
+    if manifest.get("format") != form:
+        has = manifest.get("format")
+        raise InputError(f"{path / 'manifest.json'} must be a manifest of format {form!r}, got {has!r}.")
+    return manifest
+
+
+def whole_manifest(path: pathlib.Path) -> dict[str, Any]:
+    """The manifest, or its copy if it is damaged: what the cells hold is hashed and stays of use."""
+    for name in ("manifest.json", _COPY):
+        try:
+            manifest = json.loads((path / name).read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(manifest, dict):
+            if name == _COPY:
+                write_json(path / "manifest.json", manifest)
+            return manifest
+    raise InputError(
+        f"{path / 'manifest.json'} must be valid JSON: it is empty or damaged, and there is no copy of it: choose"
+        " another folder."
+    )
+
+
+def write_manifest(path: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    for name in (_COPY, "manifest.json"):
+        write_json(path / name, manifest)
+
+
+def unfinished(path: pathlib.Path, what: str, done: int, cells: int) -> InputError:
+    return InputError(
+        f"out={str(path)!r} holds an unfinished {what} ({done} of {cells} cells done);"
+        " continue it with --resume (resume=True) or choose another folder."
+    )
+
+
+def check_models(models: int, has: int, path: pathlib.Path) -> None:
+    if models < has:
+        raise InputError(
+            f"shadows.models={models} must be at least the {has} that {path} has; choose another folder for fewer."
+        )
+
+
+def check_same(asked: Mapping[str, Any], has: Mapping[str, Any], path: pathlib.Path, where: str = "") -> None:
+    for name in sorted({*asked, *has}):
+        ours, theirs = asked.get(name), has.get(name)
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            check_same(ours, theirs, path, f"{where}{name}.")
+        elif ours != theirs:
+            raise InputError(
+                f"{where}{name}={ours!r} must equal the {theirs!r} that {path} was made with; choose another folder."
+            )
+
+
+def now() -> str:
+    """The time, in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

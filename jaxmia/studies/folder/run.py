@@ -1,0 +1,411 @@
+"""Run folders: the one module that knows file formats. Everything is written beside its place and moved there whole.
+
+    manifest.json        settings, versions, feature hash, device, and the state of every cell
+    results.parquet      one row per cell, attack, evaluation and FPR
+    per_example.parquet  one row per cell, candidate and FPR
+    controls.parquet     one row per cell and attack: the attack on permuted labels
+    power_law.json       the fitted laws
+    plots/               PNG and SVG
+    checkpoints/CELL/    heads (orbax, one folder per range of models; msgpack, where several processes wrote them), the
+                         cell's own rows, cell.json, its record, tuning.json, the search for its recipe, if there was
+                         one, and, until the rows are there, scores of models that several processes computed
+
+A cell's record says what its rows were computed from and holds their hashes: it is written after them, so that rows
+which are damaged, or of other settings, are computed again. After a cell nothing else is written, so that its cost does
+not grow with the grid: the manifest takes the records in at the end, as the tables take in the rows.
+
+A sweep's folder:
+
+    manifest.json        as above, with an identity and cells for every study: a feature set under a recipe
+    results/             a Parquet data set: one file per cell, as are per_example/ and controls/
+    power_law.json       the fitted laws of each recipe
+    studies/DATASET/RECIPE/checkpoints/CELL/    heads and record
+
+Tables hold no clock times, so that a killed and resumed run ends in the same bytes; those are in the records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import flax.serialization
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pandas as pd
+from jaxtyping import Shaped
+
+from jaxmia._atomic import new_folder, replacing, write_arrays, write_json, write_parquet, write_text
+from jaxmia._hashes import file_hash
+from jaxmia._validate import InputError
+from jaxmia.studies.folder.cell import TABLES, Cell, CellState, DamagedError
+from jaxmia.studies.folder.manifest import (
+    check_models,
+    check_same,
+    locked,
+    machine,
+    now,
+    read_manifest,
+    unfinished,
+    write_manifest,
+)
+
+_FORMAT = 2  # 2: cells have an epsilon
+_HEADS = "heads.msgpack"  # in the part folder of one of several processes
+_PART = re.compile(r"models-(\d+)-(\d+)")
+_RECORD = "cell.json"
+_TRACE = "traceback.txt"
+_TUNING = "tuning.json"
+_HASH = ".sha256"
+
+
+@contextlib.contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Keep a logger from printing what is raised as well, such as orbax's traceback of a disk without room."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _restore(path: pathlib.Path, template: Any) -> Any:
+    if (path / _HEADS).is_file():
+        return flax.serialization.from_bytes(template, (path / _HEADS).read_bytes())
+    alone = ocp.options.MultiprocessingOptions()
+    if jax.process_count() > 1:
+        index = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
+        return checkpointer.restore(path, template)
+
+
+def _folder_hash(path: pathlib.Path) -> str:
+    """SHA-256 of all files of a folder and their names."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(path)} {file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _has_hash(path: pathlib.Path, expected: str | None) -> bool:
+    try:
+        return file_hash(path) == expected
+    except OSError:
+        return False
+
+
+class RunFolder:
+    """A run folder, locked by this process while it is open.
+
+    What was trained under one identity (settings, features, versions) is never mixed with another's: a folder of a
+    different identity is refused, and every cell carries the key of what it was computed from.
+    """
+
+    def __init__(
+        self, path: pathlib.Path, manifest: dict[str, Any], rows: tuple[pathlib.Path, str] | None = None
+    ):
+        self.path = path
+        self.manifest = manifest
+        self._rows = rows  # of a sweep: folder of its data sets, and the prefix of its files' names
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        settings: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        cells: list[Cell],
+        models: int,
+        resume: bool,
+    ) -> Iterator[RunFolder]:
+        """Create the folder, or continue the run it holds.
+
+        Args:
+            path: the folder.
+            settings: all settings of the experiment, for the record.
+            identity: what every trained head depends on: nested dictionaries of plain values.
+            cells: cells asked for; the folder keeps those it has.
+            models: M asked for.
+            resume: continue an unfinished run.
+
+        Raises:
+            InputError: if the folder holds something else, a run of another identity (naming the first difference),
+                more models than asked for, an unfinished run and resume is False, or is in use.
+        """
+        path = pathlib.Path(path)
+        with locked(path, _FORMAT):
+            manifest = read_manifest(path, _FORMAT)
+            if manifest is not None:
+                _check_continues(manifest, path, identity=identity, models=models, resume=resume)
+            folder = cls(path, manifest or {"format": _FORMAT, "cells": {}})
+            folder._record(settings=settings, identity=identity, cells=cells, models=models)
+            yield folder
+
+    @classmethod
+    def join(
+        cls, path: str | os.PathLike[str], *, identity: Mapping[str, Any], manifest_hash: str
+    ) -> RunFolder:
+        """The folder that another process holds open, for writing heads and scores into it and nothing else.
+
+        Args:
+            path: the folder.
+            identity: as in open.
+            manifest_hash: of the manifest, as the other process sees it.
+
+        Raises:
+            InputError: if the folder at path is another one, or holds a run of another identity.
+        """
+        path = pathlib.Path(path)
+        manifest = read_manifest(path, _FORMAT)
+        if manifest is None or file_hash(path / "manifest.json") != manifest_hash:
+            raise InputError(f"out={str(path)!r} must be one folder that all processes share.")
+        check_same(identity, manifest["identity"], path)
+        return cls(path, manifest)
+
+    def manifest_hash(self) -> str:
+        """SHA-256 of the manifest as it is on disk."""
+        return file_hash(self.path / "manifest.json")
+
+    def _record(
+        self, *, settings: Mapping[str, Any], identity: Mapping[str, Any], cells: list[Cell], models: int
+    ) -> None:
+        known = self.manifest["cells"]
+        for cell in cells:
+            known.setdefault(str(cell), cell.entry())
+        self.manifest |= {"settings": dict(settings), "identity": dict(identity), "models": models}
+        self.manifest |= machine()
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells of the folder, in the order of its tables."""
+        return sorted(Cell.from_entry(entry) for entry in self.manifest["cells"].values())
+
+    def is_done(self, cell: Cell, key: str) -> bool:
+        """Whether the cell's rows were computed from exactly what the key says, and are as they were written."""
+        return self.state(cell, key) == "done"
+
+    def state(self, cell: Cell, key: str) -> CellState:
+        """What the folder has of a cell's rows under a key."""
+        record = self.record(cell)
+        if not record:
+            return "damaged" if self._record_path(cell).exists() else "absent"
+        if "error" in record:
+            return "failed"
+        if record.get("key") != key:
+            return "outdated"
+        intact = all(_has_hash(self._rows_path(cell, name), record["rows"].get(name)) for name in TABLES)
+        return "done" if intact else "damaged"
+
+    def record(self, cell: Cell) -> dict[str, Any]:
+        """What finish_cell or fail_cell wrote of a cell last; empty if there is nothing that can be read."""
+        try:
+            record = json.loads(self._record_path(cell).read_text())
+        except (OSError, ValueError):
+            return {}
+        whole = isinstance(record, dict) and ("error" in record or isinstance(record.get("rows"), dict))
+        return record if whole else {}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every cell of the folder and everything made from them is on disk."""
+        return self.manifest.get("status") == "finished"
+
+    def start(self) -> None:
+        """Mark the run as unfinished, on disk, before any rows are replaced."""
+        self.manifest["status"] = "running"
+        self._write_manifest()
+
+    def trained_models(self, cell: Cell) -> list[tuple[int, int]]:
+        """Disjoint ranges [first, end) of model ids whose heads are on disk, ascending."""
+        ranges = []
+        if self._cell_path(cell).is_dir():
+            names = (_PART.fullmatch(entry.name) for entry in self._cell_path(cell).iterdir())
+            ranges = sorted((int(match[1]), int(match[2])) for match in names if match)
+        disjoint: list[tuple[int, int]] = []
+        for first, end in ranges:
+            if not disjoint or first >= disjoint[-1][1]:
+                disjoint.append((first, end))
+        return disjoint
+
+    def save_heads(self, cell: Cell, models: tuple[int, int], params: Any) -> None:
+        """Checkpoint heads of the models first .. end - 1, then the hash of its files.
+
+        A kill between the two leaves a checkpoint that is whole, as orbax sees to, and taken on trust.
+        """
+        path = self._part_path(cell, models)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(_HASH).unlink(missing_ok=True)
+        if jax.process_count() > 1:
+            # Here orbax writes arrays of all processes together, or those of process 0 alone.
+            shutil.rmtree(path, ignore_errors=True)
+            with new_folder(path) as folder:
+                (folder / _HEADS).write_bytes(flax.serialization.to_bytes(params))
+        else:
+            with _silent("absl"), ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(path, params, force=True)
+        with replacing(path.with_suffix(_HASH)) as temporary:
+            temporary.write_text(_folder_hash(path))
+
+    def load_heads(self, cell: Cell, models: tuple[int, int], template: Any) -> Any:
+        """Heads of the models first .. end - 1, in the shapes and dtypes of template.
+
+        Raises:
+            DamagedError: if the checkpoint is not what was saved (orbax itself notices neither every flipped bit nor
+                every file that is missing).
+            InputError: if it cannot be read for another reason (no permission, no memory, ...): it may be whole.
+        """
+        path = self._part_path(cell, models)
+        name, hash_path = f"the checkpoint {'/'.join(path.parts[-2:])}", path.with_suffix(_HASH)
+        vouched = False
+        try:
+            if hash_path.is_file():
+                vouched = hash_path.read_text() == _folder_hash(path)
+                if not vouched:
+                    raise DamagedError(f"{name} was damaged (its files are not those that were saved)")
+            return _restore(path, template)
+        except DamagedError:
+            raise
+        except Exception as error:  # of whatever kind: tensorstore, JSON, zlib, ...
+            reason = str(error).partition("\n")[0][:60]
+            said = f"{type(error).__name__}: {reason}"
+            # What its hash vouches for is whole; so may be what the system or the device did not hand out.
+            outside = isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError))
+            if vouched or outside:
+                raise InputError(
+                    f"{name} could not be read ({said}); it is left as it is:"
+                    " mend that and go on with --resume."
+                ) from error
+            raise DamagedError(f"{name} was damaged ({said})") from error
+
+    def save_scores(
+        self, cell: Cell, models: tuple[int, int], arrays: Mapping[str, Shaped[np.ndarray, "models ..."]]
+    ) -> None:
+        """Write what process 0 must know of the models first .. end - 1: arrays by name, one row for each model."""
+        path = self._scores_path(cell, models)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_arrays(path, arrays)
+
+    def load_scores(self, cell: Cell, models: tuple[int, int]) -> dict[str, Shaped[np.ndarray, "models ..."]]:
+        """What save_scores wrote."""
+        with np.load(self._scores_path(cell, models), allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def save_tuning(self, cell: Cell, content: Mapping[str, Any]) -> None:
+        """Write the search for a cell's recipe."""
+        path = self._cell_path(cell) / _TUNING
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+
+    def load_tuning(self, cell: Cell) -> dict[str, Any] | None:
+        """What save_tuning wrote, or None if there is nothing that can be read."""
+        try:
+            content = json.loads((self._cell_path(cell) / _TUNING).read_text())
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
+
+    def finish_cell(
+        self, cell: Cell, key: str, tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Write a cell's rows, then its record, and return that: a record stands only for rows that are there."""
+        for old in (self._record_path(cell), self.trace_path(cell)):
+            old.unlink(missing_ok=True)
+        for name in TABLES:
+            write_parquet(self._rows_path(cell, name), tables[name])
+        rows = {name: file_hash(self._rows_path(cell, name)) for name in TABLES}
+        record = {"key": key, "finished": now(), **facts, "rows": rows}
+        write_json(self._record_path(cell), record)
+        for path in self._cell_path(cell).glob("*scores-*.npz*"):
+            path.unlink()
+        return record
+
+    def fail_cell(self, cell: Cell, error: str, trace: str = "") -> None:
+        """Record that computing a cell failed, and why; rows that it had are of no use any more.
+
+        Args:
+            cell: which.
+            error: in one line.
+            trace: Python's traceback, if there is one: into a file beside the record.
+        """
+        self.discard_rows(cell)
+        self._record_path(cell).parent.mkdir(parents=True, exist_ok=True)
+        if trace:
+            write_text(self.trace_path(cell), trace)
+        write_json(self._record_path(cell), {"error": error, "failed": now()})
+
+    def trace_path(self, cell: Cell) -> pathlib.Path:
+        """Where the traceback of a cell that failed lies."""
+        return self._cell_path(cell) / _TRACE
+
+    def discard_rows(self, cell: Cell) -> None:
+        """Remove a cell's rows and record; its heads stay."""
+        for path in (
+            self._record_path(cell),
+            self.trace_path(cell),
+            *(self._rows_path(cell, name) for name in TABLES),
+        ):
+            path.unlink(missing_ok=True)
+
+    def assemble(self, name: str, cells: Iterable[Cell]) -> pd.DataFrame:
+        """Join one of TABLES over cells, write it and return it."""
+        paths = (self._rows_path(cell, name) for cell in cells)
+        table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+        write_parquet(self.path / f"{name}.parquet", table)
+        return table
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file into the folder."""
+        write_json(self.path / name, content)
+
+    def finish(self) -> None:
+        """Mark the run as finished, on disk, with the records of all its cells."""
+        for cell in self.cells:
+            self.manifest["cells"][str(cell)] = cell.entry() | self.record(cell)
+        self.manifest["status"] = "finished"
+        self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        write_manifest(self.path, self.manifest)
+
+    def _cell_path(self, cell: Cell) -> pathlib.Path:
+        return self.path.resolve() / "checkpoints" / str(cell)
+
+    def _part_path(self, cell: Cell, models: tuple[int, int]) -> pathlib.Path:
+        return self._cell_path(cell) / f"models-{models[0]}-{models[1]}"
+
+    def _scores_path(self, cell: Cell, models: tuple[int, int]) -> pathlib.Path:
+        return self._cell_path(cell) / f"scores-{models[0]}-{models[1]}.npz"
+
+    def _rows_path(self, cell: Cell, name: str) -> pathlib.Path:
+        if self._rows is not None:
+            folder, prefix = self._rows
+            return folder / name / f"{prefix}{cell}.parquet"
+        return self._cell_path(cell) / f"{name}.parquet"
+
+    def _record_path(self, cell: Cell) -> pathlib.Path:
+        return self._cell_path(cell) / _RECORD
+
+
+def _check_continues(
+    manifest: Mapping[str, Any], path: pathlib.Path, *, identity: Mapping[str, Any], models: int, resume: bool
+) -> None:
+    check_same(identity, manifest["identity"], path)
+    check_models(models, manifest["models"], path)
+    if manifest["status"] != "finished" and not resume:
+        folder = RunFolder(path, dict(manifest))
+        done = sum("finished" in folder.record(cell) for cell in folder.cells)
+        raise unfinished(path, "run", done, len(manifest["cells"]))

@@ -1,0 +1,108 @@
+"""Reading what runs and sweeps wrote."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jaxmia._validate import InputError
+from jaxmia.laws.fit import DEFAULT_RECIPE
+
+_ORDER = ("dataset", "recipe", "classes", "shots", "seed", "epsilon")  # of rows from several files
+
+
+def load_results(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
+    """The results of a run or a sweep, or of several, joined; of unfinished ones, those of the cells that are done.
+
+    Rows that several folders have alike stand there once.
+
+    Args:
+        folders: one folder, or several.
+
+    Raises:
+        InputError: if there are none, or they cannot be read.
+    """
+    if isinstance(folders, (str, os.PathLike)):
+        return load_table(folders, "results")
+    if not folders:
+        raise InputError("folders=[] must name at least one folder of a run or a sweep.")
+    tables = [load_table(folder, "results") for folder in folders]
+    return pd.concat(tables, ignore_index=True).drop_duplicates(ignore_index=True)
+
+
+def load_table(folder: str | os.PathLike[str], name: str) -> pd.DataFrame:
+    """One of TABLES of a run or a sweep; of an unfinished one, the rows of the cells that are done.
+
+    Raises:
+        InputError: if there is none, or it cannot be read.
+    """
+    tables = []
+    for path in _table_paths(folder, name):
+        with _readable(path):
+            tables.append(pq.read_table(path, partitioning=None))
+    table = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+    if "recipe" not in table:  # of a run from before sweeps
+        table.insert(1, "recipe", DEFAULT_RECIPE)
+    order = [column for column in _ORDER if column in table]
+    return table.sort_values(order, kind="stable", ignore_index=True) if len(tables) > 1 else table
+
+
+def read_tables(folder: str | os.PathLike[str], name: str, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """Some columns of one of TABLES, file by file: what a large sweep's records need.
+
+    Raises:
+        InputError: as load_table.
+    """
+    for path in _table_paths(folder, name):
+        with _readable(path):
+            has = set(pq.read_schema(path).names)  # runs from before sweeps named no recipe
+            table = pq.read_table(path, columns=[each for each in columns if each in has], partitioning=None)
+        frame = table.to_pandas()
+        yield frame if "recipe" in frame else frame.assign(recipe=DEFAULT_RECIPE)
+
+
+def _table_paths(folder: str | os.PathLike[str], name: str) -> list[pathlib.Path]:
+    folder = pathlib.Path(folder)
+    if (folder / f"{name}.parquet").is_file():
+        return [folder / f"{name}.parquet"]
+    # Of a sweep, or of a run that is not finished.
+    paths = sorted([*folder.glob(f"{name}/*.parquet"), *folder.glob(f"checkpoints/*/{name}.parquet")])
+    if not paths:
+        raise InputError(
+            f"folder={str(folder)!r} must be a run folder with {name}.parquet or a sweep's with {name}/;"
+            " there is none, or no cell is done yet."
+        )
+    return paths
+
+
+@contextlib.contextmanager
+def _readable(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} must be a readable Parquet file: {error}.") from None
+
+
+def load_json(folder: str | os.PathLike[str], name: str) -> Any:
+    """A JSON file of a run folder.
+
+    Raises:
+        InputError: if there is none, or it cannot be read.
+    """
+    path = pathlib.Path(folder) / name
+    if not path.is_file():
+        raise InputError(f"folder={str(folder)!r} must be a run folder with {name}; there is none.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path} must be a file that can be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise InputError(f"{path} must be valid JSON: {error}.") from None

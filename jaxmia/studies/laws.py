@@ -1,0 +1,147 @@
+"""The laws of a table of results: of every attack, evaluation, privacy level and recipe, and of records' quantiles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmia._hashes import json_number
+from jaxmia._validate import InputError, check_choice
+from jaxmia.laws.fit import DEFAULT_RECIPE, PER_RECORD, SATURATED_TPR, LawOf, PowerLawFit, fit_power_law
+from jaxmia.studies.folder.tables import load_results, read_tables
+from jaxmia.vulnerability.curves import QUANTILES, VulnerabilityQuantile, tpr_quantile
+
+_CELL = ("dataset", "recipe", "classes", "shots", "seed", "epsilon")
+_LAW = ("attack", "evaluation", "epsilon", "recipe")
+
+
+def fit_laws(results: pd.DataFrame) -> dict[LawOf, PowerLawFit]:
+    """Fit the power law to each attack, evaluation, privacy level and recipe, over all cells of all data sets.
+
+    Args:
+        results: of runs and sweeps, or their records' quantiles, or both one below the other.
+    """
+    return {law: fit_power_law(rows) for law, rows in _by_law(results)}
+
+
+def load_laws(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> dict[LawOf, PowerLawFit]:
+    """The laws of runs and sweeps, joined: of what attacks find on average, then of records' quantiles."""
+    return fit_laws(load_rows(folders))
+
+
+def load_rows(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
+    """All rows that laws are fitted to, of runs and sweeps: load_results, and below it load_quantiles."""
+    return pd.concat([load_results(folders), load_quantiles(folders)], ignore_index=True)
+
+
+def load_quantiles(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
+    """Quantiles over the records of each cell of their own TPR, of runs and sweeps.
+
+    Args:
+        folders: one folder, or several.
+
+    Returns:
+        One row per cell, FPR and quantile, with the columns of a cell and attack ("per record"), evaluation
+        ("quantile 0.99", ..., "maximum"), fpr, tpr, advantage, status and reason: a quantile q needs 1/(1 - q) records,
+        and is "saturated" from TPR 0.99 on.
+
+    Raises:
+        InputError: if there are none, or they cannot be read.
+    """
+    paths = [folders] if isinstance(folders, (str, os.PathLike)) else folders
+    columns = [*_CELL, "fpr", "tpr_drawn", "status"]
+    rows: list[dict[str, Any]] = []
+    for table in (table for path in paths for table in read_tables(path, "per_example", columns)):
+        rows += quantile_rows(table)
+    return pd.DataFrame(rows).drop_duplicates(ignore_index=True)
+
+
+def quantile_rows(per_example: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of load_quantiles of some cells, from their records' rows."""
+    rows: list[dict[str, Any]] = []
+    for key, records in per_example.groupby([*_CELL, "fpr"]):
+        fpr = float(records["fpr"].iloc[0])
+        ordered = np.sort(records["tpr_drawn"][records["status"] == "ok"].to_numpy())
+        for level in QUANTILES:
+            quantile = _named_saturated(tpr_quantile(ordered, level))
+            rows.append(
+                dict(zip((*_CELL, "fpr"), key, strict=True))
+                | {"attack": PER_RECORD, "evaluation": "maximum" if level == 1 else f"quantile {level:g}"}
+                | {"tpr": quantile.tpr, "advantage": quantile.tpr - fpr}
+                | {"status": quantile.status, "reason": quantile.reason}
+            )
+    return rows
+
+
+def _named_saturated(quantile: VulnerabilityQuantile) -> VulnerabilityQuantile:
+    """Mark a quantile that the ceiling at 1 determines."""
+    if quantile.status != "ok" or quantile.tpr < SATURATED_TPR:
+        return quantile
+    return quantile._replace(status="saturated", reason=f"TPR is {SATURATED_TPR:g} or more")
+
+
+def laws_elsewhere(results: pd.DataFrame, held_out: Sequence[str] | None = None) -> pd.DataFrame:
+    """Fit every law without some data sets, and see what it says of these.
+
+    Args:
+        results: as of load_results, over two data sets or more.
+        held_out: data sets to leave out together; by default each in turn.
+
+    Returns:
+        One row per law, FPR and group left out: attack, evaluation, epsilon, recipe, fpr, dataset (the left-out names),
+        slope_shots of the others, r_squared on the others, num_cells of the left-out with an advantage above 0,
+        r_squared_elsewhere, and factor, by which their advantage exceeds the prediction (geometric mean). Missing where
+        the others determine no law, or it says nothing of the left-out cells.
+
+    Raises:
+        InputError: for an unknown data set, or if none is left to fit.
+    """
+    known = list(results["dataset"].unique())
+    for name in held_out or ():
+        check_choice("held_out", name, known)
+    groups = [(name,) for name in known] if held_out is None else [tuple(dict.fromkeys(held_out))]
+    if len(known) < 2 or any(len(group) == len(known) for group in groups):
+        raise InputError(f"held_out={groups[0]} must leave a data set to fit, of {', '.join(known)}.")
+    rows: list[dict[str, Any]] = []
+    for group in groups:
+        left_out = results["dataset"].isin(group)
+        fitted = fit_laws(results[~left_out])
+        for law_of, cells in _by_law(results[left_out]):
+            for law in fitted[law_of].lines if law_of in fitted else ():
+                judged = law.judged_on(cells)
+                rows.append(
+                    law_of._asdict()
+                    | {"fpr": law.fpr, "dataset": ", ".join(group), "slope_shots": law.slope_shots}
+                    | {"r_squared": law.r_squared, "num_cells": judged.num_cells}
+                    | {"r_squared_elsewhere": judged.r_squared, "factor": judged.factor}
+                )
+    return pd.DataFrame(rows)
+
+
+def _by_law(results: pd.DataFrame) -> Iterator[tuple[LawOf, pd.DataFrame]]:
+    for (attack, evaluation, epsilon, recipe), rows in results.groupby(list(_LAW), sort=False):
+        yield LawOf(str(attack), str(evaluation), float(str(epsilon)), str(recipe)), rows
+
+
+def laws_to_json(laws: Mapping[LawOf, PowerLawFit]) -> list[dict[str, Any]]:
+    """The content of power_law.json."""
+    return [
+        {**law._asdict(), "epsilon": json_number(law.epsilon), **fit.to_dict()} for law, fit in laws.items()
+    ]
+
+
+def laws_from_json(content: list[dict[str, Any]]) -> dict[LawOf, PowerLawFit]:
+    """Laws from the content of power_law.json."""
+    return {
+        LawOf(
+            entry["attack"],
+            entry["evaluation"],
+            float(entry["epsilon"]),
+            entry.get("recipe", DEFAULT_RECIPE),  # runs from before sweeps named none
+        ): PowerLawFit.from_dict(entry)
+        for entry in content
+    }

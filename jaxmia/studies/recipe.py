@@ -1,0 +1,83 @@
+"""From settings to what one cell is trained with: static settings, traced settings, and the privacy they give."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from jaxmia.privacy.accounting import PrivacyGuarantee, PrivacySpec, adjacency_for, sampling_rate_of
+from jaxmia.studies.settings.experiment import ExperimentConfig
+from jaxmia.training.network import Network
+from jaxmia.training.settings import Hyperparams, TrainConfig, check_class_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What one cell is trained with.
+
+    Attributes:
+        config: static settings.
+        hyper: traced settings; they alone differ between privacy levels, so that a grid over these compiles once.
+        guarantee: what the training guarantees, or None for ordinary training.
+    """
+
+    config: TrainConfig
+    hyper: Hyperparams
+    guarantee: PrivacyGuarantee | None
+
+    def tpr_ceiling(self, fpr: np.ndarray) -> np.ndarray:
+        """Return the largest TPR at each FPR that any attack on one record can have: 1 for ordinary training."""
+        return np.ones(np.shape(fpr)) if self.guarantee is None else self.guarantee.tpr_ceiling(fpr)
+
+    def audit_method(self) -> str:
+        """Return the one-run audit that is valid: "one_run_fdp" for full-batch DP-SGD, which is Gaussian DP."""
+        gaussian = self.guarantee is not None and self.guarantee.sampling_rate == 1
+        return "one_run_fdp" if gaussian else "one_run"
+
+
+def recipe_for(settings: ExperimentConfig, *, classes: int, shots: int, epsilon: float = math.inf) -> Recipe:
+    """Return the recipe of a cell; for a private one its noise is searched, once per process.
+
+    Args:
+        settings: of the experiment.
+        classes: C.
+        shots: S.
+        epsilon: that the cell is trained to; inf for ordinary training.
+
+    Raises:
+        InputError: for a Poisson batch larger than S · C, or class weights of another number of classes.
+    """
+    train, privacy = settings.train, settings.privacy
+    full, private = train.batch_size == "full", epsilon != math.inf
+    poisson = train.sampling == "poisson" and not full
+    rate = sampling_rate_of(train.batch_size, shots=shots, classes=classes) if poisson or private else 1.0
+    hyper = Hyperparams(train.learning_rate, train.momentum, train.weight_decay, sampling_rate=rate)
+    if train.optimizer == "newton":
+        hyper = Hyperparams(train.learning_rate, weight_decay=None, ridge=train.ridge)
+    guarantee = None
+    if private:
+        spec = PrivacySpec(epsilon=epsilon, delta=privacy.delta, clipping_norm=privacy.clipping_norm)
+        guarantee = spec.guarantee(
+            sampling_rate=rate, steps=train.steps, adjacency=adjacency_for(settings.shadows.design)
+        )
+        hyper = dataclasses.replace(
+            hyper, clipping_norm=privacy.clipping_norm, noise_multiplier=guarantee.noise_multiplier
+        )
+    check_class_weights(train.class_weight, classes)
+    config = TrainConfig(
+        train.optimizer,
+        train.schedule,
+        train.steps,
+        batch_size=None if full or poisson else int(train.batch_size),
+        sampling="shared" if full else train.sampling,
+        private=private,
+        products=train.products,
+        network=None if train.network == "linear" else Network(train.network, train.widths),
+        tolerance=train.tolerance,
+        class_weight=train.class_weight,
+        intercept=train.intercept,
+        link=train.link,
+    )
+    return Recipe(config, hyper, guarantee)

@@ -1,0 +1,1 @@
+"""Settings of experiments and sweeps."""

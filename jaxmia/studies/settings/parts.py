@@ -1,0 +1,237 @@
+"""The tables of an experiment's settings: data, grid, shadows, training, privacy, tuning."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from jaxmia.privacy.accounting import MIN_DELTA
+from jaxmia.studies.settings.base import Different, LogRange, Positive, Settings, WholeLogRange
+
+
+class DataSettings(Settings):
+    """Where candidates come from."""
+
+    features: str = "demo"
+    """"demo" (the bundled set) or the path of an .npz with features and labels, from the file's folder."""
+    test_per_class: Annotated[int, Field(ge=0)] = 200
+    """At most this many held-out examples of each class, for accuracy."""
+
+
+class GridSettings(Settings):
+    """The cells of the experiment: every combination of classes, shots and seeds."""
+
+    shots: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False), Different]
+    """S, training examples per class."""
+    classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, strict=False), Different]
+    """C, number of classes; the largest classes are taken."""
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1, strict=False), Different
+    ] = (0,)
+    """All randomness of a cell follows from its seed."""
+
+    @pydantic.field_validator("shots", "classes", "seeds")
+    @classmethod
+    def _sorted(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(values))
+
+
+class ShadowSettings(Settings):
+    """The ensemble of each cell."""
+
+    models: Annotated[int, Field(ge=3)] = 257
+    """M; each model is the target once, the other M - 1 its shadows."""
+    design: Literal["bernoulli", "fixed_size"] = "bernoulli"
+    """"bernoulli" (add/remove) or "fixed_size" (replace one)."""
+    pool_multiplier: Annotated[int, Field(ge=2)] = 2
+    """m; the pool has m x S candidates of each class and a model trains on 1/m of them."""
+
+
+class TrainSettings(Settings):
+    """The recipe of every head."""
+
+    optimizer: Literal["adam", "sgd", "newton"] = "adam"
+    """"newton" trains to the minimum of the summed loss + ridge / 2 * ||kernel||^2, in at most so many steps, as
+    scikit-learn's LogisticRegression with C = 1 / ridge; it takes the full batch and no learning rate."""
+    ridge: Annotated[float, Field(ge=0)] = 0.0
+    """Of newton, above 0: 1 / C, for two classes too (the penalty is of the one row w_1 - w_0 of scikit-learn)."""
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-7
+    """Of newton: the norm of the objective's gradient at which a head is done, over the number of members times the
+    root mean square norm of their features (with the bias's 1)."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    steps: Positive = 100
+    batch_size: Positive | Literal["full"] = "full"
+    """Expected members per step."""
+    sampling: Literal["shared", "independent", "poisson"] = "shared"
+    """How batches are drawn: "shared" (one order of the candidates for all models), "independent" (every model shuffles
+    on its own) or "poisson" (every model draws each of its members at every step). The full batch needs none."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of sgd."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """L2 coefficient: mean loss + weight_decay / 2 * ||kernel||^2, over the rows of all classes, also of two."""
+    class_weight: (
+        Literal["none", "balanced"]
+        | Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, strict=False)]
+    ) = "none"
+    """How often a member's loss counts: "balanced" (members over classes x members of the class, of every head's own
+    members, as scikit-learn's) or a weight for each class; by weights, sgd and adam take the mean as PyTorch does."""
+    intercept: bool = True
+    """Whether heads have a bias (scikit-learn's fit_intercept)."""
+    link: Literal["softmax", "one_vs_rest"] = "softmax"
+    """"one_vs_rest", of newton: a head for each class against the rest, and their sigmoids normalised, as
+    scikit-learn's OneVsRestClassifier."""
+    products: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
+    """In what the two matrix products of a step multiply; they accumulate in float32. "float32" is that on every
+    device; "tensorfloat32" keeps 10 bits where the device has such arithmetic (A100 and later). "bfloat16" takes about
+    half of the time where the processor has such arithmetic, and moves scores by less than a tenth of what a
+    seed does."""
+    normalize: Literal["none", "unit", "standardize"] = "none"
+    """Of candidates and test split alike: "unit" (every example to norm 1) or "standardize" (every dimension centred
+    and scaled, then divided by sqrt(dim)): see jaxmia.data.normalization.normalized_pool."""
+    statistics: Annotated[str, Field(min_length=1)] = "pool"
+    """What to standardise by: "pool" (mean and deviation of the cell's candidates) or an .npz with mean and scale."""
+    network: Literal["linear", "mlp", "conv"] = "linear"
+    """What is trained: "linear" (a linear head from zero), or from random parameters "mlp" (dense layers with ReLU) or
+    "conv" (a convolution, 7 x 7 pixels at stride 4, then dense layers)."""
+    widths: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
+    """Of the hidden layers of a network; the first of a conv net is its channels."""
+    inputs: Literal["features", "raw"] = "features"
+    """What it is trained on: the extractor's features, or what the extractor was given: pixels, or token ids as a bag
+    of tokens."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether heads are softmax heads with a bias whose members count alike: what attacks that know more take."""
+        return self.class_weight == "none" and self.intercept and self.link == "softmax"
+
+    @pydantic.model_validator(mode="after")
+    def _networks_have_what_they_need(self) -> TrainSettings:
+        what = f"network={self.network!r}"
+        if (self.network == "linear") != (not self.widths):
+            rule = "none for network='linear'" if self.widths else f"at least one hidden layer for {what}"
+            raise ValueError(f"widths={list(self.widths)} must name {rule}")
+        if self.network == "conv" and self.inputs != "raw":
+            raise ValueError(f"{what} needs inputs='raw' (pixels), got inputs={self.inputs!r}")
+        if self.network != "linear" and self.products != "float32":
+            raise ValueError(f"products={self.products!r} is for network='linear', got {what}")
+        if self.network != "linear" and self.sampling == "poisson":
+            raise ValueError(f"sampling='poisson' is for network='linear', got {what}")
+        if self.network != "linear" and not self.plain:
+            raise ValueError(f"class_weight and intercept are for network='linear', got {what}")
+        if self.inputs == "raw" and self.statistics != "pool":
+            raise ValueError(f"statistics={self.statistics!r} is for inputs='features', got inputs='raw'")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _newton_has_a_ridge_and_no_more(self) -> TrainSettings:
+        if self.link == "one_vs_rest" and not isinstance(self.class_weight, str):
+            raise ValueError("class_weight must be 'none' or 'balanced' for link='one_vs_rest', got a list")
+        if self.optimizer != "newton":
+            if self.link != "softmax":
+                raise ValueError(f"link={self.link!r} needs optimizer='newton', got {self.optimizer!r}")
+            if self.ridge:
+                raise ValueError(
+                    f"ridge={self.ridge} is for optimizer='newton', got optimizer={self.optimizer!r}"
+                )
+            return self
+        if not self.ridge:
+            raise ValueError("ridge=0.0 must be above 0 for optimizer='newton'")
+        unused = (
+            "schedule",
+            "batch_size",
+            "sampling",
+            "learning_rate",
+            "weight_decay",
+            "products",
+            "network",
+        )
+        for name in unused:
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value != default:
+                raise ValueError(f"{name}={value!r} must be {default!r} for optimizer='newton'")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _statistics_are_to_standardize_by(self) -> TrainSettings:
+        if self.statistics != "pool" and self.normalize != "standardize":
+            raise ValueError(
+                f"statistics={self.statistics!r} is for normalize='standardize', got normalize={self.normalize!r}"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _momentum_is_for_sgd(self) -> TrainSettings:
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(
+                f"momentum={self.momentum} is for optimizer='sgd', got optimizer={self.optimizer!r}"
+            )
+        return self
+
+
+class PrivacySettings(Settings):
+    """Differential privacy of training; epsilon is an axis of the grid."""
+
+    epsilon: Annotated[
+        tuple[Annotated[float, Field(gt=0, allow_inf_nan=True)], ...], Field(min_length=1, strict=False)
+    ] = (math.inf,)
+    """Levels to train at, by DP-SGD with as much noise as they need; inf is ordinary training, neither clipped nor
+    noisy. The adjacency follows from shadows.design."""
+    delta: Annotated[float, Field(ge=MIN_DELTA, lt=1)] = 1e-5
+    clipping_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The largest norm of one example's gradient."""
+
+    @pydantic.field_validator("epsilon")
+    @classmethod
+    def _named_apart(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        """Cells are named by six digits of their level: two that agree in these would share a folder."""
+        levels = tuple(sorted(values))
+        for low, high in itertools.pairwise(levels):
+            if f"{low:g}" == f"{high:g}":
+                raise ValueError(
+                    f"levels must differ in their first six digits, but {low!r} and {high!r} do not"
+                )
+        return levels
+
+    @pydantic.field_validator("epsilon", mode="before")
+    @classmethod
+    def _from_json(cls, values: Any) -> Any:
+        """A manifest's settings: JSON has no infinity."""
+        if not isinstance(values, (list, tuple)):
+            return values
+        return tuple(math.inf if value == "inf" else value for value in values)
+
+    @pydantic.field_serializer("epsilon", when_used="json")
+    def _as_json(self, values: tuple[float, ...]) -> list[float | str]:
+        return ["inf" if value == math.inf else value for value in values]
+
+
+class TuningSettings(Settings):
+    """The search for a recipe (jaxmia.studies.tuning).
+
+    Ranges are searched on a log scale, both ends included; a range of one value is that value. What is found takes the
+    place of train.learning_rate, train.batch_size, train.steps and, for private cells, privacy.clipping_norm.
+    """
+
+    trials: Positive = 20
+    round_size: Positive = 5
+    """Trials that are trained side by side, before the next are asked for."""
+    per: Literal["cell", "shots"] = "cell"
+    """"cell": every cell has a search of its own; "shots": all seeds of a (C, S, epsilon) share that of seed 0."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the training set that trials are judged by and not trained on."""
+    objective: Literal["accuracy", "loss"] = "loss"
+    """What they are judged by: the lowest mean cross-entropy, or the highest accuracy (of equal ones the lowest loss).
+    Heads start at zero, where accuracy tells hardly any learning rates apart: see docs/tuning.md."""
+    learning_rate: LogRange = (1e-7, 1e-2)
+    batch_size: WholeLogRange = (10, 10_000)
+    """Expected members per step, cut at S x C, the full batch."""
+    epochs: WholeLogRange = (1, 200)
+    clipping_norm: LogRange = (0.2, 10.0)
+    """Of private cells."""
+    max_steps: Positive = 1000
+    """Of a trial and of the recipe, whatever epochs and batch would give: what bounds the cost."""

@@ -1,0 +1,207 @@
+"""Settings from TOML files and from `--set`, and back."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import os
+import pathlib
+import re
+import tomllib
+from collections.abc import Sequence
+from importlib.resources.abc import Traversable
+from typing import Any
+
+import pydantic
+
+from jaxmia._text import read_toml
+from jaxmia._validate import InputError, check_choice, listed
+from jaxmia.laws.fit import DEFAULT_RECIPE
+from jaxmia.studies.settings.experiment import ExperimentConfig
+from jaxmia.studies.settings.sweep import SweepConfig
+from jaxmia.studies.settings.wording import describe_error
+
+_PATHS = ("features", "members", "statistics", "file")  # keys of settings that are paths, in whatever table
+_NO_PATHS = ("", "demo", "pool")  # what stands there for no file
+
+
+def builtin_configs() -> dict[str, Traversable]:
+    """The experiment files that come with jaxmia, by name: configs/ of the checkout or of the installed package."""
+    package = importlib.resources.files("jaxmia")
+    folders = (package / "configs", package / ".." / "configs")
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    files = folder.iterdir() if folder is not None else ()
+    return {file.name.removesuffix(".toml"): file for file in files if file.name.endswith(".toml")}
+
+
+def load_config(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Read an experiment file; overrides are "table.key=value" with a TOML value (bare words are strings).
+
+    Args:
+        source: path of a TOML file, or the name of a built-in one ("demo").
+        overrides: applied in order.
+
+    Raises:
+        InputError: for a missing file, bad TOML, an unknown key (the nearest is suggested) or a wrong value.
+    """
+    settings = read_settings(source, overrides)
+    if {"datasets", "recipes"} & settings.keys():
+        raise InputError(
+            f"config={str(source)!r} must be of an experiment; it is of a sweep: use jaxmia sweep."
+        )
+    return parse_config(settings)
+
+
+def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> SweepConfig:
+    """Read a sweep file, or an experiment file as a sweep of one feature set and one recipe; otherwise as load_config.
+
+    Overrides reach the entries of [[datasets]] and [[recipes]] by name or place: "recipes.adam.steps=200".
+    """
+    return parse_sweep(read_settings(source, overrides))
+
+
+def parse_sweep(settings: dict[str, Any]) -> SweepConfig:
+    """Check the settings of a sweep, or of an experiment, given as nested dictionaries.
+
+    [data] and [train] hold what the entries of [[datasets]] and [[recipes]] have in common; without entries they are
+    the only one.
+
+    Args:
+        settings: as in the TOML file.
+
+    Raises:
+        InputError: as parse_config.
+    """
+    settings = dict(settings)
+    for shared_name, name, one in (("data", "datasets", _only_dataset), ("train", "recipes", _only_recipe)):
+        shared = settings.pop(shared_name, {})
+        if not isinstance(shared, dict):
+            raise InputError(f"{shared_name}={shared!r}: must be a table.")
+        entries = settings.setdefault(name, [one(shared)])
+        if isinstance(entries, list):  # of tables, or what the model refuses
+            settings[name] = [_merged(shared, entry) for entry in entries]
+    try:
+        return SweepConfig.model_validate(settings)
+    except pydantic.ValidationError as error:
+        raise InputError(describe_error(error, SweepConfig)) from None
+
+
+def read_settings(source: str | os.PathLike[str], overrides: Sequence[str]) -> dict[str, Any]:
+    """A TOML file, or a built-in one, as nested dictionaries, with overrides; unchecked.
+
+    Paths that stand in the file start at its folder, those of overrides and of a built-in one at the present folder;
+    ~ is the home folder.
+
+    Raises:
+        InputError: for a missing file, bad TOML, or an override that names nothing.
+    """
+    path = pathlib.Path(source).expanduser()
+    file: Traversable = path
+    if not path.is_file():
+        builtin = builtin_configs()
+        if str(source) not in builtin:
+            raise InputError(
+                f"config={str(source)!r} must be a TOML file or one of {', '.join(sorted(builtin))}; there is none."
+            )
+        file = builtin[str(source)]
+    folder = path.absolute().parent if file is path else pathlib.Path.cwd()
+    settings: dict[str, Any] = _placed(read_toml(file, "config"), folder)
+    for override in overrides:
+        _apply(override, settings)
+    return settings
+
+
+def _placed(settings: Any, folder: pathlib.Path) -> Any:
+    """Settings, at any depth, whose paths start at a folder."""
+    if isinstance(settings, list):
+        return [_placed(entry, folder) for entry in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        key: place_of(value, folder) if key in _PATHS and isinstance(value, str) else _placed(value, folder)
+        for key, value in settings.items()
+    }
+
+
+def place_of(path: str, folder: pathlib.Path) -> str:
+    """A path of a settings file, from a folder; words that stand for no file stay."""
+    return path if path in _NO_PATHS else str(folder / os.path.expanduser(path))
+
+
+def parse_config(settings: dict[str, Any]) -> ExperimentConfig:
+    """Check settings given as nested dictionaries, as in the TOML file.
+
+    Raises:
+        InputError: naming the path of the first wrong field, the rule and the value, and how many more are wrong.
+    """
+    try:
+        return ExperimentConfig.model_validate(settings)
+    except pydantic.ValidationError as error:
+        raise InputError(describe_error(error, ExperimentConfig)) from None
+
+
+def to_toml(config: ExperimentConfig) -> str:
+    """The settings as a TOML file that load_config reads back to the same."""
+    settings = config.model_dump(exclude_none=True)
+    tables = [name for name, value in settings.items() if isinstance(value, dict)]
+    lines = [f"{name} = {_toml_value(value)}" for name, value in settings.items() if name not in tables]
+    for name in tables:
+        lines += [
+            "",
+            f"[{name}]",
+            *(f"{key} = {_toml_value(value)}" for key, value in settings[name].items()),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):  # keys are names of options
+        return "{ " + ", ".join(f"{key} = {_toml_value(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
+    if isinstance(value, float):
+        return repr(value)  # of infinity too
+    return json.dumps(value)  # strings, integers and booleans are written alike
+
+
+def _apply(override: str, settings: dict[str, Any]) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path.strip():
+        raise InputError(f"--set {override!r} must have the form table.key=value, as in train.steps=200.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word: train.optimizer=sgd
+    *tables, key = path.strip().split(".")
+    place: Any = settings
+    for table in tables:
+        if isinstance(place, list):  # of [[recipes]]: the word names one of them
+            entries = _by_name(place)
+            check_choice(f"--set {override!r}: name", table, entries)
+            place = entries[table]
+        else:
+            place = place.setdefault(table, {})
+        if not isinstance(place, (dict, list)):
+            raise InputError(f"--set {override!r} must name a key of a table; {table!r} is a value.")
+    if isinstance(place, list):
+        raise InputError(f"--set {override!r} must name a key of one of {listed(_by_name(place))}.")
+    place[key] = _placed({key: value}, pathlib.Path.cwd())[key]
+
+
+def _by_name(entries: list[Any]) -> dict[str, Any]:
+    tables = {str(place): entry for place, entry in enumerate(entries) if isinstance(entry, dict)}
+    return tables | {str(entry["name"]): entry for entry in tables.values() if "name" in entry}
+
+
+def _only_dataset(data: dict[str, Any]) -> dict[str, Any]:
+    features = str(data.get("features", "demo"))
+    name = re.sub(r"[^A-Za-z0-9]+", "-", pathlib.PurePath(features).stem).strip("-")
+    return {"name": name or "data", "features": features}
+
+
+def _only_recipe(train: dict[str, Any]) -> dict[str, Any]:
+    return {"name": DEFAULT_RECIPE}
+
+
+def _merged(shared: dict[str, Any], entry: Any) -> Any:
+    return {**shared, **entry} if isinstance(entry, dict) else entry

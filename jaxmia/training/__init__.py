@@ -1,0 +1,1 @@
+"""Training of many models side by side. Knows nothing of attacks."""

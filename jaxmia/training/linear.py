@@ -1,0 +1,301 @@
+"""Training of one head, a pure function. No function here has a model axis: jaxmia.training.ensemble adds it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxmia._validate import InputError
+from jaxmia.training.dpsgd import add_noise, clipped_gradient_sum, clipped_squares, poisson_sample, step_keys
+from jaxmia.training.heads import (
+    LinearHead,
+    Params,
+    SplitHead,
+    gradient_sum,
+    joined,
+    logit_errors,
+    moved,
+    without_bias,
+    zero_head,
+)
+from jaxmia.training.newton import converged_head, one_vs_rest_head
+from jaxmia.training.settings import Hyperparams, TrainConfig
+
+
+def make_optimizer(hyper: Hyperparams, config: TrainConfig) -> optax.GradientTransformation:
+    """The optax optimiser of a recipe; hyper may hold tracers."""
+    rate: Any = hyper.learning_rate
+    if config.schedule == "cosine" and hyper.steps is None:
+        rate = optax.cosine_decay_schedule(hyper.learning_rate, decay_steps=config.steps)
+    elif (
+        config.schedule == "cosine" and hyper.steps is not None
+    ):  # optax's own refuses a traced number of steps
+        rate = functools.partial(_cosine_decay, peak=hyper.learning_rate, steps=hyper.steps)
+    return optax.adam(rate) if config.optimizer == "adam" else optax.sgd(rate, momentum=hyper.momentum)
+
+
+def _cosine_decay(count: Array, *, peak: float | Array, steps: int | Array) -> Array:
+    share = jnp.asarray(count, jnp.float32) / jnp.asarray(steps, jnp.float32)
+    return peak * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(share, 1)))
+
+
+def apply_head(params: Params, features: Float[Array, "examples dim"]) -> Float[Array, "classes examples"]:
+    """Logits of one head with these parameters."""
+    return cast(Array, LinearHead(params["params"]["bias"].shape[0]).apply(params, features))
+
+
+def train_head(
+    key: jax.Array,
+    member: Bool[Array, "examples"],
+    features: Float[Array, "examples dim"],
+    labels: Int[Array, "examples"],
+    order: Int[Array, "steps batch"] | None,
+    *,
+    num_classes: int,
+    hyper: Hyperparams,
+    config: TrainConfig,
+    expected_members: float | Array | None = None,
+    share: float | Array = 1.0,
+    gathered: int | None = None,
+    block: int | None = None,
+) -> tuple[Params, Float[Array, "examples"] | None]:
+    """Train one head on the candidates it has as members.
+
+    Args:
+        key: the model's own random key.
+        member: which candidates this model trains on.
+        features: of all candidates.
+        labels: of all candidates, 0 .. num_classes - 1.
+        order: candidates of each step's shared or independent batch (batch_order); None for the full batch and for
+            Poisson batches.
+        num_classes: C.
+        hyper: traced settings.
+        config: static settings.
+        expected_members: how many members a model has on average, public; private training divides by it, and only
+            private training needs it.
+        share: of the candidates, that a batch in a shared order has.
+        gathered: rows that an independent or Poisson batch gathers, at least as many as a batch ever has; None to mask
+            the full batch instead, with products over all candidates.
+        block: logits of at most this many examples are held at once; None for no limit.
+
+    Returns:
+        The head's parameters after its steps; the sums of squared clipped gradient norms if config.odometer is
+        set, else None.
+    """
+    if config.optimizer == "newton":
+        return _converged(member, features, labels, num_classes, cast(Any, hyper.ridge), config), None
+    importance = example_weights(member, labels, num_classes, config.class_weight)
+    one_hot = jax.nn.one_hot(labels, num_classes, axis=0, dtype=features.dtype)[:-1]
+    optimizer = make_optimizer(hyper, config)
+    inputs = features.astype(jnp.bfloat16) if config.products == "bfloat16" else features
+    precision = jax.lax.Precision.HIGH if config.products == "tensorfloat32" else None
+    num_examples = features.shape[0]
+    # The expected number of members in a batch: a realised count would weigh examples unevenly. An independent batch
+    # has always the same.
+    members = jnp.maximum(member.sum(), 1).astype(features.dtype)
+    expected = share * hyper.sampling_rate * members
+    weight: Any = (
+        1 / config.batch_size if config.sampling == "independent" and config.batch_size else 1 / expected
+    )
+    if importance is not None:  # a mean by weights
+        weight *= importance * (members / jnp.sum(member.astype(features.dtype) * importance))
+    no_squares = jnp.zeros(num_examples, features.dtype) if config.odometer else None
+
+    def contribution(
+        head: SplitHead, rows: Int[Array, "rows"] | slice, counted: Array
+    ) -> tuple[SplitHead, Array | None]:
+        """Weighted or clipped sum of the gradients of these rows, and their squared norms for the odometer."""
+        batch = inputs[rows]
+        errors = logit_errors(head, batch, one_hot[:, rows], precision)
+        if not config.private:
+            own = weight if importance is None else weight[rows]
+            return gradient_sum(errors * (counted.astype(errors.dtype) * own), batch, precision), None
+        clip = {"clipping_norm": cast(Any, hyper.clipping_norm)}
+        squares = clipped_squares(errors, batch, counted, **clip) if config.odometer else None
+        return clipped_gradient_sum(errors, batch, counted, **clip, precision=precision), squares
+
+    def in_blocks(
+        head: SplitHead, rows: Int[Array, "rows"], counted: Array, size: int
+    ) -> tuple[SplitHead, Array | None]:
+        """The same of all rows, with the logits of only so many at once."""
+        padding = -len(rows) % size
+        blocks, counts = (jnp.pad(array, (0, padding)).reshape(-1, size) for array in (rows, counted))
+
+        def add(total: Any, block: tuple[Array, Array]) -> tuple[Any, None]:
+            (gradient, squares), (taken, counts) = total, block
+            more, more_squares = contribution(head, taken, counts)
+            squares = None if more_squares is None else squares.at[taken].add(more_squares)
+            return (jax.tree.map(jnp.add, gradient, more), squares), None
+
+        nothing = jax.tree.map(jnp.zeros_like, head)
+        return cast(Any, jax.lax.scan(add, (nothing, no_squares), (blocks, counts))[0])
+
+    def step(
+        carry: tuple[SplitHead, optax.OptState, Any], at: tuple[Array, Array | None]
+    ) -> tuple[Any, None]:
+        (head, state, squares), (index, ordered) = carry, at
+        sampling_key, noise_key = step_keys(key, index)
+        rows, counted = _batch(sampling_key, member, ordered, hyper, config, gathered)
+        if block is not None and block < len(counted):
+            everything = jnp.arange(num_examples) if isinstance(rows, slice) else rows
+            gradient, more_squares = in_blocks(head, everything, counted, block)
+        else:
+            gradient, more_squares = contribution(head, rows, counted)
+        if config.private:
+            gradient = _with_noise(noise_key, gradient, hyper, expected_members)
+        # The penalty depends on the parameters alone: private training may add it without clipping or noise.
+        if hyper.weight_decay is not None:
+            last = head.last["kernel"]
+            gradient.rest["kernel"] += hyper.weight_decay * (head.rest["kernel"] + last)
+            gradient.last["kernel"] += hyper.weight_decay * last
+        if not config.intercept:
+            gradient = without_bias(gradient)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes float and int32
+            updates, state = optimizer.update(gradient, state)
+        squares = None if squares is None else squares + more_squares
+        return (moved(head, updates), state, squares), None
+
+    start = zero_head(num_classes, features.shape[1], features.dtype)
+    carry = (start, optimizer.init(start), no_squares)
+    if hyper.steps is None:
+        (head, _, squares), _ = jax.lax.scan(step, carry, (jnp.arange(config.steps), order))
+        return joined(head), squares
+
+    def step_at(counted: tuple[Array, Any]) -> tuple[Array, Any]:
+        index, carry = counted
+        return index + 1, step(carry, (index, None if order is None else order[index]))[0]
+
+    # Under vmap, heads that are through stand still until the last one is.
+    _, (head, _, squares) = jax.lax.while_loop(
+        lambda counted: counted[0] < hyper.steps, step_at, (jnp.int32(0), carry)
+    )
+    return joined(head), squares
+
+
+def _converged(
+    member: Bool[Array, "examples"],
+    features: Float[Array, "examples dim"],
+    labels: Int[Array, "examples"],
+    num_classes: int,
+    ridge: float | Array,
+    config: TrainConfig,
+) -> Params:
+    """The head of optimizer="newton"."""
+    options: dict[str, Any] = {
+        "ridge": ridge,
+        "steps": config.steps,
+        "tolerance": config.tolerance,
+        "intercept": config.intercept,
+    }
+    if config.link == "one_vs_rest" and num_classes > 2:
+
+        def of_class(label: Array) -> Array:
+            is_class = (labels == label).astype(labels.dtype)
+            return cast(Array, example_weights(member, is_class, 2, config.class_weight))
+
+        classes = jnp.arange(num_classes, dtype=labels.dtype)
+        weights = None if config.class_weight == "none" else jax.vmap(of_class)(classes)
+        return one_vs_rest_head(member, weights, features, labels, num_classes=num_classes, **options)
+    importance = example_weights(member, labels, num_classes, config.class_weight)
+    counted = member if importance is None else member.astype(features.dtype) * importance
+    return converged_head(counted, features, labels, num_classes=num_classes, **options)
+
+
+def example_weights(
+    member: Bool[Array, "examples"],
+    labels: Int[Array, "examples"],
+    num_classes: int,
+    class_weight: str | tuple[float, ...],
+) -> Float[Array, "examples"] | None:
+    """The weight of every candidate's class, by one model's members where they are to be balanced; None if all is 1."""
+    if class_weight == "none":
+        return None
+    if isinstance(class_weight, tuple):
+        return jnp.asarray(class_weight, jnp.float32)[labels]
+    counts = jnp.zeros(num_classes, jnp.float32).at[labels].add(member.astype(jnp.float32))
+    present = jnp.maximum(jnp.count_nonzero(counts), 1).astype(jnp.float32)
+    return (counts.sum() / (present * jnp.maximum(counts, 1.0)))[labels]
+
+
+def _batch(
+    key: jax.Array,
+    member: Bool[Array, "examples"],
+    ordered: Int[Array, "batch"] | None,
+    hyper: Hyperparams,
+    config: TrainConfig,
+    gathered: int | None,
+) -> tuple[Int[Array, "rows"] | slice, Bool[Array, "rows"] | Int[Array, "rows"]]:
+    """The rows of one step, and how often each counts."""
+    if config.sampling == "poisson":
+        sampled = poisson_sample(key, member, hyper.sampling_rate)
+        if gathered is None:
+            return slice(None), sampled
+        rows = jnp.nonzero(sampled, size=gathered, fill_value=0)[0]
+        return rows, jnp.arange(gathered) < sampled.sum()
+    if ordered is None:
+        return slice(None), member
+    if config.sampling == "independent" and gathered is None:
+        times = jnp.zeros(member.shape, jnp.int32).at[ordered].add(1)
+        return slice(None), jnp.where(member, times, 0)
+    return ordered, member[ordered]
+
+
+def _with_noise(
+    key: jax.Array, gradient: SplitHead, hyper: Hyperparams, expected_members: float | Array | None
+) -> SplitHead:
+    if hyper.clipping_norm is None or hyper.noise_multiplier is None or expected_members is None:
+        raise InputError("private=True needs clipping_norm, noise_multiplier and expected_members.")
+    return add_noise(
+        key,
+        gradient,
+        clipping_norm=hyper.clipping_norm,
+        noise_multiplier=hyper.noise_multiplier,
+        expected_batch=hyper.sampling_rate * expected_members,
+    )
+
+
+def batch_order(
+    key: jax.Array, eligible: Bool[Array, "examples"], *, batch: int, steps: int, shuffles: int
+) -> Int[Array, "steps batch"]:
+    """Batches of one stream of shuffles of the eligible examples: each comes once before any comes again.
+
+    A batch that straddles two shuffles may hold an example twice; nothing is dropped at the end of an epoch.
+
+    Args:
+        key: of the stream.
+        eligible: all candidates, for a shared order, or a model's members.
+        batch: examples of a step.
+        steps: T.
+        shuffles: how many are drawn, at least steps * batch / (eligible examples).
+    """
+    num_examples = eligible.shape[0]
+    index_bits = (num_examples - 1).bit_length()
+
+    def shuffle(epoch: Array) -> Array:
+        """Eligible examples first, in random order.
+
+        Sorts one word of random bits above an example's place: several times faster than an argsort. Two equal draws
+        keep their order, so that the bits left for them decide how often a round is needed: it is left to chance for
+        each pair of examples but with probability 2^-19 at most.
+        """
+        order = jnp.arange(num_examples, dtype=jnp.uint32)
+        for salt in range(1 if index_bits <= 12 else 2):
+            draws = jax.random.bits(
+                jax.random.fold_in(jax.random.fold_in(key, epoch), salt), order.shape, "uint32"
+            )
+            last = jnp.where(eligible[order], jnp.uint32(0), jnp.uint32(2**31))
+            word = (
+                last | (draws >> (index_bits + 1) << index_bits) | jnp.arange(num_examples, dtype=jnp.uint32)
+            )
+            order = order[jnp.sort(word, stable=False) & jnp.uint32(2**index_bits - 1)]
+        return order
+
+    shuffled = jax.vmap(shuffle)(jnp.arange(shuffles)).astype(jnp.int32)
+    places = jnp.arange(steps * batch)
+    epochs, turns = jnp.divmod(places, jnp.maximum(eligible.sum(), 1))
+    return shuffled[epochs, turns].reshape(steps, batch)

@@ -1,0 +1,125 @@
+"""Scores: the log-odds of the true class of every candidate under every model. One array serves all attacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxmia._buckets import bucket, in_float32
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.scores import Scores
+from jaxmia.training.ensemble import ShadowEnsemble
+from jaxmia.training.heads import Params
+from jaxmia.training.linear import apply_head
+from jaxmia.training.network import Network
+
+_BLOCK_BYTES = 2**28
+
+
+def log_odds(
+    logits: Float[Array, "classes examples"], labels: Int[Array, "examples"]
+) -> Float[Array, "examples"]:
+    """z_y - logsumexp_{j != y} z_j: log p/(1-p) of the true class, in a form that neither overflows nor saturates."""
+    is_label = jnp.arange(logits.shape[0])[:, None] == labels
+    true_logit = jnp.sum(jnp.where(is_label, logits, 0.0), axis=0)
+    return true_logit - jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=0)
+
+
+@in_float32
+def score(ensemble: ShadowEnsemble, pool: FeatureSet) -> Scores:
+    """Log-odds of every candidate under every model, float32[models, examples], in blocks of models."""
+    linked = {"softmax": _log_odds_of_models, "one_vs_rest": _log_odds_of_sigmoids}[ensemble.link]
+    values = _for_all_models(linked, ensemble, _padded(pool))[:, : len(pool.labels)]
+    return Scores(values, np.asarray(ensemble.masks.member))
+
+
+@in_float32
+def gradient_norms(ensemble: ShadowEnsemble, pool: FeatureSet) -> Float[np.ndarray, "models examples"]:
+    """Norm of every candidate's own loss gradient, (p_i - y_i) [x_i, 1]^T, under every model; NaN unless softmax.
+
+    Large gradients at the end of training go with vulnerability: Tobaben et al., first version of arXiv 2402.06674.
+    """
+    if ensemble.network is not None or ensemble.link != "softmax":
+        return np.full(ensemble.masks.member.shape, np.nan, np.float32)
+    lengths = np.sqrt(np.square(pool.features, dtype=np.float64).sum(axis=1) + 1).astype(np.float32)
+    errors = _for_all_models(_error_norms_of_models, ensemble, _padded(pool))[:, : len(pool.labels)]
+    return errors * lengths
+
+
+@in_float32
+def accuracy(ensemble: ShadowEnsemble, test: FeatureSet) -> Float[np.ndarray, "models"]:
+    """Share of the examples each model classifies correctly; NaN for an empty set."""
+    if len(test.labels) == 0:
+        return np.full(len(ensemble.masks.model_ids), np.nan, np.float32)
+    return _for_all_models(_accuracy_of_models, ensemble, test)
+
+
+def _padded(pool: FeatureSet) -> FeatureSet:
+    """With candidates to spare up to the bucket, so that another size of it compiles nothing."""
+    padding = (0, bucket(len(pool.labels)) - len(pool.labels))
+    return dataclasses.replace(
+        pool, features=np.pad(pool.features, (padding, (0, 0))), labels=np.pad(pool.labels, padding)
+    )
+
+
+def _for_all_models(function: jax.stages.Wrapped, ensemble: ShadowEnsemble, data: FeatureSet) -> np.ndarray:
+    params, network = ensemble.params, ensemble.network
+    num_models = jax.tree.leaves(params)[0].shape[0]
+    per_example = data.num_classes
+    if network is not None:
+        per_example += network.sizes(data.features.shape[1], data.input_shape, data.num_classes).activations
+    size = max(1, _BLOCK_BYTES // (4 * per_example * len(data.labels)))
+    inputs, labels = jnp.asarray(data.features), jnp.asarray(data.labels)
+    if network is not None:
+        inputs = network.inputs(inputs, data.input_shape)
+    blocks = [
+        np.asarray(
+            function(
+                jax.tree.map(lambda leaf, start=start: leaf[start : start + size], params),
+                inputs,
+                labels,
+                network,
+            )
+        )
+        for start in range(0, num_models, size)
+    ]
+    return np.concatenate(blocks)
+
+
+def _logits(params: Params, inputs: Array, network: Network | None) -> Array:
+    return apply_head(params, inputs) if network is None else network.apply(params, inputs)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+@functools.partial(jax.vmap, in_axes=(0, None, None, None))
+def _log_odds_of_models(params: Params, inputs: Array, labels: Array, network: Network | None) -> Array:
+    return log_odds(_logits(params, inputs, network), labels)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+@functools.partial(jax.vmap, in_axes=(0, None, None, None))
+def _log_odds_of_sigmoids(params: Params, inputs: Array, labels: Array, network: None) -> Array:
+    """Of one sigmoid a class, normalised: the softmax of their logs."""
+    return log_odds(jax.nn.log_sigmoid(_logits(params, inputs, network)), labels)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+@functools.partial(jax.vmap, in_axes=(0, None, None, None))
+def _accuracy_of_models(params: Params, inputs: Array, labels: Array, network: Network | None) -> Array:
+    predictions = jnp.argmax(_logits(params, inputs, network), axis=0)
+    return jnp.mean(predictions == labels, dtype=jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+@functools.partial(jax.vmap, in_axes=(0, None, None, None))
+def _error_norms_of_models(params: Params, inputs: Array, labels: Array, network: None) -> Array:
+    probabilities = jax.nn.softmax(_logits(params, inputs, network), axis=0)
+    is_label = jnp.arange(probabilities.shape[0])[:, None] == labels
+    # 1 - p_y loses all digits where p_y is near 1: the others' sum does not.
+    others = jnp.where(is_label, 0.0, probabilities)
+    return jnp.sqrt(jnp.sum(others, axis=0) ** 2 + jnp.sum(others**2, axis=0))

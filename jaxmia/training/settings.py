@@ -1,0 +1,237 @@
+"""What trains a head: what shapes the program (TrainConfig) and what a sweep varies (Hyperparams)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import flax.struct
+import numpy as np
+from jaxtyping import Array
+
+from jaxmia._validate import check, check_at_least, check_choice
+from jaxmia.training.network import Network
+
+OPTIMIZERS = ("adam", "sgd", "newton")
+SCHEDULES = ("constant", "cosine")
+SAMPLINGS = ("shared", "independent", "poisson")
+PRODUCTS = ("float32", "tensorfloat32", "bfloat16")
+CLASS_WEIGHTS = ("none", "balanced")
+LINKS = ("softmax", "one_vs_rest")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What shapes the compiled program; static.
+
+    Attributes:
+        optimizer: "adam", or "sgd" (with Hyperparams.momentum); or "newton": to the minimum of the objective with
+            Hyperparams.ridge (jaxmia.training.newton), which takes the full batch and no learning rate.
+        schedule: "constant", or "cosine" decay of the learning rate to zero over the steps.
+        steps: T, optimiser steps; the most that "newton" takes.
+        tolerance: of "newton": stationarity (jaxmia.training.newton) at which a head is done.
+        class_weight: "none"; "balanced", members over (classes x members of the class), of every model's own members,
+            as scikit-learn has it; or a weight for each class. A member's loss counts as often as its class's weight
+            says: in the sum of "newton" as in scikit-learn's, in the mean of "sgd" and "adam" as in PyTorch's, which
+            divides by the weights' sum.
+        intercept: whether heads have a bias; without one it stays 0.
+        link: "softmax", or of "newton" "one_vs_rest": a head of two classes for each class against the rest, whose
+            sigmoids are normalised, as scikit-learn's OneVsRestClassifier does. With two classes they are the same.
+        batch_size: members per step, or None for the full batch.
+        sampling: "shared": the candidates of a batch are the same for all models, each of which uses those that are its
+            members, batch_size on average; "independent": every model shuffles its own members, as separate trainings
+            would, and a batch has exactly batch_size; or "poisson": at every step each model samples each of its own
+            members independently with probability Hyperparams.sampling_rate, and batch_size is None.
+        private: train by DP-SGD (jaxmia.training.dpsgd), on the full batch or by Poisson sampling.
+        odometer: of private training on the full batch: also sum each member's squared clipped gradient norms over the
+            steps, for jaxmia.privacy.accounting.individual_mu.
+        products: dtype in which the two matrix products of a step multiply: "float32" on every device; "tensorfloat32",
+            float32 with 10 bits where the device has such arithmetic; or "bfloat16". They accumulate in float32, and
+            everything else is float32.
+        network: what is trained from random parameters, by ordinary training in float32; None for a linear head from
+            zero.
+    """
+
+    optimizer: str = "adam"
+    schedule: str = "constant"
+    steps: int = 100
+    batch_size: int | None = None
+    sampling: str = "shared"
+    private: bool = False
+    odometer: bool = False
+    products: str = "float32"
+    network: Network | None = None
+    tolerance: float = 1e-7
+    class_weight: str | tuple[float, ...] = "none"
+    intercept: bool = True
+    link: str = "softmax"
+
+    def __post_init__(self) -> None:
+        """Refuse what no training run can have."""
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_at_least("steps", self.steps, 1)
+        check_choice("sampling", self.sampling, SAMPLINGS)
+        if self.sampling == "independent":
+            check(self.batch_size is not None, "batch_size", None, "be given for sampling='independent'")
+        check_choice("products", self.products, PRODUCTS)
+        if self.batch_size is not None:
+            check_at_least("batch_size", self.batch_size, 1)
+            rule = "be None for sampling='poisson', whose batches follow from Hyperparams.sampling_rate"
+            check(self.sampling != "poisson", "batch_size", self.batch_size, rule)
+            rule = "be None for private training: shuffled batches are no Poisson sample of a model's members"
+            check(not self.private, "batch_size", self.batch_size, rule)
+        full = self.private and self.sampling == "shared"
+        check(
+            full or not self.odometer,
+            "odometer",
+            self.odometer,
+            "be False but in full-batch private training",
+        )
+        if self.optimizer == "newton":
+            rule = "be {!r} for optimizer='newton', which minimises the objective itself"
+            for name in ("schedule", "batch_size", "sampling", "private", "products", "network"):
+                default = type(self).__dataclass_fields__[name].default
+                check(getattr(self, name) == default, name, getattr(self, name), rule.format(default))
+            check(0 < self.tolerance < 1, "tolerance", self.tolerance, "lie strictly between 0 and 1")
+        self._check_weighting()
+        if self.network is not None:
+            rule = "be {!r} for a network, which is not a linear head"
+            for name, only in (("private", False), ("products", "float32")):
+                check(getattr(self, name) == only, name, getattr(self, name), rule.format(only))
+            check(self.sampling != "poisson", "sampling", "poisson", "be another for a network")
+
+    def _check_weighting(self) -> None:
+        if isinstance(self.class_weight, str):
+            check_choice("class_weight", self.class_weight, CLASS_WEIGHTS)
+        else:
+            above = all(0 < each < math.inf for each in self.class_weight)
+            check(above, "class_weight", self.class_weight, "be finite numbers above 0, one for each class")
+        check_choice("link", self.link, LINKS)
+        if self.link == "one_vs_rest":
+            check(
+                self.optimizer == "newton", "optimizer", self.optimizer, "be 'newton' for link='one_vs_rest'"
+            )
+            rule = "be 'none' or 'balanced' for link='one_vs_rest'"
+            check(isinstance(self.class_weight, str), "class_weight", self.class_weight, rule)
+        if self.private or self.network is not None:
+            what = "private training" if self.private else "a network"
+            check(self.class_weight == "none", "class_weight", self.class_weight, f"be 'none' for {what}")
+            check(self.intercept, "intercept", self.intercept, f"be True for {what}")
+
+    @property
+    def plain(self) -> bool:
+        """Whether heads are softmax heads with a bias whose members count alike: what attacks that know more take."""
+        return self.class_weight == "none" and self.intercept and self.link == "softmax"
+
+    @property
+    def shares_order(self) -> bool:
+        """Whether a step takes a batch of the candidates, the same for all models."""
+        return self.batch_size is not None and self.sampling == "shared"
+
+    @property
+    def follows_span(self) -> bool:
+        """Whether heads started at zero stay in the span of their examples, and turn with the features if these turn.
+
+        So do gradient steps with momentum and decay. Adam scales coordinates one by one, noise has all directions, and
+        bfloat16 rounds the turned features to others.
+        """
+        return self.optimizer in ("sgd", "newton") and not self.private and self.products == "float32"
+
+
+@flax.struct.dataclass
+class Hyperparams:
+    """What a sweep varies; traced, so that new values compile nothing.
+
+    For train_ensemble a value may be an array [models], one for each model; here each is one head's.
+
+    Attributes:
+        learning_rate: peak step size.
+        momentum: of sgd; adam ignores it.
+        weight_decay: L2 coefficient: the objective is the mean member loss + weight_decay / 2 * ||kernel||^2, over the
+            rows of all classes, also of two (scikit-learn's C is 1 / (weight_decay members), twice this for two). None
+            is 0, and saves reading the kernel twice more at every step: train_ensemble puts it for 0.
+        sampling_rate: q of Poisson sampling; 1 without it.
+        clipping_norm: c of private training, the largest L2 norm of one example's gradient; else None.
+        noise_multiplier: sigma of private training, the noise's standard deviation over clipping_norm; else None.
+        ridge: lambda of "newton", above 0: the objective is the summed member loss + ridge / 2 * ||kernel||^2, with two
+            classes + ridge / 2 * ||w_1 - w_0||^2: scikit-learn's with C = 1 / ridge; else None.
+        steps: of this head, at most TrainConfig.steps; the cosine schedule decays over them. None is TrainConfig.steps.
+    """
+
+    learning_rate: float | Array
+    momentum: float | Array = 0.0
+    weight_decay: float | Array | None = 0.0
+    sampling_rate: float | Array = 1.0
+    clipping_norm: float | Array | None = None
+    noise_multiplier: float | Array | None = None
+    steps: int | Array | None = None
+    ridge: float | Array | None = None
+
+
+def check_hyperparams(hyper: Hyperparams, config: TrainConfig) -> None:
+    """Refuse settings that training would ignore or that make private training void; on the host.
+
+    Raises:
+        InputError: for a learning rate or weight decay that is negative or not finite, or a momentum outside [0, 1);
+            for networks with steps or a value for each model; for a sampling rate outside (0, 1] or without Poisson
+            sampling; for a clipping norm or noise multiplier that is missing or out of range in private training, or
+            given without it; for steps outside 1 .. config.steps; for "newton" without a ridge above 0 or with what
+            it has no use for, and for a ridge without it.
+    """
+    _check_ranges(hyper)
+    if config.network is not None:
+        check(
+            hyper.steps is None, "steps", hyper.steps, "be None for a network, which takes TrainConfig.steps"
+        )
+        for name in ("learning_rate", "momentum", "weight_decay"):
+            value = getattr(hyper, name)
+            check(np.ndim(value) == 0, name, value, "be one number: networks of an ensemble share it")
+    newton, ridge = config.optimizer == "newton", hyper.ridge
+    if newton:
+        given = ridge is not None and all(0 < each < math.inf for each in _each(ridge))
+        check(given, "ridge", ridge, "be a finite number above 0 for optimizer='newton'")
+        decays = hyper.weight_decay is not None and np.any(hyper.weight_decay)
+        check(
+            not decays, "weight_decay", hyper.weight_decay, "be 0 for optimizer='newton', which has a ridge"
+        )
+        check(hyper.steps is None, "steps", hyper.steps, "be TrainConfig.steps for optimizer='newton'")
+    else:
+        check(ridge is None, "ridge", ridge, "be None unless optimizer='newton'")
+    for rate in _each(hyper.sampling_rate):
+        check(0 < rate <= 1, "sampling_rate", rate, "lie in (0, 1]")
+        check(
+            rate == 1 or config.sampling == "poisson", "sampling_rate", rate, "be 1 unless sampling='poisson'"
+        )
+    for steps in [] if hyper.steps is None else _each(hyper.steps):
+        check(
+            1 <= steps <= config.steps, "steps", steps, f"lie between 1 and TrainConfig.steps={config.steps}"
+        )
+    clip, noise = hyper.clipping_norm, hyper.noise_multiplier
+    if config.private:
+        clips = clip is not None and all(0 < each < math.inf for each in _each(clip))
+        noisy = noise is not None and all(0 <= each < math.inf for each in _each(noise))
+        check(clips, "clipping_norm", clip, "be a finite number above 0 when private=True")
+        check(noisy, "noise_multiplier", noise, "be a finite number of at least 0 when private=True")
+    else:
+        check(clip is None, "clipping_norm", clip, "be None unless private=True")
+        check(noise is None, "noise_multiplier", noise, "be None unless private=True")
+
+
+def _check_ranges(hyper: Hyperparams) -> None:
+    for name in ("learning_rate", "weight_decay"):
+        value = getattr(hyper, name)
+        fits = value is None or all(0 <= each < math.inf for each in _each(value))
+        check(fits, name, value, "be a finite number of at least 0")
+    fits = all(0 <= each < 1 for each in _each(hyper.momentum))
+    check(fits, "momentum", hyper.momentum, "be at least 0 and below 1")
+
+
+def check_class_weights(class_weight: str | tuple[float, ...], num_classes: int) -> None:
+    """Raise InputError unless there is a weight for each class, if weights are given one by one."""
+    fits = isinstance(class_weight, str) or len(class_weight) == num_classes
+    check(fits, "class_weight", class_weight, f"hold a weight for each of {num_classes} classes")
+
+
+def _each(value: float | Array) -> list[float]:
+    return list(np.asarray(value).ravel().tolist())
