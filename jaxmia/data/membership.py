@@ -87,7 +87,7 @@ def draw_membership(
 
 def _members_per_class(labels: np.ndarray, inclusion_rate: float) -> Int[np.ndarray, "classes"]:
     counts = np.bincount(labels)
-    members = np.rint(inclusion_rate * counts)
+    members: np.ndarray = np.rint(inclusion_rate * counts)
     uneven = np.flatnonzero(~np.isclose(inclusion_rate * counts, members))
     if uneven.size:
         raise InputError(

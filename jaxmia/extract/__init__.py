@@ -177,7 +177,8 @@ def _written(out: pathlib.Path) -> dict[str, Any] | None:
     found = read_npz(out, name="out", required=(), optional=("provenance",))
     if "provenance" not in found:
         raise InputError(f"out={str(out)!r} must be a new file: there is one that no extraction wrote.")
-    return json.loads(str(found["provenance"]))
+    provenance: dict[str, Any] = json.loads(str(found["provenance"]))
+    return provenance
 
 
 def _list_problems(

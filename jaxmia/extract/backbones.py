@@ -175,7 +175,8 @@ def load_backbone(spec: BackboneSpec, modality: Modality) -> Backbone:
     Raises:
         InputError: if it cannot be had, weights are missing or do not fit, or it is not for such items.
     """
-    return importlib.import_module(f"jaxmia.extract.{_MODULES[spec.kind]}").load(spec, modality)
+    backbone: Backbone = importlib.import_module(f"jaxmia.extract.{_MODULES[spec.kind]}").load(spec, modality)
+    return backbone
 
 
 def check_modality(kind: str, modality: Modality) -> None:

@@ -37,7 +37,8 @@ def load(spec: BackboneSpec, modality: Modality) -> Backbone:
 
     def features(items: Sequence[Any]) -> Float[np.ndarray, "items dim"]:
         with torch.inference_mode():
-            return network(torch.stack(list(items)).to(device)).float().cpu().numpy()
+            rows: np.ndarray = network(torch.stack(list(items)).to(device)).float().cpu().numpy()
+        return rows
 
     facts = network_facts(spec, network, device)
     return Backbone(
@@ -132,7 +133,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     torch = load_package("torch")
     try:
         with quiet("timm"):
-            state = load_package("timm").models.load_state_dict(str(path), weights_only=True)
+            state: dict[str, Any] = load_package("timm").models.load_state_dict(str(path), weights_only=True)
     except Exception as error:  # of whatever kind: zip, pickle, safetensors
         raise InputError(
             f"weights={str(path)!r} must be a file of tensors alone: {one_line(error)}"

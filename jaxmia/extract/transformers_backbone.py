@@ -63,7 +63,8 @@ def _texts(network: Any, tokenizer: Any, device: str) -> tuple[dict[str, Any], A
         with torch.inference_mode():
             states = network(**encoded).last_hidden_state
         mask = encoded["attention_mask"].unsqueeze(-1).to(states.dtype)
-        return ((states * mask).sum(1) / mask.sum(1)).cpu().numpy()
+        means: np.ndarray = ((states * mask).sum(1) / mask.sum(1)).cpu().numpy()
+        return means
 
     facts = {"max_length": limit, "vocabulary_sha256": content_key(tokenizer.get_vocab())}
     return {**facts, "pooling": "mean over the attention mask"}, features
@@ -80,7 +81,8 @@ def _images(network: Any, processor: Any, device: str, pools: bool) -> tuple[dic
         if pooled is None:
             states = output.last_hidden_state
             pooled = states.mean(1) if states.ndim == 3 else states.mean((2, 3))
-        return pooled.flatten(1).cpu().numpy()
+        rows: np.ndarray = pooled.flatten(1).cpu().numpy()
+        return rows
 
     settings = {name: value for name, value in processor.to_dict().items() if _is_plain(value)}
     return {**settings, "pooling": "the network's own" if pools else "mean"}, features

@@ -95,7 +95,8 @@ def _num_parameters(study: Study, cell: Mapping[Any, Any]) -> int | None:
     parts = study.manifest.get("studies", {})
     cells = parts.get(f"{cell['dataset']}/{cell['recipe']}", study.manifest).get("cells", {})
     name = str(Cell(cell["classes"], cell["shots"], cell["seed"], cell["epsilon"]))
-    return cells.get(name, {}).get("parameters")
+    parameters: int | None = cells.get(name, {}).get("parameters")
+    return parameters
 
 
 def study_sections(study: Study, context: ContextSettings) -> list[Section]:

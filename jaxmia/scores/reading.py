@@ -376,10 +376,8 @@ def _sum_tolerance(probabilities: np.ndarray, rounding: Rounding | None) -> floa
     C roundings of relative size eps add up like a random walk, eps sqrt(C); four times that is allowed. float64
     often holds what was computed in float32, so its eps counts no finer. Decimals may each be off by half a unit.
     """
-    eps, classes = (
-        max(float(np.finfo(dtype).eps) for dtype in (probabilities.dtype, np.float32)),
-        probabilities.shape[2],
-    )
+    eps = max(float(np.finfo(dtype).eps) for dtype in (probabilities.dtype, np.float32))
+    classes: int = probabilities.shape[2]
     if rounding is None:
         return 4 * eps * float(np.sqrt(classes))
     if rounding.decimals is None:

@@ -60,7 +60,8 @@ class ReleasedHead:
 
     def predictions(self) -> np.ndarray:
         """The class it decides for, int[records]."""
-        return self.outputs.argmax(axis=1)
+        decided: np.ndarray = self.outputs.argmax(axis=1)
+        return decided
 
 
 def linear_head(

@@ -48,7 +48,7 @@ def load_table(folder: str | os.PathLike[str], name: str) -> pd.DataFrame:
     for path in _table_paths(folder, name):
         with _readable(path):
             tables.append(pq.read_table(path, partitioning=None))
-    table = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+    table: pd.DataFrame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     if "recipe" not in table:  # of a run from before sweeps
         table.insert(1, "recipe", DEFAULT_RECIPE)
     order = [column for column in _ORDER if column in table]
