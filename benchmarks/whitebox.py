@@ -1,8 +1,8 @@
 """How many members do the weights of a linear head give away, beside its outputs?
 
-White-box attacks (jaxmia.vulnerability.white_box) and LiRA on the same heads, trained in five ways on pools from much smaller to much
-larger than the head: n candidates, half of them members, over d C weights. n / (d C) is varied by the shots and by
-projecting the features on their first principal directions.
+White-box attacks (jaxmia.vulnerability.white_box) and LiRA on the same heads, trained in five ways on pools from much
+smaller to much larger than the head: n candidates, half of them members, over d C weights. n / (d C) is varied by the
+shots and by projecting the features on their first principal directions.
 
 Expected before measuring: of a ridge head at its minimum, stationarity finds all members while n is below
 (C - 1)(d + 1), where its equation has one solution; far above, weights give little away that outputs do not, since

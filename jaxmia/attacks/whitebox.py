@@ -1,4 +1,4 @@
-"""The white-box attack: what the weights themselves say of a candidate, by the methods of jaxmia.vulnerability.white_box."""
+"""The white-box attack: what the weights themselves say of a candidate, by the methods of jaxmia.attacks.weights."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Vulnerability without shadows: each record's own separation over re-trainings of a ridge head, from the pool alone.
 
-A record's scores with and without it differ by what it does to the head (jaxmia.ridge.influence); over re-trainings they
-vary by what all other candidates do, each in with probability r. Both follow from the average head and the average
+A record's scores with and without it differ by what it does to the head (jaxmia.ridge.influence); over re-trainings
+they vary by what all other candidates do, each in with probability r. Both follow from the average head and the average
 inverse Hessian. The pool fitted with every candidate at weight r gives neither: a candidate pulls less in a head that
 has it and adapts to it, and the inverse varies. So both are found together, self-consistently, from heads without the
 candidate in question: the cavity method of statistical physics, in random matrix theory a deterministic equivalent.

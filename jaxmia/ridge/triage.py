@@ -116,8 +116,8 @@ def ridge_tails(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Residuals of members and of non-members, by a few heads: the tails that means and deviations do not tell.
 
-    Standardised by what is known without shadows, the scores of all records join into two laws (jaxmia.vulnerability.residuals), so
-    that few heads, 16 or more, are enough for 10 / fpr residuals on either side.
+    Standardised by what is known without shadows, the scores of all records join into two laws
+    (jaxmia.vulnerability.residuals), so that few heads, 16 or more, are enough for 10 / fpr residuals on either side.
 
     Args:
         pool: the candidates.

@@ -24,7 +24,7 @@ class Scores:
         prior_mean: float[2, examples], mean over models of the scores with and without the example, as it is known
             without them (jaxmia.ridge.expected), or None.
         prior_variance: float[2, examples], their variance, likewise.
-        white_box: float[models, examples] of each method of jaxmia.vulnerability.white_box, what the weights say, or None.
+        white_box: float[models, examples] of each method of jaxmia.attacks.weights, what the weights say, or None.
         weights_under: what they would say under another membership [models, examples], for the negative control, or
             None.
 

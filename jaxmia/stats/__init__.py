@@ -1,1 +1,1 @@
-"""Statistics of attacks: ROC curves, operating points, p-values, intervals. NumPy and SciPy only: for anyone's scores."""
+"""Statistics of attacks: ROC curves, operating points, p-values, intervals. NumPy and SciPy only: anyone's scores."""

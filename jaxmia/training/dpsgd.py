@@ -70,7 +70,7 @@ def clipped_gradient_sum(
     factor per example, and the sum is one matrix product (Goodfellow 2015, arXiv 1510.01799). No gradient is formed.
 
     Args:
-        errors: p_i - y_i of all classes but the last, whose own is minus their sum (jaxmia.training.heads.logit_errors).
+        errors: p_i - y_i of all classes but the last, whose own is minus their sum (heads.logit_errors).
         features: of all examples.
         sampled: the examples of this step.
         clipping_norm: c.

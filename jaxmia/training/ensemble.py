@@ -73,8 +73,8 @@ def train_ensemble(
         hyper: traced settings: scalars are shared by all models, arrays [models] hold one value for each.
         config: static settings.
         chunk_size: at most this many models at once; by default as many as fit in memory.
-        memory: bytes that training may hold on each device, as in jaxmia.training.memory.plan, which has the default. Where
-            the logits of a few models do not fit, examples are taken in blocks.
+        memory: bytes that training may hold on each device, as in jaxmia.training.memory.plan, which has the default.
+            Where the logits of a few models do not fit, examples are taken in blocks.
         devices: the models of a chunk are spread over these; by default all local ones. Networks train on the first.
         on_chunk: called with the number of models each time a chunk is done.
 

@@ -53,7 +53,8 @@ def cells_done(path):
 
 def in_a_process(settings, out, executor="'local'", **options):
     code = (
-        "import json, sys; from jaxmia.studies.executors import RayExecutor; from jaxmia.studies.sweep import run_sweep;"
+        "import json, sys; from jaxmia.studies.executors import RayExecutor;"
+        "from jaxmia.studies.sweep import run_sweep;"
         f"result = run_sweep(json.loads(sys.argv[1]), sys.argv[2], executor={executor}); print(len(result.failures))"
     )
     return subprocess.Popen([sys.executable, "-c", code, json.dumps(settings), str(out)], **options)

@@ -30,10 +30,10 @@ def load_released(
     """Read a linear head and apply it to the records, or read its outputs.
 
     Args:
-        path: .safetensors (as of PyTorch's state dict), .skops (of scikit-learn: jaxmia.audit.released.estimators has what is
-            read), or .npz: with weight [classes, dim] and bias [classes] (optional), or with logits or probabilities
-            [records, classes]. Never a pickle. With two classes one row of weights, or one number for each record, is
-            of class 1 against class 0.
+        path: .safetensors (as of PyTorch's state dict), .skops (of scikit-learn: jaxmia.audit.released.estimators has
+            what is read), or .npz: with weight [classes, dim] and bias [classes] (optional), or with logits or
+            probabilities [records, classes]. Never a pickle. With two classes one row of weights, or one number for
+            each record, is of class 1 against class 0.
         data: the records; features as the head sees them, or as the Pipeline in the file does.
         weight: name of the tensor; by default the only weight by its name.
         bias: name of the tensor, or "none"; by default the one that goes with the weight's name.

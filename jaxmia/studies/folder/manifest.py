@@ -42,6 +42,7 @@ def machine() -> dict[str, str]:
 
 
 def read_manifest(path: pathlib.Path, form: int | str) -> dict[str, Any] | None:
+    """The manifest of a folder of this format; None where nothing is yet. A foreign folder is an InputError."""
     if path.exists() and not path.is_dir():
         raise InputError(f"out={str(path)!r} must be a folder, but it is a file.")
     if not any((path / name).is_file() for name in ("manifest.json", _COPY)):
@@ -75,11 +76,13 @@ def whole_manifest(path: pathlib.Path) -> dict[str, Any]:
 
 
 def write_manifest(path: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, its copy first: one of them is always whole."""
     for name in (_COPY, "manifest.json"):
         write_json(path / name, manifest)
 
 
 def unfinished(path: pathlib.Path, what: str, done: int, cells: int) -> InputError:
+    """The error of whoever did not ask to resume."""
     return InputError(
         f"out={str(path)!r} holds an unfinished {what} ({done} of {cells} cells done);"
         " continue it with --resume (resume=True) or choose another folder."
@@ -87,6 +90,7 @@ def unfinished(path: pathlib.Path, what: str, done: int, cells: int) -> InputErr
 
 
 def check_models(models: int, has: int, path: pathlib.Path) -> None:
+    """Raise InputError if fewer models are asked for than the folder has."""
     if models < has:
         raise InputError(
             f"shadows.models={models} must be at least the {has} that {path} has; choose another folder for fewer."
@@ -94,6 +98,7 @@ def check_models(models: int, has: int, path: pathlib.Path) -> None:
 
 
 def check_same(asked: Mapping[str, Any], has: Mapping[str, Any], path: pathlib.Path, where: str = "") -> None:
+    """Raise InputError at the first setting, by name, that is not the one the folder was made with."""
     for name in sorted({*asked, *has}):
         ours, theirs = asked.get(name), has.get(name)
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
