@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from audits import CLASSES, EACH, STRENGTH, head_of_members, lay_out, real_records
-from test_cli import jaxmia
+from commands import jaxmia
 
 from jaxmia._validate import InputError
 from jaxmia.audit import attack_scores as attack_run

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from audits import CLASSES, EACH, head_of_members, lay_out, real_records
-from test_cli import jaxmia
+from commands import jaxmia
 
 from jaxmia._validate import InputError
 from jaxmia.audit import shadows as audit_shadows

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from audits import head_of_members, lay_out, real_records, ridge_head
-from test_cli import jaxmia
+from commands import jaxmia
 
 from jaxmia._validate import InputError
 from jaxmia.audit import attack_scores as attack_run

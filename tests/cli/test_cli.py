@@ -6,8 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-
-from jaxmia.cli import main
+from commands import jaxmia
 
 SMALL = [
     "--set",
@@ -19,20 +18,6 @@ SMALL = [
     "--set",
     "fpr=[0.2]",
 ]
-
-
-def jaxmia(capsys, *words, columns=100):
-    """Run the command line in this process; (exit code, stdout, stderr)."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["jaxmia", *map(str, words)])
-        patch.setenv("COLUMNS", str(columns))
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from test_cli import jaxmia
+from commands import jaxmia
 
 import jaxmia as jm
 from jaxmia import _atomic as _files

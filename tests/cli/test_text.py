@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import rich.console
 import rich.progress
-from test_cli import jaxmia
+from commands import jaxmia
 
 from jaxmia import _progress as progress
 from jaxmia import _terminal as terminal

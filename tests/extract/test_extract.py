@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-from test_cli import jaxmia
+from commands import jaxmia
 
 from jaxmia import load_features
 from jaxmia._validate import InputError

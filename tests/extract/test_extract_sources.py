@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-from test_cli import jaxmia
+from commands import jaxmia
 
 from jaxmia._validate import InputError
 from jaxmia.extract import Columns, ImageOptions, extract_features, packages

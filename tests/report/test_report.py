@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from audits import head_of_members, lay_out, real_records
+from commands import jaxmia
 from scipy.stats import beta, binom, norm
-from test_cli import jaxmia
 
 from jaxmia import run_experiment, write_report
 from jaxmia._validate import InputError

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import references_frontier as references
-from test_converged import small_pool, trained
+from ridge_heads import small_pool, trained
 
 from jaxmia._validate import InputError
 from jaxmia.data.membership import MembershipMasks, draw_membership

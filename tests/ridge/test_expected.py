@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import references_frontier as references
 import scipy.stats
-from test_converged import NEWTON, small_pool
+from ridge_heads import NEWTON, small_pool
 from typer.testing import CliRunner
 
 from jaxmia import attacks

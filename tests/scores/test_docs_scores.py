@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pandas as pd
-from test_cli import jaxmia
+from commands import jaxmia
 
 from jaxmia import AttackResult, attacks, load_scores
 from jaxmia.scores.reading import KINDS

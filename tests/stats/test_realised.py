@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import rich.console
-from test_cli import jaxmia
+from commands import jaxmia
 
 from jaxmia import run_experiment
 from jaxmia.cli.tables import attack_tables, brief_tables, results_tables, sweep_tables

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from test_cli import jaxmia
+from commands import jaxmia
 
 from jaxmia._validate import InputError
 from jaxmia.laws.fit import PER_RECORD, LawOf, fit_power_law

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.optimize
+from commands import jaxmia
 from scipy.stats import norm
-from test_cli import jaxmia
 
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import feature_set, save_features

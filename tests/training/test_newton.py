@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.special
+from ridge_heads import small_pool, trained
 
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import feature_set
@@ -17,20 +18,6 @@ from jaxmia.training.linear import apply_head
 from jaxmia.training.newton import stationarity, unbounded_note
 from jaxmia.training.scoring import gradient_norms, score
 from jaxmia.training.settings import Hyperparams, TrainConfig
-
-NEWTON = TrainConfig("newton")
-
-
-def small_pool(*, examples=60, classes=3, dim=5, scale=1.0, seed=0):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(examples) % classes
-    features = scale * (rng.normal(size=(examples, dim)) + 2 * np.eye(classes, dim)[labels])
-    return feature_set(features.astype(np.float32), labels.astype(np.int32))
-
-
-def trained(pool, masks, ridge, config=NEWTON, **options):
-    hyper = Hyperparams(0.1, weight_decay=None, ridge=ridge)
-    return train_ensemble(jax.random.key(0), pool, masks, hyper, config, **options)
 
 
 def minimised(pool, member, ridge):
