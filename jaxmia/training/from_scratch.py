@@ -18,7 +18,7 @@ from jaxmia._validate import check
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import MembershipMasks
 from jaxmia.training.heads import Params
-from jaxmia.training.linear import batch_order, make_optimizer
+from jaxmia.training.linear import after_steps, batch_order, make_optimizer
 from jaxmia.training.network import Network, is_kernel
 from jaxmia.training.settings import Hyperparams, TrainConfig
 
@@ -151,7 +151,7 @@ def train_network(
         gathered: rows that the full batch is gathered into, at least as many as there are members; None for all.
 
     Returns:
-        The parameters after config.steps steps.
+        The parameters after its steps.
     """
     network, optimizer = cast(Network, config.network), make_optimizer(hyper, config)
     weight: Any = 1 / (share * jnp.maximum(member.sum(), 1).astype(inputs.dtype))
@@ -173,8 +173,8 @@ def train_network(
         squares = sum(jnp.sum(leaf**2) for path, leaf in leaves if is_kernel(path))
         return mean + 0.5 * hyper.weight_decay * squares
 
-    def step(carry: tuple[Params, optax.OptState], ordered: Array | None) -> tuple[Any, None]:
-        params, state = carry
+    def step(carry: tuple[Params, optax.OptState], at: tuple[Array, Array | None]) -> tuple[Any, None]:
+        (params, state), (_, ordered) = carry, at
         batch = full if ordered is None else (inputs[ordered], labels[ordered], member[ordered])
         gradient = jax.grad(objective)(params, batch)
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes float and int32
@@ -182,8 +182,8 @@ def train_network(
         return (jax.tree.map(jnp.add, params, updates), state), None
 
     start = network.init(key, inputs, num_classes=num_classes)
-    (params, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), order, length=config.steps)
-    return params
+    carry = (start, optimizer.init(start))
+    return cast(Params, after_steps(step, carry, order, steps=hyper.steps, most=config.steps)[0])
 
 
 def train_networks(
@@ -222,6 +222,7 @@ def train_networks(
     num_chunks = -(-num_models // (chunk_size or plan.models))
     size = -(-num_models // num_chunks)  # even chunks: one compiled shape, little padding
     inputs = plan.network.inputs(jnp.asarray(pool.features), pool.input_shape)
+    settings, layout = jax.tree.flatten(hyper)
     chunks = []
     for start in range(0, num_models, size):
         # The last chunk repeats its last model.
@@ -232,7 +233,7 @@ def train_networks(
             jnp.asarray(member[rows]),
             inputs,
             jnp.asarray(pool.labels),
-            hyper,
+            jax.tree.unflatten(layout, [value[rows] if np.ndim(value) else value for value in settings]),
             plan=dataclasses.replace(plan, models=size),
             num_classes=pool.num_classes,
             config=config,
@@ -264,7 +265,9 @@ def _train_chunk(
         # 2^31 - 1 is no model's id: the shared order has a stream of its own.
         order = draw(jax.random.fold_in(key, np.iinfo(np.int32).max), jnp.ones(num_examples, bool))
 
-    def one(model_id: Array, row: Array) -> Params:
+    settings, layout = jax.tree.flatten(hyper)
+
+    def one(model_id: Array, row: Array, own_settings: list[Array]) -> Params:
         init_key, order_key = jax.random.split(jax.random.fold_in(key, model_id))
         return train_network(
             init_key,
@@ -273,10 +276,11 @@ def _train_chunk(
             labels,
             draw(order_key, row) if config.sampling == "independent" else order,
             num_classes=num_classes,
-            hyper=hyper,
+            hyper=jax.tree.unflatten(layout, own_settings),
             config=config,
             share=(batch or num_examples) / num_examples,
             gathered=plan.rows if plan.gathered else None,
         )
 
-    return jax.vmap(one)(model_ids, member)
+    axes = [0 if jnp.ndim(value) else None for value in settings]
+    return jax.vmap(one, in_axes=(0, 0, axes))(model_ids, member, settings)

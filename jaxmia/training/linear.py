@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -162,19 +163,36 @@ def train_head(
 
     start = zero_head(num_classes, features.shape[1], features.dtype)
     carry = (start, optimizer.init(start), no_squares)
-    if hyper.steps is None:
-        (head, _, squares), _ = jax.lax.scan(step, carry, (jnp.arange(config.steps), order))
-        return joined(head), squares
+    head, _, squares = after_steps(step, carry, order, steps=hyper.steps, most=config.steps)
+    return joined(head), squares
+
+
+def after_steps(
+    step: Callable[[Any, tuple[Array, Array | None]], tuple[Any, None]],
+    start: Any,
+    order: Int[Array, "steps batch"] | None,
+    *,
+    steps: int | Array | None,
+    most: int,
+) -> Any:
+    """What is carried after one model's steps.
+
+    Args:
+        step: of what is carried, and the step's index and batch (None for the full batch): what is carried on, None.
+        start: what is carried first.
+        order: batches of all steps, or None.
+        steps: of this model, at most as many as most; None for that many.
+        most: steps of the program.
+    """
+    if steps is None:
+        return jax.lax.scan(step, start, (jnp.arange(most), order))[0]
 
     def step_at(counted: tuple[Array, Any]) -> tuple[Array, Any]:
         index, carry = counted
         return index + 1, step(carry, (index, None if order is None else order[index]))[0]
 
-    # Under vmap, heads that are through stand still until the last one is.
-    _, (head, _, squares) = jax.lax.while_loop(
-        lambda counted: counted[0] < hyper.steps, step_at, (jnp.int32(0), carry)
-    )
-    return joined(head), squares
+    # Under vmap, models that are through stand still until the last one is.
+    return jax.lax.while_loop(lambda counted: counted[0] < steps, step_at, (jnp.int32(0), start))[1]
 
 
 def _converged(

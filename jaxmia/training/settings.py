@@ -174,19 +174,12 @@ def check_hyperparams(hyper: Hyperparams, config: TrainConfig) -> None:
 
     Raises:
         InputError: for a learning rate or weight decay that is negative or not finite, or a momentum outside [0, 1);
-            for networks with steps or a value for each model; for a sampling rate outside (0, 1] or without Poisson
+            for a sampling rate outside (0, 1] or without Poisson
             sampling; for a clipping norm or noise multiplier that is missing or out of range in private training, or
             given without it; for steps outside 1 .. config.steps; for "newton" without a ridge above 0 or with what
             it has no use for, and for a ridge without it.
     """
     _check_ranges(hyper)
-    if config.network is not None:
-        check(
-            hyper.steps is None, "steps", hyper.steps, "be None for a network, which takes TrainConfig.steps"
-        )
-        for name in ("learning_rate", "momentum", "weight_decay"):
-            value = getattr(hyper, name)
-            check(np.ndim(value) == 0, name, value, "be one number: networks of an ensemble share it")
     newton, ridge = config.optimizer == "newton", hyper.ridge
     if newton:
         given = ridge is not None and all(0 < each < math.inf for each in _each(ridge))

@@ -15,6 +15,7 @@ import scipy.stats
 
 import jaxmia.training as training_module
 import jaxmia.training.ensemble as ensemble_module
+import jaxmia.training.heads as heads_module
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import demo_features
 from jaxmia.data.membership import MembershipMasks, draw_membership
@@ -155,6 +156,38 @@ def test_products_in_bfloat16_round_no_example_above_the_clipping_norm(batch):
             norms.append(np.linalg.norm(flat(split_to_whole(total)).astype(np.float64)))
     assert max(norms) <= 0.01
     assert np.median(norms) > 0.01 * (1 - 4 * 2**-8)  # the room is (1 + sqrt(3)) / 2 of these
+
+
+def as_tf32(values, half):
+    """The values with 10 bits of mantissa: the nearest, or, with half = 0, cut off."""
+    bits = np.asarray(values, np.float32).view(np.uint32)
+    return ((bits + np.uint32(half)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+@pytest.mark.parametrize("half", [0x1000, 0], ids=["nearest", "cut"])
+def test_products_in_tensorfloat32_round_no_example_above_the_clipping_norm(batch, monkeypatch, half):
+    """As above, with the product as recent GPUs have it, written out."""
+    _, bias, features, labels, _ = batch
+    bias, features = jnp.asarray(bias, jnp.float32), jnp.asarray(features, jnp.float32)
+
+    def product(left, right, precision=None):
+        return jnp.asarray(as_tf32(left, half).astype(np.float64) @ as_tf32(right, half), jnp.float32)
+
+    monkeypatch.setattr(heads_module, "product", product)
+    norms = {None: [], jax.lax.Precision.HIGH: []}
+    for seed in range(20):
+        kernel = 3 * jax.random.normal(jax.random.key(seed), (CLASSES, DIM))
+        errors = errors_of(kernel, bias, features, labels)
+        for row in range(EXAMPLES):
+            alone = jnp.arange(EXAMPLES) == row
+            for precision, found in norms.items():
+                total = clipped_gradient_sum(errors, features, alone, clipping_norm=0.01, precision=precision)
+                found.append(np.linalg.norm(flat(split_to_whole(total)).astype(np.float64)))
+    without, room = norms.values()
+    assert max(room) <= 0.01
+    assert np.median(room) > 0.01 * (1 - 8 * 2**-10)  # the room is 2 (1 + sqrt(3)) of these
+    if half:  # what is cut off can only be too little
+        assert np.mean(np.array(without) > 0.01 * (1 + 2**-14)) > 0.2
 
 
 def test_neighbouring_sums_differ_by_at_most_the_clipping_norm(batch):

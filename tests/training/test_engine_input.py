@@ -48,8 +48,8 @@ def test_repeats_and_options_of_another_type_are_refused(changes, message):
         (Hyperparams(jnp.array([0.1, np.nan])), None, "learning_rate=.* must"),
         (Hyperparams(0.1, momentum=1.0), None, "momentum=1.0 must"),
         (Hyperparams(0.1, weight_decay=-0.1), None, "weight_decay=-0.1 must"),
-        (Hyperparams(0.1, steps=3), Network("mlp", (4,)), "steps=3 must be None for a network"),
-        (Hyperparams(jnp.array([0.1, 0.2])), Network("mlp", (4,)), "learning_rate=.* must be one number"),
+        (Hyperparams(0.1, steps=6), Network("mlp", (4,)), "steps=6 must lie between 1 and"),
+        (Hyperparams(jnp.array([0.1, -0.2])), Network("mlp", (4,)), "learning_rate=.* must be a finite"),
     ],
 )
 def test_hyperparameters_that_no_training_has_are_refused(hyper, network, message):

@@ -1,5 +1,7 @@
 """Heads at the minimum of their ridge objective, against a float64 minimiser and against limits."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from ridge_heads import small_pool, trained
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import feature_set
 from jaxmia.data.membership import MembershipMasks, draw_membership
+from jaxmia.studies.run import run_experiment
 from jaxmia.studies.settings.toml import parse_config
 from jaxmia.training.contrasts import basis, curvature, errors, from_params, to_params
 from jaxmia.training.ensemble import train_ensemble
@@ -325,4 +328,24 @@ def test_settings_refuse_it_too(settings, message):
 
 def test_folders_from_before_newton_keep_their_identity():
     identity = parse_config({"grid": {"shots": [4], "classes": [2]}}).training_identity()
-    assert not {"ridge", "tolerance"} & identity["train"].keys()
+    assert not {"ridge", "tolerance", "two_class_penalty"} & identity["train"].keys()
+
+
+def test_folders_from_before_the_ridge_of_two_classes_was_scikit_learns_are_refused(tmp_path):
+    """In one sentence, though features and versions are the same: those heads had half of the ridge."""
+    config = {
+        "grid": {"shots": [4], "classes": [2], "seeds": [0]},
+        "shadows": {"models": 17},
+        "train": {"optimizer": "newton", "ridge": 1.0, "steps": 5},
+        "fpr": [0.1],
+        "attack": ["lira"],
+    }
+    run_experiment(config, tmp_path / "run")
+    path = tmp_path / "run" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["identity"]["settings"]["train"]["two_class_penalty"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(
+        InputError, match=r"two_class_penalty='ridge / 2 .*' must equal the None .* another folder"
+    ):
+        run_experiment(config, tmp_path / "run", resume=True)

@@ -136,6 +136,8 @@ class ExperimentConfig(Settings):
         for name, default in later.items():  # the same
             if settings["train"][name] == default:
                 del settings["train"][name]
+        if self.train.optimizer == "newton":  # before, two classes had the ridge of all rows: half as strong
+            settings["train"]["two_class_penalty"] = "ridge / 2 ||w_1 - w_0||^2"
         return settings
 
     def evaluation_identity(self) -> dict[str, Any]:
