@@ -20,6 +20,7 @@ mean TPR there and too high below.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import time
@@ -133,7 +134,7 @@ def cell(
     if arguments.plain:
         ensemble, seconds = timed(lambda: trained(0, max(arguments.plain) + 1))
         plain = score(ensemble, pool)
-        rows[0] |= found_by(attacks.analytic(plain.replace(**analytic.prior())))
+        rows[0] |= found_by(attacks.analytic(dataclasses.replace(plain, **analytic.prior())))
         for number in arguments.plain:
             share = seconds * number / (max(arguments.plain) + 1)
             rows.append(
@@ -169,7 +170,7 @@ def paired_rows(
     for number in numbers:
         own = facts | {"K": number, "seconds": seconds * number / (max(numbers) + 1)}
         rows.append(own | estimate(truth, paired, number, paired=True))
-        known = paired.replace(**analytic.prior())
+        known = dataclasses.replace(paired, **analytic.prior())
         name = own["method"] + ", shrunk"
         rows.append(own | {"method": name} | estimate(truth, known, number, paired=True, shrink=True))
     return rows
@@ -252,9 +253,10 @@ def found_by(result: AttackResult) -> dict[str, float]:
 
 def of_models(scores: Scores, models: slice) -> Scores:
     """The same of some models."""
-    priors = {"prior_mean": scores.prior_mean, "prior_variance": scores.prior_variance}
-    some = jax.tree.map(lambda leaf: np.asarray(leaf)[models], scores.replace(**dict.fromkeys(priors)))
-    return some.replace(**priors)
+    of_a_model = ("log_odds", "member", "flipped_log_odds")
+    held = {name: getattr(scores, name) for name in of_a_model}
+    some = {name: array[models] for name, array in held.items() if array is not None}
+    return dataclasses.replace(scores, **some)
 
 
 def tables(files: Sequence[pathlib.Path]) -> str:

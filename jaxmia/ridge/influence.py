@@ -2,9 +2,9 @@
 
 All logits are in contrast coordinates (jaxmia.training.contrasts), of one model, with the records on the first axis.
 For a record with inputs x let B = (I ⊗ x)ᵀ H⁻¹ (I ⊗ x), H the Hessian of the objective without it, and g(u) =
-Qᵀ(softmax(Q u) - e_y). A head trained with the record and one without it have logits of it that obey u_out = u_in + B g(u_in):
-exact where the rest of the objective is quadratic between the two heads. Removing is one evaluation, adding the
-solution of a small convex problem.
+Qᵀ(softmax(Q u) - e_y). A head trained with the record and one without it have logits of it that obey u_out = u_in + B
+g(u_in): exact where the rest of the objective is quadratic between the two heads. Removing is one evaluation, adding
+the solution of a small convex problem.
 """
 
 from __future__ import annotations
