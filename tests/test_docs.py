@@ -1,0 +1,19 @@
+"""The pages' form: lines that a terminal and a review show whole."""
+
+import pathlib
+
+ROOT = pathlib.Path(__file__).parent.parent
+FOLDERS = ("benchmarks", "docs", "jaxmia", "tests")
+PAGES = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
+
+
+def test_no_line_of_markdown_is_longer_than_120_characters():
+    """But rows of tables: Markdown has no way to break one."""
+    assert len(PAGES) > 20
+    long = [
+        f"{path.relative_to(ROOT)}:{number}: {len(line)}"
+        for path in PAGES
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > 120 and not line.startswith("|")
+    ]
+    assert long == []
