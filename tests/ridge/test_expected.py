@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from jaxmia import attacks
 from jaxmia._validate import InputError
-from jaxmia.cli.commands import app
+from jaxmia.cli.app import app
 from jaxmia.data.feature_set import demo_features
 from jaxmia.data.membership import draw_membership
 from jaxmia.data.pool import candidate_pool

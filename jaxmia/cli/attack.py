@@ -1,0 +1,43 @@
+"""`jaxmia attack`."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+from jaxmia.cli import output
+from jaxmia.cli.options import Fprs, ReadLimit
+
+EPILOG = """Example: `jaxmia attack scores.npz --out audits/mine --attack lira --attack rmia --fpr 0.01`
+
+The file holds `member` and one of `log_odds`, `logits` or `probabilities`: see docs/scores.md. The folder gets
+manifest.json, results.parquet, controls.parquet, per_example.parquet, statistics/ and plots/."""
+
+
+def attack(
+    scores: Annotated[pathlib.Path, typer.Argument(metavar="SCORES", help="An .npz of scores.")],
+    out: Annotated[pathlib.Path, typer.Option(metavar="DIR", help="A new or empty folder.")],
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack", metavar="NAME", help="May be repeated; by default all that need only scores."
+        ),
+    ] = None,
+    fpr: Fprs = None,
+    target: Annotated[
+        int | None, typer.Option(metavar="ROW", help="Report on this model; the others are its shadows.")
+    ] = None,
+    read_limit: ReadLimit = None,
+) -> None:
+    """Run attacks on scores of models that were trained anywhere: PyTorch, TensorFlow, ..."""
+    from jaxmia.audit.attack_scores import FPRS, attack_scores
+    from jaxmia.cli.tables import attack_problems, attack_tables, control_lines
+
+    run = attack_scores(scores, out, attack=name or (), fpr=fpr or FPRS, target=target)
+    num_models, num_examples = run.read.scores.member.shape
+    output.show("\n".join((f"{scores}: {num_models} models, {num_examples} examples", *run.read.notes)))
+    output.show(*attack_tables(run.results))
+    output.warn((*control_lines(run.controls), *attack_problems(run.results)))
+    output.show(f"All files are in {out}")

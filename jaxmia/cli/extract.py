@@ -1,0 +1,125 @@
+"""`jaxmia extract`."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+from jaxmia import _terminal as terminal
+from jaxmia.cli import output
+
+EPILOG = """Examples: `jaxmia extract photos/ --backbone timm:resnet50 --out photos.npz`;
+`jaxmia extract notes.csv --backbone sentence-transformers:all-MiniLM-L6-v2 --label-column topic --out notes.npz`
+
+Names are looked up on a hub; folders and files of weights need none. A killed extraction continues when it is started
+again. Needs the extra: `pip install 'jaxmia[extract]'`."""
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder with a sub-folder of images per class; a .csv, .parquet or .jsonl of texts; or a data set of"
+        " Hugging Face: a saved folder, or datasets:NAME_OR_FOLDER.",
+    ),
+]
+Network = Annotated[
+    str,
+    typer.Option(
+        metavar="KIND:NAME", help="timm:, sentence-transformers: or transformers:, and a name or a folder."
+    ),
+]
+Weights = Annotated[
+    pathlib.Path | None,
+    typer.Option(metavar="FILE", help="A .safetensors, .pth or .pt for timm:NAME; only tensors are read."),
+]
+TextColumn = Annotated[str, typer.Option(metavar="NAME", help="Column of the texts.")]
+ImageColumn = Annotated[str, typer.Option(metavar="NAME", help="Column of a data set's images.")]
+LabelColumn = Annotated[str, typer.Option(metavar="NAME", help="Column of the classes.")]
+IdColumn = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Column of ids; by default rows are numbered from 0.")
+]
+MemberColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Column that says whether a head was trained on the row; for jaxmia audit."
+    ),
+]
+Split = Annotated[str | None, typer.Option(metavar="NAME", help="Split of a data set that has several.")]
+Subset = Annotated[str | None, typer.Option(metavar="NAME", help="Subset of a data set that has several.")]
+ImageSize = Annotated[
+    int | None, typer.Option(metavar="N", help="timm: pixels of a side; by default the network's own.")
+]
+Mean = Annotated[str | None, typer.Option(metavar="X[,X,X]", help="timm: subtracted from pixels in 0 .. 1.")]
+Std = Annotated[
+    str | None, typer.Option(metavar="X[,X,X]", help="timm: pixels are divided by it after that.")
+]
+CropPct = Annotated[
+    float | None, typer.Option(metavar="X", help="timm: share of the side that the central crop keeps.")
+]
+Interpolation = Annotated[
+    str | None, typer.Option(metavar="NAME", help="timm: nearest, bilinear, bicubic or lanczos.")
+]
+BatchSize = Annotated[int, typer.Option(metavar="N", help="Items in a batch of the network.")]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="PyTorch's device; 'auto' takes a GPU if there is one.")
+]
+Dtype = Annotated[str, typer.Option(metavar="float32|float16", help="Data type of the features in the file.")]
+OnError = Annotated[
+    str,
+    typer.Option(
+        metavar="stop|skip", help="What to do about items that cannot be read; FILE-errors.csv lists them."
+    ),
+]
+
+
+def extract(
+    source: Source,
+    backbone: Network,
+    out: Annotated[pathlib.Path, typer.Option(metavar="FILE", help="The .npz to write.")],
+    weights: Weights = None,
+    text_column: TextColumn = "text",
+    image_column: ImageColumn = "image",
+    label_column: LabelColumn = "label",
+    id_column: IdColumn = None,
+    member_column: MemberColumn = None,
+    split: Split = None,
+    subset: Subset = None,
+    image_size: ImageSize = None,
+    mean: Mean = None,
+    std: Std = None,
+    crop_pct: CropPct = None,
+    interpolation: Interpolation = None,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    on_error: OnError = "stop",
+) -> None:
+    """Turn images or texts into features of a frozen pretrained network: the .npz that all other commands take.
+
+    Everything is checked before a network is loaded. The file records the network, the hash of its weights, the
+    preprocessing and versions. It has the names of items, never their contents.
+    """
+    from jaxmia.extract import Columns, ImageOptions, extract_features, parse_numbers
+
+    done = extract_features(
+        source,
+        backbone,
+        out,
+        weights=weights,
+        columns=Columns(text_column, image_column, label_column, id_column, member_column),
+        split=split,
+        subset=subset,
+        images=ImageOptions(
+            image_size, parse_numbers("mean", mean), parse_numbers("std", std), crop_pct, interpolation
+        ),
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        on_error=on_error,
+        console=terminal.console(stderr=True),
+    )
+    output.warn(done.provenance["notes"], wrap=False)
+    for line in done.summary():
+        terminal.console().print(line, soft_wrap=True)

@@ -1,0 +1,37 @@
+"""What commands print."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable
+
+import rich.console
+
+from jaxmia import _terminal as terminal
+
+
+def show(*blocks: rich.console.RenderableType) -> None:
+    """Print lines and tables on stdout."""
+    terminal.console().print(*blocks)
+
+
+def warn(lines: Iterable[str], *, wrap: bool = True) -> None:
+    """Print lines in yellow, which a reader must not miss."""
+    console = terminal.console()
+    for line in lines:
+        console.print(line, style="yellow", soft_wrap=not wrap)
+
+
+def show_done(kind: str, out: pathlib.Path, *, heads: int, cells: int) -> None:
+    """Print what a call did.
+
+    Args:
+        kind: "run" or "sweep".
+        out: its folder.
+        heads: trained by this call.
+        cells: computed by this call.
+    """
+    if cells:
+        show(f"{heads} heads trained; {cells} cells computed; all files are in {out}")
+    else:
+        show(f"{out} already holds all of this {kind}: nothing was left to do.")

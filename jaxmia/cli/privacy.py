@@ -1,0 +1,52 @@
+"""`jaxmia dp`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jaxmia._validate import check_different
+from jaxmia.cli import output
+from jaxmia.cli.options import Fprs
+
+EPILOG = """Example: `jaxmia dp --epsilon 1 --delta 1e-5 --shots 100 --classes 10 --steps 200 --batch full`
+
+Epsilons are those of the mechanism on paper. JAX's generators are not cryptographic: what is trained with them
+simulates private training, and must not be released as private."""
+
+
+def dp(
+    steps: Annotated[int, typer.Option(help="T, steps of DP-SGD.")],
+    epsilon: Annotated[
+        float | None, typer.Option(help="Target, for which the noise is found; 'inf' for none.")
+    ] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Noise over clipping norm, for which epsilon is computed.")
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Delta of the guarantee.")] = 1e-5,
+    batch: Annotated[
+        str,
+        typer.Option(metavar="full|N", help="Full batch, or expected size of a Poisson-sampled batch."),
+    ] = "full",
+    shots: Annotated[int | None, typer.Option(help="S, examples per class; needed by --batch N.")] = None,
+    classes: Annotated[int | None, typer.Option(help="C, number of classes; needed by --batch N.")] = None,
+    design: Annotated[
+        str, typer.Option(help="bernoulli (adjacency: add or remove one) or fixed_size (replace one).")
+    ] = "bernoulli",
+    fpr: Fprs = None,
+) -> None:
+    """Noise for a target epsilon, or epsilon of a noise multiplier, and the ceilings on any attack."""
+    from jaxmia.cli.tables import privacy_tables
+    from jaxmia.privacy.accounting import PrivacySpec, adjacency_for, delta_notes, sampling_rate_of
+
+    check_different("fpr", fpr or ())
+    spec = PrivacySpec(epsilon=epsilon, noise_multiplier=noise_multiplier, delta=delta)
+    guarantee = spec.guarantee(
+        sampling_rate=sampling_rate_of(batch, shots=shots, classes=classes),
+        steps=steps,
+        adjacency=adjacency_for(design),
+    )
+    output.show(*privacy_tables(guarantee, fpr or (0.1, 0.01, 0.001)))
+    if shots is not None and classes is not None:
+        output.warn(delta_notes(delta, shots * classes))

@@ -1,0 +1,44 @@
+"""`jaxmia report`."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+from jaxmia.cli import output
+
+EPILOG = """Example: `jaxmia report audits/mine --study runs/mine`
+
+The page needs no network, follows light and dark, and prints; the JSON beside it has the same content."""
+
+
+def report(
+    folder: Annotated[
+        pathlib.Path, typer.Argument(metavar="DIR", help="The folder of an audit, a run or a sweep.")
+    ],
+    out: Annotated[
+        pathlib.Path | None,
+        typer.Option(metavar="FILE", help="The .html file; by default DIR/report.html."),
+    ] = None,
+    study: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="For an audit: a run or a sweep over the same records, for its law and for the cost of privacy.",
+        ),
+    ] = None,
+    context: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A TOML file with a table [context], as audit --init writes it; by default the audit's own.",
+        ),
+    ] = None,
+) -> None:
+    """Write a report for a data protection officer: what was tested, what the tests could see, and what they saw."""
+    from jaxmia.report import write_report
+
+    page, data = write_report(folder, out, study=study, context=context)
+    output.show(f"Written: {page} and {data}")
