@@ -26,6 +26,7 @@ RANKS = {
     "laws": 3,
     "attacks": 3,
     "training": 3,
+    "tables": 4,
     "vulnerability": 4,
     "theory": 4,
     "plots": 4,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterable
 
-import rich.console
-
 from jaxmia import _terminal as terminal
+from jaxmia.cli.rendering import rendered
+from jaxmia.tables import Table
 
 
-def show(*blocks: rich.console.RenderableType) -> None:
+def show(*blocks: str | Table) -> None:
     """Print lines and tables on stdout."""
-    terminal.console().print(*blocks)
+    terminal.console().print(*rendered(blocks))
 
 
 def warn(lines: Iterable[str], *, wrap: bool = True) -> None:

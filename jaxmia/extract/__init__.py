@@ -124,12 +124,12 @@ def extract_features(
     check_choice("dtype", dtype, ("float16", "float32"))
     check_choice("on_error", on_error, ON_ERROR)
     check_at_least("batch_size", batch_size, 1)
-    out, columns = pathlib.Path(out), columns or Columns()
+    out = pathlib.Path(out)
     written = _written(out)
     spec = parse_backbone(
         backbone, weights=None if weights is None else pathlib.Path(weights), images=images, device=device
     )
-    rows = open_source(os.fspath(source), columns, split=split, subset=subset)
+    rows = open_source(os.fspath(source), columns or Columns(), split=split, subset=subset)
     check_modality(spec.kind, rows.modality)
     if rows.modality == "image":
         check_installed("PIL")
@@ -140,32 +140,22 @@ def extract_features(
     network = load_backbone(spec, rows.modality)
     identity = _identity(rows, screened, network, batch_size)
     provenance = identity | {"dtype": dtype, "notes": _notes(rows, screened, network)}
-    sizes = tuple(np.bincount(labels, minlength=len(class_names)).tolist())
-
-    def extraction(dim: int, computed: int) -> Extraction:
-        skipped = len(screened.problems)
-        return Extraction(out, class_names, sizes, dim, skipped, errors, computed, provenance)
-
     folder = out.with_name(f"{out.name}.parts")
-    if written is not None:
-        if written != json.loads(json.dumps(provenance)):
-            raise InputError(
-                f"out={str(out)!r} holds another extraction: remove it, or choose another --out."
-            )
+    if written is None:
+        with Parts.open(folder, identity) as parts:
+            features, computed = compute(parts, rows, screened.usable, network, batch_size, console)
+            _write(out, features, labels, class_names, provenance, rows, screened)
+            parts.remove()
+        dim = features.shape[1]
+    else:
+        _check_same(out, written, provenance)
         if folder.is_dir():  # killed between the two last steps
             with Parts.open(folder, identity) as parts:
                 parts.remove()
-        return extraction(read_npz(out, name="out", required=("features",))["features"].shape[1], 0)
-    with Parts.open(folder, identity) as parts:
-        features, computed = compute(parts, rows, screened.usable, network, batch_size, console)
-        _check_finite(features, dtype, rows, screened)
-        arrays = {"features": features.astype(dtype), "labels": labels, "class_names": np.array(class_names)}
-        arrays["ids"] = np.array([rows.rows[place].id for place in screened.usable])
-        if "member" in rows.columns:
-            arrays["member"] = np.array([rows.rows[place].member for place in screened.usable], bool)
-        write_arrays(out, arrays | {"provenance": np.array(json.dumps(provenance))})
-        parts.remove()
-    return extraction(features.shape[1], computed)
+        dim, computed = read_npz(out, name="out", required=("features",))["features"].shape[1], 0
+    sizes = tuple(np.bincount(labels, minlength=len(class_names)).tolist())
+    skipped = len(screened.problems)
+    return Extraction(out, class_names, sizes, dim, skipped, errors, computed, provenance)
 
 
 def _written(out: pathlib.Path) -> dict[str, Any] | None:
@@ -179,6 +169,32 @@ def _written(out: pathlib.Path) -> dict[str, Any] | None:
         raise InputError(f"out={str(out)!r} must be a new file: there is one that no extraction wrote.")
     provenance: dict[str, Any] = json.loads(str(found["provenance"]))
     return provenance
+
+
+def _check_same(out: pathlib.Path, written: dict[str, Any], provenance: dict[str, Any]) -> None:
+    """Raise InputError unless the output that is there already is of this extraction."""
+    if written != json.loads(json.dumps(provenance)):
+        raise InputError(f"out={str(out)!r} holds another extraction: remove it, or choose another --out.")
+
+
+def _write(
+    out: pathlib.Path,
+    features: Float[np.ndarray, "items dim"],
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    provenance: dict[str, Any],
+    source: Source,
+    screened: Screened,
+) -> None:
+    """Write the .npz, unless a feature is not finite in the file's data type."""
+    dtype = provenance["dtype"]
+    _check_finite(features, dtype, source, screened)
+    used = [source.rows[place] for place in screened.usable]
+    arrays = {"features": features.astype(dtype), "labels": labels, "class_names": np.array(class_names)}
+    arrays["ids"] = np.array([row.id for row in used])
+    if "member" in source.columns:
+        arrays["member"] = np.array([row.member for row in used], bool)
+    write_arrays(out, arrays | {"provenance": np.array(json.dumps(provenance))})
 
 
 def _list_problems(

@@ -17,7 +17,7 @@ from jaxmia._npz import read_npz
 from jaxmia._validate import InputError
 from jaxmia.audit.settings import ContextSettings
 from jaxmia.plots import rocs_figure
-from jaxmia.report.content import Block, Measured, Picture, Section, Table, Value, facts
+from jaxmia.report.content import Block, Picture, Section
 from jaxmia.report.drawing import drawn_for_pages, to_svg
 from jaxmia.report.laws import published_blocks
 from jaxmia.report.privacy import bounds_table
@@ -25,15 +25,11 @@ from jaxmia.report.records import EXTRAPOLATED, RecordsOf, blocks_of_records
 from jaxmia.report.shared import (
     INTERVALS,
     WHITE_BOX_ASSUMES,
-    best_and_realised,
-    best_of,
     chance_table,
     context_blocks,
     declared_rows,
     not_covered,
     ppv_table,
-    rates,
-    rates_headings,
     reproduction_table,
     settings_shown,
     white_box_of,
@@ -45,6 +41,8 @@ from jaxmia.stats.resolution import clopper_pearson, resolvable
 from jaxmia.stats.result import AttackResult
 from jaxmia.stats.roc import Roc, roc
 from jaxmia.studies.folder.tables import load_json, load_table
+from jaxmia.tables import Measured, Table, Value, facts
+from jaxmia.tables.rates import best_and_realised, best_of, rates, rates_headings
 from jaxmia.vulnerability.stability import flags_of_attacks
 
 _ROC_FPRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of the table under the curves

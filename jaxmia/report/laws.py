@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from jaxmia.laws.fit import PER_RECORD, LawOf, PowerLaw, PowerLawFit
+from jaxmia.laws.fit import PER_RECORD, LawOf, PowerLawFit
 from jaxmia.laws.published import PublishedLine, published_lines
-from jaxmia.laws.required import required_shots
 from jaxmia.plots import power_law_figure
-from jaxmia.report.content import Block, Measured, Picture, Table, Value
+from jaxmia.report.content import Block, Picture
 from jaxmia.report.drawing import drawn_for_pages, to_svg
+from jaxmia.tables import Measured, Table, Value
+from jaxmia.tables.laws import predicted, required_table, slope
 
 EPSILONS = (0.25, 0.5, 0.75, 1.0)
-MOST_SHOTS = 1e12  # examples per class: beyond, a figure says no more than that it is beyond all data
 EXTRAPOLATION = (
     "Required numbers of examples beyond the measured cells are extrapolations. They say where an attack of"
     " this kind would find no more than (ε, δ)-differential privacy allows, which is no guarantee of it."
@@ -69,8 +69,10 @@ def _of_recipe(
     else:
         blocks.append(table)
     worst = laws.get(name._replace(attack=PER_RECORD, evaluation="maximum"))
-    of_records = {"average": fit} | ({"worst": worst} if worst else {})
-    blocks.append(_required_table(name, of_records, classes))
+    of_records = {"average record": fit} | ({"worst record": worst} if worst else {})
+    delta = published_lines().delta
+    title = f"Examples per class until attacks find no more than (ε, {delta:g})-DP allows, C = {classes}"
+    blocks.append(required_table(title, of_records, epsilons=EPSILONS, delta=delta, classes=classes))
     return blocks
 
 
@@ -81,11 +83,14 @@ def _law_table(name: LawOf, fit: PowerLawFit, shots: float, classes: int) -> Tab
         beside = Measured(line.law.slope_shots, *line.slope_shots_range) if line else "not published"
         cells = law.num_cells or 0
         over = law.errors_over if law.status == "ok" else "none"
-        rows.append((f"FPR {law.fpr:g}", _slope(law), over, beside, cells, _predicted(law, shots, classes)))
-    here = f"TPR predicted at S = {shots:g}, C = {classes}"
+        here = predicted(law, shots=shots, classes=classes)
+        rows.append((f"FPR {law.fpr:g}", slope(law), over, beside, cells, here))
     return Table(
         f"The law: {name}",
-        ("", "slope of log advantage over log S", "intervals over", "published slope", "cells", here),
+        (
+            *("", "slope of log advantage over log S", "intervals over", "published slope", "cells"),
+            f"TPR predicted at S = {shots:g}, C = {classes}",
+        ),
         tuple(rows),
         "Slopes with 95% intervals; the published one with what the rounding of its table leaves possible."
         " Intervals are over what is taken as independent: data sets, or pools (cells of one seed are nested in one"
@@ -99,68 +104,6 @@ def _published(name: LawOf) -> list[PublishedLine]:
     if name.evaluation != "pooled":
         return []
     return [line for line in published_lines().lines if line.record == "average"]
-
-
-def _slope(law: PowerLaw) -> Measured:
-    if law.status != "ok" or law.slope_shots is None:
-        return _undetermined(law)
-    return Measured(law.slope_shots, *(law.slope_shots_interval or (None, None)))
-
-
-def _undetermined(law: PowerLaw, classes: int | None = None) -> Measured:
-    """Why a law says nothing, at a number of classes."""
-    reason = law.reason or "too few cells"
-    if law.status == "ok":
-        reason = f"the law holds at C = {', '.join(map(str, law.classes))}, not at {classes}"
-    return Measured(None, status="saturated" if law.status == "saturated" else "unresolved", reason=reason)
-
-
-def _says_nothing(law: PowerLaw, classes: int) -> bool:
-    return law.status != "ok" or (law.slope_classes is None and classes not in law.classes)
-
-
-def _predicted(law: PowerLaw, shots: float, classes: int) -> Measured:
-    if _says_nothing(law, classes):
-        return _undetermined(law, classes)
-    found = law.predict(shots=shots, classes=classes)
-    low, high = (None if end is None else min(end + law.fpr, 1.0) for end in (found.low, found.high))
-    return Measured(found.tpr, low, high, "extrapolated" if found.extrapolated else "ok")
-
-
-def _required_table(name: LawOf, fits: Mapping[str, PowerLawFit], classes: int) -> Table:
-    published = published_lines()
-    rows: list[tuple[Value, ...]] = []
-    for record, fit in fits.items():
-        for law in fit.lines:
-            for epsilon in EPSILONS:
-                number = published.shots(record, fpr=law.fpr, epsilon=epsilon, delta=published.delta)
-                beside = (
-                    Measured(number, status="published", form=",.0f")
-                    if number is not None
-                    else "not published"
-                )
-                found = _required(law, epsilon, published.delta, classes)
-                rows.append((f"{record} record", f"{law.fpr:g}", f"{epsilon:g}", found, beside))
-    return Table(
-        f"Examples per class until attacks find no more than (ε, {published.delta:g})-DP allows, C = {classes}",
-        ("", "FPR", "ε", "this study", "published, C = 2"),
-        tuple(rows),
-        "Intervals: 95%, from the law's prediction interval.",
-    )
-
-
-def _required(law: PowerLaw, epsilon: float, delta: float, classes: int) -> Measured:
-    if _says_nothing(law, classes):
-        return _undetermined(law, classes)
-    fit = PowerLawFit((law,))
-    found = required_shots(fit, epsilon=epsilon, delta=delta, fpr=law.fpr, classes=classes)
-    if found.shots is None:
-        return Measured(None, status="unresolved", reason=found.reason or found.status)
-    if found.shots > MOST_SHOTS:
-        return Measured(None, status="unresolved", reason=f"more than {MOST_SHOTS:.0e} by the law")
-    status = "extrapolated" if found.extrapolated else "ok"
-    form = ",.0f" if max(found.shots, found.high or 0) < 1e6 else ".1e"
-    return Measured(found.shots, found.low, found.high, status, form=form)
 
 
 def published_blocks(*, shots: float, classes: int) -> list[Block]:

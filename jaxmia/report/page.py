@@ -8,7 +8,8 @@ from collections.abc import Callable
 import jinja2
 import markupsafe
 
-from jaxmia.report.content import Measured, Picture, Report, Table
+from jaxmia.report.content import Picture, Report, shown
+from jaxmia.tables import Measured, Table
 
 _PARTS = importlib.resources.files("jaxmia.report")
 
@@ -22,6 +23,7 @@ def to_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["shown"] = shown
     tests = {"table": Table, "picture": Picture, "measured": Measured}
     environment.tests |= {name: _is(kind) for name, kind in tests.items()}
     parts = {name: (_PARTS / f"page.{name}").read_text(encoding="utf-8") for name in ("css", "js")}

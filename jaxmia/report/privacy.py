@@ -11,9 +11,10 @@ import pandas as pd
 from jaxmia.plots import privacy_figure
 from jaxmia.privacy.lower_bounds import best_epsilon
 from jaxmia.privacy.tradeoff import kairouz_ceiling
-from jaxmia.report.content import Block, Measured, Picture, Table, Value, measured
+from jaxmia.report.content import Block, Picture
 from jaxmia.report.drawing import drawn_for_pages, to_svg
-from jaxmia.report.shared import over_seeds, realised
+from jaxmia.tables import Measured, Table, Value
+from jaxmia.tables.rates import over_runs, over_seeds, realised
 
 _LEVEL = ["dataset", "recipe", "classes", "shots", "epsilon"]
 EPSILONS = (8.0, 4.0, 2.0, 1.0, 0.5)
@@ -134,8 +135,3 @@ def _below_table(results: pd.DataFrame) -> Table:
         ("largest TPR as a share of its ceiling", Measured(float(nearest)) if len(private) else "none"),
     )
     return Table("Heads of known privacy under their ceiling", ("", "answer"), rows)
-
-
-def over_runs(values: pd.Series[float]) -> Measured:
-    """The median over seeds, and the range."""
-    return measured(values.median(), values.min(), values.max())

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from jaxmia.report.content import Block, Measured, Table, Value, facts
+from jaxmia.report.content import Block
 from jaxmia.report.shared import settings_shown
+from jaxmia.tables import Measured, Table, Value, facts
 
 _SEARCHED = ("learning_rate", "batch_size", "steps", "clipping_norm")
 _USED = ["dataset", "recipe", "classes", "shots", "epsilon", "seed"]

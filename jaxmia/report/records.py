@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmia.report.content import Block, Measured, Picture, Table, Value, measured
+from jaxmia.report.content import Block, Picture, shown
 from jaxmia.report.drawing import drawn_for_pages, to_svg, vulnerability_figure
 from jaxmia.stats.resolution import required_nonmembers
+from jaxmia.tables import Measured, Table, Value, measured
 from jaxmia.vulnerability.curves import QUANTILES, tpr_quantile
 
 LISTED = 50  # records in the ranked list
@@ -105,7 +106,7 @@ def _distribution(records: RecordsOf, key: str) -> Picture:
         f" went together. A quantile q needs 1/(1 − q) records. {EXTRAPOLATED}",
     )
     title = f"How vulnerability is spread over records: {records.name}"
-    worst = ", ".join(f"{records.worst(fpr).text} at FPR {fpr:g}" for fpr in records.fprs)
+    worst = ", ".join(f"{shown(records.worst(fpr))} at FPR {fpr:g}" for fpr in records.fprs)
     alternative = f"Share of records against the TPR an attacker has on them; the largest TPR is {worst}."
     with drawn_for_pages():
         figure = vulnerability_figure(records.table, list(records.fprs), "Vulnerability over records")

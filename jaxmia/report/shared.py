@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +10,9 @@ import pandas as pd
 from jaxmia._hashes import content_key
 from jaxmia.attacks import READS_WEIGHTS
 from jaxmia.audit.settings import ContextSettings
-from jaxmia.report.content import Block, Measured, Table, Value, facts, measured
+from jaxmia.report.content import Block
 from jaxmia.stats.calls import positive_predictive_value
-from jaxmia.stats.realised import OFF, realised_fpr
+from jaxmia.tables import Measured, Table, Value, facts
 
 _OTHER_ATTACKS = (
     "attribute inference",
@@ -95,51 +94,6 @@ def declared_rows(
             "finite-pool correction": correction,
         },
     )
-
-
-def realised(rows: pd.DataFrame) -> Measured:
-    """The FPR that rows of one FPR realised together, marked where it is another than the one named."""
-    found = realised_fpr(rows)
-    if math.isnan(found.fpr):
-        return Measured(None, status="unresolved")
-    status, reason = ("off", OFF) if found.off else ("ok", "")
-    return Measured(found.fpr, found.low, found.high, status, reason, form=".3g")
-
-
-def rates_headings(fprs: Sequence[float]) -> list[str]:
-    """Headings of the cells of rates."""
-    return [word for fpr in fprs for word in (f"TPR at FPR {fpr:g}", "FPR realised")]
-
-
-def rates(rows: pd.DataFrame, fprs: Sequence[float]) -> list[Measured]:
-    """At each FPR the TPR of rows that differ in their seed, and the FPR that they realised."""
-    at = [rows[rows["fpr"] == fpr] for fpr in fprs]
-    return [cell for each in at for cell in (over_seeds(each), realised(each))]
-
-
-def over_seeds(cells: pd.DataFrame) -> Measured:
-    """The median TPR of cells that differ in their seed, with the outermost ends of their intervals."""
-    resolved = cells[cells["status"] == "ok"]
-    if resolved.empty:
-        return Measured(None, status=cells["status"].iloc[0], reason=cells["reason"].iloc[0])
-    return measured(resolved["tpr"].median(), resolved["tpr_low"].min(), resolved["tpr_high"].max())
-
-
-def best_of(rows: pd.DataFrame) -> Measured:
-    """The largest TPR of some rows of results with its own interval, or why there is none."""
-    if rows.empty:
-        return Measured(None, status="unresolved", reason="all records are members")
-    resolved = rows[rows["status"] == "ok"]
-    if resolved.empty:
-        return Measured(None, status=rows["status"].iloc[0], reason=rows["reason"].iloc[0])
-    best = resolved.nlargest(1, "tpr").iloc[0]
-    return measured(best["tpr"], best["tpr_low"], best["tpr_high"])
-
-
-def best_and_realised(rows: pd.DataFrame) -> tuple[Measured, Measured]:
-    """What best_of says, and the FPR that this row realised."""
-    resolved = rows[rows["status"] == "ok"]
-    return best_of(rows), realised(resolved.nlargest(1, "tpr"))
 
 
 def ppv_table(rows: pd.DataFrame, priors: Sequence[float], name: str) -> Table:

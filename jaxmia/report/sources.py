@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from jaxmia.report.content import Section, Table
+from jaxmia.report.content import Section
+from jaxmia.tables import Table
 
 _OPINION = "EDPB Opinion 28/2024"
 _ANSWERS = (

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxmia.report.content import Measured, Table, Value
 from jaxmia.report.records import RecordsOf
+from jaxmia.tables import Measured, Table, Value
 from jaxmia.vulnerability.stability import agreement, pairs, top
 
 _COLUMNS = ("flagged by the first", "by the second", "by both", "by both, if by chance")

@@ -8,7 +8,8 @@ import pandas as pd
 
 from jaxmia.audit.settings import ContextSettings
 from jaxmia.privacy.verdicts import SIGNIFICANCE, Statement, statement_tests, why_no_test
-from jaxmia.report.content import Block, Measured, Table, Value
+from jaxmia.report.content import Block
+from jaxmia.tables import Measured, Table, Value
 
 
 def statement_blocks(mine: pd.DataFrame, context: ContextSettings) -> Iterator[Block]:

@@ -15,23 +15,18 @@ import pandas as pd
 from jaxmia._validate import InputError
 from jaxmia.audit.settings import ContextSettings
 from jaxmia.laws.fit import LawOf, PowerLawFit
-from jaxmia.report.content import Block, Measured, Picture, Section, Table, Value, facts
+from jaxmia.report.content import Block, Picture, Section
 from jaxmia.report.drawing import accuracy_figure, average_roc_figure, drawn_for_pages, to_svg
 from jaxmia.report.laws import law_blocks
-from jaxmia.report.privacy import bounds_table, is_private, over_runs, privacy_blocks
+from jaxmia.report.privacy import bounds_table, is_private, privacy_blocks
 from jaxmia.report.recipes import recipe_blocks, recipe_summary
 from jaxmia.report.records import EXTRAPOLATED, RecordsOf, blocks_of_records
 from jaxmia.report.shared import (
-    best_of,
     chance_table,
     context_blocks,
     declared_rows,
     not_covered,
-    over_seeds,
     ppv_table,
-    rates,
-    rates_headings,
-    realised,
     reproduction_table,
     white_box_of,
 )
@@ -40,6 +35,8 @@ from jaxmia.studies.assess import RATES, rates_by_fpr
 from jaxmia.studies.folder.cell import Cell
 from jaxmia.studies.folder.tables import load_json, load_table, read_tables
 from jaxmia.studies.laws import load_laws
+from jaxmia.tables import Measured, Table, Value, facts
+from jaxmia.tables.rates import best_of, over_runs, over_seeds, rates, rates_headings, realised
 
 _CELL = ["dataset", "recipe", "classes", "shots", "epsilon"]
 

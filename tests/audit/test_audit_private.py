@@ -15,6 +15,7 @@ from jaxmia.audit.records import AuditRecords
 from jaxmia.audit.run import run_audit
 from jaxmia.audit.settings import AuditConfig, AuditPrivacySettings, load_audit
 from jaxmia.audit.shadows import Trainer
+from jaxmia.cli.rendering import rendered
 from jaxmia.cli.tables import audit_tables
 from jaxmia.data.feature_set import feature_set
 from jaxmia.privacy.tradeoff import kairouz_ceiling
@@ -127,7 +128,9 @@ def test_report_and_terminal_mark_figures_above_the_guarantee(stated, capsys):
     assert "that the head's guarantee allows" in json.dumps(report["sections"][0])
     console = rich.console.Console(width=150)
     console.print(
-        *audit_tables(stated.attack.results, stated.records, stated.match.head, stated.match.shadows)
+        *rendered(
+            audit_tables(stated.attack.results, stated.records, stated.match.head, stated.match.shadows)
+        )
     )
     assert "above" in capsys.readouterr().out
 

@@ -129,12 +129,10 @@ def test_failed_cells_are_a_table_and_exit_code_1(capsys, tmp_path, monkeypatch)
 
 
 def test_a_full_disk_is_one_line_and_exit_code_1(capsys, tmp_path, monkeypatch):
-    from jaxmia.studies import folder as store
-
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "write_parquet", full)
+    monkeypatch.setattr("jaxmia.studies.folder.run.write_parquet", full)
     code, _, err = jaxmia(capsys, "sweep", "study_smoke", "--out", tmp_path / "sweep", *SWEEP)
     assert code == 1
     assert "no room is left on the disk of" in err

@@ -10,13 +10,12 @@ import pytest
 from commands import jaxmia
 
 import jaxmia as jm
-from jaxmia import _atomic as _files
+from jaxmia import _atomic
 from jaxmia._atomic import check_writable, replacing
 from jaxmia._npz import check_archive, read_npz
 from jaxmia._validate import InputError
 from jaxmia.audit.attack_scores import attack_scores
 from jaxmia.data.feature_set import load_features
-from jaxmia.studies import folder as store
 
 RIGHT = {"features": np.ones((4, 2), np.float32), "labels": np.array([0, 1, 0, 1])}
 
@@ -121,11 +120,11 @@ def test_the_key_that_holds_objects_is_named(tmp_path):
 def test_what_is_written_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr(
-        _files.os, "fsync", lambda handle: order.append(stat.S_ISDIR(os.fstat(handle).st_mode))
+        _atomic.os, "fsync", lambda handle: order.append(stat.S_ISDIR(os.fstat(handle).st_mode))
     )
     replace = os.replace
-    monkeypatch.setattr(_files.os, "replace", lambda *args: (order.append("replace"), replace(*args)))
-    store.write_json(tmp_path / "a.json", {})
+    monkeypatch.setattr(_atomic.os, "replace", lambda *args: (order.append("replace"), replace(*args)))
+    _atomic.write_json(tmp_path / "a.json", {})
     assert order == [False, "replace", True]
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
@@ -180,7 +179,11 @@ def test_every_command_asks_before_the_work(capsys, tmp_path, monkeypatch, words
         lambda path, *args, **options: refusing() if inside(path) else mkdir(path, *args, **options),
     )
     monkeypatch.setattr(pathlib.Path, "touch", refusing)
-    for work in ("ensemble.train_ensemble", "analytic.analytic_vulnerability", "laws.fit_laws"):
+    for work in (
+        "training.ensemble.train_ensemble",
+        "ridge.expected.analytic_vulnerability",
+        "studies.laws.fit_laws",
+    ):
         monkeypatch.setattr(f"jaxmia.{work}", lambda *args, **options: pytest.fail("worked"))
     code, _, err = jaxmia(capsys, *(places.get(word, word) for word in words))
     assert code == 2
@@ -230,17 +233,17 @@ def test_a_device_that_is_not_there_is_one_line(capsys, monkeypatch):
 def test_two_that_fill_one_folder_exclude_each_other_and_a_killed_one_leaves_nothing(tmp_path):
     (tmp_path / ".out.tmp").mkdir()
     (tmp_path / ".out.tmp" / "left").write_text("by a killed process")
-    with store.new_folder(tmp_path / "out") as folder:
+    with _atomic.new_folder(tmp_path / "out") as folder:
         assert [path.name for path in folder.iterdir()] == [".lock"]
         (folder / "a").write_text("mine")
         with (
             pytest.raises(InputError, match=r"out' is in use by another process"),
-            store.new_folder(tmp_path / "out"),
+            _atomic.new_folder(tmp_path / "out"),
         ):
             pytest.fail("let in")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
-    with pytest.raises(InputError, match="there is something already"), store.new_folder(tmp_path / "out"):
+    with pytest.raises(InputError, match="there is something already"), _atomic.new_folder(tmp_path / "out"):
         pytest.fail("let in")
 
 

@@ -17,6 +17,7 @@ from jaxmia import _terminal as terminal
 from jaxmia._text import printable
 from jaxmia._validate import InputError
 from jaxmia.audit.settings import TEMPLATE, load_audit
+from jaxmia.cli.rendering import rendered
 from jaxmia.cli.tables import audit_tables, failures_table, triage_tables
 from jaxmia.report import make_report
 from jaxmia.studies.settings.toml import load_config, load_sweep
@@ -25,13 +26,13 @@ MARKUP = ["[/b]", "[red]alice[/red]", "[alice]55", ":smile:", "[link=x]y"]
 EXPERIMENT = '[data]\nfeatures = "mine.npz"\n[grid]\nclasses = [2]\nshots = [8]\n'
 
 
-def shown(*renderables, markup):
+def shown(*blocks, markup):
     file = io.StringIO()
     console = rich.console.Console(file=file, width=160, markup=markup) if markup else None
     if console is None:
         console = terminal.console()
         console.file, console._width = file, 160
-    console.print(*renderables)
+    console.print(*rendered(blocks))
     return file.getvalue()
 
 

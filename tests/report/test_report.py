@@ -18,12 +18,13 @@ from jaxmia.audit import attack_scores as attack_run
 from jaxmia.audit.run import run_audit
 from jaxmia.laws.published import published_lines
 from jaxmia.report import make_report
-from jaxmia.report.content import Measured, Picture, Table
+from jaxmia.report.content import Picture, shown
 from jaxmia.report.records import RecordsOf
 from jaxmia.scores import Scores
 from jaxmia.studies import run as experiment
 from jaxmia.studies.assess import per_example_rows, rates_by_fpr
 from jaxmia.studies.settings.toml import load_config
+from jaxmia.tables import NONE, Measured, Table, number
 
 SECTIONS = [
     *("summary", "context", "data", "declared", "results", "records", "law", "privacy", "controls"),
@@ -358,9 +359,12 @@ def test_too_few_residuals_to_count_are_an_extrapolation():
 
 
 def test_numbers_are_shown_with_their_interval_and_without_it():
-    assert Measured(0.5, 0.25, 0.75).text == "0.500 (0.250 to 0.750)"
-    assert Measured(-0.5).text == "−0.500"
-    assert Measured(None, status="unresolved").text == ""
+    assert shown(Measured(0.5, 0.25, 0.75)) == "0.500 (0.250 to 0.750)"
+    assert shown(Measured(-0.5)) == "−0.500"
+    assert shown(Measured(None, status="unresolved")) == ""
+    assert shown(number(0.5, error=0.25)) == "0.500 ± 0.250"
+    assert number(math.nan) == NONE
+    assert number(0.5, error=0.25).to_json() == {"value": 0.5, "error": 0.25, "status": "ok", "reason": ""}
     assert Measured(math.inf, form="g").to_json()["value"] == "inf"
 
 

@@ -7,14 +7,15 @@ import rich.console
 from commands import jaxmia
 
 from jaxmia import run_experiment
+from jaxmia.cli.rendering import rendered
 from jaxmia.cli.tables import attack_tables, brief_tables, results_tables, sweep_tables
 from jaxmia.laws.fit import fit_power_law
 from jaxmia.plots import power_law_figure
-from jaxmia.report.shared import realised
 from jaxmia.stats.realised import realised_fpr
 from jaxmia.stats.resolution import clopper_pearson
 from jaxmia.studies import run as experiment
 from jaxmia.studies.settings.toml import load_config
+from jaxmia.tables.rates import realised
 
 SHOTS = (8, 16, 32, 64, 128, 256)
 
@@ -41,7 +42,7 @@ def results(false_positives, *, evaluation="calibrated", seeds=3, fprs=(0.1,)):
 def printed(blocks, width=80):
     console = rich.console.Console(width=width)
     with console.capture() as capture:
-        console.print(*blocks)
+        console.print(*rendered(blocks))
     return capture.get()
 
 

@@ -20,7 +20,6 @@ from jaxmia._validate import InputError
 from jaxmia.data.feature_set import demo_features, save_features
 from jaxmia.laws.fit import LawOf, fit_power_law
 from jaxmia.report import make_report
-from jaxmia.report.content import Table
 from jaxmia.stats.operating_points import operating_points
 from jaxmia.stats.roc import roc
 from jaxmia.studies import folder as store
@@ -29,6 +28,7 @@ from jaxmia.studies.folder.run import RunFolder
 from jaxmia.studies.laws import laws_from_json
 from jaxmia.studies.recipe import recipe_for
 from jaxmia.studies.run import run_experiment
+from jaxmia.tables import Table
 
 SETTINGS = {
     "attack": ["lira", {"name": "lira", "variance": "global"}, "threshold"],

@@ -7,6 +7,7 @@ import rich.console
 from scipy import stats
 
 from jaxmia._validate import InputError
+from jaxmia.cli.rendering import rendered
 from jaxmia.cli.tables import laws_tables, required_tables
 from jaxmia.laws.fit import PER_RECORD, LawOf, fit_power_law
 from jaxmia.laws.required import required_shots
@@ -158,5 +159,5 @@ def test_tables_name_what_errors_are_over_and_what_is_saturated():
 def shown(blocks):
     console = rich.console.Console(width=150)
     with console.capture() as capture:
-        console.print(*blocks)
+        console.print(*rendered(blocks))
     return capture.get()

@@ -16,7 +16,6 @@ from scipy.stats import norm
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import feature_set, save_features
 from jaxmia.report import make_report
-from jaxmia.report.content import Table
 from jaxmia.studies import run as experiment
 from jaxmia.studies.distributed import Group
 from jaxmia.studies.folder.cell import Cell
@@ -33,6 +32,7 @@ from jaxmia.studies.tuning import (
     tune,
     tuned_settings,
 )
+from jaxmia.tables import Table
 
 pytest.importorskip("optuna", reason="Optuna is not installed: it is one of the dev extra")
 

@@ -6,20 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 
 import pandas as pd
-from rich.console import RenderableType
 
-from jaxmia.cli.tables.layout import (
-    add_row,
-    decimals,
-    footnoted,
-    new_table,
-    realised_cell,
-    tpr_cell,
-    with_error,
-)
+from jaxmia.cli.tables.cells import realised_cell, tpr_cell
+from jaxmia.tables import Table, Value, number
 
 
-def attack_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
+def attack_tables(results: pd.DataFrame) -> Iterator[str | Table]:
     """What each attack of attack_scores reaches at each resolved FPR, one table for each targets and evaluation."""
     yield "acc.: balanced accuracy at the best threshold. realised: the FPR reached.\n"
     for (targets, evaluation), rows in results.groupby(["targets", "evaluation"], sort=False):
@@ -27,42 +19,32 @@ def attack_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
         if not resolved:  # attack_problems() says why
             continue
         pooled = ("threshold",) if evaluation == "pooled" else ()  # elsewhere each target or pair has its own
-        table = new_table(
+        lines: list[tuple[Value, ...]] = []
+        for _, point in rows[rows["fpr"].isin(resolved)].iterrows():
+            row = point.to_frame().T
+            areas = (number(point[name]) for name in ("auc", "balanced_accuracy"))
+            threshold = (number(point[name], ".3g") for name in pooled)
+            rates = (f"{point['fpr']:g}", realised_cell(row), tpr_cell(row))
+            lines.append((str(point["attack"]), *areas, *rates, *threshold))
+        yield Table(
             f"{evaluation}, targets: {targets}",
             ("attack", "AUC", "acc.", "FPR", "realised", "TPR, 95% interval", *pooled),
+            tuple(lines),
+            stub=3,
         )
-        for attack, points in rows[rows["fpr"].isin(resolved)].groupby("attack", sort=False):
-            areas = (f"{points[name].iloc[0]:.3f}" for name in ("auc", "balanced_accuracy"))
-            head = (str(attack), *areas)
-            for _, point in points.iterrows():
-                row = point.to_frame().T
-                cells = (f"{point['fpr']:g}", realised_cell(row), tpr_cell(row))
-                add_row(table, *head, *cells, *(f"{point[name]:.3g}" for name in pooled))
-                head = ("",) * len(head)
-        yield footnoted(table)
 
 
 def audit_tables(
     results: pd.DataFrame, records: pd.DataFrame, head: Mapping[str, float], shadows: Mapping[str, float]
-) -> Iterator[RenderableType]:
+) -> Iterator[str | Table]:
     """What an audit found: the shadows beside the head, attacks on it, and its members most at risk."""
-    beside = new_table("The head, and the shadows that stand for heads like it", ("", "head", "shadows"))
-    for name, value in head.items():
-        add_row(beside, name, f"{value:.3f}", f"{shadows[name]:.3f}")
-    yield beside
-    yield from attack_tables(results[results["targets"] != "others"])
-    columns = [name for name in map(str, records) if re.fullmatch(r"tpr_[\d.e-]+", name)]
-    members = records[records["member"]].head(10)
-    guarantee = ("guarantee",) if "above_guarantee" in records else ()
-    table = new_table(
-        "Members most at risk, over re-trainings: TPR ± standard error. p: of this head, as a non-member",
-        ("id", "class", *(f"at FPR {name.removeprefix('tpr_')}" for name in columns), "p", *guarantee),
+    yield Table(
+        "The head, and the shadows that stand for heads like it",
+        ("", "head", "shadows"),
+        tuple((name, number(value), number(shadows[name])) for name, value in head.items()),
     )
-    for row in members.to_dict("records"):
-        tprs = (with_error(row[name], row[f"{name}_error"]) for name in columns)
-        above = ("above" if row["above_guarantee"] else "below",) if guarantee else ()
-        add_row(table, row["id"], row["class_name"], *tprs, f"{row['p_value']:.3g}", *above)
-    yield table
+    yield from attack_tables(results[results["targets"] != "others"])
+    yield _members_table(records)
     if "called" in records and records["called"].any():
         called = records[records["called"]]
         yield (
@@ -71,26 +53,45 @@ def audit_tables(
         )
 
 
-def triage_tables(records: pd.DataFrame, *, top: int) -> Iterator[RenderableType]:
+def _members_table(records: pd.DataFrame) -> Table:
+    columns = [name for name in map(str, records) if re.fullmatch(r"tpr_[\d.e-]+", name)]
+    guarantee = ("guarantee",) if "above_guarantee" in records else ()
+    rows: list[tuple[Value, ...]] = []
+    for row in records[records["member"]].head(10).to_dict("records"):
+        tprs = (number(row[name], error=row[f"{name}_error"]) for name in columns)
+        above = ("above" if row["above_guarantee"] else "below",) if guarantee else ()
+        rows.append((str(row["id"]), str(row["class_name"]), *tprs, number(row["p_value"], ".3g"), *above))
+    return Table(
+        "Members most at risk, over re-trainings: TPR ± standard error. p: of this head, as a non-member",
+        ("id", "class", *(f"at FPR {name.removeprefix('tpr_')}" for name in columns), "p", *guarantee),
+        tuple(rows),
+    )
+
+
+def triage_tables(records: pd.DataFrame, *, top: int) -> Iterator[Table]:
     """What is to be expected of all records, and the most vulnerable ones."""
     columns = [name for name in records.columns if name.startswith("tpr_")]
     headings = [f"at FPR {float(name.removeprefix('tpr_')):g}" for name in columns]
-    table = new_table("TPR over the records", ("", "D", *headings))
     some = records[["separation", *columns]]
     rows = {"mean": some.mean(), "median": some.median(), "99%": some.quantile(0.99), "maximum": some.max()}
-    for name, row in rows.items():
-        add_row(table, name, *(decimals(number, ".3g") for number in row))
-    yield table
+    yield Table(
+        "TPR over the records",
+        ("", "D", *headings),
+        tuple((name, *(number(value, ".3g") for value in row)) for name, row in rows.items()),
+    )
     first = records.head(top)
-    table = new_table(f"The {len(first)} most vulnerable records", ("id", "class", "D", *headings))
-    for _, row in first.iterrows():
-        add_row(
-            table,
-            str(row["id"]),
-            row["class_name"],
-            *(decimals(row[name], ".3g") for name in ("separation", *columns)),
-        )
-    yield table
+    yield Table(
+        f"The {len(first)} most vulnerable records",
+        ("id", "class", "D", *headings),
+        tuple(
+            (
+                str(row["id"]),
+                str(row["class_name"]),
+                *(number(row[name], ".3g") for name in ("separation", *columns)),
+            )
+            for _, row in first.iterrows()
+        ),
+    )
 
 
 def attack_problems(results: pd.DataFrame) -> list[str]:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
-from rich.console import RenderableType
-from rich.table import Table
 
+from jaxmia.cli.tables.cells import realised_cell, tpr_cell
 from jaxmia.cli.tables.laws import law_table
-from jaxmia.cli.tables.layout import add_row, footnoted, new_table, realised_cell, tpr_cell
 from jaxmia.cli.tables.results import results_tables
 from jaxmia.laws.fit import LawOf, PowerLawFit
+from jaxmia.tables import Table, Value
 
 MOST_ROWS = 18  # of the table
 
 
-def brief_tables(results: pd.DataFrame, laws: Mapping[LawOf, PowerLawFit]) -> Iterator[RenderableType]:
+def brief_tables(results: pd.DataFrame, laws: Mapping[LawOf, PowerLawFit]) -> Iterator[str | Table]:
     """The first attack: its TPRs, each with the FPR realised, and its law. With private cells, their first table."""
     attack, evaluation = results[["attack", "evaluation"]].iloc[0]
     if np.isfinite(results["epsilon"]).any():
@@ -26,9 +26,8 @@ def brief_tables(results: pd.DataFrame, laws: Mapping[LawOf, PowerLawFit]) -> It
         yield _tprs(results[results["attack"] == attack])
     name = next((name for name in laws if name[:2] == (attack, evaluation)), None)
     if name is not None:
-        table = law_table(name, laws[name])
-        table.title = f"{name}: log10(TPR - FPR) = slope log10 S + intercept"
-        yield table
+        title = f"{name}: log10(TPR - FPR) = slope log10 S + intercept"
+        yield dataclasses.replace(law_table(name, laws[name]), title=title)
 
 
 def _tprs(results: pd.DataFrame) -> Table:
@@ -36,28 +35,27 @@ def _tprs(results: pd.DataFrame) -> Table:
     evaluations = [
         name for name in results["evaluation"].unique() if name == "pooled" or name.startswith("calibrated")
     ][:2] or [results["evaluation"].iloc[0]]
-    number, seeds = results["classes"].nunique(), results["seed"].nunique()
-    of_classes = f"C = {results['classes'].iloc[0]}, " if number == 1 else ""
-    table = new_table(
-        f"{results['attack'].iloc[0]}: TPR with 95% interval ({of_classes}seeds: {seeds})",
+    sizes = ["classes", "shots"] if results["classes"].nunique() > 1 else ["shots"]
+    of_classes = f"C = {results['classes'].iloc[0]}, " if len(sizes) == 1 else ""
+    ordered = results.sort_values(["classes", "shots", "fpr"], ascending=[True, True, False], kind="stable")
+    groups = list(ordered.groupby([*sizes, "fpr"], sort=False))
+    rows: list[tuple[Value, ...]] = []
+    for (*size, fpr), cells in groups[:MOST_ROWS]:
+        of_each = [cells[cells["evaluation"] == name] for name in evaluations]
+        rates = [cell for each in of_each for cell in (tpr_cell(each), realised_cell(each))]
+        rows.append((*map(str, size), f"{fpr:g}", *rates))
+    more = len(groups) - MOST_ROWS
+    return Table(
+        f"{results['attack'].iloc[0]}: TPR with 95% interval ({of_classes}seeds: {results['seed'].nunique()})",
         (
-            *(["C"] if number > 1 else []),
-            "S",
+            *("C" if size == "classes" else "S" for size in sizes),
             "FPR",
             *(word for each in evaluations for word in (each, "realised")),
         ),
+        tuple(rows),
+        f"... and {more} more" if more > 0 else "",
+        stub=len(sizes),
     )
-    ordered = results.sort_values(["classes", "shots", "fpr"], ascending=[True, True, False], kind="stable")
-    groups, last = list(ordered.groupby(["classes", "shots", "fpr"], sort=False)), None
-    for (classes, shots, fpr), cells in groups[:MOST_ROWS]:
-        of_each = [cells[cells["evaluation"] == name] for name in evaluations]
-        numbers = [word for rows in of_each for word in (tpr_cell(rows), realised_cell(rows))]
-        head = [f"{classes}", f"{shots}"] if (classes, shots) != last else ["", ""]
-        add_row(table, *head[-2 if number > 1 else -1 :], f"{fpr:g}", *numbers)
-        last = (classes, shots)
-    if len(groups) > MOST_ROWS:
-        add_row(table, *[""] * min(number - 1, 1), "...", "", f"and {len(groups) - MOST_ROWS} more")
-    return footnoted(table)
 
 
 def brief_note(notes: list[str]) -> list[str]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
-from rich.console import RenderableType
-from rich.table import Table
 
-from jaxmia.cli.tables.layout import add_row, decimals, new_table, span, with_error
-from jaxmia.laws.fit import PER_RECORD, LawOf, PowerLaw, PowerLawFit
+from jaxmia.cli.tables.cells import span
+from jaxmia.laws.fit import PER_RECORD, LawOf, PowerLaw, PowerLawFit, regressors
 from jaxmia.laws.published import published_lines
+from jaxmia.tables import NONE, Table, Value, number
+from jaxmia.tables.laws import predicted
 
 _NO_SLOPE = {"saturated": "saturated", "undetermined": "too few"}  # by status
 
 
-def laws_tables(laws: Mapping[LawOf, PowerLawFit]) -> Iterator[RenderableType]:
+def laws_tables(laws: Mapping[LawOf, PowerLawFit]) -> Iterator[str | Table]:
     """The fitted laws beside the published ones, one table for each attack and evaluation, one for records' quantiles.
 
     Of several privacy levels the least private is shown; power_law.json has all.
@@ -38,12 +39,12 @@ def laws_tables(laws: Mapping[LawOf, PowerLawFit]) -> Iterator[RenderableType]:
 def law_table(name: LawOf, fit: PowerLawFit) -> Table:
     """One law at each FPR, beside the published slopes."""
     over_classes = any(law.slope_classes is not None for law in fit.lines)
-    table = new_table(str(name), ("FPR", *_law_headings(over_classes)))
+    rows: list[tuple[Value, ...]] = []
     for law in fit.lines:
         published = _published_slope(law.fpr) if name.evaluation == "pooled" else "-"
-        add_row(table, f"{law.fpr:g}", *_law_cells(law, over_classes), published)
-    table.caption = _errors_over(fit.lines)
-    return table
+        rows.append((f"{law.fpr:g}", *_law_cells(law, over_classes), published))
+    headings = ("FPR", *_law_headings(over_classes))
+    return Table(str(name), headings, tuple(rows), _errors_over(fit.lines))
 
 
 def _quantiles_table(laws: Mapping[LawOf, PowerLawFit]) -> Table:
@@ -51,19 +52,16 @@ def _quantiles_table(laws: Mapping[LawOf, PowerLawFit]) -> Table:
     of_records = {name: fit for name, fit in laws.items() if name.attack == PER_RECORD}
     over_classes = any(law.slope_classes is not None for fit in of_records.values() for law in fit.lines)
     title = str(next(iter(of_records))._replace(evaluation="quantiles over the records of a cell"))
-    headings = [heading for heading in _law_headings(over_classes) if heading != "left out"]  # for 80 columns
-    table = new_table(title, ("quantile", "FPR", *headings))
+    headings = (heading for heading in _law_headings(over_classes) if heading != "left out")  # for 80 columns
     slopes = published_lines().quantile_slopes
+    rows: list[tuple[Value, ...]] = []
     for name, fit in of_records.items():
         word = name.evaluation.removeprefix("quantile ")
         for law in fit.lines:
             published = slopes.get("max" if word == "maximum" else word) if law.fpr == 0.1 else None
-            beside = "-" if published is None else f"{published:.3f}"
-            add_row(table, word, f"{law.fpr:g}", *_law_cells(law, over_classes)[:-1], beside)
-            word = ""
-        table.add_section()
-    table.caption = _errors_over([law for fit in of_records.values() for law in fit.lines])
-    return table
+            rows.append((word, f"{law.fpr:g}", *_law_cells(law, over_classes)[:-1], number(published)))
+    note = _errors_over([law for fit in of_records.values() for law in fit.lines])
+    return Table(title, ("quantile", "FPR", *headings), tuple(rows), note, ruled=1)
 
 
 def _errors_over(laws: Iterable[PowerLaw]) -> str:
@@ -84,21 +82,21 @@ def _law_headings(over_classes: bool) -> tuple[str, ...]:
     )
 
 
-def _law_cells(law: PowerLaw, over_classes: bool) -> tuple[str, ...]:
+def _law_cells(law: PowerLaw, over_classes: bool) -> tuple[Value, ...]:
     """All of a law's columns but the first and the published slope."""
-    slopes = [with_error(law.slope_shots, law.slope_shots_stderr)]
-    if over_classes:
-        slopes.append(with_error(law.slope_classes, law.slope_classes_stderr))
+    determined = law.status == "ok"
+    slope = number(law.slope_shots, error=law.slope_shots_stderr) if determined else _NO_SLOPE[law.status]
     return (
-        *(slopes if law.status == "ok" else (_NO_SLOPE[law.status], *slopes[1:])),
-        with_error(law.intercept, law.intercept_stderr),
-        "-" if law.r_squared is None else f"{law.r_squared:.3f}",
-        str(law.num_cells),
-        str((law.num_censored or 0) + (law.num_unresolved or 0) + (law.num_saturated or 0)),
+        slope,
+        *((number(law.slope_classes, error=law.slope_classes_stderr),) if over_classes else ()),
+        number(law.intercept, error=law.intercept_stderr),
+        number(law.r_squared),
+        NONE if law.num_cells is None else law.num_cells,
+        (law.num_censored or 0) + (law.num_unresolved or 0) + (law.num_saturated or 0),
     )
 
 
-def elsewhere_tables(rows: pd.DataFrame) -> Iterator[RenderableType]:
+def elsewhere_tables(rows: pd.DataFrame) -> Iterator[str | Table]:
     """What laws say of data sets that were left out of the fit, one table for each law: rows of laws_elsewhere."""
     yield (
         "Fitted without a data set, judged on it. R² there: below 0 if that set's own mean says more than the law."
@@ -108,18 +106,16 @@ def elsewhere_tables(rows: pd.DataFrame) -> Iterator[RenderableType]:
         ["attack", "evaluation", "epsilon", "recipe"], sort=False
     ):
         title = str(LawOf(str(attack), str(evaluation), float(str(epsilon)), str(recipe)))
-        table = new_table(
-            title, ("left out", "FPR", "slope", "R² of fit", "R² there", "factor", "cells there")
+        lines: list[tuple[Value, ...]] = []
+        for row in of_law.to_dict("records"):
+            names = ("slope_shots", "r_squared", "r_squared_elsewhere", "factor")
+            numbers = (number(row[name]) for name in names)
+            lines.append((str(row["dataset"]), f"{row['fpr']:g}", *numbers, int(row["num_cells"])))
+        yield Table(
+            title,
+            ("left out", "FPR", "slope", "R² of fit", "R² there", "factor", "cells there"),
+            tuple(lines),
         )
-        for dataset, of_set in of_law.groupby("dataset", sort=False):
-            word = str(dataset)
-            numbers = of_set[["slope_shots", "r_squared", "r_squared_elsewhere", "factor"]].astype(float)
-            for fpr, count, values in zip(
-                of_set["fpr"], of_set["num_cells"], numbers.to_numpy(), strict=True
-            ):
-                add_row(table, word, f"{fpr:g}", *(decimals(value, ".3f") for value in values), str(count))
-                word = ""
-        yield table
 
 
 def _published_slope(fpr: float) -> str:
@@ -129,44 +125,49 @@ def _published_slope(fpr: float) -> str:
     return "-"
 
 
-def published_tables() -> Iterator[RenderableType]:
+def published_tables() -> Iterator[str | Table]:
     """The published lines, and the published required shots."""
     published = published_lines()
     epsilons = sorted({epsilon for line in published.lines for epsilon in line.required_shots})
     yield f"{published.source}\n{published.setting}\n"
-    lines = new_table(
-        "Lines that the published table leaves possible", ("record", "FPR", "slope", "intercept, C = 2")
-    )
-    lines.caption = published.derivation
-    shots = new_table(
-        f"Examples per class at the ceiling of (ε, {published.delta:g})-DP, C = 2",
-        ("record", "FPR", *(f"ε = {epsilon:g}" for epsilon in epsilons)),
-    )
+    lines: list[tuple[Value, ...]] = []
+    shots: list[tuple[Value, ...]] = []
     for line in published.lines:
         name = (line.record, f"{line.law.fpr:g}")
-        add_row(lines, *name, span(line.slope_shots_range), span(line.intercept_range))
-        required = (line.required_shots.get(epsilon) for epsilon in epsilons)
-        add_row(shots, *name, *("-" if number is None else f"{number:,.0f}" for number in required))
-    yield from (lines, shots)
+        lines.append((*name, span(line.slope_shots_range), span(line.intercept_range)))
+        shots.append((*name, *(number(line.required_shots.get(epsilon), ",.0f") for epsilon in epsilons)))
+    yield Table(
+        "Lines that the published table leaves possible",
+        ("record", "FPR", "slope", "intercept, C = 2"),
+        tuple(lines),
+        published.derivation,
+    )
+    yield Table(
+        f"Examples per class at the ceiling of (ε, {published.delta:g})-DP, C = 2",
+        ("record", "FPR", *(f"ε = {epsilon:g}" for epsilon in epsilons)),
+        tuple(shots),
+    )
 
 
 def prediction_tables(laws: Mapping[LawOf, PowerLawFit], *, shots: float, classes: int) -> Iterator[Table]:
     """What laws predict at one S and C, with 95% prediction intervals, one table for each law."""
+    check_classes(laws, classes)
     for name, fit in laws.items():
-        table = new_table(
+        rows: list[tuple[Value, ...]] = []
+        for law in fit.lines:
+            found = dataclasses.replace(predicted(law, shots=shots, classes=classes), form=".5f")
+            advantage = NONE if found.value is None else number(found.value - law.fpr, ".5f")
+            rows.append((f"{law.fpr:g}", found, advantage))
+        yield Table(
             f"{name}: at S = {shots:g}, C = {classes} (95% interval for one new cell)",
-            ("FPR", "TPR", "advantage", "interval", "note"),
+            ("FPR", "TPR, 95% interval", "advantage"),
+            tuple(rows),
         )
-        for fpr in fit:
-            add_row(table, f"{fpr:g}", *_prediction_cells(fit[fpr], shots, classes))
-        yield table
 
 
-def _prediction_cells(law: PowerLaw, shots: float, classes: int) -> tuple[str, ...]:
-    if law.status != "ok":
-        return "-", "-", "-", f"{law.status}: {law.reason}"
-    prediction = law.predict(shots=shots, classes=classes)
-    interval = "-" if prediction.low is None else f"{prediction.low:.5f} ... {prediction.high:.5f}"
-    notes = {"outside the fitted cells": prediction.extrapolated, "TPR cut at 1": prediction.capped}
-    note = ", ".join(words for words, holds in notes.items() if holds)
-    return f"{prediction.tpr:.5f}", f"{prediction.advantage:.5f}", interval, note
+def check_classes(laws: Mapping[LawOf, PowerLawFit], classes: int) -> None:
+    """Raise InputError where a law does not cover this number of classes."""
+    for fit in laws.values():
+        for law in fit.lines:
+            if law.status == "ok":
+                regressors(law, 0.0, classes)

@@ -7,101 +7,99 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import RenderableType
-from rich.table import Table
 
-from jaxmia.cli.tables.layout import (
-    add_row,
-    decimals,
-    footnoted,
-    new_table,
-    realised_cell,
-    rounded_up,
-    tpr_cell,
-)
+from jaxmia.cli.tables.cells import realised_cell, rounded_up, tpr_cell
 from jaxmia.privacy.lower_bounds import best_epsilon
 from jaxmia.studies.tuning import Tuning
+from jaxmia.tables import Table, Value, number
 
 
-def results_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
+def results_tables(results: pd.DataFrame) -> Iterator[str | Table]:
     """TPR at each FPR against classes and shots, one table for each attack and evaluation; or the privacy tables."""
     if np.isfinite(results["epsilon"]).any():
         yield from _privacy_levels_tables(results)
         return
     yield "TPR: median over seeds, with the outermost ends of their 95% intervals\n"
-    for (attack, evaluation), rows in results.groupby(["attack", "evaluation"], sort=False):
-        fprs = sorted(rows["fpr"].unique(), reverse=True)
-        table = new_table(
-            f"{attack}, {evaluation} (seeds: {rows['seed'].nunique()})",
+    for (attack, evaluation), of_attack in results.groupby(["attack", "evaluation"], sort=False):
+        rows: list[tuple[Value, ...]] = []
+        for (classes, shots), cells in of_attack.groupby(["classes", "shots"]):
+            head = (str(classes), str(shots), number(cells["accuracy"].median()))
+            for fpr, at_fpr in sorted(cells.groupby("fpr"), reverse=True):
+                rows.append((*head, f"{fpr:g}", realised_cell(at_fpr), tpr_cell(at_fpr)))
+        yield Table(
+            f"{attack}, {evaluation} (seeds: {of_attack['seed'].nunique()})",
             ("C", "S", "acc.", "FPR", "realised", "TPR, 95% interval"),
+            tuple(rows),
+            stub=3,
         )
-        for (classes, shots), cells in rows.groupby(["classes", "shots"]):
-            head = (str(classes), str(shots), decimals(cells["accuracy"].median(), ".3f"))
-            for fpr in fprs:
-                at_fpr = cells[cells["fpr"] == fpr]
-                add_row(table, *head, f"{fpr:g}", realised_cell(at_fpr), tpr_cell(at_fpr))
-                head = ("", "", "")
-        yield footnoted(table)
 
 
-def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
+def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[str | Table]:
     """What each privacy level costs, what attacks reach, and what they could reach; one table for each evaluation."""
     first = results.iloc[0]
     yield (
         "TPR: median over seeds, with the outermost ends of their 95% intervals. ceiling: the largest TPR that any"
-        f" attack can have. @: the FPR realised.\nε: at delta {first['delta']:g}, {first['adjacency']}; inf: ordinary"
-        " training. shown: ε"
-        " that the best of the attacks proves at 95%, corrected for their number (median over seeds)\n"
+        " attack can have. realised: the FPR reached.\n"
+        f"ε: at delta {first['delta']:g}, {first['adjacency']}; inf: ordinary training. shown: ε that the"
+        " best of the attacks proves at 95%, corrected for their number (median over seeds)\n"
     )
-    for evaluation, rows in results.groupby("evaluation", sort=False):
-        attacks = list(rows["attack"].unique())
-        title = f"{evaluation} (seeds: {rows['seed'].nunique()})"
-        table = new_table(title, ("C", "S", "ε", "noise", "acc.", "shown", "FPR", *attacks, "ceiling"))
-        for (classes, shots), of_size in rows.groupby(["classes", "shots"]):
+    for evaluation, of_evaluation in results.groupby("evaluation", sort=False):
+        attacks = list(of_evaluation["attack"].unique())
+        told = str(evaluation).startswith("calibrated")  # elsewhere the counted non-members set the threshold
+        rows: list[tuple[Value, ...]] = []
+        for (classes, shots), of_size in of_evaluation.groupby(["classes", "shots"]):
             for epsilon, level in sorted(of_size.groupby("epsilon"), reverse=True):
-                noise, accuracy = (level[name].median() for name in ("noise_multiplier", "accuracy"))
-                shown = best_epsilon(level)
-                head = [
-                    f"{classes}",
-                    f"{shots}",
-                    f"{epsilon:g}",
-                    f"{noise:.3g}",
-                    decimals(accuracy, ".3f"),
-                    decimals(shown, ".2f"),
-                ]
+                head = (
+                    str(classes),
+                    str(shots),
+                    number(float(str(epsilon)), "g"),
+                    number(level["noise_multiplier"].median(), ".3g"),
+                    number(level["accuracy"].median()),
+                    number(best_epsilon(level), ".2f"),
+                )
                 for fpr, points in sorted(level.groupby("fpr"), reverse=True):
-                    tprs = (_with_realised(points[points["attack"] == attack]) for attack in attacks)
-                    add_row(table, *head, f"{fpr:g}", *tprs, rounded_up(points["tpr_ceiling"].iloc[0], 3))
-                    head = [""] * len(head)
-                table.add_section()
-        yield footnoted(table)
+                    of_each = [points[points["attack"] == attack] for attack in attacks]
+                    rates = [
+                        cell for each in of_each for cell in (tpr_cell(each), realised_cell(each))[: 1 + told]
+                    ]
+                    ceiling = rounded_up(points["tpr_ceiling"].iloc[0], 3)
+                    rows.append((*head, f"{fpr:g}", *rates, ceiling))
+        yield Table(
+            f"{evaluation} (seeds: {of_evaluation['seed'].nunique()})",
+            (
+                *("C", "S", "ε", "noise", "acc.", "shown", "FPR"),
+                *(word for attack in attacks for word in (attack, "realised")[: 1 + told]),
+                "ceiling",
+            ),
+            tuple(rows),
+            stub=6,
+            ruled=2,
+        )
 
 
-def _with_realised(rows: pd.DataFrame) -> str:
-    """A TPR, and the FPR realised where thresholds were not set by the non-members that are counted."""
-    calibrated = rows["evaluation"].str.startswith("calibrated").any() and (rows["status"] == "ok").any()
-    return tpr_cell(rows) + (f" @{realised_cell(rows)}" if calibrated else "")
-
-
-def sweep_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
+def sweep_tables(results: pd.DataFrame) -> Iterator[str | Table]:
     """TPR of the first attack and evaluation, one line per feature set, recipe, privacy level, C and S."""
     attack, evaluation = results[["attack", "evaluation"]].iloc[0]
-    rows = results[(results["attack"] == attack) & (results["evaluation"] == evaluation)]
-    fprs = sorted(rows["fpr"].unique(), reverse=True)
-    private = np.isfinite(rows["epsilon"]).any()
+    of_first = results[(results["attack"] == attack) & (results["evaluation"] == evaluation)]
+    fprs = sorted(of_first["fpr"].unique(), reverse=True)
+    private = np.isfinite(of_first["epsilon"]).any()
     columns = ["dataset", "recipe", "classes", "shots", *(["epsilon"] if private else [])]
-    names = ("feature set", "recipe", "C", "S", *(["ε"] if private else []))
-    table = new_table(
-        f"{attack}, {evaluation}: median TPR (seeds: {rows['seed'].nunique()})",
-        (*names, "acc.", *(word for fpr in fprs for word in (f"at FPR {fpr:g}", "realised"))),
-    )
-    for key, cells in rows.groupby(columns):
+    rows: list[tuple[Value, ...]] = []
+    for key, cells in of_first.groupby(columns):
         of_each = [cells[cells["fpr"] == fpr] for fpr in fprs]
-        tprs = [word for of in of_each for word in (tpr_cell(of).partition(" ")[0], realised_cell(of))]
-        values = (f"{value:g}" if isinstance(value, float) else str(value) for value in key)
-        add_row(table, *values, decimals(cells["accuracy"].median(), ".3f"), *tprs)
-    yield footnoted(table)
-    for fpr, of_fpr in rows.groupby("fpr"):
+        rates = [cell for each in of_each for cell in (tpr_cell(each).alone(), realised_cell(each))]
+        names = (number(part, "g") if isinstance(part, float) else str(part) for part in key)
+        rows.append((*names, number(cells["accuracy"].median()), *rates))
+    yield Table(
+        f"{attack}, {evaluation}: median TPR (seeds: {of_first['seed'].nunique()})",
+        (
+            *("feature set", "recipe", "C", "S", *(["ε"] if private else []), "acc."),
+            *(word for fpr in fprs for word in (f"at FPR {fpr:g}", "realised")),
+        ),
+        tuple(rows),
+        stub=2,
+    )
+    for fpr, of_fpr in of_first.groupby("fpr"):
         reasons = of_fpr[of_fpr["status"] == "unresolved"]["reason"]
         if len(reasons):
             first = reasons.iloc[0].rstrip(".")
@@ -111,39 +109,34 @@ def sweep_tables(results: pd.DataFrame) -> Iterator[RenderableType]:
 def tuning_table(name: str, search: Tuning) -> Table:
     """The trials of a search, with a mark on the chosen one."""
     private = search.chosen.clipping_norm is not None
-    headings = ("trial", "learning rate", "batch", "epochs", "steps", *(["clip"] if private else []))
-    table = new_table(
-        f"{name}: {search.num_training} + {search.num_validation} examples", (*headings, "acc.", "loss")
-    )
-    for number, trial in enumerate(search.trials):
-        clip = [f"{trial.clipping_norm:.3g}"] if private else []
-        loss = "diverged" if trial.loss is None else f"{trial.loss:.3f}"
-        sizes = (str(value) for value in (trial.batch_size, trial.epochs, trial.steps))
+    rows: list[tuple[Value, ...]] = []
+    for place, trial in enumerate(search.trials):
         mark = "→ " if trial is search.chosen else ""
-        add_row(
-            table,
-            f"{mark}{number}",
-            f"{trial.learning_rate:.3g}",
-            *sizes,
-            *clip,
-            f"{trial.accuracy:.3f}",
-            loss,
-        )
-    return table
+        clip = (number(trial.clipping_norm, ".3g"),) if private else ()
+        loss: Value = "diverged" if trial.loss is None else number(trial.loss)
+        sizes = (str(size) for size in (trial.batch_size, trial.epochs, trial.steps))
+        rate, accuracy = number(trial.learning_rate, ".3g"), number(trial.accuracy)
+        rows.append((f"{mark}{place}", rate, *sizes, *clip, accuracy, loss))
+    return Table(
+        f"{name}: {search.num_training} + {search.num_validation} examples",
+        (
+            *("trial", "learning rate", "batch", "epochs", "steps"),
+            *(("clip",) if private else ()),
+            *("acc.", "loss"),
+        ),
+        tuple(rows),
+    )
 
 
 def failures_table(failures: Iterable[tuple[str, str, str, str]]) -> Table:
     """Cells that could not be computed: feature set, recipe, cell, error."""
-    failures = list(failures)
-    table = new_table(
-        f"Failed: {len(failures)} cells; the same call with --resume tries them again",
+    rows = tuple(failures)
+    return Table(
+        f"Failed: {len(rows)} cells; the same call with --resume tries them again",
         ("feature set", "recipe", "cell", "error"),
+        rows,
+        stub=0,
     )
-    for column in table.columns:
-        column.justify, column.overflow = "left", "fold"
-    for row in failures:
-        add_row(table, *row)
-    return table
 
 
 def problems(results: pd.DataFrame) -> list[str]:

@@ -1,0 +1,88 @@
+"""Tables as a terminal shows them: narrow, names that repeat shown once, statuses as marks with a legend below."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import rich.box
+import rich.text
+from rich.console import RenderableType
+from rich.table import Table as Drawn
+
+from jaxmia.tables import NONE, Measured, Table, Value
+
+_MARKS = {"off": "†", "partial": "*", "extrapolated": "‡", "capped": "§"}  # of numbers, by status
+
+
+def rendered(blocks: Iterable[str | Table]) -> Iterator[RenderableType]:
+    """Sentences as they are, tables drawn."""
+    for block in blocks:
+        yield draw(block) if isinstance(block, Table) else block
+
+
+def draw(table: Table) -> Drawn:
+    """A table for rich. Its cells are text objects: a console may read a string as markup."""
+    drawn = Drawn(
+        title=rich.text.Text(table.title),
+        box=rich.box.SIMPLE_HEAD,
+        pad_edge=False,
+        title_justify="left",
+        title_style="bold",
+        caption=_caption(table),
+        caption_justify="left",
+        show_header=any(table.columns),
+    )
+    for place, heading in enumerate(table.columns):
+        words = all(_is_words(row[place]) for row in table.rows)
+        drawn.add_column(
+            rich.text.Text(heading),
+            justify="left" if words else "right",
+            overflow="fold" if words else "ellipsis",
+        )
+    for above, row in zip((None, *table.rows), table.rows, strict=False):
+        if above is not None and above[: table.ruled] != row[: table.ruled]:
+            drawn.add_section()
+        drawn.add_row(*(rich.text.Text(cell) for cell in _cells(table, above, row)))
+    return drawn
+
+
+def _cells(table: Table, above: tuple[Value, ...] | None, row: tuple[Value, ...]) -> Iterator[str]:
+    """Texts of a row; names that the row above has too are left out, up to the first that differs."""
+    same = 0
+    if above is not None:
+        while same < table.stub and same < len(row) - 1 and above[same] == row[same]:
+            same += 1
+    for place, value in enumerate(row):
+        yield "" if place < same else text(value)
+
+
+def text(value: Value) -> str:
+    """A value in a cell."""
+    if not isinstance(value, Measured):
+        return str(value)
+    if value.value is None:
+        return "-" if value.status == NONE.status else value.status
+    shown = f"{value.value:{value.form}}"
+    if value.error is not None:
+        shown += f"±{value.error:{value.form}}"
+    shown += _MARKS.get(value.status, "")
+    if value.low is None or value.high is None:
+        return shown
+    return f"{shown} {value.low:{value.form}}-{value.high:{value.form}}"
+
+
+def _is_words(value: Value) -> bool:
+    return isinstance(value, str) and not re.match(r"[-+−.\d]", value)
+
+
+def _caption(table: Table) -> rich.text.Text | None:
+    """The table's note, and what its marks and its words without a number mean."""
+    legend = {
+        f"{_MARKS.get(cell.status, cell.status)}: {cell.reason}": None
+        for row in table.rows
+        for cell in row
+        if isinstance(cell, Measured) and cell.reason
+    }
+    lines = [line for line in (table.note, *legend) if line]
+    return rich.text.Text("\n".join(lines)) if lines else None

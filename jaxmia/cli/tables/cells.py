@@ -1,0 +1,38 @@
+"""Cells of terminal tables, which have less room than a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import decimal
+
+import pandas as pd
+
+from jaxmia.tables import NONE, Measured
+from jaxmia.tables.rates import over_seeds, realised
+
+
+def tpr_cell(rows: pd.DataFrame) -> Measured:
+    """The median TPR of rows that differ in their seed; lines below the tables say why some have none."""
+    found = over_seeds(rows)
+    return dataclasses.replace(found, reason="") if found.value is None else found
+
+
+def realised_cell(rows: pd.DataFrame) -> Measured:
+    """The FPR that rows that differ in their seed realised together, without its interval."""
+    found = realised(rows)
+    if found.value is None:
+        return NONE
+    return found.alone(".3g" if found.value >= 0.01 else ".2g")
+
+
+def span(interval: tuple[float, float]) -> str:
+    """A range."""
+    return f"{interval[0]:.3f}…{interval[1]:.3f}"
+
+
+def rounded_up(value: float, digits: int = 5) -> str:
+    """So many significant digits, rounded up: a bound stays a bound, and noise stays enough."""
+    rounded = decimal.Context(prec=digits, rounding=decimal.ROUND_CEILING).create_decimal_from_float(
+        float(value)
+    )
+    return f"{float(rounded):g}"

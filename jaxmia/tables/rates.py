@@ -1,0 +1,66 @@
+"""What rows of results say: rates with their intervals, and the false positive rates that they were reached at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from jaxmia.stats.realised import OFF, realised_fpr
+from jaxmia.tables.table import Measured, measured
+
+
+def over_seeds(rows: pd.DataFrame) -> Measured:
+    """The median TPR of rows that differ in their seed, with the outermost ends of their intervals."""
+    resolved = rows[rows["status"] == "ok"]
+    if resolved.empty:
+        return Measured(
+            None, status=", ".join(sorted(rows["status"].unique())), reason=rows["reason"].iloc[0]
+        )
+    some = len(resolved) < len(rows)
+    status, reason = ("partial", "some seeds have no number") if some else ("ok", "")
+    ends = (resolved["tpr_low"].min(), resolved["tpr_high"].max())
+    return measured(resolved["tpr"].median(), *ends, status, reason)
+
+
+def over_runs(values: pd.Series[float]) -> Measured:
+    """The median over seeds, and the range."""
+    return measured(values.median(), values.min(), values.max())
+
+
+def realised(rows: pd.DataFrame) -> Measured:
+    """The FPR that rows of one FPR realised together, marked where it is another than the one named."""
+    found = realised_fpr(rows)
+    if math.isnan(found.fpr):
+        return Measured(None, status="unresolved")
+    status, reason = ("off", OFF) if found.off else ("ok", "")
+    return Measured(found.fpr, found.low, found.high, status, reason, form=".3g")
+
+
+def rates_headings(fprs: Sequence[float]) -> list[str]:
+    """Headings of the cells of rates."""
+    return [word for fpr in fprs for word in (f"TPR at FPR {fpr:g}", "FPR realised")]
+
+
+def rates(rows: pd.DataFrame, fprs: Sequence[float]) -> list[Measured]:
+    """At each FPR the TPR of rows that differ in their seed, and the FPR that they realised."""
+    at = [rows[rows["fpr"] == fpr] for fpr in fprs]
+    return [cell for each in at for cell in (over_seeds(each), realised(each))]
+
+
+def best_of(rows: pd.DataFrame) -> Measured:
+    """The largest TPR of some rows of results with its own interval, or why there is none."""
+    if rows.empty:
+        return Measured(None, status="unresolved", reason="all records are members")
+    resolved = rows[rows["status"] == "ok"]
+    if resolved.empty:
+        return Measured(None, status=rows["status"].iloc[0], reason=rows["reason"].iloc[0])
+    best = resolved.nlargest(1, "tpr").iloc[0]
+    return measured(best["tpr"], best["tpr_low"], best["tpr_high"])
+
+
+def best_and_realised(rows: pd.DataFrame) -> tuple[Measured, Measured]:
+    """What best_of says, and the FPR that this row realised."""
+    resolved = rows[rows["status"] == "ok"]
+    return best_of(rows), realised(resolved.nlargest(1, "tpr"))
