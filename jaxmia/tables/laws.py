@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from jaxmia.laws.fit import PowerLaw, PowerLawFit
 from jaxmia.laws.published import published_lines
 from jaxmia.laws.required import required_shots
+from jaxmia.privacy.tradeoff import kairouz_ceiling
 from jaxmia.tables.table import Measured, Table, Value
 
 MOST_SHOTS = 1e12  # examples per class: a number beyond says no more than that no data are enough
@@ -64,12 +65,14 @@ def required_table(
             for epsilon in epsilons:
                 found = required(law, epsilon=epsilon, delta=delta, classes=classes)
                 beside = _published_shots(name, fpr=law.fpr, epsilon=epsilon, delta=delta)
-                rows.append((name, f"{law.fpr:g}", f"{epsilon:g}", found, beside))
+                allowed = float(kairouz_ceiling(law.fpr, epsilon=epsilon, delta=delta))
+                ceiling = Measured(allowed, status="bound", form=".4f")
+                rows.append((name, f"{law.fpr:g}", f"{epsilon:g}", ceiling, found, beside))
     return Table(
         title,
-        ("", "FPR", "ε", f"S, C = {classes}", "published, C = 2"),
+        ("", "FPR", "ε", "ceiling", f"S, C = {classes}", "published"),
         tuple(rows),
-        "Intervals: 95%, from the law's prediction interval.",
+        "ceiling: the TPR that ε allows. Intervals: 95%, from the law's prediction interval. published: at C = 2.",
         stub=2,
     )
 

@@ -304,7 +304,7 @@ def test_a_study_s_numbers_are_those_of_its_tables(studied, tmp_path):
         [slope["value"], slope["low"]], [line["slope_shots"], line["slope_shots_interval"][0]]
     )
     required = table(content, "Examples per class until")["rows"]
-    published = [row[4]["value"] for row in required if row[:3] == ["average record", "0.1", "1"]]
+    published = [row[5]["value"] for row in required if row[:3] == ["average record", "0.1", "1"]]
     assert published == [published_lines().line("average", 0.1).required_shots[1.0]]
 
 
