@@ -11,12 +11,13 @@ from jaxmia._atomic import check_writable, write_json, write_text
 from jaxmia._text import read_toml
 from jaxmia._validate import InputError
 from jaxmia.audit.settings import ContextSettings
-from jaxmia.report.audits import audit_sections, load_audit_folder
+from jaxmia.report.audit import load_audit_folder
 from jaxmia.report.beside import beside
 from jaxmia.report.content import Report
 from jaxmia.report.page import to_html
-from jaxmia.report.sources import annex
-from jaxmia.report.studies import load_study, study_sections
+from jaxmia.report.sections import sections_of
+from jaxmia.report.study import load_study, records_of
+from jaxmia.report.subjects import OfAudit, OfStudy, Subject
 from jaxmia.studies.settings.wording import describe_error
 
 
@@ -63,30 +64,39 @@ def make_report(
     context: str | os.PathLike[str] | None = None,
 ) -> Report:
     """The content of write_report."""
-    stated = ContextSettings() if context is None else _context(pathlib.Path(context))
+    stated = None if context is None else _context(pathlib.Path(context))
+    about: Subject
     if (folder / "audit.json").is_file():
-        audit = load_audit_folder(folder)
-        if context is None:
-            stated = ContextSettings.model_validate(audit.content["settings"]["context"])
-        of_study, said = None, ""
-        if study is not None:
-            of_study = load_study(study)
-            said = beside(audit.content, of_study)
-        name, sections = audit.content["settings"]["name"], audit_sections(audit, stated, of_study, said)
+        about = _of_audit(folder, stated, study)
+        name = about.audit.content["settings"]["name"]
+    elif study is not None:
+        raise InputError(f"study={str(study)!r} must be given with the folder of an audit, not of a study.")
     else:
-        if study is not None:
-            raise InputError(
-                f"study={str(study)!r} must be given with the folder of an audit, not of a study."
-            )
-        if not (folder / "manifest.json").is_file():
-            raise InputError(
-                f"folder={str(folder)!r} must be that of a run, a sweep or an audit: it has neither"
-                " manifest.json nor audit.json."
-            )
-        of_study = load_study(folder)
-        name, sections = of_study.manifest["settings"]["name"], study_sections(of_study, stated)
-    titles = {section.key: section.title for section in sections}
-    return Report(f"Membership inference report: {name}", (*sections, annex(titles)))
+        about = _of_study(folder, stated)
+        name = about.study.manifest["settings"]["name"]
+    return Report(f"Membership inference report: {name}", sections_of(about))
+
+
+def _of_audit(
+    folder: pathlib.Path, stated: ContextSettings | None, study: str | os.PathLike[str] | None
+) -> OfAudit:
+    audit = load_audit_folder(folder)
+    if stated is None:
+        stated = ContextSettings.model_validate(audit.content["settings"]["context"])
+    if study is None:
+        return OfAudit(audit, stated)
+    of_study = load_study(study)
+    return OfAudit(audit, stated, of_study, beside(audit.content, of_study))
+
+
+def _of_study(folder: pathlib.Path, stated: ContextSettings | None) -> OfStudy:
+    if not (folder / "manifest.json").is_file():
+        raise InputError(
+            f"folder={str(folder)!r} must be that of a run, a sweep or an audit: it has neither"
+            " manifest.json nor audit.json."
+        )
+    study = load_study(folder)
+    return OfStudy(study, stated or ContextSettings(), list(records_of(study)))
 
 
 def _context(path: pathlib.Path) -> ContextSettings:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from jaxmia._validate import InputError
-from jaxmia.report.studies import Study
+from jaxmia.report.study import Study
 from jaxmia.studies.folder.tables import read_tables
 
 

@@ -18,8 +18,8 @@ from jaxmia.audit import attack_scores as attack_run
 from jaxmia.audit.run import run_audit
 from jaxmia.laws.published import published_lines
 from jaxmia.report import make_report
+from jaxmia.report.blocks.records import RecordsOf
 from jaxmia.report.content import Picture, shown
-from jaxmia.report.records import RecordsOf
 from jaxmia.scores import Scores
 from jaxmia.studies import run as experiment
 from jaxmia.studies.assess import per_example_rows, rates_by_fpr

@@ -7,7 +7,7 @@ import pytest
 
 from jaxmia._validate import InputError
 from jaxmia.report.beside import beside
-from jaxmia.report.studies import Study
+from jaxmia.report.study import Study
 
 CONTENT = {
     "features": {"sha256": "scaled", "given": "raw"},

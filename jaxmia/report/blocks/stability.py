@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxmia.report.records import RecordsOf
+from jaxmia.report.blocks.records import RecordsOf
 from jaxmia.tables import Measured, Table, Value
 from jaxmia.vulnerability.stability import agreement, pairs, top
 

@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from jaxmia.report.content import Block
-from jaxmia.report.shared import settings_shown
 from jaxmia.tables import Measured, Table, Value, facts
 
 _SEARCHED = ("learning_rate", "batch_size", "steps", "clipping_norm")
@@ -68,3 +67,11 @@ def recipe_summary(results: pd.DataFrame) -> dict[str, Value]:
     tuned = ", ".join(dict.fromkeys(results["tuned"]))
     pooled = "pool" in set(results["standardised_by"])
     return {"recipes tuned": tuned, "features": POOLED if pooled else "not standardised by the pool"}
+
+
+def settings_shown(settings: Mapping[str, Any]) -> dict[str, Value]:
+    """Settings of a recipe, for a table."""
+    shown = {
+        name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in settings.items()
+    }
+    return {name: value for name, value in shown.items() if name != "name"}

@@ -1,0 +1,91 @@
+"""A folder of `jaxmia audit`, as far as a report needs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from jaxmia._hashes import file_hash
+from jaxmia._npz import read_npz
+from jaxmia._validate import InputError
+from jaxmia.report.blocks.records import RecordsOf
+from jaxmia.stats.result import AttackResult
+from jaxmia.stats.roc import Roc, roc
+from jaxmia.studies.folder.tables import load_json, load_table
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """A folder of an audit.
+
+    Attributes:
+        path: the folder.
+        content: its audit.json.
+        results: rows of the attacks, on the head ("row 0") and on its shadows ("others").
+        controls: the negative controls.
+        records: one row per record.
+        curves: ROC of each attack on the head, empty without non-members.
+    """
+
+    path: pathlib.Path
+    content: Mapping[str, Any]
+    results: pd.DataFrame
+    controls: pd.DataFrame
+    records: pd.DataFrame
+    curves: Mapping[str, Roc]
+
+    @property
+    def fprs(self) -> list[float]:
+        """Declared FPRs, descending."""
+        return sorted(self.content["settings"]["fpr"], reverse=True)
+
+    @property
+    def shots(self) -> float:
+        """Members per class, on average."""
+        return float(self.content["records"]["members"] / self.content["records"]["classes"])
+
+    def of(self, targets: str, evaluation: str) -> pd.DataFrame:
+        """Rows of results."""
+        rows = self.results
+        return rows[(rows["targets"] == targets) & (rows["evaluation"] == evaluation)]
+
+    def members(self) -> RecordsOf:
+        """The head's members, whom the release concerns."""
+        shadows = self.content["shadows"]
+        num_out = self.content["settings"]["shadows"]["models"] * (1 - shadows["inclusion_rate"])
+        table = self.records[self.records["member"]].reset_index(drop=True)
+        return RecordsOf("members of the released model, over re-trainings", table, self.fprs, num_out)
+
+
+def load_audit_folder(folder: str | os.PathLike[str]) -> Audit:
+    """Read a folder of `jaxmia audit`.
+
+    Raises:
+        InputError: if it is none, or cannot be read.
+    """
+    path = pathlib.Path(folder)
+    content = load_json(path, "audit.json")
+    if "void" not in content:
+        raise InputError(
+            f"folder={str(path)!r} holds an audit of an earlier jaxmia: run it again, its shadows are kept."
+        )
+    for name, expected in content["written"].items():
+        if not (path / name).is_file() or file_hash(path / name) != expected:
+            raise InputError(
+                f"folder={str(path)!r} must be as jaxmia audit left it; {name} is not what its audit.json is of: run"
+                " the audit again, its shadows are kept."
+            )
+    results, controls = (load_table(path / "attack", name) for name in ("results", "controls"))
+    target = load_json(path / "attack", "manifest.json")["target"]
+    curves = {}
+    for attack in results["attack"].unique() if target is not None else ():
+        names = ("statistic", "member", "defined")
+        arrays = read_npz(path / "attack" / "statistics" / f"{attack}.npz", name="statistics", required=names)
+        result = AttackResult(arrays["statistic"], arrays["member"], arrays["defined"])
+        curves[str(attack)] = roc(result, evaluation="per_target", targets=[target])
+    return Audit(path, content, results, controls, load_table(path, "records"), curves)

@@ -1,0 +1,3 @@
+"""Tables, figures and sentences that sections are made of."""
+
+from __future__ import annotations

@@ -1,0 +1,84 @@
+"""What was fixed before anything was trained, and what the tests cannot resolve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from jaxmia.report.blocks.wording import INTERVALS
+from jaxmia.report.content import Block
+from jaxmia.report.sections.part import Part
+from jaxmia.report.subjects import OfAudit, OfStudy
+from jaxmia.tables import Table, facts
+
+
+def _of_audit(about: OfAudit) -> Iterator[Block]:
+    audit = about.audit
+    settings, shadows = audit.content["settings"], audit.content["shadows"]
+    reasons = audit.of("row 0", "per_target")["reason"]
+    yield _table(
+        fprs=audit.fprs,
+        shadows=(
+            f"{settings['shadows']['models']} shadows, each on a share of {shadows['inclusion_rate']:.3g} of the"
+            " records"
+        ),
+        attacks=about.attacks,
+        nonmembers=f"{audit.content['records']['others']:,} of the released model",
+        unresolved=[reason for reason in reasons.unique() if reason],
+        priors=about.context.priors,
+        seeds=str(settings["seed"]),
+        correction="none: shadows train on other parts of the same records, which makes records look more"
+        f" vulnerable than with fresh draws: D up to {shadows['overstated']:.2g} times",
+    )
+
+
+def _of_study(about: OfStudy) -> Iterator[Block]:
+    study, results = about.study, about.study.results
+    missing = results[results["status"] == "unresolved"]
+    lines = [
+        f"FPR {fpr:g} in {len(rows)} of {int((results['fpr'] == fpr).sum())} rows: {rows['reason'].iloc[0]}"
+        for fpr, rows in missing.groupby("fpr", sort=False)
+    ]
+    models = sorted(results["num_models"].unique())
+    yield _table(
+        fprs=study.fprs,
+        shadows=" ... ".join(str(number) for number in dict.fromkeys((models[0], models[-1]))),
+        attacks=about.attacks,
+        nonmembers=f"{results['num_nonmembers'].min():,} ... {results['num_nonmembers'].max():,}",
+        unresolved=lines,
+        priors=about.context.priors,
+        seeds=", ".join(map(str, sorted(results["seed"].unique()))),
+        correction=", ".join(sorted(set(results["correction"]))),
+    )
+
+
+def _table(
+    *,
+    fprs: Sequence[float],
+    shadows: str,
+    attacks: Sequence[str],
+    nonmembers: str,
+    unresolved: Sequence[str],
+    priors: Sequence[float],
+    seeds: str,
+    correction: str,
+) -> Table:
+    """What was fixed before anything was trained, and what the tests cannot resolve."""
+    return facts(
+        "Fixed before training",
+        {
+            "false positive rates": ", ".join(f"{fpr:g}" for fpr in fprs),
+            "models trained": shadows,
+            "attacks": ", ".join(attacks),
+            "non-member scores": nonmembers,
+            "rule of resolution": "an FPR f needs 10/f non-member scores; below, no number is given",
+            "not resolved": " ".join(unresolved) or "none",
+            "intervals": f"95%: {INTERVALS} for counted rates; of a record's"
+            " estimate, by its shadows' moments and residuals; Bonferroni over records for the largest",
+            "priors": ", ".join(f"{prior:g}" for prior in priors),
+            "seeds": seeds,
+            "finite-pool correction": correction,
+        },
+    )
+
+
+PART = Part("declared", "Declared in advance", _of_audit, _of_study)

@@ -1,0 +1,33 @@
+"""What a section's file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from jaxmia.report.content import Block, Section
+from jaxmia.report.subjects import OfAudit, OfStudy, Subject
+
+
+class Part(NamedTuple):
+    """A section, and how it is written in each kind of report.
+
+    Attributes:
+        key: its name in links and in the JSON.
+        title: its heading.
+        of_audit: its blocks in the report on an audit; None if it is not in that.
+        of_study: its blocks in the report on a run or a sweep; None if it is not in that.
+    """
+
+    key: str
+    title: str
+    of_audit: Callable[[OfAudit], Iterable[Block]] | None
+    of_study: Callable[[OfStudy], Iterable[Block]] | None
+
+    def section(self, about: Subject) -> Section | None:
+        """The section on this subject, if it has one."""
+        if isinstance(about, OfAudit):
+            blocks = None if self.of_audit is None else self.of_audit(about)
+        else:
+            blocks = None if self.of_study is None else self.of_study(about)
+        return None if blocks is None else Section(self.key, self.title, tuple(blocks))

@@ -1,0 +1,51 @@
+"""What differential privacy guarantees and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jaxmia.report.blocks.privacy import bounds_table, is_private, privacy_blocks
+from jaxmia.report.blocks.statement import statement_blocks
+from jaxmia.report.content import Block
+from jaxmia.report.sections.part import Part
+from jaxmia.report.study import Study
+from jaxmia.report.subjects import OfAudit, OfStudy
+
+
+def _of_audit(about: OfAudit) -> Iterator[Block]:
+    audit, context, study = about.audit, about.context, about.study
+    if context.epsilon:
+        yield (
+            f"The controller states that the model was trained with {context.guarantee}. Nothing here checks the"
+            " training; attacks can test it only if chance alone chose the members."
+        )
+        yield from statement_blocks(audit.of("row 0", "per_target"), context)
+    else:
+        yield "No differential privacy was stated: the model has no guarantee, and no ceiling but 1."
+    if study is not None:
+        yield from _cost(study)
+        return
+    yield (
+        "What a guarantee would cost in accuracy was not measured: “jaxmia run” with privacy.epsilon = [inf, 8,"
+        " 4, 1] over these records measures it, and “jaxmia report --study” takes it in."
+    )
+    yield bounds_table(audit.fprs, context.delta)
+
+
+def _of_study(about: OfStudy) -> Iterator[Block]:
+    yield from _cost(about.study)
+
+
+def _cost(study: Study) -> list[Block]:
+    """What privacy costs, if the study measured it."""
+    delta = float(study.results["delta"].iloc[0])
+    if is_private(study.results):
+        return [*privacy_blocks(study.results), bounds_table(study.fprs, delta)]
+    how = (
+        "The heads were trained without differential privacy, and what it would cost was not measured: a run"
+        " with privacy.epsilon = [inf, 8, 4, 1] measures it."
+    )
+    return [how, bounds_table(study.fprs, delta)]
+
+
+PART = Part("privacy", "Differential privacy", _of_audit, _of_study)

@@ -1,0 +1,121 @@
+"""A folder of `jaxmia run` or `jaxmia sweep`, as far as a report needs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmia._validate import InputError
+from jaxmia.laws.fit import LawOf, PowerLawFit
+from jaxmia.report.blocks.records import RecordsOf
+from jaxmia.studies.assess import RATES, rates_by_fpr
+from jaxmia.studies.folder.cell import Cell
+from jaxmia.studies.folder.tables import load_json, load_table, read_tables
+from jaxmia.studies.laws import load_laws
+
+CELL = ["dataset", "recipe", "classes", "shots", "epsilon"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A folder of a run or a sweep, as far as a report needs it.
+
+    Attributes:
+        path: the folder.
+        manifest: its manifest.json.
+        results: its rows.
+        controls: its negative controls.
+        laws: fitted to its cells, averages and quantiles.
+    """
+
+    path: pathlib.Path
+    manifest: Mapping[str, Any]
+    results: pd.DataFrame
+    controls: pd.DataFrame
+    laws: Mapping[LawOf, PowerLawFit]
+
+    @property
+    def fprs(self) -> list[float]:
+        """Declared FPRs, descending."""
+        return sorted((float(fpr) for fpr in self.results["fpr"].unique()), reverse=True)
+
+    @property
+    def headline(self) -> pd.DataFrame:
+        """Of each feature set and recipe, the rows of the least private cells with most classes and most shots."""
+        rows = self.results
+        for column in ("epsilon", "classes", "shots"):
+            best = rows.groupby(["dataset", "recipe"])[column].transform("max")
+            rows = rows[rows[column] == best]
+        return rows
+
+
+def load_study(folder: str | os.PathLike[str]) -> Study:
+    """Read a folder of a run or a sweep.
+
+    Raises:
+        InputError: if it is none, or cannot be read.
+    """
+    manifest = load_json(folder, "manifest.json")
+    if "settings" not in manifest:
+        raise InputError(f"folder={str(folder)!r} must be that of a run, a sweep or an audit of a head.")
+    results, controls = (load_table(folder, name) for name in ("results", "controls"))
+    return Study(pathlib.Path(folder), manifest, results, controls, load_laws(folder))
+
+
+def num_parameters(study: Study, cell: Mapping[Any, Any]) -> int | None:
+    """Of one model of a cell; None in folders that do not say."""
+    parts = study.manifest.get("studies", {})
+    cells = parts.get(f"{cell['dataset']}/{cell['recipe']}", study.manifest).get("cells", {})
+    name = str(Cell(cell["classes"], cell["shots"], cell["seed"], cell["epsilon"]))
+    parameters: int | None = cells.get(name, {}).get("parameters")
+    return parameters
+
+
+def cell_name(row: Mapping[Any, Any]) -> str:
+    """The cell of a row, for titles."""
+    private = "" if row["epsilon"] == float("inf") else f", ε = {row['epsilon']:g}"
+    return f"{row['dataset']}, {row['recipe']}, C = {row['classes']}, S = {row['shots']}{private}"
+
+
+def seed_names(rows: pd.DataFrame) -> np.ndarray:
+    """The cell and seed of each row, as RecordsOf are named."""
+    return np.array([f"{cell_name(row)}, seed {row['seed']}" for row in rows.to_dict("records")])
+
+
+def records_of(study: Study) -> Iterator[RecordsOf]:
+    """Records of the headline cells, of their first seed and then of the others."""
+    cells = study.headline.drop_duplicates([*CELL, "seed"])
+    columns = [
+        *CELL,
+        "seed",
+        "record",
+        "class_name",
+        "fpr",
+        *RATES,
+        "separation",
+        "separation_error",
+        "num_out",
+    ]
+    tables = [
+        table.merge(cells[[*CELL, "seed"]]) for table in read_tables(study.path, "per_example", columns)
+    ]
+    known = pd.concat(tables, ignore_index=True)
+    for key, rows in known.groupby([*CELL, "seed"], sort=False):
+        first = rows[rows["fpr"] == rows["fpr"].iloc[0]].reset_index(drop=True)
+        table = first[["record", "class_name", "separation", "separation_error"]].rename(
+            columns={"record": "id"}
+        )
+        table = pd.concat([table, rates_by_fpr(rows, study.fprs)], axis=1)
+        name = f"{cell_name(dict(zip(CELL, key, strict=False)))}, seed {key[-1]}"
+        yield RecordsOf(name, table, study.fprs, float(first["num_out"].mean()))
+
+
+def first_seeds(records: Sequence[RecordsOf]) -> list[RecordsOf]:
+    """One of each cell; further seeds stand under “Controls”."""
+    return list({each.name.rpartition(", seed ")[0]: each for each in reversed(records)}.values())[::-1]
