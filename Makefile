@@ -2,23 +2,28 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 10
 
-.PHONY: demo test slow lint format clean
+.PHONY: demo test thorough slow lint format clean
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(VENV)/.installed
 	$(BIN)/jaxmia run configs/demo.toml --out runs/demo --resume
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses 2
+	$(PYTEST)
+
+# As CI does: programs optimised as users have them, several processes, kills and tutorials, and the coverage.
+thorough: $(VENV)/.installed
+	XLA_FLAGS= $(PYTEST) -m 'not slow' --cov
 
 slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow
+	XLA_FLAGS= $(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
