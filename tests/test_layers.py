@@ -1,14 +1,10 @@
 """The order of imports is part of the design: a wing imports only wings of a lower rank, and no module in a circle."""
 
-import ast
-import graphlib
-import pathlib
 import subprocess
 import sys
 
 import pytest
-
-import jaxmia
+from layers import PACKAGE, imports_of, longest_path, main, modules_of, wing, wings_of
 
 RANKS = {
     "_validate": 0,  # private modules, used everywhere; among themselves in the order of their imports
@@ -38,36 +34,10 @@ RANKS = {
     "cli": 9,
     "__main__": 10,
 }
-PACKAGE = pathlib.Path(jaxmia.__file__).parent
-MODULES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if path != PACKAGE / "__init__.py"
-}
+MODULES = modules_of(PACKAGE)
+IMPORTS = imports_of(MODULES)
 LIGHT = ("attacks", "stats.operating_points", "stats.roc", "laws.fit", "laws.required", "privacy.tradeoff")
 LIGHT += ("privacy.accounting", "scores.reading", "vulnerability.curves")
-
-
-def imported(path: pathlib.Path) -> set[str]:
-    """Modules of jaxmia that a file imports, at any depth of nesting, lazily or not."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            members = {f"{node.module}.{alias.name}" for alias in node.names}
-            inside = {name for name in members if name.removeprefix("jaxmia.") in MODULES}
-            found |= inside or {node.module}
-    return {name.removeprefix("jaxmia.") for name in found if name.startswith("jaxmia.")}
-
-
-IMPORTS = {module: imported(path) for module, path in MODULES.items()}
-
-
-def wing(module: str) -> str:
-    """The top-level module or package: attacks for attacks.lira."""
-    return module.partition(".")[0]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -79,8 +49,9 @@ def test_wings_import_wings_of_a_lower_rank(module):
         assert lower, f"{own} (rank {RANKS[own]}) imports {other} (rank {RANKS[other]})"
 
 
-def test_no_module_imports_itself_in_a_circle():
-    graphlib.TopologicalSorter(IMPORTS).prepare()
+def test_no_module_and_no_wing_imports_itself_in_a_circle():
+    assert longest_path(IMPORTS)[-1] == "_validate"
+    assert longest_path(wings_of(IMPORTS))[0] == "__main__"
 
 
 def test_the_test_sees_imports():
@@ -89,7 +60,32 @@ def test_the_test_sees_imports():
     assert IMPORTS["cli.run"] >= {"studies.run", "studies.settings.toml"}  # lazy ones
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_statistics_and_attacks_load_no_jax(module):
-    code = f"import sys, jaxmia.{module}; sys.exit(len({{'jax', 'flax', 'optax'}} & set(sys.modules)))"
+def test_statistics_and_attacks_load_no_jax():
+    code = f"""
+import importlib, sys
+for module in {LIGHT}:
+    importlib.import_module(f"jaxmia.{{module}}")
+    loaded = {{"jax", "flax", "optax"}} & set(sys.modules)
+    assert not loaded, (module, loaded)
+"""
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_graph_is_drawn(tmp_path, capsys):
+    """Of three wings, one of which holds two modules; the longest chain is of three arrows."""
+    files = {
+        "low.py": "",
+        "middle/__init__.py": "from jaxmia.middle import part",
+        "middle/part.py": "import jaxmia.low",
+        "high.py": "def one():\n    from jaxmia import middle\n    return middle",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    main(tmp_path)
+    drawn = capsys.readouterr().out
+    assert "4 modules, 5 lines, 3 wings\narrows between modules: 3, between wings: 2\n" in drawn
+    assert "longest path of modules: 3: high → middle → middle.part → low\n" in drawn
+    assert "longest path of wings: 2: high → middle → low\n" in drawn
+    assert "low → nothing" in drawn
+    assert "    3 high.one" in drawn
