@@ -1,24 +1,26 @@
-"""Attacks on persons: all records of a person, in the training set together or not at all, joined into one score.
+"""Attacks on persons: all records of a person, in the training set together or not at all, joined into one.
 
 A person with several records can be told from all of them together. person_scores makes of log-odds [models, examples]
-one score a person [models, persons]: Scores like any other, on which every attack of scores, per_example_vulnerability,
-operating points, controls and laws then work with the person as the unit.
+one score a person [models, persons]: Scores like any other, on which attacks, operating points, controls and laws work
+with the person as the unit. joint_lira weighs the records by what the shadows tell of them; sum_by_person adds up what
+an attack says of each.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxmia._validate import InputError, check, check_choice
-from jaxmia.attacks.lira import lira
+from jaxmia._validate import InputError, check
 from jaxmia.attacks.shadows import RESOLUTION, score_arrays
 from jaxmia.scores import Scores
+from jaxmia.stats.result import AttackResult, checked_arrays
 
-JOINS = ("ratios", "discriminant", "sum")
-FOLDS = 8  # of the models: the weights of a discriminant come from the models of the other folds
-_SHRINKAGE = 0.1  # of a person's correlations towards none
+FOLDS = 8  # of the models: the weights of a fold's models come from the models of the other folds
+_SHRINKAGE = 0.1  # of the correlations between a person's records
 
 
 class PersonScores(NamedTuple):
@@ -26,8 +28,8 @@ class PersonScores(NamedTuple):
 
     Attributes:
         persons: [persons], the names, ascending.
-        records: int64[persons], how many records each has.
-        scores: log_odds float64[models, persons], what a person's records say together, higher for members; member.
+        records: int64[persons], how many each has.
+        scores: log_odds float64[models, persons], what a person's records say together; member bool[models, persons].
     """
 
     persons: np.ndarray
@@ -35,50 +37,140 @@ class PersonScores(NamedTuple):
     scores: Scores
 
 
-def person_scores(scores: Scores, person: np.ndarray, *, join: str = "ratios") -> PersonScores:
-    """Join the log-odds of each person's records into one score.
+class _Grouped(NamedTuple):
+    """Examples sorted by person: order [examples], first places and numbers of records [persons]."""
 
-    ratios: the sum over records of LiRA's log likelihood ratios, each model's from the other models. It weighs records
-    by what they tell, and takes them for independent.
+    persons: np.ndarray
+    order: np.ndarray
+    starts: np.ndarray
+    records: np.ndarray
 
-    discriminant: Fisher's linear discriminant of the person's log-odds, w = (Σ + shrinkage)⁻¹ (mean_in - mean_out), Σ
-    the covariance of a person's records over models of either side, its correlations shrunk by a tenth. So records
-    that say the same count once. Weights come from FOLDS - 1 folds of the models and serve the models of the other.
 
-    sum: of the log-odds themselves, which needs no shadow.
+def person_scores(scores: Scores, person: np.ndarray) -> PersonScores:
+    """Add up the log-odds of each person's records.
+
+    The sum asks no shadow anything, so that every attack of scores may be made on it. Where the records of a person
+    tell unlike amounts, joint_lira finds more.
 
     Args:
-        scores: log_odds and member [models, examples], at least 3 models; for discriminant at least 2 FOLDS.
+        scores: log_odds and member [models, examples], at least 3 models.
         person: [examples], integers or strings: whose record each example is.
-        join: one of JOINS. docs/persons.md compares them.
-
-    Returns:
-        PersonScores. A single record of a person has the order of its own log-odds, whatever the join.
 
     Raises:
-        InputError: for bad scores, a person for each example missing, not finite or empty, or a person of whom a model
-            has some records in its training set and others not.
+        InputError: for bad scores; persons that are missing or empty; or a person with some records in a model's
+            training set and others out of it.
     """
-    check_choice("join", join, JOINS)
     log_odds, member = score_arrays(scores)
-    names, whose = np.unique(checked_persons(person, log_odds.shape[1]), return_inverse=True)
-    order = np.argsort(whose, kind="stable")
-    records = np.bincount(whose)
-    starts = np.cumsum(records) - records
-    members = np.add.reduceat(member[:, order], starts, axis=1, dtype=np.int64)
-    split = (members > 0) & (members < records)
-    check(
-        not split.any(),
-        "persons with some records in a training set and some out of it",
-        int(np.count_nonzero(split.any(axis=0))),
-        "be 0: draw membership by person",
+    grouped = _grouped(person, log_odds.shape[1])
+    joined = np.add.reduceat(log_odds[:, grouped.order].astype(np.float64), grouped.starts, axis=1)
+    return PersonScores(grouped.persons, grouped.records, Scores(joined, _member_by_person(member, grouped)))
+
+
+def weighed_person_scores(scores: Scores, person: np.ndarray) -> PersonScores:
+    """Weigh the log-odds of each person's records by Fisher's linear discriminant, and add them up.
+
+    w = S^-1 (mean_in - mean_out), S the covariance of a person's records over models of either side, its correlations
+    shrunk by a tenth: records that tell more weigh more, and records that say the same count once. No model sets its
+    own weights: they come from the other folds of the models.
+
+    For estimates of how vulnerable persons are (jaxmia.per_example_vulnerability), not for attacks: a target's
+    membership enters the weights of its shadows, and an attack that compares with them would find that. joint_lira
+    keeps it out.
+
+    Args:
+        scores: log_odds and member [models, examples], at least 2 FOLDS models.
+        person: as in person_scores.
+
+    Raises:
+        InputError: as person_scores.
+    """
+    log_odds, member, grouped = _checked(scores, person)
+    joined = np.empty(member.shape)
+    for targets in _folds(len(log_odds)):
+        weights, _ = _of_shadows(log_odds[~targets], member[~targets], grouped)
+        joined[targets] = _weighed(log_odds[targets], weights, grouped)
+    return PersonScores(grouped.persons, grouped.records, Scores(joined, member))
+
+
+def joint_lira(scores: Scores, person: np.ndarray, *, calibrated: bool = False) -> AttackResult:
+    """LiRA on persons: the log-odds of all records of a person, weighed by a discriminant from the shadows alone.
+
+    The target's fold of the models gives neither weights (weighed_person_scores) nor the two Gaussians of the weighed
+    sum with and without the person.
+
+    Args:
+        scores: log_odds and member [models, examples], at least 2 FOLDS models.
+        person: as in person_scores.
+        calibrated: return z = (sum - mean_out) / deviation_out, for the calibrated evaluations; else the log likelihood
+            ratio.
+
+    Returns:
+        float64 statistic [models, persons], persons ascending by name.
+
+    Raises:
+        InputError: as person_scores.
+    """
+    log_odds, member, grouped = _checked(scores, person)
+    statistic, defined = np.zeros(member.shape), np.zeros(member.shape, bool)
+    for targets in _folds(len(log_odds)):
+        weights, seen = _of_shadows(log_odds[~targets], member[~targets], grouped)
+        shadows, own = (_weighed(log_odds[rows], weights, grouped) for rows in (~targets, targets))
+        (mean_in, std_in), (mean_out, std_out) = (
+            _moments(shadows, side) for side in (member[~targets], ~member[~targets])
+        )
+        z = (own - mean_out) / std_out
+        ratio = np.log(std_out / std_in) + (z**2 - ((own - mean_in) / std_in) ** 2) / 2
+        statistic[targets] = np.where(seen, z if calibrated else ratio, 0.0)
+        defined[targets] = seen
+    return AttackResult(statistic, member, defined, "gaussian" if calibrated else "unknown")
+
+
+def sum_by_person(result: AttackResult, person: np.ndarray) -> AttackResult:
+    """Add up an attack's statistic over each person's records, persons ascending by name.
+
+    Of log likelihood ratios, as of lira(scores), it is the ratio of all records together, were they independent. What
+    the law of such a sum is nobody knows: of the calibrated evaluations only that by ranks holds.
+
+    Args:
+        result: of an attack, [models, examples].
+        person: [examples], integers or strings: whose record each example is.
+
+    Returns:
+        AttackResult [models, persons]; defined where the statistic of at least one record is.
+
+    Raises:
+        InputError: as person_scores.
+    """
+    statistic, member, defined = checked_arrays(result)
+    grouped = _grouped(person, statistic.shape[1])
+    known = np.add.reduceat(defined[:, grouped.order], grouped.starts, axis=1, dtype=np.int64) > 0
+    total = np.add.reduceat(statistic[:, grouped.order], grouped.starts, axis=1)
+    return dataclasses.replace(
+        result,
+        statistic=total,
+        member=_member_by_person(member, grouped),
+        defined=known,
+        null="unknown",
+        population=None,
     )
-    if join == "discriminant":
-        joined = _discriminant(log_odds[:, order].astype(np.float64), members > 0, records, starts)
-    else:
-        parts = lira(scores).statistic if join == "ratios" else log_odds.astype(np.float64)
-        joined = np.add.reduceat(parts[:, order], starts, axis=1)
-    return PersonScores(names, records, Scores(joined, members > 0))
+
+
+def _grouped(person: np.ndarray, examples: int) -> _Grouped:
+    persons, whose = np.unique(checked_persons(person, examples), return_inverse=True)
+    records = np.bincount(whose)
+    return _Grouped(persons, np.argsort(whose, kind="stable"), np.cumsum(records) - records, records)
+
+
+def _member_by_person(member: np.ndarray, grouped: _Grouped) -> np.ndarray:
+    """Return bool[models, persons]; InputError for a person who is in a training set in part."""
+    inside = np.add.reduceat(member[:, grouped.order], grouped.starts, axis=1, dtype=np.int64)
+    split = ((inside > 0) & (inside < grouped.records)).any(axis=0)
+    if split.any():
+        raise InputError(
+            f"person={grouped.persons[split.argmax()]} has some records in a model's training set and others out of it,"
+            f" and so have {np.count_nonzero(split) - 1} more persons; membership must be drawn by person."
+        )
+    return inside > 0
 
 
 def checked_persons(person: np.ndarray, examples: int) -> np.ndarray:
@@ -88,7 +180,9 @@ def checked_persons(person: np.ndarray, examples: int) -> np.ndarray:
         InputError: unless there is one for each example, none of them missing.
     """
     person = np.asarray(person)
-    check(person.shape == (examples,), "person.shape", person.shape, f"be ({examples},), one for each example")
+    check(
+        person.shape == (examples,), "person.shape", person.shape, f"be ({examples},), one for each example"
+    )
     if person.dtype.kind == "O":
         missing = [value is None or value != value for value in person]
         if any(missing):
@@ -102,38 +196,61 @@ def checked_persons(person: np.ndarray, examples: int) -> np.ndarray:
     return person
 
 
-def _discriminant(log_odds: np.ndarray, member: np.ndarray, records: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Return w · log-odds [models, persons] for log-odds [models, examples] that are sorted by person."""
-    models = len(log_odds)
-    check(models >= 2 * FOLDS, "models", models, f"be at least {2 * FOLDS} for join='discriminant'")
-    # In units of the record's own deviation over all models, whoever was a member: folds then share one scale.
-    scale = np.maximum(log_odds.std(axis=0), RESOLUTION)
-    standard = (log_odds - log_odds.mean(axis=0)) / scale
-    fold_of = np.arange(models) % FOLDS
-    joined = np.empty(member.shape)
-    for number in np.unique(records):  # persons with as many records together
-        chosen = np.flatnonzero(records == number)
-        own = standard[:, starts[chosen, None] + np.arange(number)]  # [models, persons, records]
-        for fold in range(FOLDS):
-            others = fold_of != fold
-            weights = _weights(own[others], member[others][:, chosen])
-            joined[np.ix_(~others, chosen)] = np.einsum("mpr,pr->mp", own[~others], weights)
-    return joined
+def _checked(scores: Scores, person: np.ndarray) -> tuple[np.ndarray, np.ndarray, _Grouped]:
+    """Return (log-odds by person and standardised [models, examples], member [models, persons], the grouping).
+
+    In units of a record's own deviation over all models, whoever was a member, folds share one scale.
+    """
+    log_odds, member = score_arrays(scores, min_models=2 * FOLDS)
+    grouped = _grouped(person, log_odds.shape[1])
+    ordered = log_odds[:, grouped.order].astype(np.float64)
+    scale = np.maximum(ordered.std(axis=0), RESOLUTION)
+    return (ordered - ordered.mean(axis=0)) / scale, _member_by_person(member, grouped), grouped
 
 
-def _weights(own: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """Return w [persons, records], |w| adding up to 1, from [models, persons, records] and member [models, persons]."""
-    means, offsets = [], np.zeros(own.shape)
-    for side in (member, ~member):
-        number = np.maximum(side.sum(axis=0), 1)[:, None]
-        mean = np.einsum("mpr,mp->pr", own, side.astype(np.float64)) / number
-        means.append(mean)
-        offsets += np.where(side[:, :, None], own - mean, 0.0)
-    deviation = np.maximum(np.sqrt(np.mean(offsets**2, axis=0)), RESOLUTION)
-    scaled = offsets / deviation
-    correlation = (1 - _SHRINKAGE) * np.einsum("mpr,mps->prs", scaled, scaled) / len(own)
-    places = np.arange(own.shape[2])
-    correlation[:, places, places] = 1.0
-    shift = (means[0] - means[1]) / deviation
-    weights = np.linalg.solve(correlation, shift[:, :, None])[:, :, 0] / deviation
-    return weights / np.maximum(np.abs(weights).sum(axis=1, keepdims=True), RESOLUTION)
+def _folds(models: int) -> Iterator[np.ndarray]:
+    """Yield bool[models], the targets of each fold."""
+    for fold in range(FOLDS):
+        yield np.arange(models) % FOLDS == fold
+
+
+def _blocks(grouped: _Grouped) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (persons, their records [persons, records]) of all persons with as many records."""
+    for number in np.unique(grouped.records):
+        persons = np.flatnonzero(grouped.records == number)
+        yield persons, grouped.starts[persons, None] + np.arange(number)
+
+
+def _weighed(log_odds: np.ndarray, weights: np.ndarray, grouped: _Grouped) -> np.ndarray:
+    """Return the weighed sums [models, persons]."""
+    return np.add.reduceat(log_odds * weights, grouped.starts, axis=1)
+
+
+def _of_shadows(log_odds: np.ndarray, member: np.ndarray, grouped: _Grouped) -> tuple[np.ndarray, np.ndarray]:
+    """Return the discriminants' weights [examples], |w| adding up to 1 for each person, and who has both sides."""
+    weights = np.empty(log_odds.shape[1])
+    seen = (member.sum(axis=0) >= 2) & ((~member).sum(axis=0) >= 2)
+    for persons, records in _blocks(grouped):
+        own, inside = log_odds[:, records], member[:, persons]
+        means, offsets = [], np.zeros(own.shape)
+        for side in (inside, ~inside):
+            number = np.maximum(side.sum(axis=0), 1)[:, None]
+            means.append(np.einsum("mpr,mp->pr", own, side.astype(np.float64)) / number)
+            offsets += np.where(side[:, :, None], own - means[-1], 0.0)
+        deviation = np.maximum(np.sqrt(np.mean(offsets**2, axis=0)), RESOLUTION)
+        offsets /= deviation
+        correlation = (1 - _SHRINKAGE) * np.einsum("mpr,mps->prs", offsets, offsets) / len(own)
+        places = np.arange(records.shape[1])
+        correlation[:, places, places] = 1.0
+        shift = np.where(seen[persons, None], means[0] - means[1], 0.0) / deviation
+        found = np.linalg.solve(correlation, shift[:, :, None])[:, :, 0] / deviation
+        weights[records] = found / np.maximum(np.abs(found).sum(axis=1, keepdims=True), RESOLUTION)
+    return weights, seen
+
+
+def _moments(values: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation [persons] of one side's shadows."""
+    number = np.maximum(side.sum(axis=0), 1)
+    mean = np.sum(values, axis=0, where=side) / number
+    variance = np.sum((values - mean) ** 2, axis=0, where=side) / number
+    return mean, np.maximum(np.sqrt(variance), RESOLUTION)
