@@ -150,6 +150,7 @@ def test_an_absent_feature_set_is_skipped_and_said(benchmark, capsys):
     assert capsys.readouterr().out == "skipped: the feature set no/such.npz is absent\n"
 
 
+@pytest.mark.thorough
 def test_dp_speed_runs_and_its_heads_learn(benchmark, tmp_path):
     options = ["--models", "3", "--peer-heads", "1", "--examples", "40", "--classes", "2", "--dims", "8"]
     benchmark("dp_speed").main(
@@ -204,6 +205,7 @@ def test_train_speed_runs_and_every_way_trains_the_same_heads(benchmark, tmp_pat
             assert row["loss"] < np.log(2) - 0.1
 
 
+@pytest.mark.thorough
 def test_train_speed_alone_leaves_out_the_other_trainers(benchmark, tmp_path):
     options = ["--alone", "--products", "float32", "--repeats", "1", "--json", str(tmp_path / "rows.json")]
     benchmark("train_speed").main([*TRAIN_SPEED, *options])
@@ -380,6 +382,7 @@ def test_startup_ends_where_a_process_fails(benchmark):
         module.run_process(["-c", "import sys; sys.exit(3)"], module.os.environ)
 
 
+@pytest.mark.thorough
 def test_the_overhead_of_a_sweep_is_small_and_its_memory_flat(benchmark, tmp_path):
     """A few cells, with bounds that a busy machine keeps; the slow test below has the stated ones."""
     benchmark("sweep_overhead").main(["--cells", "25", "--json", str(tmp_path / "rows.json")])
@@ -399,6 +402,7 @@ def test_500_cells_cost_less_than_0_15_s_each_beyond_their_work_and_no_memory(be
     assert row["growth, MiB per 100 cells"] < 5
 
 
+@pytest.mark.thorough
 def test_the_study_reads_any_sweep(benchmark, tmp_path, capsys):
     settings = {
         "attack": ["lira"],
@@ -455,6 +459,7 @@ def test_slopes_of_classes_are_those_that_were_planted(benchmark, monkeypatch, c
         assert float(other["of the error, FPR 0.01"].split(" ±")[0]) == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.thorough
 def test_audits_of_scikit_learn_s_heads_agree_with_its_re_trainings(benchmark, tmp_path):
     """Of 96 records, rank correlations beyond chance by four standard errors; calls of non-members at the FPR."""
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
@@ -560,6 +565,7 @@ def test_the_truths_own_noise_does_not_lower_a_rank_correlation(benchmark):
     assert truth.rank(estimate) == pytest.approx(spearmanr(estimate, exact)[0], abs=4 / np.sqrt(4000))
 
 
+@pytest.mark.thorough
 def test_flips_agree_with_trainings(benchmark, tmp_path):
     sizes = ["--classes", "2", "--shots", "8", "--ridge", "1", "--models", "2", "--flips", "21"]
     benchmark("flips").main([*sizes, "--json", str(tmp_path / "rows.json")])

@@ -71,17 +71,19 @@ def test_audit(tmp_path):
     ("name", "words"),
     [
         ("numbers", ("worst record:",)),
-        (
+        pytest.param(
             "enough",
             (
                 "95% interval for one new cell",
                 "at which TPR meets the ceiling",
                 "Written: runs/enough/report.html",
             ),
+            marks=pytest.mark.thorough,
         ),
-        (
+        pytest.param(
             "epsilon",
             ("The largest TPR that any attack on one record can have", "Written: runs/epsilon/report.html"),
+            marks=pytest.mark.thorough,
         ),
     ],
 )

@@ -161,6 +161,7 @@ def test_each_process_trains_its_own_models_and_leaves_no_messages(by_two):
         assert not list((out / "checkpoints" / str(cell)).glob("*scores*"))
 
 
+@pytest.mark.thorough
 def test_a_refused_start_ends_all_with_one_message_and_code_2(by_two):
     out, _ = by_two
     before = {path: path.read_bytes() for path in out.rglob("*.parquet")}
@@ -184,6 +185,7 @@ def test_only_the_folder_of_process_0_is_joined(reference, tmp_path):
         )
 
 
+@pytest.mark.thorough
 def test_a_killed_process_ends_the_other_and_one_process_can_finish(tmp_path, reference):
     """Process 1 dies in its second cell, after its heads are on disk and before their scores are."""
     out = tmp_path / "run"

@@ -378,7 +378,7 @@ def run_in_a_process(out):
     [
         pytest.param("manifest.json", marks=pytest.mark.slow),
         pytest.param("checkpoints/classes-3_shots-4_seed-0/models-0-17", marks=pytest.mark.slow),
-        "checkpoints/classes-3_shots-4_seed-0/cell.json",
+        pytest.param("checkpoints/classes-3_shots-4_seed-0/cell.json", marks=pytest.mark.thorough),
     ],
 )
 def test_a_run_killed_at_any_stage_and_resumed_ends_in_the_same_bytes(tmp_path, finished, stage):

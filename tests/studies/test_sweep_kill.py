@@ -73,7 +73,7 @@ def wait_for(condition, process, seconds=240):
     [
         pytest.param("manifest.json", range(2), marks=pytest.mark.slow),
         pytest.param(f"studies/set/a/checkpoints/{CELL}0/models-0-17", range(2), marks=pytest.mark.slow),
-        (f"results/set__a__{CELL}1.parquet", range(1, 3)),
+        pytest.param(f"results/set__a__{CELL}1.parquet", range(1, 3), marks=pytest.mark.thorough),
         (f"studies/set/b/checkpoints/{CELL}2/cell.json", range(7, 9)),
     ],
 )
@@ -92,7 +92,9 @@ def test_a_killed_driver_loses_at_most_the_cell_in_flight(settings, finished, tm
     assert sweep_contents(out) == sweep_contents(finished.path)
 
 
-@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "every", [pytest.param(6, marks=pytest.mark.thorough), pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_a_kill_between_two_writes_loses_nothing(settings, tmp_path, monkeypatch, every):
     small = settings | {"recipes": settings["recipes"][:1], "grid": settings["grid"] | {"seeds": [0, 1]}}
     expected = sweep_contents(run_sweep(small, tmp_path / "whole").path)
@@ -117,6 +119,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.thorough
 def test_a_full_disk_stops_the_sweep_and_loses_nothing(settings, finished, tmp_path, small_disk):
     filler = small_disk / "filler"
     filler.write_bytes(bytes(2**20 + 2**19))

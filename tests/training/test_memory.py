@@ -134,6 +134,7 @@ print(json.dumps(report))
         assert counts == [11]
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
 def test_peak_memory_stays_under_the_budget():
     """All at once these heads would hold 1.5 GiB of logits; the budget is 320 MiB."""
