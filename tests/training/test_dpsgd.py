@@ -13,9 +13,9 @@ import references_dpsgd
 import scipy.special
 import scipy.stats
 
-import jaxmia.training as training_module
 import jaxmia.training.ensemble as ensemble_module
 import jaxmia.training.heads as heads_module
+import jaxmia.training.linear as linear_module
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import demo_features
 from jaxmia.data.membership import MembershipMasks, draw_membership
@@ -409,7 +409,7 @@ def test_noise_is_independent_across_models_and_steps(pool):
 
 @pytest.mark.slow
 def test_the_test_of_independence_catches_noise_shared_by_steps(pool, monkeypatch):
-    monkeypatch.setattr(training_module, "step_keys", lambda key, step: step_keys(key, 0))
+    monkeypatch.setattr(linear_module, "step_keys", lambda key, step: step_keys(key, 0))
     ensemble_module._train_chunk.clear_cache()
     largest, bound = largest_correlation(noise_of_models_and_steps(pool))
     ensemble_module._train_chunk.clear_cache()
