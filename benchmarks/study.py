@@ -29,11 +29,10 @@ from jaxmia.laws.fit import PowerLaw, PowerLawFit
 from jaxmia.laws.published import published_lines
 from jaxmia.laws.required import required_shots
 from jaxmia.scores import Scores
-from jaxmia.studies.folder.cell import Cell
+from jaxmia.studies.cell import Cell, draw_pool
 from jaxmia.studies.folder.tables import load_json, load_results, read_tables
-from jaxmia.studies.laws import fit_laws, laws_elsewhere, load_quantiles
-from jaxmia.studies.run import draw_pool
-from jaxmia.studies.settings.parts import ShadowSettings
+from jaxmia.studies.laws import fit_laws, leave_one_dataset_out, load_quantiles
+from jaxmia.studies.settings.data import ShadowSettings
 from jaxmia.studies.settings.toml import parse_sweep
 from jaxmia.theory import class_mean_heads, pool_moments, threshold_tpr
 from jaxmia.vulnerability.curves import per_example_vulnerability
@@ -175,7 +174,7 @@ def elsewhere_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
     for name, cells in (("all", rows), (f"TPR at 0.1 < {UNSATURATED:g}", far(rows))):
         if cells["dataset"].nunique() < 2:
             continue
-        for row in laws_elsewhere(cells).itertuples():
+        for row in leave_one_dataset_out(cells).itertuples():
             numbers = {"R² of fit": row.r_squared, "R² there": row.r_squared_elsewhere, "factor": row.factor}
             table.append(
                 {

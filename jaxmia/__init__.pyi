@@ -51,6 +51,7 @@ from .stats.roc import roc as roc
 from .studies.folder.tables import load_results as load_results
 from .studies.laws import fit_laws as fit_laws
 from .studies.laws import laws_elsewhere as laws_elsewhere
+from .studies.laws import leave_one_dataset_out as leave_one_dataset_out
 from .studies.laws import load_laws as load_laws
 from .studies.laws import load_quantiles as load_quantiles
 from .studies.run import run_experiment as run_experiment

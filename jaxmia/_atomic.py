@@ -70,7 +70,7 @@ def check_writable(path: pathlib.Path, name: str = "out") -> None:
         ) from None
 
 
-_LOCK = ".lock"
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -92,7 +92,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
             if os.name == "nt":  # where a folder with an open file cannot be moved
                 stack.close()
             os.replace(temporary, path)
-            (path / _LOCK).unlink(missing_ok=True)
+            (path / LOCK).unlink(missing_ok=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -105,7 +105,7 @@ def _check_free(path: pathlib.Path) -> None:
 def _clear(folder: pathlib.Path) -> None:
     """Remove what a killed process left in a held folder."""
     for entry in folder.iterdir():
-        if entry.name == _LOCK:
+        if entry.name == LOCK:
             continue
         if entry.is_dir():
             shutil.rmtree(entry)
@@ -147,7 +147,7 @@ def held_folder(path: pathlib.Path, name: str) -> Iterator[None]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        held = filelock.FileLock(path / _LOCK, timeout=0).acquire()
+        held = filelock.FileLock(path / LOCK, timeout=0).acquire()
     except filelock.Timeout:
         raise InputError(f"{name} is in use by another process.") from None
     except OSError as error:

@@ -46,11 +46,11 @@ def check_fpr(name: str, value: float) -> None:
 
 
 def check_different(name: str, values: Iterable[object]) -> None:
-    """Raise InputError if a value stands there twice: each has rows of its own, which would then count twice."""
+    """Raise InputError if a value is given twice: each has rows of its own, which would then count twice."""
     given = list(values)
     for value in given:
         count = given.count(value)
-        rule = f"hold different values, but {shown(value)} stands there {count} times"
+        rule = f"hold different values, but {shown(value)} is given {count} times"
         check(count == 1, name, given, rule)
 
 

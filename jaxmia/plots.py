@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxmia.laws.fit import LawOf, PowerLaw, PowerLawFit
+from jaxmia.laws.fit import LawKey, PowerLaw, PowerLawFit
 from jaxmia.laws.published import published_lines
 from jaxmia.stats.realised import realised_fpr
 from jaxmia.stats.resolution import MIN_FALSE_POSITIVES
@@ -42,7 +42,7 @@ STYLE: Any = {
 
 
 def plot_power_law(
-    results: pd.DataFrame, laws: Mapping[LawOf, PowerLawFit], folder: pathlib.Path
+    results: pd.DataFrame, laws: Mapping[LawKey, PowerLawFit], folder: pathlib.Path
 ) -> list[pathlib.Path]:
     """Advantage against shots on log axes, one picture per attack and evaluation, with the fitted and published laws.
 

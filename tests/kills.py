@@ -2,7 +2,7 @@
 
 import os
 
-from jaxmia.studies.folder.cell import TABLES
+from jaxmia.studies.folder.states import TABLES
 
 
 def stopped_after_each_write(monkeypatch, folder, run, *, every=1, most=40):

@@ -287,7 +287,7 @@ def refusal_of(read, *arguments):
 def tried(target, examples, monkeypatch):
     """How many inputs were read, and how many refused, of so many."""
     stop = lambda *args, **options: (_ for _ in ()).throw(ReachedError)  # noqa: E731
-    monkeypatch.setattr(audit, "matched_once", stop)
+    monkeypatch.setattr(audit, "fit_recipe_once", stop)
     monkeypatch.setattr(attack_run, "write_attacks", stop)
     monkeypatch.setattr(triage, "analytic_vulnerability", stop)
     counts = {"read": 0, "refused": 0}

@@ -15,6 +15,8 @@ RANKS = {
     "_npz": 0,
     "_buckets": 0,
     "_progress": 0,
+    "_deprecated": 0,
+    "_resumable": 0,
     "data": 1,
     "stats": 1,
     "scores": 2,

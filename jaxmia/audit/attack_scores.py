@@ -83,7 +83,7 @@ def attack_scores(
         out: a new or empty folder.
         attack: names of attacks; by default all that work from scores alone.
         fpr: fractions.
-        target: row of the model under audit; by default what the file says, if it does.
+        target: row of the model under audit; by default that of the file, if it names one.
 
     Raises:
         InputError: for whatever is wrong with scores, names, FPRs or folder; nothing is then left in it.

@@ -1,6 +1,6 @@
 """What makes an audit void, found on head and records alone before anything is trained; and what a reader must know.
 
-An audit compares what a head says of records that it was trained on with what it says of others. If the features are
+An audit compares a head's scores on records that it was trained on with those on others. If the features are
 not those that it saw, if its classes are others, or if members are not its members, every figure is about something
 else, and none looks wrong.
 """
@@ -35,7 +35,7 @@ _CAUSES = {
 
 
 class VoidAuditError(InputError):
-    """The head and the records do not go together, so that an audit would say nothing."""
+    """The head and the records do not go together, so that an audit would mean nothing."""
 
 
 def void_findings(
@@ -45,7 +45,7 @@ def void_findings(
     *,
     private: bool,
 ) -> tuple[str, ...]:
-    """Why the audit would say nothing; nothing where head and records seem to go together.
+    """Why the audit would mean nothing; empty where head and records seem to go together.
 
     A head beats a guess on its own training records: its mean loss lies below log C, its accuracy above chance, in
     every class; and its classes are in the order in which it is right most often, by the Hungarian algorithm on the
@@ -92,8 +92,8 @@ def check_goes_together(findings: tuple[str, ...], *, force: bool) -> None:
 def _order_of_labels(records: AuditRecords, predictions: Int[np.ndarray, "records"]) -> Iterator[str]:
     """Whether the head is right far more often with its classes in another order, and knows something in that order.
 
-    A head that decides for one class throughout is right more often under another name of that class, which says
-    nothing of an order: what it gets right must exceed what its decisions would by chance.
+    A head that decides for one class throughout is right more often under another name of that class, which is
+    no sign of another order: what it gets right must exceed what its decisions would by chance.
     """
     names, labels = records.data.class_names, records.data.labels[records.member]
     decided, classes = predictions[records.member], records.data.num_classes
@@ -191,7 +191,7 @@ def warnings_before(
     if config.context.epsilon and config.privacy is None:
         yield (
             f"The head is stated to have {config.context.guarantee}, but its shadows are trained without clipping and"
-            " noise: what they say of records over re-trainings is not said of heads like it. Give [privacy]"
+            " noise: figures over re-trainings are then not those of heads like it. Give [privacy]"
             " (noise_multiplier or epsilon, clipping_norm) to train them as it was."
         )
 

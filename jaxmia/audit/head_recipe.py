@@ -1,4 +1,4 @@
-"""The recipe of an audit's shadows: the one that the head's own file tells, the audit file's, or one to be fitted."""
+"""The recipe of an audit's shadows: that of the head's own file, that of the audit file, or one to be fitted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pydantic
 from jaxmia._validate import InputError
 from jaxmia.audit.released import ReleasedHead
 from jaxmia.audit.settings import AuditTrainSettings
-from jaxmia.studies.settings.wording import describe_error
+from jaxmia.studies.settings.errors import describe_error
 
 _COMPARED = ("optimizer", "ridge", "class_weight", "intercept", "link")
 
@@ -20,15 +20,15 @@ def shadows_recipe(
     """What the shadows are to be trained by.
 
     Args:
-        train: of the audit file; match=true leaves it to the head's file, and to a fit where that does not tell.
-        head: with what its file says of its training.
+        train: of the audit file; match=true takes that of the head's file, and fits one where it holds none.
+        head: with the recipe of its file, if any.
 
     Returns:
         The settings, match=true for a recipe that is to be fitted; where they are from, "file", "given" or "fitted";
         and what a reader of the results must know.
 
     Raises:
-        InputError: if the file tells a recipe that heads cannot have.
+        InputError: if the file holds a recipe that shadows cannot have.
     """
     told = dict(head.recipe or {})
     said: list[str] = []
@@ -58,7 +58,7 @@ def shadows_recipe(
 
 
 def _told(told: object) -> tuple[str, ...]:
-    """What is compared: all of a whole recipe, of a part what the file tells of any recipe."""
+    """The settings to compare: all of a whole recipe, else those that the file holds of any recipe."""
     names = tuple(told) if isinstance(told, dict) else ()
     return _COMPARED if "optimizer" in names else ("class_weight", "intercept")
 

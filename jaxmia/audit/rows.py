@@ -1,4 +1,4 @@
-"""The rows of an audit: each record with what the head says of it, and its own vulnerability over re-trainings."""
+"""The rows of an audit: each record with its score under the head, and its own vulnerability over re-trainings."""
 
 from __future__ import annotations
 

@@ -21,14 +21,13 @@ from jaxmia.attacks.weights import check_memory, check_methods
 from jaxmia.audit.attack_scores import AttackRun, write_attacks
 from jaxmia.audit.checks import check_goes_together, void_findings, warnings_after, warnings_before
 from jaxmia.audit.head_recipe import shadows_recipe
-from jaxmia.audit.match import MISMATCH, HeadScores, Match, matched_once
+from jaxmia.audit.recipe_fit import MISMATCH, HeadScores, Match, fit_recipe_once
 from jaxmia.audit.records import AuditRecords, load_records
 from jaxmia.audit.released import ReleasedHead, load_released
 from jaxmia.audit.rows import ceilings_of, lira_ratio, record_rows, warnings_of_rows
 from jaxmia.audit.settings import AuditConfig, load_audit
 from jaxmia.audit.shadows import WEIGHTS, Trainer, open_folder, shadow_scores, shadows_key
 from jaxmia.data.membership import MembershipMasks
-from jaxmia.ridge.expected import analytic_vulnerability
 from jaxmia.ridge.influence import check_size
 from jaxmia.scores import Scores, WeightsUnder
 from jaxmia.scores.reading import ExternalScores
@@ -39,15 +38,14 @@ from jaxmia.studies.assess import (
     needs_prior,
     white_box_methods,
 )
+from jaxmia.studies.attack_inputs import analytic_prior, weights_under
 from jaxmia.studies.folder.manifest import machine, now, versions
 from jaxmia.studies.folder.tables import load_json
 from jaxmia.studies.recipe import Recipe
-from jaxmia.studies.settings.parts import TrainSettings
-from jaxmia.training.contrasts import objective_ridge
+from jaxmia.studies.settings.train import TrainSettings
 from jaxmia.training.ensemble import ShadowEnsemble
 from jaxmia.training.newton import unbounded_note
 from jaxmia.vulnerability.stability import flags_of_attacks
-from jaxmia.vulnerability.white_box import white_box_under
 
 _CONTENT = "audit.json"
 _REPORTS = ("report.html", "report.json")  # where `jaxmia report` puts them
@@ -60,11 +58,11 @@ class AuditResult:
     Attributes:
         path: its folder.
         attack: results of the attacks: of the head ("row 0") and of its shadows ("others").
-        records: one row per record: what the head says of it and what attacks make of that, and its own vulnerability
+        records: one row per record: its score under the head, what attacks make of that, and its own vulnerability
             over re-trainings.
         match: how near the shadows come to the head.
         warnings: what a reader of the results must know.
-        void: why the results say nothing, where the audit was forced all the same; it stands above them.
+        void: why the results mean nothing, where the audit was forced all the same; reports put it above them.
         notes: how the head was read.
     """
 
@@ -87,10 +85,10 @@ class _Audited:
         recipe_from: "given", "file" (of the head) or "fitted".
         records: the records, as the head sees them.
         head: the head.
-        own: what it says of the records.
+        own: its scores on the records.
         notes: on reading it.
         trainer: of shadows.
-        void: why the audit would say nothing.
+        void: why the audit would mean nothing.
     """
 
     config: AuditConfig
@@ -149,7 +147,7 @@ def _attacked_and_written(
 ) -> AuditResult:
     """What run_audit does in its folder, once all is known to be right."""
     config, records = audited.config, audited.records
-    match = matched_once(audited.trainer, config, audited.own, path, key, console)
+    match = fit_recipe_once(audited.trainer, config, audited.own, path, key, console)
     shadows = shadow_scores(audited.trainer, config, match.train, path, console)
     stacked = _stacked(audited, match.train, shadows)
     recipe = audited.trainer.recipe(match.train)
@@ -233,54 +231,43 @@ def _check_weights(
 
 def _stacked(audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.ndarray]) -> Scores:
     """Scores of the head, row 0, and its shadows, alike rounded, and what attacks read beside them."""
-    records, own = audited.records, audited.own
-    prior: dict[str, np.ndarray] = {}
-    if needs_prior(audited.config.attack):
-        found = analytic_vulnerability(
-            records.data,
-            ridge=train.ridge,
-            inclusion_rate=records.inclusion_rate,
-            memory=audited.trainer.memory,
-        )
-        prior = found.prior()
+    records, own, rate = audited.records, audited.own, audited.records.inclusion_rate
+    attacks, memory = audited.config.attack, audited.trainer.memory
+    prior = analytic_prior(attacks, records.data, train, inclusion_rate=rate, memory=memory)
     member = np.concatenate([records.member[None], shadows["member"]])
-    weights_under = _weights_under(audited, train, shadows, member)
+    of_weights = _weights(audited, train, shadows, member)
     return Scores(
         np.concatenate([own.log_odds[None], own.alike(shadows["log_odds"])]),
         member,
-        white_box=None if weights_under is None else weights_under(member),
-        weights_under=weights_under,
+        white_box=None if of_weights is None else of_weights(member),
+        weights_under=of_weights,
         **prior,
     )
 
 
-def _weights_under(
+def _weights(
     audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.ndarray], member: np.ndarray
 ) -> WeightsUnder | None:
     """The statistics of the head's weights (row 0) and its shadows' that white-box attacks read, or None without such.
 
-    They are a function of the membership, which the negative control permutes.
-
     The penalty of the head is taken to be the recipe's, which the adversary is granted. Fitted to the head's weights
     and members it would be nearer, but known from what the attacks are to find out.
     """
-    head, records, methods = audited.head, audited.records, white_box_methods(audited.config.attack)
-    if not methods or head.weight is None or head.bias is None:
+    head, records, attacks = audited.head, audited.records, audited.config.attack
+    if not white_box_methods(attacks) or head.weight is None or head.bias is None:
         return None
     weights = {
         name: np.concatenate([own[None], shadows[name]])
         for name, own in zip(WEIGHTS, (head.weight, head.bias), strict=True)
     }
     masks = MembershipMasks(jnp.asarray(member), jnp.arange(len(member)), "bernoulli", records.inclusion_rate)
-    together = ShadowEnsemble({"params": weights}, masks)
-    ridge = objective_ridge(train.ridge, records.data.num_classes)
-    decay = train.weight_decay + ridge / (records.inclusion_rate * len(records.member))
-    limit = audited.trainer.memory
-    return white_box_under(together, records.data, weight_decay=decay, methods=methods, memory=limit)
+    heads, memory = ShadowEnsemble({"params": weights}, masks), audited.trainer.memory
+    members = records.inclusion_rate * len(records.member)
+    return weights_under(attacks, records.data, train, heads, members=members, memory=memory)
 
 
 def _forget_earlier(path: pathlib.Path, of_head: str) -> tuple[str, ...]:
-    """Take away what another audit left in the folder, before anything of this one is written; and say so.
+    """Remove what another audit left in the folder, before anything of this one is written, and return a note on it.
 
     audit.json is written last: without it the folder is no audit, so that a kill in between leaves no facts of one head
     beside results of another. A report is set aside, not thrown away.
@@ -298,7 +285,7 @@ def _forget_earlier(path: pathlib.Path, of_head: str) -> tuple[str, ...]:
 
 
 def _attacked(audited: _Audited, stacked: Scores, path: pathlib.Path) -> AttackRun:
-    """Run the attacks, and write their scores and what they say."""
+    """Run the attacks, and write scores and results."""
     labels = audited.records.data.labels
     arrays = {"log_odds": stacked.log_odds, "member": stacked.member, "labels": labels}
     write_arrays(path / "scores.npz", {name: np.asarray(array) for name, array in arrays.items()})

@@ -14,9 +14,9 @@ from jaxmia._validate import InputError
 from jaxmia.privacy.accounting import MIN_DELTA
 from jaxmia.studies.settings.attacks import Attacks, AttackSettings
 from jaxmia.studies.settings.base import Fprs, Settings
-from jaxmia.studies.settings.parts import TrainSettings
+from jaxmia.studies.settings.errors import describe_error
 from jaxmia.studies.settings.toml import read_settings
-from jaxmia.studies.settings.wording import describe_error
+from jaxmia.studies.settings.train import TrainSettings
 
 NOT_STATED = "not stated"
 Prior = Annotated[float, Field(gt=0, lt=1)]

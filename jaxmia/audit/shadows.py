@@ -6,32 +6,30 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterator
 
 import jax
 import numpy as np
 import rich.console
 from jaxtyping import Bool, Float
 
-from jaxmia._atomic import held_folder, write_arrays, write_json
 from jaxmia._hashes import content_key
-from jaxmia._npz import read_npz
 from jaxmia._progress import grid_progress
-from jaxmia._validate import InputError, check
+from jaxmia._resumable import Blocks, keyed_folder
+from jaxmia._validate import check
 from jaxmia.audit.records import AuditRecords
 from jaxmia.audit.settings import AuditConfig, AuditPrivacySettings
 from jaxmia.data.membership import draw_membership
 from jaxmia.privacy.accounting import PrivacyGuarantee, PrivacySpec
 from jaxmia.studies.assess import white_box_methods
 from jaxmia.studies.folder.manifest import versions
-from jaxmia.studies.folder.tables import load_json
 from jaxmia.studies.recipe import Recipe, recipe_for
 from jaxmia.studies.settings.experiment import ExperimentConfig
-from jaxmia.studies.settings.parts import TrainSettings
+from jaxmia.studies.settings.train import TrainSettings
 from jaxmia.training.ensemble import ShadowEnsemble, train_ensemble
 from jaxmia.training.scoring import score
 
 BLOCK = 32  # shadows between two writes
+SHADOWS_FOLDER = "shadows"  # of an audit's folder
 SHADOWS, FITTING = 0, 1  # which heads, and so which stream of random numbers they have
 SCORES, WEIGHTS = ("log_odds", "member"), ("kernel", "bias")  # of a block of shadows
 
@@ -99,7 +97,7 @@ class Trainer:
     def heads(self, train: TrainSettings, models: tuple[int, int], *, stream: int) -> ShadowEnsemble:
         """The heads first ... end - 1 of a stream, each on a random part of the records.
 
-        What a recipe is fitted by comes from a stream of its own: no shadow has a say in the recipe, however many
+        What a recipe is fitted by comes from a stream of its own: no shadow influences the recipe, however many
         shadows there will be.
         """
         recipe, key = self.recipe(train), jax.random.key(self.seed)
@@ -124,7 +122,7 @@ class Trainer:
 
 
 def shadows_key(config: AuditConfig, records: AuditRecords, own: Float[np.ndarray, "records"]) -> str:
-    """The key of what the shadows depend on: a fitted recipe depends on what the head says of the records."""
+    """The key of what the shadows depend on: a fitted recipe depends on the head's scores."""
     fitted_to = own.tolist() if config.train.match else []
     settings = config.model_dump(mode="json", include={"train", "seed", "privacy"})
     return content_key(
@@ -132,37 +130,18 @@ def shadows_key(config: AuditConfig, records: AuditRecords, own: Float[np.ndarra
     )
 
 
-@contextlib.contextmanager
-def open_folder(path: pathlib.Path, key: str) -> Iterator[None]:
+def open_folder(path: pathlib.Path, key: str) -> contextlib.AbstractContextManager[None]:
     """Make the audit's folder, or see that its shadows are those of this key; held against other processes.
 
     Raises:
         InputError: if it is a file, holds other files or another audit, is in use, or cannot be written.
     """
-    _check_continues(path, key)  # before a lock appears in a foreign folder
-    with held_folder(path, f"out={str(path)!r}"):
-        if _check_continues(path, key):
-            (path / "shadows").mkdir(exist_ok=True)
-            write_json(path / "shadows" / "key.json", {"key": key})
-        yield
-
-
-def _check_continues(path: pathlib.Path, key: str) -> bool:
-    """Whether the folder is new; InputError if it holds something else."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"out={str(path)!r} must be a folder, but it is a file.")
-    folder = path / "shadows"
-    if not (folder / "key.json").is_file():
-        known = {path / ".lock", folder}
-        if path.is_dir() and ({*path.iterdir()} - known or any(folder.glob("*"))):
-            raise InputError(f"out={str(path)!r} must be empty or hold an audit; it has other files.")
-        return True
-    if load_json(folder, "key.json").get("key") != key:
-        raise InputError(
-            f"out={str(path)!r} holds the audit of another recipe or set of records, or one whose recipe was fitted to"
-            " another head: give a new folder."
-        )
-    return False
+    other = (
+        "the audit of another recipe or set of records, or one whose recipe was fitted to another head: give a new"
+        " folder."
+    )
+    name = f"out={str(path)!r}"
+    return keyed_folder(path, {"key": key}, inside=SHADOWS_FOLDER, name=name, content="an audit", other=other)
 
 
 def shadow_scores(
@@ -180,30 +159,18 @@ def shadow_scores(
     Raises:
         InputError: if some diverged.
     """
-    blocks = list(_blocks(config.shadows.models))
-    files = {block: path / "shadows" / f"models-{block[0]}-{block[1]}.npz" for block in blocks}
     names = (*SCORES, *WEIGHTS) if white_box_methods(config.attack) else SCORES
-    todo = [block for block in blocks if not _holds(files[block], names)]
+    blocks = Blocks(path / SHADOWS_FOLDER, "models", config.shadows.models, BLOCK, names)
+    todo = blocks.missing()
     with grid_progress(console, float(sum(end - first for first, end in todo))) as bar:
         for block in todo:
             bar.cell(f"shadows {block[0]} ... {block[1] - 1}")
             heads = trainer.heads(train, block, stream=SHADOWS)
             scores = score(heads, trainer.records.data)
             arrays = {"log_odds": scores.log_odds, "member": scores.member, **heads.params["params"]}
-            write_arrays(files[block], {name: np.asarray(arrays[name]) for name in names})
+            blocks.save(block, arrays)
             bar.heads(block[1] - block[0], float(block[1] - block[0]))
-    parts = [read_npz(files[block], name="shadows", required=names) for block in blocks]
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in names}
-    diverged = int(np.count_nonzero(~np.isfinite(joined["log_odds"]).all(axis=1)))
+    shadows = blocks.load()
+    diverged = int(np.count_nonzero(~np.isfinite(shadows["log_odds"]).all(axis=1)))
     check(diverged == 0, "shadows that diverged", diverged, "be 0: the recipe does not train")
-    return joined
-
-
-def _blocks(models: int) -> Iterator[tuple[int, int]]:
-    for first in range(0, models, BLOCK):
-        yield first, min(first + BLOCK, models)
-
-
-def _holds(file: pathlib.Path, names: tuple[str, ...]) -> bool:
-    """Whether a block of shadows is on disk, with these arrays."""
-    return file.is_file() and set(names) <= read_npz(file, name="shadows", required=(), optional=names).keys()
+    return shadows

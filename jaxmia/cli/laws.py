@@ -12,7 +12,7 @@ from jaxmia._validate import InputError, check_different
 from jaxmia.cli import output
 
 if TYPE_CHECKING:
-    from jaxmia.laws.fit import LawOf, PowerLawFit
+    from jaxmia.laws.fit import LawKey, PowerLawFit
 
 FIT_EPILOG = "Example: `jaxmia fit sweeps/one sweeps/two --across --out laws.json`"
 PREDICT_EPILOG = "Example: `jaxmia predict runs/demo --classes 10 --shots 1000 --epsilon 1`"
@@ -39,14 +39,14 @@ def fit(
     """Fit the power law to one or more folders of runs and sweeps: averages, and quantiles over records."""
     from jaxmia._atomic import check_writable, write_json
     from jaxmia.cli.tables import elsewhere_tables, laws_tables
-    from jaxmia.studies.laws import fit_laws, laws_elsewhere, laws_to_json, load_rows
+    from jaxmia.studies.laws import fit_laws, laws_to_json, leave_one_dataset_out, load_rows
 
     if held_out and across:
         raise InputError("--hold-out and --across must not be given together.")
     if out is not None:
         check_writable(out)
     results = load_rows(folders)
-    judged = laws_elsewhere(results, held_out) if held_out or across else None
+    judged = leave_one_dataset_out(results, held_out) if held_out or across else None
     laws = fit_laws(results[~results["dataset"].isin(held_out or ())])
     if out is not None:
         write_json(out, laws_to_json(laws))
@@ -82,7 +82,7 @@ def predict(
         output.show(*published_tables())
         if shots is None and not epsilon:
             return
-        laws: Mapping[LawOf, PowerLawFit] = _published_laws()
+        laws: Mapping[LawKey, PowerLawFit] = _published_laws()
         classes = 2 if classes is None else classes  # where the published lines hold
     else:
         laws = laws_from_json(load_json(folder, "power_law.json"))
@@ -96,14 +96,14 @@ def predict(
         output.show(*required_tables(laws, epsilons=epsilon, delta=delta, classes=classes))
 
 
-def _published_laws() -> dict[LawOf, PowerLawFit]:
+def _published_laws() -> dict[LawKey, PowerLawFit]:
     """The published lines of the average and of the worst record, as laws."""
-    from jaxmia.laws.fit import LawOf, PowerLawFit
+    from jaxmia.laws.fit import LawKey, PowerLawFit
     from jaxmia.laws.published import published_lines
 
     lines = published_lines().lines
     return {
-        LawOf(f"published {record}", "pooled"): PowerLawFit(
+        LawKey(f"published {record}", "pooled"): PowerLawFit(
             tuple(line.law for line in lines if line.record == record)
         )
         for record in dict.fromkeys(line.record for line in lines)

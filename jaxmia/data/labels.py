@@ -39,9 +39,7 @@ def class_places(
         else None
     )
     if twice is not None:
-        raise InputError(
-            f"class_names must differ, but {shown(twice)} stands there {names.count(twice)} times."
-        )
+        raise InputError(f"class_names must differ, but {shown(twice)} is given {names.count(twice)} times.")
     if values.dtype.kind == "U":
         return _places_of_names(values, names), names
     wrong = np.flatnonzero((values < 0) | (values >= len(names)))

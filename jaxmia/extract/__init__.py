@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from jaxtyping import Float
 from jaxmia._atomic import check_writable, write_arrays, write_text
 from jaxmia._npz import read_npz
 from jaxmia._progress import item_progress
+from jaxmia._resumable import keyed_folder
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 from jaxmia.extract.backbones import (
     Backbone,
@@ -26,7 +30,6 @@ from jaxmia.extract.backbones import (
 )
 from jaxmia.extract.computing import compute
 from jaxmia.extract.packages import check_installed, package_versions
-from jaxmia.extract.parts import Parts
 from jaxmia.extract.rows import Columns, Source
 from jaxmia.extract.screening import Screened, screen
 from jaxmia.extract.sources import open_source
@@ -142,20 +145,27 @@ def extract_features(
     provenance = identity | {"dtype": dtype, "notes": _notes(rows, screened, network)}
     folder = out.with_name(f"{out.name}.parts")
     if written is None:
-        with Parts.open(folder, identity) as parts:
-            features, computed = compute(parts, rows, screened.usable, network, batch_size, console)
+        with _parts(folder, identity):
+            features, computed = compute(folder, rows, screened.usable, network, batch_size, console)
             _write(out, features, labels, class_names, provenance, rows, screened)
-            parts.remove()
+            shutil.rmtree(folder)
         dim = features.shape[1]
     else:
         _check_same(out, written, provenance)
         if folder.is_dir():  # killed between the two last steps
-            with Parts.open(folder, identity) as parts:
-                parts.remove()
+            with _parts(folder, identity):
+                shutil.rmtree(folder)
         dim, computed = read_npz(out, name="out", required=("features",))["features"].shape[1], 0
     sizes = tuple(np.bincount(labels, minlength=len(class_names)).tolist())
     skipped = len(screened.problems)
     return Extraction(out, class_names, sizes, dim, skipped, errors, computed, provenance)
+
+
+def _parts(folder: pathlib.Path, identity: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+    """The folder of the blocks of an unfinished extraction, held against other processes."""
+    other = "features of another extraction (its {differs} differs): remove it, or choose another --out."
+    name, content = repr(str(folder)), "the parts of an extraction"
+    return keyed_folder(folder, identity, name=name, content=content, other=other)
 
 
 def _written(out: pathlib.Path) -> dict[str, Any] | None:

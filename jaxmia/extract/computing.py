@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -11,17 +12,17 @@ import rich.console
 from jaxtyping import Float
 
 from jaxmia._progress import item_progress
+from jaxmia._resumable import Blocks
 from jaxmia._validate import InputError
 from jaxmia.extract.backbones import Backbone
 from jaxmia.extract.images import UnusableError
-from jaxmia.extract.parts import Parts
 from jaxmia.extract.rows import Source
 
 BATCHES = 8  # of a block, between two writes
 
 
 def compute(
-    parts: Parts,
+    folder: pathlib.Path,
     source: Source,
     usable: Sequence[int],
     network: Backbone,
@@ -31,7 +32,7 @@ def compute(
     """Features of rows, and of how many they were computed now.
 
     Args:
-        parts: where blocks of them are kept.
+        folder: where blocks of them are kept.
         source: the rows.
         usable: places of the rows.
         network: that computes them.
@@ -41,15 +42,14 @@ def compute(
     Raises:
         InputError: if a row can no longer be read.
     """
-    total = len(usable)
-    step = BATCHES * batch_size
-    blocks = [(first, min(first + step, total)) for first in range(0, total, step)]
-    todo = [block for block in blocks if not parts.has(*block)]
+    blocks = Blocks(folder, "items", len(usable), BATCHES * batch_size, ("features",))
+    todo = blocks.missing()
     computed = sum(end - first for first, end in todo)
     with item_progress(console, "extracting", computed) as advance, ThreadPoolExecutor() as pool:
         for first, end in todo:
-            parts.save(first, end, _block(pool, source, network, usable[first:end], batch_size, advance))
-    return np.concatenate([parts.load(*block) for block in blocks]), computed
+            features = _block(pool, source, network, usable[first:end], batch_size, advance)
+            blocks.save((first, end), {"features": features})
+    return blocks.load()["features"], computed
 
 
 def _block(

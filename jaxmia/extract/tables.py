@@ -123,7 +123,7 @@ def _read_jsonl(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key is given twice")
     return record
 
 

@@ -52,14 +52,14 @@ class Prediction:
     extrapolated: bool | None
 
 
-class Judged(NamedTuple):
-    """How a law fares on cells that it was not fitted to.
+class HeldOutFit(NamedTuple):
+    """How well a law predicts cells that it was not fitted to.
 
     Attributes:
         num_cells: with an advantage above 0.
         r_squared: 1 - (sum of squared errors) / (sum of squares about these cells' own mean), of log10(advantage);
-            below 0 if their mean says more than the law. None if they do not vary or the law says nothing of them.
-        factor: geometric mean of advantage over prediction; None if the law says nothing of them.
+            below 0 if their mean predicts them better. None if they do not vary or the law does not cover them.
+        factor: geometric mean of advantage over prediction; None if the law does not cover them.
     """
 
     num_cells: int
@@ -157,7 +157,7 @@ class PowerLaw:
             extrapolated=is_outside(self, shots, classes),
         )
 
-    def judged_on(self, table: pd.DataFrame | Mapping[str, Any]) -> Judged:
+    def held_out_fit(self, table: pd.DataFrame | Mapping[str, Any]) -> HeldOutFit:
         """Compare the law with other cells at its FPR, of another data set for example.
 
         Args:
@@ -171,13 +171,13 @@ class PowerLaw:
         shots, classes, advantage = (columns[name][usable] for name in COLUMNS[:3])
         known = self.slope_classes is not None or set(classes) <= set(self.classes)
         if self.status != "ok" or not known or not len(shots):
-            return Judged(len(shots), None, None)
+            return HeldOutFit(len(shots), None, None)
         rows = [regressors(self, math.log10(s), int(c)) for s, c in zip(shots, classes, strict=True)]
         observed = np.log10(advantage)
         errors = observed - np.stack(rows) @ coefficients_of(self)
         total = float(np.sum((observed - observed.mean()) ** 2))
         explained = 1 - float(np.sum(errors**2)) / total if np.ptp(observed) > 0 else None
-        return Judged(len(shots), explained, _power_of_ten(float(errors.mean())))
+        return HeldOutFit(len(shots), explained, _power_of_ten(float(errors.mean())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +225,7 @@ class PowerLawFit:
             raise InputError(f"The record must be one of PowerLawFit.to_dict, got {error!r}.") from error
 
 
-class LawOf(NamedTuple):
+class LawKey(NamedTuple):
     """What a law is of.
 
     Attributes:

@@ -18,7 +18,7 @@ from jaxmia.report.page import to_html
 from jaxmia.report.sections import sections_of
 from jaxmia.report.study import load_study, records_of
 from jaxmia.report.subjects import OfAudit, OfStudy, Subject
-from jaxmia.studies.settings.wording import describe_error
+from jaxmia.studies.settings.errors import describe_error
 
 
 def write_report(

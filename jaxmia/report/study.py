@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from jaxmia._validate import InputError
-from jaxmia.laws.fit import LawOf, PowerLawFit
+from jaxmia.laws.fit import LawKey, PowerLawFit
 from jaxmia.report.blocks.records import RecordsOf
 from jaxmia.studies.assess import RATES, rates_by_fpr
-from jaxmia.studies.folder.cell import Cell
+from jaxmia.studies.cell import Cell
 from jaxmia.studies.folder.tables import load_json, load_table, read_tables
 from jaxmia.studies.laws import load_laws
 
@@ -38,7 +38,7 @@ class Study:
     manifest: Mapping[str, Any]
     results: pd.DataFrame
     controls: pd.DataFrame
-    laws: Mapping[LawOf, PowerLawFit]
+    laws: Mapping[LawKey, PowerLawFit]
 
     @property
     def fprs(self) -> list[float]:

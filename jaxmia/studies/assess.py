@@ -1,4 +1,4 @@
-"""What attacks achieve on one set of scores, as rows: for a cell of an experiment or for anyone's scores."""
+"""The rows of attacks on one set of scores: of a cell of an experiment, or of anyone's scores."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def assess(
         fprs: fractions.
         evaluations: as in jaxmia.stats.operating_points; "calibrated" takes the form of evaluated_results.
         features: float[examples, dim], for attacks that read them.
-        audit: lower bound on epsilon from what an attack says of all models, at a confidence, called as
+        audit: lower bound on epsilon from an attack's statistics on all models, called as
             audit(result, confidence=...), for the column epsilon_lower_bound: the bounds of all rows hold together with
             95%, so that the best of them may be chosen. Attacks that read the target's membership have none.
 
     Raises:
-        InputError: what the attacks refuse.
+        InputError: as the attacks.
     """
     if len(scores.log_odds) < MIN_MODELS:
         reason = f"only {len(scores.log_odds)} models have finite scores; an attack needs {MIN_MODELS}"
@@ -126,7 +126,7 @@ def control_rows(
         features: float[examples, dim], for attacks that read them.
 
     Raises:
-        InputError: what the attacks refuse.
+        InputError: as the attacks.
     """
     num_nonmembers = int(np.count_nonzero(~np.asarray(scores.member)))
     resolved = [fpr for fpr in fprs if resolvable(fpr, num_nonmembers)]
@@ -198,7 +198,7 @@ def run_attack(attack: AttackSettings, scores: Scores, features: np.ndarray | No
         features: float[examples, dim], for an attack that reads them.
 
     Raises:
-        InputError: without features for an attack that needs them, and what the attack refuses.
+        InputError: without features for an attack that needs them, and as the attack.
     """
     function = attacks.REGISTRY[attack.name]
     if not needs_features(attack.name):
@@ -208,7 +208,7 @@ def run_attack(attack: AttackSettings, scores: Scores, features: np.ndarray | No
 
 
 def check_attacks(attack_settings: Sequence[AttackSettings]) -> None:
-    """Raise InputError if an attack refuses its options, as they turn out on a few scores."""
+    """Raise InputError if an attack refuses its options, tried on a few random scores."""
     tiny = np.random.default_rng(0)
     log_odds, member = tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4
     known = np.ones((2, log_odds.shape[1]))
@@ -232,10 +232,10 @@ def evaluated_results(
 ) -> dict[str, AttackResult]:
     """Return what to evaluate under each evaluation.
 
-    "calibrated" takes non-members' statistics to have one law for all examples up to what their shadows say of each.
-    Standardised log-odds nearly have, likelihood ratios and probabilities have not. So LiRA is evaluated by its
-    calibrated z, and attacks without such a form by "calibrated_empirical", which needs no law of the statistic but
-    10/fpr non-members of each example.
+    "calibrated" assumes that non-members' statistics have the same distribution for every example, once its shadows
+    have standardised them. Standardised log-odds nearly do, likelihood ratios and probabilities do not. So LiRA is
+    evaluated by its calibrated z, and attacks without such a form by "calibrated_empirical", which assumes no
+    distribution, but needs 10/fpr non-members of each example.
 
     Args:
         attack: its name and options.
@@ -279,7 +279,7 @@ def result_rows(
 
     Args:
         attack: its label.
-        results: what it said, by evaluation.
+        results: its statistics, by evaluation.
         curves: rocs of the results, for the same targets.
         fprs: fractions.
         targets: the models whose pairs are counted; all by default.
@@ -351,7 +351,7 @@ def per_example_rows(
     Args:
         scores: log_odds and member [models, examples].
         fprs: fractions.
-        examples: one row per example, which names it; if the models are too few to say more, no row is returned.
+        examples: one row per example, which names it; with fewer than MIN_MODELS models no row is returned.
         correction: as in per_example_vulnerability, recorded in every row.
         inclusion_rate: share of the pool that each model trained on, if known; recorded in every row.
     """

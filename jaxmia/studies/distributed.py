@@ -1,9 +1,9 @@
-"""Several processes on one run: which models are whose, and what the processes tell each other.
+"""Several processes on one run: which models each of them trains, and the messages between them.
 
 Training needs no communication: a model's key follows from its id. What remains is a few short messages, sent through
 the key-value service of jax.distributed rather than by collectives, which would tie every process to the slowest one,
-cell by cell. A process that fails tells the others why; one that dies is missed by jax.distributed's own heartbeats,
-which end the others.
+cell by cell. A process that fails broadcasts why; one that dies is missed by jax.distributed's own heartbeats, which
+end the others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ProcessError(RuntimeError):
     """Another process of the run failed, which ends this one. The command line prints one line and exits with 1."""
 
 
-class Piece(NamedTuple):
+class ModelRange(NamedTuple):
     """Models first .. end - 1 of a cell, which one process scores.
 
     Attributes:
@@ -51,8 +51,8 @@ class Piece(NamedTuple):
         return self.first, self.end
 
 
-def deal(trained: Sequence[tuple[int, int]], num_models: int, count: int) -> list[Piece]:
-    """Deal the models 0 .. num_models - 1 of a cell to processes 0 .. count - 1; the pieces are in the order of models.
+def deal(trained: Sequence[tuple[int, int]], num_models: int, count: int) -> list[ModelRange]:
+    """Deal the models 0 .. num_models - 1 of a cell to processes 0 .. count - 1; the ranges are in the order of models.
 
     Ranges on disk stay whole and go round in turn. The missing models are cut into shares that are even to within one
     model and contiguous but for what lies between them on disk.
@@ -62,7 +62,7 @@ def deal(trained: Sequence[tuple[int, int]], num_models: int, count: int) -> lis
         num_models: M.
         count: number of processes.
     """
-    pieces = [Piece(first, end, True, turn % count) for turn, (first, end) in enumerate(trained)]
+    ranges = [ModelRange(first, end, True, turn % count) for turn, (first, end) in enumerate(trained)]
     edges = [0, *itertools.chain(*trained), num_models]
     gaps = [(first, end) for first, end in zip(edges[::2], edges[1::2], strict=True) if first < end]
     total, seen = sum(end - first for first, end in gaps), 0
@@ -71,9 +71,9 @@ def deal(trained: Sequence[tuple[int, int]], num_models: int, count: int) -> lis
             share = [total * edge // count - seen + first for edge in (process, process + 1)]
             mine = max(first, share[0]), min(end, share[1])
             if mine[0] < mine[1]:
-                pieces.append(Piece(*mine, False, process))
+                ranges.append(ModelRange(*mine, False, process))
         seen += end - first
-    return sorted(pieces)
+    return sorted(ranges)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +90,13 @@ class Group:
     count: int = 1
     name: str = ""
 
-    def tell(self, what: str, value: Any = None) -> None:
-        """Send a JSON-ready value to whoever wants to hear it from this process; each thing can be told once."""
+    def broadcast(self, what: str, value: Any = None) -> None:
+        """Send a JSON-ready value to all other processes; each name can be sent once by each process."""
         if self.count > 1:
             _client().key_value_set(self._key(what, self.index), json.dumps(value))
 
-    def hear(self, what: str, process: int) -> Any:
-        """Wait for what a process tells, for as long as all processes live.
+    def receive(self, what: str, process: int) -> Any:
+        """Wait for what a process broadcasts under a name, for as long as all processes live.
 
         Raises:
             InputError: if another process failed on wrong input, with its message.
@@ -111,11 +111,11 @@ class Group:
                     raise
 
     def check(self) -> None:
-        """Raise what hear raises if another process has failed."""
+        """Raise what receive raises if another process has failed."""
         if self.count == 1:
             return
-        for _, told in _client().key_value_dir_get(f"{self.name}/failed"):
-            failure = json.loads(told)
+        for _, message in _client().key_value_dir_get(f"{self.name}/failed"):
+            failure = json.loads(message)
             raise (InputError if failure["input"] else ProcessError)(failure["message"])
 
     def _key(self, what: str, process: int) -> str:
@@ -126,14 +126,15 @@ class Group:
         reason = str(error) if wrong_input else f"{type(error).__name__}: {error}".removesuffix(": ")
         message = reason if wrong_input else f"process {self.index} of {self.count} failed: {reason}"
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # the service may be what failed
-            self.tell("failed", {"input": wrong_input, "message": message})
+            self.broadcast("failed", {"input": wrong_input, "message": message})
 
 
 @contextlib.contextmanager
 def group() -> Iterator[Group]:
     """The processes of the run that begins here: all of jax.distributed, or this one alone if it is not in use.
 
-    Every process must begin the same runs in the same order. What is raised inside is told to the others.
+    Every process must begin the same runs in the same order. An error inside is broadcast to the others, which raise it
+    too.
 
     Raises:
         InputError: if JAX has several processes, but jax.distributed was not initialised.
@@ -146,7 +147,7 @@ def group() -> Iterator[Group]:
     mine = Group(index, count, f"jaxmia/{next(_CALLS)}")
     try:
         yield mine
-    except ProcessError:  # which the others hear from the one that failed
+    except ProcessError:  # the one that failed has broadcast it
         raise
     except BaseException as error:
         mine._fail(error)

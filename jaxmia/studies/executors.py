@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class LostError(RuntimeError):
-    """A task that gave no answer: its worker died, and so did those that tried again."""
+    """A task without an answer: its worker died, and so did the workers of all further tries."""
 
 
 @runtime_checkable
@@ -44,15 +44,15 @@ class Executor(Protocol):
         ...
 
     def start(self) -> None:
-        """Get what the executor needs, before anything is written and before this process starts JAX.
+        """Acquire workers, before anything is written and before this process starts JAX.
 
         Raises:
-            InputError: if it cannot be had.
+            InputError: if there are none.
         """
         ...
 
     def stop(self) -> None:
-        """Give back what start got."""
+        """Release the workers."""
         ...
 
     def run(

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jaxmia._deprecated import warn_renamed
 from jaxmia._hashes import json_number
 from jaxmia._validate import InputError, check_choice
-from jaxmia.laws.fit import DEFAULT_RECIPE, PER_RECORD, SATURATED_TPR, LawOf, PowerLawFit, fit_power_law
+from jaxmia.laws.fit import DEFAULT_RECIPE, PER_RECORD, SATURATED_TPR, LawKey, PowerLawFit, fit_power_law
 from jaxmia.studies.folder.tables import load_results, read_tables
 from jaxmia.vulnerability.curves import QUANTILES, VulnerabilityQuantile, tpr_quantile
 
@@ -19,7 +20,7 @@ _CELL = ("dataset", "recipe", "classes", "shots", "seed", "epsilon")
 _LAW = ("attack", "evaluation", "epsilon", "recipe")
 
 
-def fit_laws(results: pd.DataFrame) -> dict[LawOf, PowerLawFit]:
+def fit_laws(results: pd.DataFrame) -> dict[LawKey, PowerLawFit]:
     """Fit the power law to each attack, evaluation, privacy level and recipe, over all cells of all data sets.
 
     Args:
@@ -28,7 +29,9 @@ def fit_laws(results: pd.DataFrame) -> dict[LawOf, PowerLawFit]:
     return {law: fit_power_law(rows) for law, rows in _by_law(results)}
 
 
-def load_laws(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> dict[LawOf, PowerLawFit]:
+def load_laws(
+    folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> dict[LawKey, PowerLawFit]:
     """The laws of runs and sweeps, joined: of what attacks find on average, then of records' quantiles."""
     return fit_laws(load_rows(folders))
 
@@ -84,8 +87,8 @@ def _named_saturated(quantile: VulnerabilityQuantile) -> VulnerabilityQuantile:
     return quantile._replace(status="saturated", reason=f"TPR is {SATURATED_TPR:g} or more")
 
 
-def laws_elsewhere(results: pd.DataFrame, held_out: Sequence[str] | None = None) -> pd.DataFrame:
-    """Fit every law without some data sets, and see what it says of these.
+def leave_one_dataset_out(results: pd.DataFrame, held_out: Sequence[str] | None = None) -> pd.DataFrame:
+    """Fit every law without some data sets, and compare it with their cells.
 
     Args:
         results: as of load_results, over two data sets or more.
@@ -95,7 +98,7 @@ def laws_elsewhere(results: pd.DataFrame, held_out: Sequence[str] | None = None)
         One row per law, FPR and group left out: attack, evaluation, epsilon, recipe, fpr, dataset (the left-out names),
         slope_shots of the others, r_squared on the others, num_cells of the left-out with an advantage above 0,
         r_squared_elsewhere, and factor, by which their advantage exceeds the prediction (geometric mean). Missing where
-        the others determine no law, or it says nothing of the left-out cells.
+        the others determine no law, or it does not cover the left-out cells.
 
     Raises:
         InputError: for an unknown data set, or if none is left to fit.
@@ -112,32 +115,38 @@ def laws_elsewhere(results: pd.DataFrame, held_out: Sequence[str] | None = None)
         fitted = fit_laws(results[~left_out])
         for law_of, cells in _by_law(results[left_out]):
             for law in fitted[law_of].lines if law_of in fitted else ():
-                judged = law.judged_on(cells)
+                compared = law.held_out_fit(cells)
                 rows.append(
                     law_of._asdict()
                     | {"fpr": law.fpr, "dataset": ", ".join(group), "slope_shots": law.slope_shots}
-                    | {"r_squared": law.r_squared, "num_cells": judged.num_cells}
-                    | {"r_squared_elsewhere": judged.r_squared, "factor": judged.factor}
+                    | {"r_squared": law.r_squared, "num_cells": compared.num_cells}
+                    | {"r_squared_elsewhere": compared.r_squared, "factor": compared.factor}
                 )
     return pd.DataFrame(rows)
 
 
-def _by_law(results: pd.DataFrame) -> Iterator[tuple[LawOf, pd.DataFrame]]:
+def laws_elsewhere(results: pd.DataFrame, held_out: Sequence[str] | None = None) -> pd.DataFrame:
+    """The former name of leave_one_dataset_out; it goes with version 0.2."""
+    warn_renamed("laws_elsewhere", "leave_one_dataset_out", gone="0.2")
+    return leave_one_dataset_out(results, held_out)
+
+
+def _by_law(results: pd.DataFrame) -> Iterator[tuple[LawKey, pd.DataFrame]]:
     for (attack, evaluation, epsilon, recipe), rows in results.groupby(list(_LAW), sort=False):
-        yield LawOf(str(attack), str(evaluation), float(str(epsilon)), str(recipe)), rows
+        yield LawKey(str(attack), str(evaluation), float(str(epsilon)), str(recipe)), rows
 
 
-def laws_to_json(laws: Mapping[LawOf, PowerLawFit]) -> list[dict[str, Any]]:
+def laws_to_json(laws: Mapping[LawKey, PowerLawFit]) -> list[dict[str, Any]]:
     """The content of power_law.json."""
     return [
         {**law._asdict(), "epsilon": json_number(law.epsilon), **fit.to_dict()} for law, fit in laws.items()
     ]
 
 
-def laws_from_json(content: list[dict[str, Any]]) -> dict[LawOf, PowerLawFit]:
+def laws_from_json(content: list[dict[str, Any]]) -> dict[LawKey, PowerLawFit]:
     """Laws from the content of power_law.json."""
     return {
-        LawOf(
+        LawKey(
             entry["attack"],
             entry["evaluation"],
             float(entry["epsilon"]),

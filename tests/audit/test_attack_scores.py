@@ -154,9 +154,9 @@ def test_the_target_may_be_named_in_the_file(source, tmp_path, audited):
         ({"fpr": [2.0]}, "fpr=2.0"),
         (
             {"fpr": [0.1, 0.01, 0.1]},
-            r"fpr=\[0.1, 0.01, 0.1\] must hold different values, but 0.1 stands there 2 times",
+            r"fpr=\[0.1, 0.01, 0.1\] must hold different values, but 0.1 is given 2 times",
         ),
-        ({"attack": ["lira", "lira"]}, "must hold different values, but 'lira' stands there 2 times"),
+        ({"attack": ["lira", "lira"]}, "must hold different values, but 'lira' is given 2 times"),
         ({"fpr": []}, "at least one FPR"),
         ({"target": 16}, r"target=16 must be the row of a model, 0\.\.15"),
     ],

@@ -11,9 +11,9 @@ from commands import jaxmia
 
 from jaxmia._validate import InputError
 from jaxmia.audit import attack_scores as attack_run
-from jaxmia.audit import match as audit_match
+from jaxmia.audit import recipe_fit
 from jaxmia.audit import shadows as audit_shadows
-from jaxmia.audit.match import HeadScores, matched
+from jaxmia.audit.recipe_fit import HeadScores, fit_recipe
 from jaxmia.audit.records import AuditRecords, load_records
 from jaxmia.audit.released import load_released
 from jaxmia.audit.rows import record_rows
@@ -99,9 +99,9 @@ def test_a_planted_strength_of_the_ridge_is_recovered(records, head, place):
     loaded = load_records(config)
     own = load_released(config.head.file, loaded.data).scores(loaded.data.labels, loaded.member)
     scores = HeadScores(np.asarray(own.scores.log_odds)[0].astype(np.float64))
-    match = matched(Trainer(loaded, 0, None), config, scores, None)
+    match = fit_recipe(Trainer(loaded, 0, None), config, scores, None)
     assert 0.7 < match.train.weight_decay / (STRENGTH / 120) < 1.4
-    assert match.mismatch < audit_match.MISMATCH
+    assert match.mismatch < recipe_fit.MISMATCH
 
 
 def test_an_audit_tells_members_and_resumes_in_the_same_bytes(place, records, monkeypatch):
@@ -117,7 +117,7 @@ def test_an_audit_tells_members_and_resumes_in_the_same_bytes(place, records, mo
     assert table["p_value"][table["member"]].median() < 0.1 < table["p_value"][~table["member"]].median()
     before = (place / "out" / "records.parquet").read_bytes()
     (place / "out" / "shadows" / "models-32-48.npz").unlink()  # as a kill leaves it
-    monkeypatch.setattr(audit_match, "judged", None)  # how near the shadows come to the head is known
+    monkeypatch.setattr(recipe_fit, "compare_recipe", None)  # how near the shadows come to the head is known
     run_audit(place / "audit.toml", place / "out")
     assert (place / "out" / "records.parquet").read_bytes() == before
     content = json.loads((place / "out" / "audit.json").read_text())

@@ -12,7 +12,7 @@ from commands import jaxmia
 from jaxmia._validate import InputError
 from jaxmia.audit import attack_scores as attack_run
 from jaxmia.audit import shadows as audit_shadows
-from jaxmia.audit.match import HeadScores, judged
+from jaxmia.audit.recipe_fit import HeadScores, compare_recipe
 from jaxmia.audit.records import AuditRecords, proposed_fprs
 from jaxmia.audit.run import run_audit
 from jaxmia.audit.settings import AuditConfig, load_audit
@@ -97,7 +97,7 @@ def test_shadows_go_through_the_rounding_of_the_head(place):
     of_audit = AuditRecords(data, records["member"], np.arange(240).astype(str))
     train = load_audit(place / "audit.toml").train.model_copy(update={"steps": 2})
     rounding = Rounding(0.1, decimals=1)
-    found = judged(
+    found = compare_recipe(
         Trainer(of_audit, 0, None), train, HeadScores(rounding.applied(np.linspace(-9, 9, 240)), rounding)
     )
     raw, member = Trainer(of_audit, 0, None).scores(train, (0, 8), stream=audit_shadows.FITTING)

@@ -20,7 +20,7 @@ from jaxmia.cli.tables import audit_tables
 from jaxmia.data.feature_set import feature_set
 from jaxmia.privacy.tradeoff import kairouz_ceiling
 from jaxmia.report import make_report
-from jaxmia.studies.settings.parts import TrainSettings
+from jaxmia.studies.settings.train import TrainSettings
 
 NOISE, CLIP, STEPS, RATE, MODELS = 2.0, 1.0, 20, 0.5, 3000
 

@@ -99,7 +99,7 @@ def test_a_sweep_prints_its_cells_a_table_and_laws_and_a_second_one_says_nothing
 
 
 def test_failed_cells_are_a_table_and_exit_code_1(capsys, tmp_path, monkeypatch):
-    from jaxmia.studies import run as experiment
+    from jaxmia.studies import cell_rows
 
     def fail(*args, **kwargs):
         raise RuntimeError("[no] answer")
@@ -114,7 +114,7 @@ def test_failed_cells_are_a_table_and_exit_code_1(capsys, tmp_path, monkeypatch)
         "datasets=[{name='x',features='demo'}]",
     ]
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "assess", fail)
+        patch.setattr(cell_rows, "assess", fail)
         code, said, progress = jaxmia(capsys, *words, columns=160)
     assert code == 1
     assert "Failed: 2 cells; the same call with --resume tries them again" in said
@@ -235,13 +235,13 @@ def test_help_of_dp_says_what_it_is_not(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["attack", "none.npz", "--out", "OUT", "--fpr", "0.1", "--fpr", "0.1"], "0.1 stands there 2 times"),
-        (["triage", "demo", "--fpr", "0.1", "--fpr", "0.1"], "0.1 stands there 2 times"),
+        (["attack", "none.npz", "--out", "OUT", "--fpr", "0.1", "--fpr", "0.1"], "0.1 is given 2 times"),
+        (["triage", "demo", "--fpr", "0.1", "--fpr", "0.1"], "0.1 is given 2 times"),
         (
             ["dp", "--epsilon", "1", "--steps", "9", "--fpr", "0.1", "--fpr", "0.1"],
-            "0.1 stands there 2 times",
+            "0.1 is given 2 times",
         ),
-        (["predict", "--published", "--epsilon", "1", "--epsilon", "1"], "1.0 stands there 2 times"),
+        (["predict", "--published", "--epsilon", "1", "--epsilon", "1"], "1.0 is given 2 times"),
         (["run", "none.toml", "--out", "OUT"], "config='none.toml' must be a TOML file or one of"),
         (["run", "smoke", "--out", "OUT", "--set", "train.stepz=3"], "Did you mean 'steps'"),
         (["run", "smoke", "--out", "OUT", "--set", "train.steps=-1"], "train.steps=-1"),

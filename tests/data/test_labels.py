@@ -56,7 +56,7 @@ def test_labels_are_places_among_class_names_or_the_names_themselves(labels):
         (np.eye(6), None, r"give labels.argmax\(axis=1\)"),
         (np.array([1j] * 6), None, "labels as integers, with class_names"),
         (np.array([1, "a", None, 2, 3, 4], object), None, "labels as integers, with class_names"),
-        ([0, 1, 0, 1, 0, 1], ["same", "other", "same"], "class_names must differ, but 'same' stands there 2"),
+        ([0, 1, 0, 1, 0, 1], ["same", "other", "same"], "class_names must differ, but 'same' is given 2"),
     ],
 )
 def test_labels_that_are_none_are_refused_with_what_to_type(labels, names, message):

@@ -21,7 +21,6 @@ from jaxmia._validate import InputError
 from jaxmia.audit.records import load_records
 from jaxmia.audit.settings import AuditConfig
 from jaxmia.extract import Columns, ImageOptions, extract_features, packages
-from jaxmia.extract.parts import Parts
 from jaxmia.extract.screening import screen
 from jaxmia.extract.sources import open_source
 
@@ -288,7 +287,7 @@ def test_a_killed_extraction_continues_to_the_same_bytes(table, minilm, tmp_path
     assert run("killed.npz").computed == 36 - 8 * there
     assert not parts.exists()
     with monkeypatch.context() as patch:
-        patch.setattr(Parts, "remove", stop)
+        patch.setattr(shutil, "rmtree", stop)
         with pytest.raises(KeyboardInterrupt):
             run("whole.npz")
     written = (tmp_path / "whole.npz").read_bytes()

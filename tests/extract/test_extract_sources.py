@@ -307,7 +307,7 @@ def test_columns_of_one_name_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"column='label' must stand there once, but 2 columns"):
         open_source(str(tmp_path / "d.parquet"), Columns())
     (tmp_path / "d.jsonl").write_text('{"text": "a", "label": "cat", "label": "x"}\n')
-    assert problems_of(tmp_path / "d.jsonl") == {"0": "malformed row (a key stands there twice)"}
+    assert problems_of(tmp_path / "d.jsonl") == {"0": "malformed row (a key is given twice)"}
     (tmp_path / "other.csv").write_text("text,label,note,note\na,cat,x,y\n")
     assert not problems_of(tmp_path / "other.csv")  # no one asks for these
 

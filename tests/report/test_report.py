@@ -21,7 +21,7 @@ from jaxmia.report import make_report
 from jaxmia.report.blocks.records import RecordsOf
 from jaxmia.report.content import Picture, shown
 from jaxmia.scores import Scores
-from jaxmia.studies import run as experiment
+from jaxmia.studies import grid
 from jaxmia.studies.assess import per_example_rows, rates_by_fpr
 from jaxmia.studies.settings.toml import load_config
 from jaxmia.tables import NONE, Measured, Table, number
@@ -56,8 +56,8 @@ def studied(tmp_path_factory):
         "privacy.epsilon=[inf,8]",
     ]
     with pytest.MonkeyPatch.context() as patch:  # what a report draws it draws itself
-        patch.setattr(experiment, "plot_power_law", lambda *args: [])
-        patch.setattr(experiment, "plot_privacy", lambda *args: [])
+        patch.setattr(grid, "plot_power_law", lambda *args: [])
+        patch.setattr(grid, "plot_privacy", lambda *args: [])
         run_experiment(load_config("smoke", words), out)
     return out
 

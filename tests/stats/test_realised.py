@@ -13,7 +13,7 @@ from jaxmia.laws.fit import fit_power_law
 from jaxmia.plots import power_law_figure
 from jaxmia.stats.realised import realised_fpr
 from jaxmia.stats.resolution import clopper_pearson
-from jaxmia.studies import run as experiment
+from jaxmia.studies import grid
 from jaxmia.studies.settings.toml import load_config
 from jaxmia.tables.rates import realised
 
@@ -78,7 +78,7 @@ def test_plots_draw_such_cells_hollow(count, marked):
 
 
 def test_a_run_prints_one_screen_and_verbose_prints_all(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(experiment, "plot_power_law", lambda *args: [])
+    monkeypatch.setattr(grid, "plot_power_law", lambda *args: [])
     words = ["shadows.models=17", "grid.shots=[8,16]", "train.steps=5", "fpr=[0.1,0.01]"]
     run_experiment(load_config("smoke", words), tmp_path / "out")
     sets = [word for each in words for word in ("--set", each)]

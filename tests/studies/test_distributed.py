@@ -16,12 +16,16 @@ import pytest
 from jaxmia._validate import InputError
 from jaxmia.cli import main
 from jaxmia.data.feature_set import demo_features
+from jaxmia.data.membership import draw_membership
 from jaxmia.studies import distributed as processes
-from jaxmia.studies import run as experiment
-from jaxmia.studies.distributed import Group, Piece, ProcessError, deal, group, start
-from jaxmia.studies.folder.cell import Cell
+from jaxmia.studies import run
+from jaxmia.studies.cell import Cell, draw_pool
+from jaxmia.studies.distributed import Group, ModelRange, ProcessError, deal, group, start
 from jaxmia.studies.folder.run import RunFolder
 from jaxmia.studies.run import run_experiment
+from jaxmia.studies.settings.toml import parse_config
+from jaxmia.training.ensemble import ShadowEnsemble, empty_heads
+from jaxmia.training.scoring import score
 
 SETTINGS = {
     "attack": ["lira", "threshold", "whitebox"],
@@ -97,14 +101,14 @@ def parts(out, cell):
 
 def all_scores(out, cell):
     """Log-odds of all heads of a cell, computed from what is on disk."""
-    config, folder = experiment.parse_config(SETTINGS), RunFolder(out, {})
-    pool = experiment.draw_pool(config, demo_features(), cell).data
+    config, folder = parse_config(SETTINGS), RunFolder(out, {})
+    pool = draw_pool(config, demo_features(), cell).data
     rows = []
     for models in folder.trained_models(cell):
-        template = experiment.empty_heads(pool, num_models=models[1] - models[0])
+        template = empty_heads(pool, num_models=models[1] - models[0])
         heads = folder.load_heads(cell, models, template)
-        masks = experiment.draw_membership(jax.random.key(0), pool.labels, num_models=models[1] - models[0])
-        rows.append(experiment.score(experiment.ShadowEnsemble(heads, masks), pool).log_odds)
+        masks = draw_membership(jax.random.key(0), pool.labels, num_models=models[1] - models[0])
+        rows.append(score(ShadowEnsemble(heads, masks), pool).log_odds)
     return np.concatenate(rows)
 
 
@@ -245,8 +249,8 @@ def test_every_model_is_dealt_once_and_evenly(trained, count):
 
 
 def test_one_process_trains_what_is_missing_in_one_piece():
-    assert deal([], 17, 1) == [Piece(0, 17, False, 0)]
-    assert deal([(0, 9)], 17, 1) == [Piece(0, 9, True, 0), Piece(9, 17, False, 0)]
+    assert deal([], 17, 1) == [ModelRange(0, 17, False, 0)]
+    assert deal([(0, 9)], 17, 1) == [ModelRange(0, 9, True, 0), ModelRange(9, 17, False, 0)]
 
 
 def test_heads_trained_twice_are_taken_once(tmp_path):
@@ -289,11 +293,11 @@ def test_a_failure_is_heard_by_whoever_waits(monkeypatch, error, heard, message)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     with contextlib.suppress(type(error)), group() as failing:
-        failing.tell("cell", [1, "a"])
+        failing.broadcast("cell", [1, "a"])
         raise error
     waiting = Group(0, 2, failing.name)
     with pytest.raises(heard, match=message):
-        waiting.hear("another cell", 1)
+        waiting.receive("another cell", 1)
     with pytest.raises(heard, match=message):
         waiting.check()
     Group(0, 2, "the next run").check()  # has failures of its own
@@ -303,7 +307,7 @@ def test_the_command_line_says_in_one_line_that_another_process_failed(monkeypat
     def fail(*_, **__):
         raise ProcessError("process 1 of 2 failed: OSError: disk full")
 
-    monkeypatch.setattr(experiment, "run_experiment", fail)
+    monkeypatch.setattr(run, "run_experiment", fail)
     monkeypatch.setattr(sys, "argv", ["jaxmia", "run", "smoke", "--out", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -314,9 +318,9 @@ def test_the_command_line_says_in_one_line_that_another_process_failed(monkeypat
 def test_what_is_told_is_heard(monkeypatch):
     service = Service()
     monkeypatch.setattr(processes, "_client", lambda: service)
-    Group(1, 2, "run").tell("cell", [1, "a"])
-    assert Group(0, 2, "run").hear("cell", 1) == [1, "a"]
-    Group().tell("cell")  # one process talks to nobody
+    Group(1, 2, "run").broadcast("cell", [1, "a"])
+    assert Group(0, 2, "run").receive("cell", 1) == [1, "a"]
+    Group().broadcast("cell")  # one process talks to nobody
     assert list(service.told) == ["run/cell/1"]
 
 

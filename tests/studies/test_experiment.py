@@ -18,17 +18,24 @@ from kills import stopped_after_each_write
 from jaxmia import attacks
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import demo_features, save_features
-from jaxmia.laws.fit import LawOf, fit_power_law
+from jaxmia.data.membership import draw_membership
+from jaxmia.laws.fit import LawKey, fit_power_law
 from jaxmia.report import make_report
 from jaxmia.stats.operating_points import operating_points
 from jaxmia.stats.roc import roc
-from jaxmia.studies import folder as store
-from jaxmia.studies import run as experiment
+from jaxmia.studies import cell_heads, cell_scores, grid, study
+from jaxmia.studies.cell import Cell, cell_keys, draw_pool
+from jaxmia.studies.folder import run as folder_run
+from jaxmia.studies.folder.manifest import versions
 from jaxmia.studies.folder.run import RunFolder
+from jaxmia.studies.folder.tables import load_results
 from jaxmia.studies.laws import laws_from_json
 from jaxmia.studies.recipe import recipe_for
 from jaxmia.studies.run import run_experiment
+from jaxmia.studies.settings.toml import parse_config
 from jaxmia.tables import Table
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.scoring import score
 
 SETTINGS = {
     "attack": ["lira", {"name": "lira", "variance": "global"}, "threshold"],
@@ -105,14 +112,12 @@ def test_every_attack_has_its_negative_control_in_every_cell(finished):
 def test_an_attack_on_features_runs_on_those_of_the_candidates(tmp_path):
     settings = changed(grid={"shots": [8]}) | {"attack": ["quantile"], "evaluation": ["pooled"]}
     run = run_experiment(settings, tmp_path / "run")
-    config, cell = experiment.parse_config(settings), experiment.Cell(3, 8, 0)
-    pool = experiment.draw_pool(config, demo_features(), cell)
-    masks = experiment.draw_membership(experiment.cell_keys(0)["membership"], pool.data.labels, num_models=17)
+    config, cell = parse_config(settings), Cell(3, 8, 0)
+    pool = draw_pool(config, demo_features(), cell)
+    masks = draw_membership(cell_keys(0)["membership"], pool.data.labels, num_models=17)
     recipe = recipe_for(config, classes=3, shots=8)
-    ensemble = experiment.train_ensemble(
-        experiment.cell_keys(0)["training"], pool.data, masks, recipe.hyper, recipe.config
-    )
-    result = attacks.quantile(experiment.score(ensemble, pool.data), features=pool.data.features)
+    ensemble = train_ensemble(cell_keys(0)["training"], pool.data, masks, recipe.hyper, recipe.config)
+    result = attacks.quantile(score(ensemble, pool.data), features=pool.data.features)
     assert run.results["auc"].iloc[0] == roc(result).auc
 
 
@@ -144,7 +149,7 @@ def test_correction_is_applied_and_recorded_per_example(tmp_path):
 def test_law_in_the_folder_is_the_fit_of_its_rows(finished):
     for evaluation in ("pooled", "calibrated"):
         rows = finished.results.query("attack == 'lira' and evaluation == @evaluation")
-        assert finished.laws[LawOf("lira", evaluation)] == fit_power_law(rows)
+        assert finished.laws[LawKey("lira", evaluation)] == fit_power_law(rows)
     content = json.loads((finished.path / "power_law.json").read_text())
     assert laws_from_json(content) == finished.laws
 
@@ -231,7 +236,7 @@ def test_rows_of_an_evaluation_cut_short_are_not_taken_for_another_ones(tmp_path
     run_experiment(SETTINGS, path)
     before = contents(path)
     with monkeypatch.context() as patch:
-        patch.setattr(store, "file_hash", _interrupt)  # after the rows, before their record
+        patch.setattr(folder_run, "file_hash", _interrupt)  # after the rows, before their record
         with pytest.raises(KeyboardInterrupt):
             run_experiment({**SETTINGS, "attack": ["threshold"]}, path)
     run_experiment(SETTINGS, path, resume=True)
@@ -284,7 +289,7 @@ def test_an_unfinished_run_has_the_results_of_its_cells(finished, tmp_path, monk
         patch.setattr(RunFolder, "assemble", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(SETTINGS, tmp_path / "run")
-    pd.testing.assert_frame_equal(store.load_results(tmp_path / "run"), finished.results)
+    pd.testing.assert_frame_equal(load_results(tmp_path / "run"), finished.results)
 
 
 def test_normalisation_reaches_the_heads_and_is_recorded(finished, tmp_path):
@@ -301,20 +306,20 @@ def test_normalisation_reaches_the_heads_and_is_recorded(finished, tmp_path):
     assert "of members and others together" in dict(blocks["The study"].rows)["features"]
     assert {row[-1] for row in blocks["Recipes really used"].rows} == {"pool"}
     assert set(finished.results["normalize"]) == {"none"}
-    config = experiment.parse_config(changed(train={"steps": 10, "normalize": "standardize"}))
-    pool = experiment.draw_pool(config, demo_features(), experiment.Cell(3, 8, 0))
+    config = parse_config(changed(train={"steps": 10, "normalize": "standardize"}))
+    pool = draw_pool(config, demo_features(), Cell(3, 8, 0))
     square_norms = np.sum(pool.data.features.astype(np.float64) ** 2, axis=1)
     assert square_norms.mean() == pytest.approx(381 / 384, rel=1e-5)  # three dimensions are dead
     assert result.results["auc"].ne(finished.results["auc"]).any()
 
 
 def test_other_versions_are_refused(finished, monkeypatch):
-    monkeypatch.setattr(experiment, "versions", lambda: {**experiment_versions, "jax": "0.0.1"})
+    monkeypatch.setattr(study, "versions", lambda: {**experiment_versions, "jax": "0.0.1"})
     with pytest.raises(InputError, match=r"versions.jax='0.0.1' must equal"):
         run_experiment(SETTINGS, finished.path)
 
 
-experiment_versions = experiment.versions()
+experiment_versions = versions()
 
 
 def test_foreign_folders_and_files_are_refused(tmp_path):
@@ -345,14 +350,13 @@ def test_what_would_fail_later_fails_before_training(tmp_path, settings, message
 
 
 def test_diverged_heads_are_counted_named_and_left_out(tmp_path, monkeypatch):
-    score = experiment.score
 
     def with_nan(ensemble, pool):
         scores = score(ensemble, pool)
         scores.log_odds[5, 2] = np.nan
         return scores
 
-    monkeypatch.setattr(experiment, "score", with_nan)
+    monkeypatch.setattr(cell_scores, "score", with_nan)
     result = run_experiment(changed(grid={"shots": [8]}), tmp_path / "run")
     assert (result.results["num_diverged"] == 1).all()
     entry = json.loads((tmp_path / "run" / "manifest.json").read_text())["cells"]["classes-3_shots-8_seed-0"]
@@ -430,14 +434,14 @@ def test_two_processes_cannot_write_one_folder(finished):
 
 def test_pooled_rows_are_recomputed_from_public_parts(finished):
     """The library's functions give the folder's numbers: nothing in a run is out of reach of a notebook."""
-    config = experiment.parse_config(SETTINGS)
-    cell = experiment.Cell(3, 8, 0)
-    pool = experiment.draw_pool(config, demo_features(), cell)
-    keys = experiment.cell_keys(0)
-    masks = experiment.draw_membership(keys["membership"], pool.data.labels, num_models=17)
+    config = parse_config(SETTINGS)
+    cell = Cell(3, 8, 0)
+    pool = draw_pool(config, demo_features(), cell)
+    keys = cell_keys(0)
+    masks = draw_membership(keys["membership"], pool.data.labels, num_models=17)
     recipe = recipe_for(config, classes=3, shots=8)
-    ensemble = experiment.train_ensemble(keys["training"], pool.data, masks, recipe.hyper, recipe.config)
-    scores = experiment.score(ensemble, pool.data)
+    ensemble = train_ensemble(keys["training"], pool.data, masks, recipe.hyper, recipe.config)
+    scores = score(ensemble, pool.data)
     for evaluation in ("pooled", "calibrated"):
         result = attacks.lira(scores, calibrated=evaluation == "calibrated")
         point = operating_points(result, [0.1], evaluation=evaluation)[0]
@@ -452,8 +456,8 @@ WHITE_BOX = ["lira", "whitebox", {"name": "whitebox", "method": "stationarity"}]
 
 
 def test_attacks_on_weights_stand_beside_the_others_and_below_the_ceiling(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "plot_power_law", lambda *_: [])
-    monkeypatch.setattr(experiment, "plot_privacy", lambda *_: [])
+    monkeypatch.setattr(grid, "plot_power_law", lambda *_: [])
+    monkeypatch.setattr(grid, "plot_privacy", lambda *_: [])
     settings = changed(grid={"shots": [8]}, privacy={"epsilon": [1.0, float("inf")]}, shadows={"models": 33})
     train = {"optimizer": "sgd", "learning_rate": 1.0, "steps": 50}
     result = run_experiment(settings | {"attack": WHITE_BOX, "train": train, "fpr": [0.1]}, tmp_path / "run")
@@ -482,7 +486,7 @@ def test_attacks_on_weights_stand_beside_the_others_and_below_the_ceiling(tmp_pa
 def test_attacks_on_weights_that_cannot_run_are_refused_before_training(
     tables, message, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(experiment, "train_ensemble", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(cell_heads, "train_ensemble", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(InputError, match=message):
         run_experiment(SETTINGS | {"attack": WHITE_BOX} | tables, tmp_path / "run")
 
@@ -500,7 +504,7 @@ RIDGE = {"optimizer": "newton", "ridge": 1.0}
 
 def test_pairs_and_priors_stand_beside_the_others_and_at_chance_under_permuted_labels(tmp_path, monkeypatch):
     """Of 9 heads, 96 records: TPR has a standard error of at most 0.5 / sqrt(432)."""
-    monkeypatch.setattr(experiment, "plot_power_law", lambda *_: [])
+    monkeypatch.setattr(grid, "plot_power_law", lambda *_: [])
     settings = changed(grid={"shots": [16]}, shadows={"models": 9}) | {"train": RIDGE, "fpr": [0.1]}
     result = run_experiment(settings | {"attack": FRONTIER}, tmp_path / "run")
     rows = result.results[result.results["evaluation"] == "pooled"].set_index("attack")["tpr"]
@@ -514,7 +518,7 @@ def test_pairs_and_priors_stand_beside_the_others_and_at_chance_under_permuted_l
 
 @pytest.mark.parametrize("attack", [*FRONTIER[1:], {"name": "lira", "location": "shrunk"}])
 def test_attacks_on_heads_at_their_minimum_are_refused_for_others(attack, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "train_ensemble", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(cell_heads, "train_ensemble", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(InputError, match=r"train.optimizer='adam' must be 'newton'"):
         run_experiment(SETTINGS | {"attack": [attack]}, tmp_path / "run")
 
@@ -523,7 +527,7 @@ def test_attacks_on_heads_at_their_minimum_are_refused_for_others(attack, tmp_pa
     ("intercept", "design"), [(True, "bernoulli"), (False, "bernoulli"), (True, "fixed_size")]
 )
 def test_a_cell_says_that_heads_have_no_member_of_some_class(intercept, design, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "plot_power_law", lambda *_: [])
+    monkeypatch.setattr(grid, "plot_power_law", lambda *_: [])
     settings = changed(grid={"shots": [2]}, shadows={"models": 17, "design": design}) | {"attack": ["lira"]}
     settings |= {"train": RIDGE | {"intercept": intercept}, "fpr": [0.1]}
     out = rich.console.Console(file=io.StringIO(), width=300)
@@ -538,7 +542,7 @@ def test_a_cell_says_that_heads_have_no_member_of_some_class(intercept, design, 
 def test_attacks_that_memory_does_not_hold_are_refused_before_training(
     attack, message, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(experiment, "train_ensemble", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(cell_heads, "train_ensemble", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(InputError, match=rf"memory=.* GiB.* {message}.*--memory SIZE"):
         run_experiment(
             changed(grid={"shots": [8]}) | {"train": RIDGE, "attack": [attack]},

@@ -2,16 +2,19 @@
 
 import json
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 from commands import jaxmia
 
+import jaxmia as jm
+from jaxmia._deprecated import warn_renamed
 from jaxmia._validate import InputError
-from jaxmia.laws.fit import PER_RECORD, LawOf, fit_power_law
+from jaxmia.laws.fit import PER_RECORD, LawKey, fit_power_law
 from jaxmia.laws.required import required_shots
-from jaxmia.studies.laws import fit_laws, laws_elsewhere, laws_from_json, load_laws, quantile_rows
+from jaxmia.studies.laws import fit_laws, laws_from_json, leave_one_dataset_out, load_laws, quantile_rows
 
 SHOTS = np.array([8, 16, 32, 64, 128])
 CELL = {"recipe": "default", "epsilon": np.inf, "attack": "lira", "evaluation": "pooled", "fpr": 0.1}
@@ -33,7 +36,7 @@ def results(dataset, *, scale, slope=-0.5, noise=0.0, seed=0):
 def test_r_squared_on_the_fitted_cells_is_that_of_the_fit():
     cells = results("a", scale=0.5, noise=0.1)
     law = fit_power_law(cells)[0.1]
-    judged = law.judged_on(cells)
+    judged = law.held_out_fit(cells)
     assert judged.num_cells == len(cells)
     np.testing.assert_allclose(judged.r_squared, law.r_squared, rtol=1e-10)
     np.testing.assert_allclose(judged.factor, 1.0, rtol=1e-10)  # least squares leave no mean error
@@ -41,7 +44,7 @@ def test_r_squared_on_the_fitted_cells_is_that_of_the_fit():
 
 def test_a_planted_factor_of_another_data_set_is_recovered():
     here, there = results("a", scale=0.5), results("b", scale=0.3)
-    judged = fit_power_law(here)[0.1].judged_on(there)
+    judged = fit_power_law(here)[0.1].held_out_fit(there)
     np.testing.assert_allclose(judged.factor, 0.6, rtol=1e-10)
     observed = np.log10(there["advantage"])
     by_hand = 1 - len(there) * np.log10(0.6) ** 2 / ((observed - observed.mean()) ** 2).sum()
@@ -50,17 +53,17 @@ def test_a_planted_factor_of_another_data_set_is_recovered():
 
 def test_a_law_says_nothing_of_classes_that_it_does_not_know():
     one = results("a", scale=0.5).query("classes == 2")
-    assert fit_power_law(one)[0.1].judged_on(results("b", scale=0.5))[1:] == (None, None)
+    assert fit_power_law(one)[0.1].held_out_fit(results("b", scale=0.5))[1:] == (None, None)
 
 
 def test_every_data_set_is_left_out_in_turn_and_judged_by_the_others():
     table = pd.concat([results("a", scale=0.5), results("b", scale=0.5), results("c", scale=1.0)])
-    rows = laws_elsewhere(table).set_index("dataset")
+    rows = leave_one_dataset_out(table).set_index("dataset")
     np.testing.assert_allclose(rows.loc["c", "factor"], 2.0, rtol=1e-9)
     np.testing.assert_allclose(rows.loc["a", "slope_shots"], -0.5, rtol=1e-9)
     # The others, one at this height and one at twice it, predict their geometric mean.
     np.testing.assert_allclose(rows.loc["a", "factor"], 1 / np.sqrt(2), rtol=1e-9)
-    together = laws_elsewhere(table, ["a", "b"])
+    together = leave_one_dataset_out(table, ["a", "b"])
     assert together["dataset"].tolist() == ["a, b"]
     np.testing.assert_allclose(together["factor"], 0.5, rtol=1e-9)
 
@@ -72,12 +75,24 @@ def test_every_data_set_is_left_out_in_turn_and_judged_by_the_others():
 def test_what_cannot_be_left_out_is_named(held_out, message):
     table = pd.concat([results("a", scale=0.5), results("b", scale=0.5)])
     with pytest.raises(InputError, match=message):
-        laws_elsewhere(table, held_out)
+        leave_one_dataset_out(table, held_out)
+
+
+def test_the_former_name_works_and_warns_once():
+    table = pd.concat([results("a", scale=0.5), results("b", scale=0.5)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_renamed.cache_clear()
+        for _ in range(2):
+            pd.testing.assert_frame_equal(jm.laws_elsewhere(table), leave_one_dataset_out(table))
+    (warning,) = caught
+    assert str(warning.message).startswith("laws_elsewhere is called leave_one_dataset_out now")
+    assert warning.category is DeprecationWarning
 
 
 def test_one_data_set_cannot_be_left_out():
     with pytest.raises(InputError, match="must leave a data set to fit, of a"):
-        laws_elsewhere(results("a", scale=0.5))
+        leave_one_dataset_out(results("a", scale=0.5))
 
 
 def records(shots, number, scale):
@@ -108,9 +123,9 @@ def test_planted_laws_of_quantiles_are_recovered():
     table = pd.concat([records(int(shots), 100, 0.8) for shots in SHOTS])
     laws = fit_laws(pd.DataFrame(quantile_rows(table)))
     for name, share in {"quantile 0.5": 0.5, "quantile 0.9": 0.9, "maximum": 1.0}.items():
-        law = laws[LawOf(PER_RECORD, name)][0.1]
+        law = laws[LawKey(PER_RECORD, name)][0.1]
         np.testing.assert_allclose((law.slope_shots, 10**law.intercept), (-0.5, 0.8 * share), rtol=1e-9)
-    assert laws[LawOf(PER_RECORD, "quantile 0.999")][0.1].num_unresolved == len(SHOTS)
+    assert laws[LawKey(PER_RECORD, "quantile 0.999")][0.1].num_unresolved == len(SHOTS)
 
 
 def test_laws_of_folders_hold_averages_and_quantiles(tmp_path):
@@ -121,9 +136,9 @@ def test_laws_of_folders_hold_averages_and_quantiles(tmp_path):
         table = pd.concat([records(int(shots), 100, 0.8) for shots in SHOTS]).assign(dataset=name)
         table.to_parquet(folder / "per_example.parquet")
     laws = load_laws([tmp_path / "one", tmp_path / "two"])
-    assert laws[LawOf("lira", "pooled")][0.1].num_cells == 40
-    assert laws[LawOf(PER_RECORD, "maximum")][0.1].num_cells == 2 * len(SHOTS)
-    assert load_laws(tmp_path / "one")[LawOf(PER_RECORD, "maximum")][0.1].num_cells == len(SHOTS)
+    assert laws[LawKey("lira", "pooled")][0.1].num_cells == 40
+    assert laws[LawKey(PER_RECORD, "maximum")][0.1].num_cells == 2 * len(SHOTS)
+    assert load_laws(tmp_path / "one")[LawKey(PER_RECORD, "maximum")][0.1].num_cells == len(SHOTS)
 
 
 @pytest.fixture
@@ -156,7 +171,7 @@ def test_command_line_puts_required_shots_beside_the_published_ones(capsys, fold
     }
     assert rows[pooled] == [("1", "160"), ("0.5", "1,100")]
     assert rows[worst] == [("1", "7.0e+06"), ("0.5", "2.6e+08")]
-    wanted = required_shots(laws[LawOf("lira", "pooled")], epsilon=1, delta=1e-5, fpr=0.1, classes=2)
+    wanted = required_shots(laws[LawKey("lira", "pooled")], epsilon=1, delta=1e-5, fpr=0.1, classes=2)
     shown = re.search(r"^ *0\.1 +1 +\S+ +(\S+) +(\S+) \.\.\. (\S+)", pooled, re.M).groups()
     for text, value in zip(shown, (wanted.shots, wanted.low, wanted.high), strict=True):
         np.testing.assert_allclose(float(text.replace(",", "")), value, rtol=0.05)  # two digits
@@ -174,7 +189,7 @@ def test_command_line_judges_laws_on_data_sets_that_were_left_out(capsys, folder
     )
     assert code == 0
     laws = laws_from_json(json.loads((folder / "laws.json").read_text()))
-    assert laws[LawOf("lira", "pooled")][0.1].num_cells == 20  # of "one" alone
+    assert laws[LawKey("lira", "pooled")][0.1].num_cells == 20  # of "one" alone
     assert len(re.findall(r"^ *two +0\.1", out, re.M)) == len(laws)
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 from jaxmia._validate import InputError
 from jaxmia.cli.rendering import rendered
 from jaxmia.cli.tables import laws_tables, required_tables
-from jaxmia.laws.fit import PER_RECORD, LawOf, fit_power_law
+from jaxmia.laws.fit import PER_RECORD, LawKey, fit_power_law
 from jaxmia.laws.required import required_shots
 from jaxmia.studies.laws import fit_laws, laws_from_json, laws_to_json, quantile_rows
 
@@ -120,7 +120,7 @@ def test_saturated_quantiles_are_named_and_have_no_law_and_no_required_shots():
     assert set(rows["status"][rows["evaluation"] == "maximum"]) == {"saturated"}
     assert set(rows["status"][rows["evaluation"] == "quantile 0.5"]) == {"ok"}
     laws = fit_laws(rows)
-    saturated = laws[LawOf(PER_RECORD, "maximum")]
+    saturated = laws[LawKey(PER_RECORD, "maximum")]
     assert (saturated[0.1].status, saturated[0.1].num_saturated, saturated[0.1].slope_shots) == (
         "saturated",
         5,
@@ -129,7 +129,7 @@ def test_saturated_quantiles_are_named_and_have_no_law_and_no_required_shots():
     assert "0.99 or more in 5 of 5 cells" in saturated[0.1].reason
     with pytest.raises(InputError, match=r"is saturated: TPR is 0\.99 or more"):
         required_shots(saturated, epsilon=1.0, delta=1e-5, fpr=0.1, classes=2)
-    np.testing.assert_allclose(laws[LawOf(PER_RECORD, "quantile 0.5")][0.1].slope_shots, -0.5, rtol=1e-9)
+    np.testing.assert_allclose(laws[LawKey(PER_RECORD, "quantile 0.5")][0.1].slope_shots, -0.5, rtol=1e-9)
 
 
 def test_saturated_cells_do_not_flatten_a_law_that_others_carry():
@@ -138,7 +138,7 @@ def test_saturated_cells_do_not_flatten_a_law_that_others_carry():
     law = fit_power_law(table)[0.1]
     np.testing.assert_allclose(law.slope_shots, -0.8, rtol=1e-9)
     assert (law.num_saturated, law.num_cells, law.num_censored) == (1, 4, 0)
-    assert law.judged_on(table).num_cells == 4
+    assert law.held_out_fit(table).num_cells == 4
 
 
 def test_tables_name_what_errors_are_over_and_what_is_saturated():

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import io
 import json
+import os
 import pathlib
 import sys
 
@@ -15,15 +16,16 @@ from kills import sweep_contents
 
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import feature_set, save_features
-from jaxmia.studies import executors, sweep
-from jaxmia.studies import folder as store
-from jaxmia.studies import run as experiment
+from jaxmia.studies import cell_rows, executors, sweep, sweep_tasks
+from jaxmia.studies.cell import Cell
 from jaxmia.studies.executors import LocalExecutor, LostError, RayExecutor
-from jaxmia.studies.folder.cell import TABLES, Cell
+from jaxmia.studies.folder.states import TABLES, DamagedError
+from jaxmia.studies.folder.sweep import study_folder
 from jaxmia.studies.folder.tables import load_results
 from jaxmia.studies.run import run_experiment
 from jaxmia.studies.settings.toml import load_sweep, parse_sweep
 from jaxmia.studies.sweep import run_sweep
+from jaxmia.training.ensemble import empty_heads
 
 COMMON = {"attack": ["lira", "threshold"], "fpr": [0.1, 0.02], "shadows": {"models": 17}}
 TRAIN = {"steps": 5, "learning_rate": 0.2}
@@ -217,9 +219,9 @@ def test_cells_of_one_compiled_shape_run_one_after_another(settings, tmp_path):
     config = parse_sweep(settings)
     configs = [config.experiment(config.datasets[0], recipe) for recipe in config.recipes]
     cells = [Cell(3, 4, 0), Cell(3, 4, 1), Cell(3, 4, 0, 8.0)]
-    shapes = {sweep.compiled_shape(configs[0], cell, 6) for cell in cells}
+    shapes = {sweep_tasks.compiled_shape(configs[0], cell, 6) for cell in cells}
     assert len(shapes) == 2  # a private cell has another program
-    other = sweep.compiled_shape(
+    other = sweep_tasks.compiled_shape(
         configs[0].model_copy(update={"train": configs[0].train.model_copy(update={"steps": 6})}), cells[0], 6
     )
     assert other not in shapes
@@ -263,7 +265,7 @@ def test_recipes_and_sets_of_the_same_name_must_be_the_same(settings, finished):
     assert sweep_contents(finished.path) == before
 
 
-def failing(cell, assess=experiment.assess):
+def failing(cell, assess=cell_rows.assess):
     """assess, but for the scores of one seed."""
 
     def fail(*args, **kwargs):
@@ -280,7 +282,7 @@ def failing(cell, assess=experiment.assess):
 def test_a_failed_cell_is_recorded_with_its_reason_and_tried_again(settings, finished, tmp_path, monkeypatch):
     out = console()
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "assess", failing(3))
+        patch.setattr(cell_rows, "assess", failing(3))
         result = run_sweep(settings, tmp_path / "sweep", console=out)
     (failure,) = result.failures
     assert result.cells_computed == 11
@@ -308,7 +310,7 @@ def test_when_every_cell_fails_all_are_listed(settings, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise ValueError("never")
 
-    monkeypatch.setattr(experiment, "assess", fail)
+    monkeypatch.setattr(cell_rows, "assess", fail)
     result = run_sweep(settings, tmp_path / "sweep")
     assert (result.cells_computed, len(result.failures), result.laws) == (0, 12, {})
 
@@ -364,33 +366,33 @@ def test_no_file_of_a_checkpoint_can_change_unnoticed(settings, tmp_path):
     """Orbax alone reads a chunk with a flipped bit as if nothing were wrong, and others it prints errors about."""
     one = settings | {"datasets": settings["datasets"][:1], "recipes": settings["recipes"][:1]}
     run_sweep(one | {"grid": {"classes": [3], "shots": [4]}}, tmp_path / "sweep")
-    folder = store.study_folder(tmp_path / "sweep", "large", "plain")
-    template = experiment.empty_heads(synthetic(0, per_class=30), num_models=17)
+    folder = study_folder(tmp_path / "sweep", "large", "plain")
+    template = empty_heads(synthetic(0, per_class=30), num_models=17)
     part = tmp_path / "sweep/studies/large/plain/checkpoints/classes-3_shots-4_seed-0/models-0-17"
     files = [file for file in part.rglob("*") if file.is_file() and file.stat().st_size]
     assert len(files) > 3
     for file in files:
         flip(file, -1)
-        with pytest.raises(store.DamagedError, match="its files are not those that were saved"):
+        with pytest.raises(DamagedError, match="its files are not those that were saved"):
             folder.load_heads(Cell(3, 4, 0), (0, 17), template)
         flip(file, -1)
     folder.load_heads(Cell(3, 4, 0), (0, 17), template)
     part.with_suffix(".sha256").unlink()  # as in folders from before, or after a kill at this moment
     (part / "_METADATA").write_text("{")
-    with pytest.raises(store.DamagedError, match="JSONDecodeError"):
+    with pytest.raises(DamagedError, match="JSONDecodeError"):
         folder.load_heads(Cell(3, 4, 0), (0, 17), template)
 
 
 def test_the_work_after_a_cell_does_not_grow_with_the_grid(settings, tmp_path, monkeypatch):
     """Files written for each cell, and of the sweep: the same number each, whatever the grid."""
     written = collections.Counter()
-    replace = store.os.replace
+    replace = os.replace
 
     def count(source, target):
         written[pathlib.Path(target).name.split("__")[0].split("-")[0]] += 1
         replace(source, target)
 
-    monkeypatch.setattr(store.os, "replace", count)
+    monkeypatch.setattr(os, "replace", count)
     per_cell = {}
     for seeds in (1, 4):
         written.clear()
@@ -406,9 +408,9 @@ def test_the_work_after_a_cell_does_not_grow_with_the_grid(settings, tmp_path, m
 
 def test_programs_of_shapes_that_are_done_do_not_pile_up(settings, finished, tmp_path, monkeypatch):
     cleared = []
-    monkeypatch.setattr(sweep, "_MOST_SHAPES", 1)
-    monkeypatch.setattr(sweep, "_shapes", set())
-    monkeypatch.setattr(sweep.jax, "clear_caches", lambda: cleared.append(len(sweep._shapes)))
+    monkeypatch.setattr(sweep_tasks, "_MOST_SHAPES", 1)
+    monkeypatch.setattr(sweep_tasks, "_shapes", set())
+    monkeypatch.setattr(sweep_tasks.jax, "clear_caches", lambda: cleared.append(len(sweep_tasks._shapes)))
     run_sweep(settings, tmp_path / "sweep")
     assert cleared == [1]  # two shapes, one after the other
     assert sweep_contents(tmp_path / "sweep") == sweep_contents(finished.path)
@@ -497,7 +499,7 @@ def changed_entry(settings, table, **values):
         (lambda s: s | {"recipe": []}, r"unknown key 'recipe'.*Did you mean 'recipes'"),
         (
             lambda s: changed_entry(s, "recipes", name="unit"),
-            r"recipes: names must differ, but 'unit' stands there 2 times",
+            r"recipes: names must differ, but 'unit' is given 2 times",
         ),
         (lambda s: changed_entry(s, "recipes", name="Unit"), r"recipes: names must differ"),
         (lambda s: changed_entry(s, "recipes", name="a/b"), r"recipes.0.name='a/b': string should match"),

@@ -16,20 +16,21 @@ from scipy.stats import norm
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import feature_set, save_features
 from jaxmia.report import make_report
-from jaxmia.studies import run as experiment
+from jaxmia.studies import grid, run, search
+from jaxmia.studies.cell import Cell, formulation_of
 from jaxmia.studies.distributed import Group
-from jaxmia.studies.folder.cell import Cell
 from jaxmia.studies.folder.run import RunFolder
-from jaxmia.studies.run import GridRun, formulation_of, run_experiment, tune_cell, tuned_cell
+from jaxmia.studies.grid import GridRun
+from jaxmia.studies.run import run_experiment
+from jaxmia.studies.search import split_training_set, tune, tune_cell, tuned_cell
 from jaxmia.studies.settings.toml import load_config, parse_config, to_toml
+from jaxmia.studies.study import Study
 from jaxmia.studies.sweep import run_sweep
 from jaxmia.studies.tuning import (
     Trial,
     Tuning,
     possible_settings,
     privacy_notes,
-    split_training_set,
-    tune,
     tuned_settings,
 )
 from jaxmia.tables import Table
@@ -218,7 +219,7 @@ def test_a_run_killed_after_tuning_resumes_with_what_was_found(settings, finishe
         with pytest.raises(KeyboardInterrupt):
             run_experiment(settings, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "tune", _interrupt)
+        patch.setattr(search, "tune", _interrupt)
         run_experiment(settings, tmp_path / "run", resume=True)
     assert contents(tmp_path / "run") == contents(finished.path)
 
@@ -247,7 +248,7 @@ def test_seeds_share_a_search_if_asked(settings, tmp_path, monkeypatch, per, sea
         trial = Trial(0.1 * (1 + cell.seed), 24, 3, 3, None, 0.5, 1.0)
         return Tuning((trial,), "accuracy", 7, 3, "")
 
-    monkeypatch.setattr(experiment, "tune_cell", counted)
+    monkeypatch.setattr(grid, "tune_cell", counted)
     settings = with_tables(settings, tuning={"per": per}, grid={"seeds": [1, 2]})
     run_experiment(settings, tmp_path / "run")
     grown = run_experiment(with_tables(settings, grid={"seeds": [0, 1, 2]}), tmp_path / "run")
@@ -259,21 +260,21 @@ def test_seeds_share_a_search_if_asked(settings, tmp_path, monkeypatch, per, sea
     )
 
 
-def test_process_0_tunes_and_the_others_hear_of_it(settings, tmp_path, monkeypatch):
+def test_process_0_tunes_and_the_others_receive_the_recipe(settings, tmp_path, monkeypatch):
     """Processes on other devices round otherwise, and might choose another recipe."""
-    told = {}
-    monkeypatch.setattr(Group, "tell", lambda self, what, value: told.setdefault(what, json.dumps(value)))
-    monkeypatch.setattr(Group, "hear", lambda self, what, process: json.loads(told[what]))
+    sent = {}
+    monkeypatch.setattr(
+        Group, "broadcast", lambda self, what, value: sent.setdefault(what, json.dumps(value))
+    )
+    monkeypatch.setattr(Group, "receive", lambda self, what, process: json.loads(sent[what]))
     cell, config, trial = Cell(3, 8, 0), parse_config(settings), Trial(0.1, 24, 3, 3, None, 0.5, 1.0)
     monkeypatch.setattr(GridRun, "tuning", lambda self, cell: Tuning((trial,), "accuracy", 7, 3, ""))
-    folder = RunFolder(tmp_path, {"cells": {}})
-    first, second = (
-        GridRun(config, synthetic(0), folder, "", None, processes=Group(index, 2, "")) for index in (0, 1)
-    )
+    folder, data = RunFolder(tmp_path, {"cells": {}}), synthetic(0)
+    first, second = (GridRun(Study(config, {}), data, folder, None, Group(index, 2, "")) for index in (0, 1))
     assert first.settings(cell).train.batch_size == "full"
     monkeypatch.setattr(GridRun, "tuning", _interrupt)
     assert second.settings(cell) == first.settings(cell)
-    assert (second.recipe(cell).config.steps, second.config.train.steps) == (3, 100)
+    assert (second.prepare(cell).recipe.config.steps, config.train.steps) == (3, 100)
 
 
 def test_a_sweep_tunes_the_recipes_that_it_shall(settings, tmp_path):
@@ -435,7 +436,7 @@ def test_bad_input_ends_in_one_line(tmp_path, capsys, words, message):
 def test_a_run_says_what_its_epsilon_covers(settings, finished, tmp_path, capsys, monkeypatch):
     path = tmp_path / "config.toml"
     path.write_text(to_toml(parse_config(settings | {"privacy": {"epsilon": [4.0]}})))
-    monkeypatch.setattr(experiment, "run_experiment", lambda *args, **kwargs: finished)
+    monkeypatch.setattr(run, "run_experiment", lambda *args, **kwargs: finished)
     code, said, _ = jaxmia(capsys, "run", path, "--out", tmp_path / "run")
     assert code == 0
     assert "covers the final training only. With the heads of 4 trials it" in " ".join(said.split())

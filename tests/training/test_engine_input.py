@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from jaxmia._validate import InputError
-from jaxmia.studies import folder as store
-from jaxmia.studies.folder.cell import Cell, DamagedError
+from jaxmia.studies.cell import Cell
+from jaxmia.studies.folder import checkpoints
+from jaxmia.studies.folder.manifest import versions
 from jaxmia.studies.folder.run import RunFolder
+from jaxmia.studies.folder.states import DamagedError
 from jaxmia.studies.settings.toml import parse_config
 from jaxmia.training.heads import gradient_sum, product
 from jaxmia.training.network import HiddenLayers, Network
@@ -22,12 +24,12 @@ GRID = {"classes": [2], "shots": [4]}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fpr": [0.1, 0.1]}, "0.1 stands there 2 times"),
-        ({"attack": ["lira", "lira"]}, "lira stands there twice"),
-        ({"attack": ["lira", {"name": "lira", "offline": False}]}, "offline=False.* stands there twice"),
-        ({"grid": GRID | {"shots": [4, 4]}}, "4 stands there 2 times"),
-        ({"grid": GRID | {"classes": [2, 2]}}, "2 stands there 2 times"),
-        ({"grid": GRID | {"seeds": [0, 1, 0]}}, "0 stands there 2 times"),
+        ({"fpr": [0.1, 0.1]}, "0.1 is given 2 times"),
+        ({"attack": ["lira", "lira"]}, "lira is given twice"),
+        ({"attack": ["lira", {"name": "lira", "offline": False}]}, "offline=False.* is given twice"),
+        ({"grid": GRID | {"shots": [4, 4]}}, "4 is given 2 times"),
+        ({"grid": GRID | {"classes": [2, 2]}}, "2 is given 2 times"),
+        ({"grid": GRID | {"seeds": [0, 1, 0]}}, "0 is given 2 times"),
         ({"privacy": {"epsilon": [1.0, 1.0]}}, "first six digits"),
         ({"privacy": {"epsilon": [1.0, 1.00000001]}}, "first six digits"),
         ({"attack": [{"name": "lira", "offline": "false"}]}, "offline='false' .* must be a valid boolean"),
@@ -91,7 +93,7 @@ def test_a_checkpoint_that_is_whole_is_never_called_damaged(heads, monkeypatch, 
     def fail(path, template):
         raise error
 
-    monkeypatch.setattr(store, "_restore", fail)
+    monkeypatch.setattr(checkpoints, "_restore", fail)
     with pytest.raises(InputError, match=r"could not be read .*left as it is"):
         heads[0].load_heads(heads[1], (0, 3), None)
 
@@ -114,4 +116,4 @@ def test_the_traceback_of_a_failed_cell_is_kept_until_it_succeeds(tmp_path):
 
 
 def test_the_accountant_and_the_clipper_are_part_of_an_identity():
-    assert {"dp-accounting", "jax-privacy"} <= store.versions().keys()
+    assert {"dp-accounting", "jax-privacy"} <= versions().keys()

@@ -1,4 +1,4 @@
-"""What a reader of heads gives: the head, and what was read and left out."""
+"""What a reader of heads returns: the head, and notes on what was read and what was left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 8  # tensors or classes named in one message
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReleasedHead:
-    """A head, or what it says of the records.
+    """A head, or its outputs on the records.
 
     Attributes:
         outputs: float[records, classes], logits or probabilities.
@@ -28,8 +28,8 @@ class ReleasedHead:
         warnings: what makes results mean something else.
         features: float32[records, dim], what the head itself sees of the records where the file transforms them; None
             where it sees them as they are.
-        recipe: settings of [train] that the file says the head was trained by; without an optimizer they are not all,
-            and the rest is to be fitted. None where it does not say.
+        recipe: settings of [train] that the file holds of the head's training; without an optimizer they are not all,
+            and the rest is to be fitted. None where it holds none.
         unknown_recipe: why the file's own recipe is none that shadows can have; empty otherwise.
     """
 

@@ -211,8 +211,8 @@ def _calibrated(model: Any, data: FeatureSet) -> ReleasedHead:
             "Read: predict_proba of the file's CalibratedClassifierCV on the records; its weights are not looked at.",
         ),
         warnings=(
-            "The head is calibrated (CalibratedClassifierCV), its shadows are plain softmax heads: what is said over"
-            " re-trainings is of softmax heads that come as near as they can.",
+            "The head is calibrated (CalibratedClassifierCV), its shadows are plain softmax heads: figures over"
+            " re-trainings are those of the softmax heads nearest to it.",
         ),
         unknown_recipe="a calibrated classifier is several fits and a calibration on held-out parts",
     )

@@ -1,4 +1,4 @@
-"""How a LogisticRegression says that it was trained, as settings of [train]."""
+"""The training settings of a fitted LogisticRegression, as settings of [train]."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def logistic_recipe(model: Any, order: list[int]) -> tuple[dict[str, Any], str, 
         order: where each class of the records stands among its classes.
 
     Returns:
-        Settings of [train], only class weights and intercept if shadows can have no such recipe; why they cannot, or
-        nothing; and what the settings leave unsaid.
+        Settings of [train], only class weights and intercept if shadows cannot be trained so; why they cannot, or an
+        empty string; and warnings of what differs all the same.
     """
     said: list[str] = []
     weighting = weighting_of(model, order)

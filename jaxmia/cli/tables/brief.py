@@ -11,13 +11,13 @@ import pandas as pd
 from jaxmia.cli.tables.cells import realised_cell, tpr_cell
 from jaxmia.cli.tables.laws import law_table
 from jaxmia.cli.tables.results import results_tables
-from jaxmia.laws.fit import LawOf, PowerLawFit
+from jaxmia.laws.fit import LawKey, PowerLawFit
 from jaxmia.tables import Table, Value
 
 MOST_ROWS = 18  # of the table
 
 
-def brief_tables(results: pd.DataFrame, laws: Mapping[LawOf, PowerLawFit]) -> Iterator[str | Table]:
+def brief_tables(results: pd.DataFrame, laws: Mapping[LawKey, PowerLawFit]) -> Iterator[str | Table]:
     """The first attack: its TPRs, each with the FPR realised, and its law. With private cells, their first table."""
     attack, evaluation = results[["attack", "evaluation"]].iloc[0]
     if np.isfinite(results["epsilon"]).any():

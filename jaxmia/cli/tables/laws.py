@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import pandas as pd
 
 from jaxmia.cli.tables.cells import span
-from jaxmia.laws.fit import PER_RECORD, LawOf, PowerLaw, PowerLawFit, regressors
+from jaxmia.laws.fit import PER_RECORD, LawKey, PowerLaw, PowerLawFit, regressors
 from jaxmia.laws.published import published_lines
 from jaxmia.tables import NONE, Table, Value, number
 from jaxmia.tables.laws import predicted
@@ -16,7 +16,7 @@ from jaxmia.tables.laws import predicted
 _NO_SLOPE = {"saturated": "saturated", "undetermined": "too few"}  # by status
 
 
-def laws_tables(laws: Mapping[LawOf, PowerLawFit]) -> Iterator[str | Table]:
+def laws_tables(laws: Mapping[LawKey, PowerLawFit]) -> Iterator[str | Table]:
     """The fitted laws beside the published ones, one table for each attack and evaluation, one for records' quantiles.
 
     Of several privacy levels the least private is shown; power_law.json has all.
@@ -36,7 +36,7 @@ def laws_tables(laws: Mapping[LawOf, PowerLawFit]) -> Iterator[str | Table]:
         yield _quantiles_table({name: fit for name, fit in shown.items() if name.recipe == recipe})
 
 
-def law_table(name: LawOf, fit: PowerLawFit) -> Table:
+def law_table(name: LawKey, fit: PowerLawFit) -> Table:
     """One law at each FPR, beside the published slopes."""
     over_classes = any(law.slope_classes is not None for law in fit.lines)
     rows: list[tuple[Value, ...]] = []
@@ -47,7 +47,7 @@ def law_table(name: LawOf, fit: PowerLawFit) -> Table:
     return Table(str(name), headings, tuple(rows), _errors_over(fit.lines))
 
 
-def _quantiles_table(laws: Mapping[LawOf, PowerLawFit]) -> Table:
+def _quantiles_table(laws: Mapping[LawKey, PowerLawFit]) -> Table:
     """Laws of the quantiles over records of their own TPR, under one recipe; published slopes are at FPR 0.1."""
     of_records = {name: fit for name, fit in laws.items() if name.attack == PER_RECORD}
     over_classes = any(law.slope_classes is not None for fit in of_records.values() for law in fit.lines)
@@ -97,7 +97,7 @@ def _law_cells(law: PowerLaw, over_classes: bool) -> tuple[Value, ...]:
 
 
 def elsewhere_tables(rows: pd.DataFrame) -> Iterator[str | Table]:
-    """What laws say of data sets that were left out of the fit, one table for each law: rows of laws_elsewhere."""
+    """What laws say of data sets that were left out of the fit, one table a law: rows of leave_one_dataset_out."""
     yield (
         "Fitted without a data set, judged on it. R² there: below 0 if that set's own mean says more than the law."
         " factor: its advantage over what the law says (geometric mean)\n"
@@ -105,7 +105,7 @@ def elsewhere_tables(rows: pd.DataFrame) -> Iterator[str | Table]:
     for (attack, evaluation, epsilon, recipe), of_law in rows.groupby(
         ["attack", "evaluation", "epsilon", "recipe"], sort=False
     ):
-        title = str(LawOf(str(attack), str(evaluation), float(str(epsilon)), str(recipe)))
+        title = str(LawKey(str(attack), str(evaluation), float(str(epsilon)), str(recipe)))
         lines: list[tuple[Value, ...]] = []
         for row in of_law.to_dict("records"):
             names = ("slope_shots", "r_squared", "r_squared_elsewhere", "factor")
@@ -149,7 +149,7 @@ def published_tables() -> Iterator[str | Table]:
     )
 
 
-def prediction_tables(laws: Mapping[LawOf, PowerLawFit], *, shots: float, classes: int) -> Iterator[Table]:
+def prediction_tables(laws: Mapping[LawKey, PowerLawFit], *, shots: float, classes: int) -> Iterator[Table]:
     """What laws predict at one S and C, with 95% prediction intervals, one table for each law."""
     check_classes(laws, classes)
     for name, fit in laws.items():
@@ -165,7 +165,7 @@ def prediction_tables(laws: Mapping[LawOf, PowerLawFit], *, shots: float, classe
         )
 
 
-def check_classes(laws: Mapping[LawOf, PowerLawFit], classes: int) -> None:
+def check_classes(laws: Mapping[LawKey, PowerLawFit], classes: int) -> None:
     """Raise InputError where a law does not cover this number of classes."""
     for fit in laws.values():
         for law in fit.lines:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from jaxmia.cli.tables.laws import check_classes
-from jaxmia.laws.fit import LawOf, PowerLawFit
+from jaxmia.laws.fit import LawKey, PowerLawFit
 from jaxmia.tables import Table
 from jaxmia.tables.laws import required_table
 
 
 def required_tables(
-    laws: Mapping[LawOf, PowerLawFit], *, epsilons: Sequence[float], delta: float, classes: int
+    laws: Mapping[LawKey, PowerLawFit], *, epsilons: Sequence[float], delta: float, classes: int
 ) -> Iterator[str | Table]:
     """Examples per class at which attacks find no more than (epsilon, delta)-DP would let them: this run, published.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from jaxmia.laws.fit import PER_RECORD, LawOf, PowerLawFit
+from jaxmia.laws.fit import PER_RECORD, LawKey, PowerLawFit
 from jaxmia.laws.published import PublishedLine, published_lines
 from jaxmia.plots import power_law_figure
 from jaxmia.report.content import Block, Picture
@@ -22,7 +22,7 @@ EXTRAPOLATION = (
 
 
 def law_blocks(
-    laws: Mapping[LawOf, PowerLawFit], results: pd.DataFrame, *, shots: float, classes: int
+    laws: Mapping[LawKey, PowerLawFit], results: pd.DataFrame, *, shots: float, classes: int
 ) -> list[Block]:
     """The laws of each recipe, least private: a plot, slopes, the prediction at one size, required examples.
 
@@ -37,7 +37,7 @@ def law_blocks(
     least_private = results["epsilon"].max()
     for number, recipe in enumerate(results["recipe"].unique()):
         rows = results
-        name = LawOf(attack, evaluation, least_private, recipe)
+        name = LawKey(attack, evaluation, least_private, recipe)
         for column, value in name._asdict().items():
             rows = rows[rows[column] == value]
         if name not in laws:
@@ -47,8 +47,8 @@ def law_blocks(
 
 
 def _of_recipe(
-    name: LawOf,
-    laws: Mapping[LawOf, PowerLawFit],
+    name: LawKey,
+    laws: Mapping[LawKey, PowerLawFit],
     rows: pd.DataFrame,
     shots: float,
     classes: int,
@@ -76,7 +76,7 @@ def _of_recipe(
     return blocks
 
 
-def _law_table(name: LawOf, fit: PowerLawFit, shots: float, classes: int) -> Table:
+def _law_table(name: LawKey, fit: PowerLawFit, shots: float, classes: int) -> Table:
     rows: list[tuple[Value, ...]] = []
     for law in fit.lines:
         line = next((line for line in _published(name) if line.law.fpr == law.fpr), None)
@@ -100,7 +100,7 @@ def _law_table(name: LawOf, fit: PowerLawFit, shots: float, classes: int) -> Tab
     )
 
 
-def _published(name: LawOf) -> list[PublishedLine]:
+def _published(name: LawKey) -> list[PublishedLine]:
     if name.evaluation != "pooled":
         return []
     return [line for line in published_lines().lines if line.record == "average"]

@@ -8,12 +8,13 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from jaxmia._atomic import held_folder, write_json
+from jaxmia._atomic import write_json
+from jaxmia._resumable import resumed_folder
 from jaxmia._validate import InputError
 
 _PACKAGES = ("jaxmia", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "dp-accounting", "jax-privacy")
@@ -25,12 +26,11 @@ def versions(*more: str) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in (*_PACKAGES, *more)}
 
 
-@contextlib.contextmanager
-def locked(path: pathlib.Path, form: int | str) -> Iterator[None]:
-    """Make a folder and hold it against other processes; a foreign folder is refused before a lock appears in it."""
-    read_manifest(path, form)
-    with held_folder(path, f"out={str(path)!r}"):
-        yield
+def held_with_manifest(
+    path: pathlib.Path, form: int | str
+) -> contextlib.AbstractContextManager[dict[str, Any] | None]:
+    """Make a folder or continue it, held against other processes, and yield its manifest, as read_manifest."""
+    return resumed_folder(path, lambda: read_manifest(path, form), f"out={str(path)!r}")
 
 
 def machine() -> dict[str, str]:
@@ -42,7 +42,12 @@ def machine() -> dict[str, str]:
 
 
 def read_manifest(path: pathlib.Path, form: int | str) -> dict[str, Any] | None:
-    """The manifest of a folder of this format; None where nothing is yet. A foreign folder is an InputError."""
+    """The manifest of a folder, or None if it is new or empty.
+
+    Raises:
+        InputError: if it is a file, holds files without a manifest, or a manifest of another format or none that can
+            be read.
+    """
     if path.exists() and not path.is_dir():
         raise InputError(f"out={str(path)!r} must be a folder, but it is a file.")
     if not any((path / name).is_file() for name in ("manifest.json", _COPY)):
@@ -76,13 +81,13 @@ def whole_manifest(path: pathlib.Path) -> dict[str, Any]:
 
 
 def write_manifest(path: pathlib.Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest, its copy first: one of them is always whole."""
+    """Write the manifest, and its copy before it."""
     for name in (_COPY, "manifest.json"):
         write_json(path / name, manifest)
 
 
 def unfinished(path: pathlib.Path, what: str, done: int, cells: int) -> InputError:
-    """The error of whoever did not ask to resume."""
+    """The error of a folder that is not finished, where resume was not asked for."""
     return InputError(
         f"out={str(path)!r} holds an unfinished {what} ({done} of {cells} cells done);"
         " continue it with --resume (resume=True) or choose another folder."
@@ -90,7 +95,7 @@ def unfinished(path: pathlib.Path, what: str, done: int, cells: int) -> InputErr
 
 
 def check_models(models: int, has: int, path: pathlib.Path) -> None:
-    """Raise InputError if fewer models are asked for than the folder has."""
+    """Raise InputError if fewer models are asked for than a folder has."""
     if models < has:
         raise InputError(
             f"shadows.models={models} must be at least the {has} that {path} has; choose another folder for fewer."
@@ -98,7 +103,7 @@ def check_models(models: int, has: int, path: pathlib.Path) -> None:
 
 
 def check_same(asked: Mapping[str, Any], has: Mapping[str, Any], path: pathlib.Path, where: str = "") -> None:
-    """Raise InputError at the first setting, by name, that is not the one the folder was made with."""
+    """Raise InputError, naming the first difference, unless two identities are the same."""
     for name in sorted({*asked, *has}):
         ours, theirs = asked.get(name), has.get(name)
         if isinstance(ours, Mapping) and isinstance(theirs, Mapping):

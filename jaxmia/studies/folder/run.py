@@ -27,76 +27,37 @@ Tables hold no clock times, so that a killed and resumed run ends in the same by
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import logging
 import os
 import pathlib
-import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import flax.serialization
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pandas as pd
 from jaxtyping import Shaped
 
-from jaxmia._atomic import new_folder, replacing, write_arrays, write_json, write_parquet, write_text
+from jaxmia._atomic import write_arrays, write_json, write_parquet, write_text
 from jaxmia._hashes import file_hash
 from jaxmia._validate import InputError
-from jaxmia.studies.folder.cell import TABLES, Cell, CellState, DamagedError
+from jaxmia.studies.cell import Cell
+from jaxmia.studies.folder.checkpoints import load_heads, models_on_disk, save_heads
 from jaxmia.studies.folder.manifest import (
     check_models,
     check_same,
-    locked,
+    held_with_manifest,
     machine,
     now,
     read_manifest,
     unfinished,
     write_manifest,
 )
+from jaxmia.studies.folder.states import TABLES, CellState
 
 _FORMAT = 2  # 2: cells have an epsilon
-_HEADS = "heads.msgpack"  # in the part folder of one of several processes
-_PART = re.compile(r"models-(\d+)-(\d+)")
 _RECORD = "cell.json"
 _TRACE = "traceback.txt"
 _TUNING = "tuning.json"
-_HASH = ".sha256"
-
-
-@contextlib.contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """Keep a logger from printing what is raised as well, such as orbax's traceback of a disk without room."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _restore(path: pathlib.Path, template: Any) -> Any:
-    if (path / _HEADS).is_file():
-        return flax.serialization.from_bytes(template, (path / _HEADS).read_bytes())
-    alone = ocp.options.MultiprocessingOptions()
-    if jax.process_count() > 1:
-        index = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
-    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-        return checkpointer.restore(path, template)
-
-
-def _folder_hash(path: pathlib.Path) -> str:
-    """SHA-256 of all files of a folder and their names."""
-    digest = hashlib.sha256()
-    for file in sorted(file for file in path.rglob("*") if file.is_file()):
-        digest.update(f"{file.relative_to(path)} {file_hash(file)}\n".encode())
-    return digest.hexdigest()
 
 
 def _has_hash(path: pathlib.Path, expected: str | None) -> bool:
@@ -147,8 +108,7 @@ class RunFolder:
                 more models than asked for, an unfinished run and resume is False, or is in use.
         """
         path = pathlib.Path(path)
-        with locked(path, _FORMAT):
-            manifest = read_manifest(path, _FORMAT)
+        with held_with_manifest(path, _FORMAT) as manifest:
             if manifest is not None:
                 _check_continues(manifest, path, identity=identity, models=models, resume=resume)
             folder = cls(path, manifest or {"format": _FORMAT, "cells": {}})
@@ -194,10 +154,6 @@ class RunFolder:
         """All cells of the folder, in the order of its tables."""
         return sorted(Cell.from_entry(entry) for entry in self.manifest["cells"].values())
 
-    def is_done(self, cell: Cell, key: str) -> bool:
-        """Whether the cell's rows were computed from exactly what the key says, and are as they were written."""
-        return self.state(cell, key) == "done"
-
     def state(self, cell: Cell, key: str) -> CellState:
         """What the folder has of a cell's rows under a key."""
         record = self.record(cell)
@@ -231,76 +187,31 @@ class RunFolder:
 
     def trained_models(self, cell: Cell) -> list[tuple[int, int]]:
         """Disjoint ranges [first, end) of model ids whose heads are on disk, ascending."""
-        ranges = []
-        if self._cell_path(cell).is_dir():
-            names = (_PART.fullmatch(entry.name) for entry in self._cell_path(cell).iterdir())
-            ranges = sorted((int(match[1]), int(match[2])) for match in names if match)
-        disjoint: list[tuple[int, int]] = []
-        for first, end in ranges:
-            if not disjoint or first >= disjoint[-1][1]:
-                disjoint.append((first, end))
-        return disjoint
+        return models_on_disk(self._cell_path(cell))
 
     def save_heads(self, cell: Cell, models: tuple[int, int], params: Any) -> None:
-        """Checkpoint heads of the models first .. end - 1, then the hash of its files.
-
-        A kill between the two leaves a checkpoint that is whole, as orbax sees to, and taken on trust.
-        """
-        path = self._part_path(cell, models)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(_HASH).unlink(missing_ok=True)
-        if jax.process_count() > 1:
-            # Here orbax writes arrays of all processes together, or those of process 0 alone.
-            shutil.rmtree(path, ignore_errors=True)
-            with new_folder(path) as folder:
-                (folder / _HEADS).write_bytes(flax.serialization.to_bytes(params))
-        else:
-            with _silent("absl"), ocp.StandardCheckpointer() as checkpointer:
-                checkpointer.save(path, params, force=True)
-        with replacing(path.with_suffix(_HASH)) as temporary:
-            temporary.write_text(_folder_hash(path))
+        """Checkpoint heads of the models first .. end - 1."""
+        save_heads(self._part_path(cell, models), params)
 
     def load_heads(self, cell: Cell, models: tuple[int, int], template: Any) -> Any:
         """Heads of the models first .. end - 1, in the shapes and dtypes of template.
 
         Raises:
-            DamagedError: if the checkpoint is not what was saved (orbax itself notices neither every flipped bit nor
-                every file that is missing).
-            InputError: if it cannot be read for another reason (no permission, no memory, ...): it may be whole.
+            DamagedError: if the checkpoint is not what was saved.
+            InputError: if it cannot be read for another reason: it may be whole.
         """
-        path = self._part_path(cell, models)
-        name, hash_path = f"the checkpoint {'/'.join(path.parts[-2:])}", path.with_suffix(_HASH)
-        vouched = False
-        try:
-            if hash_path.is_file():
-                vouched = hash_path.read_text() == _folder_hash(path)
-                if not vouched:
-                    raise DamagedError(f"{name} was damaged (its files are not those that were saved)")
-            return _restore(path, template)
-        except DamagedError:
-            raise
-        except Exception as error:  # of whatever kind: tensorstore, JSON, zlib, ...
-            reason = str(error).partition("\n")[0][:60]
-            said = f"{type(error).__name__}: {reason}"
-            # What its hash vouches for is whole; so may be what the system or the device did not hand out.
-            outside = isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError))
-            if vouched or outside:
-                raise InputError(
-                    f"{name} could not be read ({said}); it is left as it is:"
-                    " mend that and go on with --resume."
-                ) from error
-            raise DamagedError(f"{name} was damaged ({said})") from error
+        return load_heads(self._part_path(cell, models), template)
 
     def save_scores(
         self, cell: Cell, models: tuple[int, int], arrays: Mapping[str, Shaped[np.ndarray, "models ..."]]
     ) -> None:
-        """Write what process 0 must know of the models first .. end - 1: arrays by name, one row for each model."""
+        """Write the scores of the models first .. end - 1 for process 0: arrays by name, one row for each model."""
         path = self._scores_path(cell, models)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_arrays(path, arrays)
 
     def load_scores(self, cell: Cell, models: tuple[int, int]) -> dict[str, Shaped[np.ndarray, "models ..."]]:
-        """What save_scores wrote."""
+        """The arrays that save_scores wrote."""
         with np.load(self._scores_path(cell, models), allow_pickle=False) as arrays:
             return dict(arrays)
 
@@ -334,7 +245,7 @@ class RunFolder:
         return record
 
     def fail_cell(self, cell: Cell, error: str, trace: str = "") -> None:
-        """Record that computing a cell failed, and why; rows that it had are of no use any more.
+        """Record that computing a cell failed, and why; its old rows are removed.
 
         Args:
             cell: which.

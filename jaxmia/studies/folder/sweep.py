@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jaxmia._atomic import write_json
-from jaxmia.studies.folder.cell import TABLES, Cell
+from jaxmia.studies.cell import Cell
 from jaxmia.studies.folder.manifest import (
     check_models,
     check_same,
-    locked,
+    held_with_manifest,
     machine,
-    read_manifest,
     unfinished,
     write_manifest,
 )
 from jaxmia.studies.folder.run import RunFolder
+from jaxmia.studies.folder.states import TABLES
 
 _SWEEP_FORMAT = "sweep 1"
 
@@ -59,8 +59,8 @@ class SweepFolder:
             InputError: as RunFolder.open.
         """
         path = pathlib.Path(path)
-        with locked(path, _SWEEP_FORMAT):
-            manifest = read_manifest(path, _SWEEP_FORMAT) or {"format": _SWEEP_FORMAT, "studies": {}}
+        with held_with_manifest(path, _SWEEP_FORMAT) as manifest:
+            manifest = manifest or {"format": _SWEEP_FORMAT, "studies": {}}
             folder = cls(path, manifest)
             known = manifest["studies"]
             for names, (identity, _) in studies.items():

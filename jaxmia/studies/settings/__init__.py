@@ -1,1 +1,1 @@
-"""Settings of experiments and sweeps."""
+"""Settings of experiments and sweeps: one file for each table, then experiments, sweeps and TOML."""

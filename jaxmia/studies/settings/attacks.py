@@ -44,7 +44,7 @@ class AttackSettings(pydantic.BaseModel):
 
     @property
     def full_options(self) -> dict[str, Any]:
-        """With the defaults of those that are not given: attacks of equal ones say the same."""
+        """With the defaults of those that are not given: attacks of equal ones are the same."""
         parameters = inspect.signature(attacks.REGISTRY[self.name]).parameters
         known = {name: each.default for name, each in parameters.items() if each.default is not each.empty}
         return {**known, **self.options}
@@ -62,11 +62,11 @@ class AttackSettings(pydantic.BaseModel):
 
 
 def _different_attacks(entries: tuple[AttackSettings, ...]) -> tuple[AttackSettings, ...]:
-    """Refuse an attack that stands there twice: its rows would count twice, and errors of laws shrink."""
+    """Refuse an attack that is given twice: its rows would count twice, and errors of laws shrink."""
     for first, second in itertools.combinations(entries, 2):
         if (first.name, first.full_options) == (second.name, second.full_options):
             labels = dict.fromkeys((first.label, second.label))
-            raise ValueError(f"attacks must differ, but {' and '.join(labels)} stands there twice")
+            raise ValueError(f"attacks must differ, but {' and '.join(labels)} is given twice")
     return entries
 
 

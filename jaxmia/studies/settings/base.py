@@ -24,7 +24,7 @@ def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Refuse repeats: every value has rows of its own, which would then count twice."""
     twice = [value for value in values if values.count(value) > 1]
     if twice:
-        raise ValueError(f"values must differ, but {twice[0]!r} stands there {len(twice)} times")
+        raise ValueError(f"values must differ, but {twice[0]!r} is given {len(twice)} times")
     return values
 
 

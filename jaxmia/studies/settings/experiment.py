@@ -1,4 +1,4 @@
-"""Experiment files: TOML to checked settings. Every error names the field by its path, the rule and the value."""
+"""All settings of an experiment: its tables together, and what they ask of one another."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ from jaxmia._validate import check_choice
 from jaxmia.stats.p_values import EVALUATIONS
 from jaxmia.studies.settings.attacks import Attacks, AttackSettings
 from jaxmia.studies.settings.base import Fprs, Settings
-from jaxmia.studies.settings.parts import (
-    DataSettings,
-    GridSettings,
-    PrivacySettings,
-    ShadowSettings,
-    TrainSettings,
-    TuningSettings,
-)
+from jaxmia.studies.settings.data import DataSettings, GridSettings, ShadowSettings
+from jaxmia.studies.settings.privacy import PrivacySettings
+from jaxmia.studies.settings.train import TrainSettings
+from jaxmia.studies.settings.tuning import TuningSettings
 
 
 class ExperimentConfig(Settings):

@@ -9,9 +9,10 @@ from pydantic import Field
 
 from jaxmia._validate import InputError, check_choice
 from jaxmia.studies.settings.base import Different, Name, Positive
+from jaxmia.studies.settings.data import DataSettings
+from jaxmia.studies.settings.errors import describe_error
 from jaxmia.studies.settings.experiment import ExperimentConfig
-from jaxmia.studies.settings.parts import DataSettings, TrainSettings
-from jaxmia.studies.settings.wording import describe_error
+from jaxmia.studies.settings.train import TrainSettings
 
 
 class DatasetSettings(DataSettings):
@@ -57,7 +58,7 @@ class SweepConfig(ExperimentConfig):
         names = [entry.name.casefold() for entry in entries]  # they become file names
         twice = [entry.name for entry in entries if names.count(entry.name.casefold()) > 1]
         if twice:
-            raise ValueError(f"names must differ, but {twice[0]!r} stands there {len(twice)} times")
+            raise ValueError(f"names must differ, but {twice[0]!r} is given {len(twice)} times")
         return entries
 
     @pydantic.model_validator(mode="after")

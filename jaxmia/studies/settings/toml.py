@@ -17,9 +17,9 @@ import pydantic
 from jaxmia._text import read_toml
 from jaxmia._validate import InputError, check_choice, listed
 from jaxmia.laws.fit import DEFAULT_RECIPE
+from jaxmia.studies.settings.errors import describe_error
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.settings.sweep import SweepConfig
-from jaxmia.studies.settings.wording import describe_error
 
 _PATHS = ("features", "members", "statistics", "file")  # keys of settings that are paths, in whatever table
 _NO_PATHS = ("", "demo", "pool")  # what stands there for no file

@@ -1,4 +1,4 @@
-"""Pydantic's errors in one line: the thing, the rule, the value."""
+"""What is wrong with settings, in one line: the path of the field, the rule and the value."""
 
 from __future__ import annotations
 

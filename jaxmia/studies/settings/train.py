@@ -1,54 +1,13 @@
-"""The tables of an experiment's settings: data, grid, shadows, training, privacy, tuning."""
+"""[train]: the recipe of every head."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
 
-from jaxmia.privacy.accounting import MIN_DELTA
-from jaxmia.studies.settings.base import Different, LogRange, Positive, Settings, WholeLogRange
-
-
-class DataSettings(Settings):
-    """Where candidates come from."""
-
-    features: str = "demo"
-    """"demo" (the bundled set) or the path of an .npz with features and labels, from the file's folder."""
-    test_per_class: Annotated[int, Field(ge=0)] = 200
-    """At most this many held-out examples of each class, for accuracy."""
-
-
-class GridSettings(Settings):
-    """The cells of the experiment: every combination of classes, shots and seeds."""
-
-    shots: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False), Different]
-    """S, training examples per class."""
-    classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, strict=False), Different]
-    """C, number of classes; the largest classes are taken."""
-    seeds: Annotated[
-        tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1, strict=False), Different
-    ] = (0,)
-    """All randomness of a cell follows from its seed."""
-
-    @pydantic.field_validator("shots", "classes", "seeds")
-    @classmethod
-    def _sorted(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(values))
-
-
-class ShadowSettings(Settings):
-    """The ensemble of each cell."""
-
-    models: Annotated[int, Field(ge=3)] = 257
-    """M; each model is the target once, the other M - 1 its shadows."""
-    design: Literal["bernoulli", "fixed_size"] = "bernoulli"
-    """"bernoulli" (add/remove) or "fixed_size" (replace one)."""
-    pool_multiplier: Annotated[int, Field(ge=2)] = 2
-    """m; the pool has m x S candidates of each class and a model trains on 1/m of them."""
+from jaxmia.studies.settings.base import Positive, Settings
 
 
 class TrainSettings(Settings):
@@ -171,67 +130,3 @@ class TrainSettings(Settings):
                 f"momentum={self.momentum} is for optimizer='sgd', got optimizer={self.optimizer!r}"
             )
         return self
-
-
-class PrivacySettings(Settings):
-    """Differential privacy of training; epsilon is an axis of the grid."""
-
-    epsilon: Annotated[
-        tuple[Annotated[float, Field(gt=0, allow_inf_nan=True)], ...], Field(min_length=1, strict=False)
-    ] = (math.inf,)
-    """Levels to train at, by DP-SGD with as much noise as they need; inf is ordinary training, neither clipped nor
-    noisy. The adjacency follows from shadows.design."""
-    delta: Annotated[float, Field(ge=MIN_DELTA, lt=1)] = 1e-5
-    clipping_norm: Annotated[float, Field(gt=0)] = 1.0
-    """The largest norm of one example's gradient."""
-
-    @pydantic.field_validator("epsilon")
-    @classmethod
-    def _named_apart(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        """Cells are named by six digits of their level: two that agree in these would share a folder."""
-        levels = tuple(sorted(values))
-        for low, high in itertools.pairwise(levels):
-            if f"{low:g}" == f"{high:g}":
-                raise ValueError(
-                    f"levels must differ in their first six digits, but {low!r} and {high!r} do not"
-                )
-        return levels
-
-    @pydantic.field_validator("epsilon", mode="before")
-    @classmethod
-    def _from_json(cls, values: Any) -> Any:
-        """A manifest's settings: JSON has no infinity."""
-        if not isinstance(values, (list, tuple)):
-            return values
-        return tuple(math.inf if value == "inf" else value for value in values)
-
-    @pydantic.field_serializer("epsilon", when_used="json")
-    def _as_json(self, values: tuple[float, ...]) -> list[float | str]:
-        return ["inf" if value == math.inf else value for value in values]
-
-
-class TuningSettings(Settings):
-    """The search for a recipe (jaxmia.studies.tuning).
-
-    Ranges are searched on a log scale, both ends included; a range of one value is that value. What is found takes the
-    place of train.learning_rate, train.batch_size, train.steps and, for private cells, privacy.clipping_norm.
-    """
-
-    trials: Positive = 20
-    round_size: Positive = 5
-    """Trials that are trained side by side, before the next are asked for."""
-    per: Literal["cell", "shots"] = "cell"
-    """"cell": every cell has a search of its own; "shots": all seeds of a (C, S, epsilon) share that of seed 0."""
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Share of the training set that trials are judged by and not trained on."""
-    objective: Literal["accuracy", "loss"] = "loss"
-    """What they are judged by: the lowest mean cross-entropy, or the highest accuracy (of equal ones the lowest loss).
-    Heads start at zero, where accuracy tells hardly any learning rates apart: see docs/tuning.md."""
-    learning_rate: LogRange = (1e-7, 1e-2)
-    batch_size: WholeLogRange = (10, 10_000)
-    """Expected members per step, cut at S x C, the full batch."""
-    epochs: WholeLogRange = (1, 200)
-    clipping_norm: LogRange = (0.2, 10.0)
-    """Of private cells."""
-    max_steps: Positive = 1000
-    """Of a trial and of the recipe, whatever epochs and batch would give: what bounds the cost."""

@@ -17,10 +17,10 @@ from jaxmia._atomic import write_json
 from jaxmia._hashes import content_key, json_number
 from jaxmia._progress import grid_progress
 from jaxmia.audit.settings import AuditConfig
-from jaxmia.audit.shadows import FITTING, Trainer
+from jaxmia.audit.shadows import FITTING, SHADOWS_FOLDER, Trainer
 from jaxmia.scores.rounding import Rounding
 from jaxmia.studies.folder.tables import load_json
-from jaxmia.studies.settings.parts import TrainSettings
+from jaxmia.studies.settings.train import TrainSettings
 
 MODELS = 8  # shadows that stand for a recipe, of a stream of their own
 MISMATCH = 0.25  # of the head's interquartile range: beyond, the shadows are not heads like it
@@ -55,7 +55,7 @@ class Match:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeadScores:
-    """What the head under audit says of the records.
+    """The scores of the head under audit on the records.
 
     Attributes:
         log_odds: float64[records], of the true class.
@@ -70,7 +70,7 @@ class HeadScores:
         return log_odds if self.rounding is None else self.rounding.applied(log_odds)
 
 
-def matched_once(
+def fit_recipe_once(
     trainer: Trainer,
     config: AuditConfig,
     own: HeadScores,
@@ -78,7 +78,7 @@ def matched_once(
     shadows: str,
     console: rich.console.Console | None,
 ) -> Match:
-    """What matched says, read where an audit of the same shadows and the same scores of the head has written it.
+    """What fit_recipe finds, read where an audit of the same shadows and the same scores of the head has written it.
 
     A folder is used again with another head of the same recipe: the shadows stay, what was found of the head does not.
 
@@ -90,38 +90,38 @@ def matched_once(
         shadows: the key of its shadows.
         console: where progress is shown, if anywhere.
     """
-    folder = path / "shadows"
+    folder = path / SHADOWS_FOLDER
     key = content_key([shadows, own.log_odds.tolist(), str(own.rounding)])
     if (folder / _FILE).is_file():
         content = load_json(folder, _FILE)
         if content.get("key") == key:
             train = TrainSettings.model_validate(content["train"], strict=False)
             return Match(train, float(content["mismatch"]), content["head"], content["shadows"])
-    match = matched(trainer, config, own, console)
+    match = fit_recipe(trainer, config, own, console)
     content = {"key": key, "train": match.recipe(), "mismatch": json_number(match.mismatch)}
     write_json(folder / _FILE, content | {"head": match.head, "shadows": match.shadows})
     return match
 
 
-def matched(
+def fit_recipe(
     trainer: Trainer, config: AuditConfig, own: HeadScores, console: rich.console.Console | None
 ) -> Match:
     """The recipe that was given, or the one whose shadows come nearest to the head; and how near that is.
 
     A recipe is fitted with the membership under audit: shadows' scores on their members are brought near the head's
     on its own, and likewise those on others. Quantiles over all records determine two numbers: any one record's
-    membership hardly moves them. But an adversary who does not know the members has to know the recipe instead, and
-    reports say so.
+    membership hardly moves them. But an adversary who does not know the members has to know the recipe instead, which
+    reports mention.
     """
     if not config.train.match:
-        return judged(trainer, config.train, own)
+        return compare_recipe(trainer, config.train, own)
     tried: list[Match] = []
     weighting: Any = {name: getattr(config.train, name) for name in ("class_weight", "intercept")}
 
     def mismatch(exponent: float, steps: int) -> float:
         bar.cell(f"fitting the recipe: {steps} steps, weight decay {10**exponent:.2g}")
         train = TrainSettings(steps=steps, weight_decay=10**exponent, schedule="cosine", **weighting)
-        tried.append(judged(trainer, train, own))
+        tried.append(compare_recipe(trainer, train, own))
         bar.heads(MODELS, float(steps))
         return tried[-1].mismatch
 
@@ -136,7 +136,7 @@ def matched(
     return min(tried, key=lambda match: match.mismatch)
 
 
-def judged(trainer: Trainer, train: TrainSettings, own: HeadScores) -> Match:
+def compare_recipe(trainer: Trainer, train: TrainSettings, own: HeadScores) -> Match:
     """How near heads of a recipe come to the head."""
     raw, member = trainer.scores(train, (0, MODELS), stream=FITTING)
     log_odds, mine = own.alike(raw), own.log_odds

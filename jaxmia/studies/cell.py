@@ -1,0 +1,212 @@
+"""One cell of a grid, from its name to what its heads are trained from: candidates, members and recipe.
+
+Nothing here knows of folders, processes or progress: the same settings and features give the same cell anywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxmia._hashes import json_number
+from jaxmia.data.bag_of_words import bag_of_tokens
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.membership import MembershipMasks, draw_membership
+from jaxmia.data.normalization import FeatureStatistics, normalized_pool
+from jaxmia.data.pool import CandidatePool, candidate_pool
+from jaxmia.studies.recipe import Recipe, recipe_for
+from jaxmia.studies.settings.experiment import ExperimentConfig
+from jaxmia.training.ensemble import empty_heads
+from jaxmia.training.from_scratch import NetworkPlan, plan_networks
+from jaxmia.training.heads import Params
+from jaxmia.training.plan import Formulation, formulate
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Cell:
+    """One ensemble of the grid.
+
+    Attributes:
+        classes: C.
+        shots: S.
+        seed: of all its randomness.
+        epsilon: that it is trained to; inf for ordinary training.
+    """
+
+    classes: int
+    shots: int
+    seed: int
+    epsilon: float = math.inf
+
+    def __str__(self) -> str:
+        """The name of the cell's folder."""
+        private = "" if self.epsilon == math.inf else f"_epsilon-{self.epsilon:g}"
+        return f"classes-{self.classes}_shots-{self.shots}_seed-{self.seed}{private}"
+
+    def entry(self) -> dict[str, int | float | str]:
+        """What the manifest says of the cell: JSON has no infinity."""
+        return {**dataclasses.asdict(self), "epsilon": json_number(self.epsilon)}
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> Cell:
+        """The cell of an entry."""
+        return cls(entry["classes"], entry["shots"], entry["seed"], float(entry["epsilon"]))
+
+
+def cells_of(config: ExperimentConfig) -> list[Cell]:
+    """All cells of an experiment's grid."""
+    return [
+        Cell(classes, shots, seed, epsilon)
+        for classes in config.grid.classes
+        for shots in config.grid.shots
+        for seed in config.grid.seeds
+        for epsilon in config.privacy.epsilon
+    ]
+
+
+def cell_keys(seed: int) -> dict[str, jax.Array]:
+    """The independent random keys of a cell's pool, membership, training and tuning: they depend on its seed alone."""
+    key = jax.random.key(seed)
+    return {
+        name: jax.random.fold_in(key, stream)
+        for stream, name in enumerate(("pool", "membership", "training", "tuning"))
+    }
+
+
+def draw_pool(
+    config: ExperimentConfig, data: FeatureSet, cell: Cell, statistics: FeatureStatistics | None = None
+) -> CandidatePool:
+    """The candidates and the test split of a cell, normalised as the recipe says; of token ids, bags of words."""
+    pool = candidate_pool(
+        data,
+        classes=cell.classes,
+        shots=cell.shots,
+        multiplier=config.shadows.pool_multiplier,
+        key=cell_keys(cell.seed)["pool"],
+        test_per_class=config.data.test_per_class,
+    )
+    if len(data.input_shape) == 1:
+        pool = bag_of_tokens(pool)
+    return normalized_pool(pool, config.train.normalize, statistics)
+
+
+def draw_masks(
+    config: ExperimentConfig, pool: FeatureSet, seed: int, models: tuple[int, int]
+) -> MembershipMasks:
+    """Which candidates the models first .. end - 1 of a cell train on.
+
+    Args:
+        config: settings.
+        pool: candidates.
+        seed: of the cell.
+        models: (first, end).
+    """
+    return draw_membership(
+        cell_keys(seed)["membership"],
+        pool.labels,
+        num_models=models[1] - models[0],
+        first_model=models[0],
+        design=config.shadows.design,
+        inclusion_rate=1 / config.shadows.pool_multiplier,
+    )
+
+
+def num_candidates(config: ExperimentConfig, cell: Cell) -> int:
+    """Examples in the pool of a cell: C x S x pool_multiplier."""
+    return cell.classes * cell.shots * config.shadows.pool_multiplier
+
+
+def input_dim(data: FeatureSet) -> int:
+    """Dimension of what heads see; before a pool is drawn, a bag of words is taken to hold all tokens there are."""
+    return int(data.features.max()) if len(data.input_shape) == 1 else data.features.shape[1]
+
+
+def formulation_of(
+    config: ExperimentConfig, data: FeatureSet, cell: Cell, memory: int | None
+) -> Formulation | NetworkPlan:
+    """How the heads or networks of a cell are trained.
+
+    Args:
+        config: of the experiment.
+        data: the feature set, or the pool's.
+        cell: which.
+        memory: bytes that training may hold on each device, as in train_ensemble.
+
+    Raises:
+        InputError: if a batch is larger than a model's members, memory holds no model, or a network does not go with
+            the inputs.
+    """
+    recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
+    sizes: dict[str, Any] = {
+        "num_models": config.shadows.models,
+        "num_examples": num_candidates(config, cell),
+        "num_classes": cell.classes,
+        "dim": input_dim(data),
+        "inclusion_rate": 1 / config.shadows.pool_multiplier,
+    }
+    if recipe.config.network is not None:
+        return plan_networks(recipe.config, memory, **sizes, input_shape=data.input_shape)
+    rate, devices = float(recipe.hyper.sampling_rate), jax.local_device_count()
+    return formulate(recipe.config, memory, **sizes, sampling_rate=rate, num_devices=devices)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PreparedCell:
+    """A cell, and all that its heads are trained from.
+
+    Attributes:
+        cell: its place in the grid.
+        settings: of the experiment; where recipes are tuned, with the one that was found.
+        pool: candidates and test split.
+        recipe: what every head is trained with.
+        memory: bytes that training may hold on each device, as in train_ensemble.
+    """
+
+    cell: Cell
+    settings: ExperimentConfig
+    pool: CandidatePool
+    recipe: Recipe
+    memory: int | None = None
+
+    @property
+    def inclusion_rate(self) -> float:
+        """Share of the candidates that a model trains on."""
+        return 1 / self.settings.shadows.pool_multiplier
+
+    @property
+    def formulation(self) -> Formulation | NetworkPlan:
+        """How its models are trained."""
+        return formulation_of(self.settings, self.pool.data, self.cell, self.memory)
+
+    def masks(self, models: tuple[int, int]) -> MembershipMasks:
+        """Which candidates the models first .. end - 1 train on."""
+        return draw_masks(self.settings, self.pool.data, self.cell.seed, models)
+
+    def empty_heads(self, num_models: int) -> Params:
+        """Parameters at zero, in the shapes that training gives."""
+        return empty_heads(self.pool.data, num_models=num_models, network=self.recipe.config.network)
+
+
+def prepare_cell(
+    settings: ExperimentConfig,
+    data: FeatureSet,
+    cell: Cell,
+    statistics: FeatureStatistics | None = None,
+    *,
+    memory: int | None = None,
+) -> PreparedCell:
+    """Draw the candidates of a cell and work out its recipe.
+
+    Args:
+        settings: of the experiment; where recipes are tuned, with the one that was found.
+        data: the feature set.
+        cell: its place in the grid.
+        statistics: to standardise by, if they are given.
+        memory: as in train_ensemble.
+    """
+    recipe = recipe_for(settings, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
+    return PreparedCell(cell, settings, draw_pool(settings, data, cell, statistics), recipe, memory)

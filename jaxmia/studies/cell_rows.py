@@ -1,0 +1,194 @@
+"""From the scores of a cell to its rows: what attacks achieve, each candidate's vulnerability, negative controls."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int, Shaped
+
+from jaxmia.privacy.accounting import adjacency_for
+from jaxmia.privacy.lower_bounds import median_epsilon_lower_bound
+from jaxmia.scores import Scores
+from jaxmia.stats.result import AttackResult
+from jaxmia.studies.assess import assess, control_rows, per_example_rows
+from jaxmia.studies.cell import PreparedCell
+from jaxmia.studies.recipe import Recipe
+from jaxmia.studies.settings.experiment import ExperimentConfig
+from jaxmia.studies.study import Study
+from jaxmia.training.newton import unbounded_note
+
+_RECIPE = ("learning_rate", "batch_size", "steps", "clipping_norm", "noise_multiplier")
+
+
+@dataclasses.dataclass(frozen=True)
+class CellRows:
+    """What is found of a cell.
+
+    Attributes:
+        tables: the rows, by name of jaxmia.studies.folder.states.TABLES.
+        facts: of the cell, for its record, JSON-ready.
+        notes: what may mislead in the rows.
+    """
+
+    tables: Mapping[str, pd.DataFrame]
+    facts: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def cell_rows(
+    study: Study,
+    prepared: PreparedCell,
+    scored: Mapping[str, Shaped[np.ndarray, "models ..."]],
+    scores: Scores,
+    diverged: Int[np.ndarray, "diverged"],
+) -> CellRows:
+    """Attack a cell, and write what is found as rows.
+
+    Args:
+        study: that it is of.
+        prepared: the cell.
+        scored: of jaxmia.studies.cell_scores.score_heads, for all models.
+        scores: of scores_of_cell.
+        diverged: ids of the models that are not in scores.
+
+    Raises:
+        InputError: as the attacks.
+    """
+    config, cell, pool = study.config, prepared.cell, prepared.pool
+    columns = _result_columns(
+        config, prepared, scores, np.delete(scored["accuracy"], diverged), len(diverged)
+    )
+    results = assess(
+        config.attack,
+        scores,
+        fprs=config.fpr,
+        evaluations=config.evaluation,
+        features=pool.data.features,
+        audit=None if len(diverged) else _audit(config, prepared.recipe),
+    )
+    # The finite-pool correction is of per-example vulnerability; attacks have none.
+    results = results.assign(correction="none", **dataclasses.asdict(cell), **columns)
+    results["tpr_ceiling"] = prepared.recipe.tpr_ceiling(results["fpr"].to_numpy())
+    candidates = pd.DataFrame(
+        {
+            "record": pool.rows,
+            "class_name": np.array(pool.data.class_names)[pool.data.labels],
+            "gradient_norm": _mean_over(
+                np.delete(scored["gradient_norm"], diverged, axis=0), np.asarray(scores.member)
+            ),
+        }
+    )
+    correction, rate = config.correction, prepared.inclusion_rate
+    per_example = per_example_rows(scores, config.fpr, candidates, correction=correction, inclusion_rate=rate)
+    controls = control_rows(
+        config.attack, scores, fprs=config.fpr, seed=cell.seed, features=pool.data.features
+    )
+    tables = {
+        "results": results,
+        "per_example": per_example.assign(**dataclasses.asdict(cell)),
+        "controls": controls.assign(**dataclasses.asdict(cell)),
+    }
+    for table in tables.values():
+        for place, (column, value) in enumerate(study.columns.items()):
+            table.insert(place, column, value)
+    recipe = {name: None if pd.isna(columns[name]) else columns[name] for name in _RECIPE}
+    facts = {
+        "diverged_models": diverged.tolist(),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(prepared.empty_heads(1))),
+        "training": str(prepared.formulation),
+        **({} if prepared.recipe.guarantee is None else {"privacy": prepared.recipe.guarantee.record()}),
+        "recipe": recipe | _origins(config),
+    }
+    return CellRows(tables, facts, tuple(_notes(prepared)))
+
+
+def _notes(prepared: PreparedCell) -> list[str]:
+    """What may mislead in the rows of a cell."""
+    if prepared.recipe.config.optimizer != "newton" or not prepared.recipe.config.intercept:
+        return []
+    member = prepared.masks((0, prepared.settings.shadows.models)).member
+    return unbounded_note(np.asarray(member), prepared.pool.data.labels)
+
+
+def _result_columns(
+    config: ExperimentConfig,
+    prepared: PreparedCell,
+    scores: Scores,
+    accuracies: Float[np.ndarray, "models"],
+    num_diverged: int,
+) -> dict[str, Any]:
+    """Columns of results that are alike in all rows of a cell, beside its place in the grid."""
+    recipe, shadows = prepared.recipe, config.shadows
+    return {
+        "normalize": config.train.normalize,
+        **_origins(config),
+        "design": shadows.design,
+        "inclusion_rate": prepared.inclusion_rate,
+        "num_models": shadows.models,
+        "num_diverged": num_diverged,
+        "accuracy": float(accuracies.mean()) if len(accuracies) else math.nan,
+        **_mean_losses(scores),
+        # Delta and adjacency are also those of the audit.
+        "delta": config.privacy.delta,
+        "adjacency": adjacency_for(shadows.design),
+        "noise_multiplier": recipe.guarantee.noise_multiplier if recipe.guarantee else 0.0,
+        "sampling_rate": float(recipe.hyper.sampling_rate),
+        "audit": recipe.audit_method() if _audit(config, recipe) else "none",
+        **recipe_columns(recipe, members=prepared.cell.classes * prepared.cell.shots),
+    }
+
+
+def recipe_columns(recipe: Recipe, *, members: int) -> dict[str, Any]:
+    """Columns of a cell's recipe, beside those of its privacy; batch_size is expected members per step."""
+    sampled = recipe.config.batch_size or round(float(recipe.hyper.sampling_rate) * members)
+    clip = recipe.hyper.clipping_norm
+    return {
+        "learning_rate": float(recipe.hyper.learning_rate),
+        "batch_size": sampled,
+        "steps": recipe.config.steps,
+        "clipping_norm": math.nan if clip is None else float(clip),
+    }
+
+
+def _origins(config: ExperimentConfig) -> dict[str, str]:
+    """Whether the recipe was searched, and whose statistics the features are standardised by."""
+    train, tuning = config.train, config.tuning
+    given = "none" if train.normalize != "standardize" else "pool" if train.statistics == "pool" else "given"
+    return {"tuned": "no" if tuning is None else f"per {tuning.per}", "standardised_by": given}
+
+
+def _audit(config: ExperimentConfig, recipe: Recipe) -> Callable[[AttackResult], float] | None:
+    """The lower bound on epsilon for the cells of a recipe, where the membership design allows one."""
+    design, inclusion_rate = config.shadows.design, 1 / config.shadows.pool_multiplier
+    if (design, inclusion_rate) != ("bernoulli", 0.5):
+        return None
+    return functools.partial(
+        median_epsilon_lower_bound,
+        delta=config.privacy.delta,
+        method=recipe.audit_method(),
+        design=design,
+        inclusion_rate=inclusion_rate,
+    )
+
+
+def _mean_losses(scores: Scores) -> dict[str, float]:
+    """Mean cross-entropy over all models and their members, and their non-members: how far training went."""
+    losses, member = np.logaddexp(0, -np.asarray(scores.log_odds, np.float64)), np.asarray(scores.member)
+    sides = {"member_loss": losses[member], "nonmember_loss": losses[~member]}
+    return {name: float(side.mean()) if side.size else math.nan for name, side in sides.items()}
+
+
+def _mean_over(
+    values: Float[np.ndarray, "models examples"], chosen: Bool[np.ndarray, "models examples"]
+) -> Float[np.ndarray, "examples"]:
+    """Mean over the models chosen for each example; NaN where there is none."""
+    counts = chosen.sum(axis=0)
+    totals = np.sum(values, axis=0, where=chosen, dtype=np.float64)
+    return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)

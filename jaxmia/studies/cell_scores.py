@@ -1,0 +1,81 @@
+"""From the heads of a cell to its scores: log-odds of every candidate under every model, and what else attacks read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from jaxmia.ridge.paired import paired_scores
+from jaxmia.scores import Scores, WeightsUnder, split_diverged
+from jaxmia.studies.assess import needs_pairs
+from jaxmia.studies.attack_inputs import analytic_prior, weights_under
+from jaxmia.studies.cell import PreparedCell
+from jaxmia.training.ensemble import ShadowEnsemble
+from jaxmia.training.scoring import accuracy, gradient_norms, score
+
+
+def score_heads(prepared: PreparedCell, heads: ShadowEnsemble) -> dict[str, Shaped[np.ndarray, "models ..."]]:
+    """Scores of some of a cell's models, one row for each.
+
+    Args:
+        prepared: the cell.
+        heads: of the models.
+
+    Returns:
+        log_odds [models, examples]; flipped_log_odds likewise, if an attack asks; gradient_norm [models, examples];
+        accuracy [models], on the test split.
+    """
+    pool, settings = prepared.pool, prepared.settings
+    scored = {"gradient_norm": gradient_norms(heads, pool.data), "accuracy": accuracy(heads, pool.test)}
+    if not needs_pairs(settings.attack):
+        return scored | {"log_odds": np.asarray(score(heads, pool.data).log_odds)}
+    paired = paired_scores(heads, pool.data, ridge=settings.train.ridge, memory=prepared.memory)
+    return scored | {
+        "log_odds": np.asarray(paired.log_odds),
+        "flipped_log_odds": np.asarray(paired.flipped_log_odds),
+    }
+
+
+def weights_of_cell(prepared: PreparedCell, heads: ShadowEnsemble) -> WeightsUnder | None:
+    """The statistics of all heads' weights that white-box attacks read, by membership; None without such attacks."""
+    settings, members = prepared.settings, prepared.cell.classes * prepared.cell.shots
+    return weights_under(
+        settings.attack, prepared.pool.data, settings.train, heads, members=members, memory=prepared.memory
+    )
+
+
+def scores_of_cell(
+    prepared: PreparedCell,
+    scored: Mapping[str, Shaped[np.ndarray, "models ..."]],
+    of_weights: WeightsUnder | None,
+) -> tuple[Scores, Int[np.ndarray, "diverged"]]:
+    """The scores that the attacks on a cell see.
+
+    Args:
+        prepared: the cell.
+        scored: of score_heads, for all models.
+        of_weights: of weights_of_cell.
+
+    Returns:
+        Scores of the models that did not diverge, and the ids of those that did.
+    """
+    settings, member = (
+        prepared.settings,
+        np.asarray(prepared.masks((0, prepared.settings.shadows.models)).member),
+    )
+    rate, memory = prepared.inclusion_rate, prepared.memory
+    prior = analytic_prior(
+        settings.attack, prepared.pool.data, settings.train, inclusion_rate=rate, memory=memory
+    )
+    return split_diverged(
+        Scores(
+            scored["log_odds"],
+            member,
+            flipped_log_odds=scored.get("flipped_log_odds"),
+            white_box=None if of_weights is None else of_weights(member),
+            weights_under=of_weights,
+            **prior,
+        )
+    )

@@ -1,0 +1,102 @@
+"""What would fail in some cell of a grid, found before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+from jaxmia._validate import check
+from jaxmia.attacks.weights import check_memory, check_methods
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.pool import check_candidates
+from jaxmia.ridge.influence import check_size
+from jaxmia.studies.assess import (
+    check_attacks,
+    check_resolvable,
+    needs_pairs,
+    needs_prior,
+    white_box_methods,
+)
+from jaxmia.studies.cell import Cell, formulation_of, input_dim, num_candidates
+from jaxmia.studies.search import import_optuna
+from jaxmia.studies.settings.experiment import ExperimentConfig
+from jaxmia.studies.tuning import possible_settings
+
+
+def check_experiment(
+    config: ExperimentConfig, data: FeatureSet, cells: Sequence[Cell], memory: int | None
+) -> None:
+    """Raise InputError for whatever would fail later in a run.
+
+    Args:
+        config: settings.
+        data: the feature set.
+        cells: of the grid.
+        memory: bytes that training may hold on each device, as in train_ensemble.
+    """
+    for classes, shots in dict.fromkeys((cell.classes, cell.shots) for cell in cells):
+        check_candidates(data, classes=classes, shots=shots, multiplier=config.shadows.pool_multiplier)
+    check_plans(config, data, cells, memory)
+    check_evaluations(config, cells)
+
+
+def check_evaluations(config: ExperimentConfig, cells: Iterable[Cell]) -> None:
+    """Raise InputError if an attack refuses its options, or no FPR can be resolved in any cell."""
+    check_attacks(config.attack)
+    largest = max(cell.shots * cell.classes for cell in cells) * (config.shadows.pool_multiplier - 1)
+    check_resolvable(config.fpr, largest * config.shadows.models, "the largest cell")
+
+
+def check_plans(
+    config: ExperimentConfig, data: FeatureSet, cells: Sequence[Cell], memory: int | None
+) -> None:
+    """Raise InputError if some cell has a batch larger than its pool, or memory holds none of its models.
+
+    With tuning also if Optuna is missing, or for a recipe that may be chosen; and for an attack on weights that cannot
+    be run on such models.
+    """
+    _check_weights(config, data, cells, memory)
+    _check_objective(config, data, cells, memory)
+    if config.tuning is not None:
+        import_optuna()
+    for cell in dict.fromkeys(dataclasses.replace(cell, seed=0) for cell in cells):
+        if config.tuning is not None:  # noise and privacy levels ask no more memory
+            cell = dataclasses.replace(cell, epsilon=math.inf)
+        for settings in possible_settings(config, classes=cell.classes, shots=cell.shots):
+            formulation_of(settings, data, cell, memory)
+
+
+def _check_weights(
+    config: ExperimentConfig, data: FeatureSet, cells: Sequence[Cell], memory: int | None
+) -> None:
+    """Raise InputError if attacks read the weights of models that have none to read, or of too many to hold."""
+    methods = white_box_methods(config.attack)
+    if not methods:
+        return
+    rule = "be 'linear' for attack 'whitebox', which reads heads' weights"
+    check(config.train.network == "linear", "network", config.train.network, rule)
+    dim = input_dim(data)
+    check_methods(methods, classes=max(cell.classes for cell in cells), dim=dim)
+    for cell in cells:
+        sizes = {"classes": cell.classes, "dim": dim, "examples": num_candidates(config, cell)}
+        check_memory(methods, **sizes, models=config.shadows.models, memory=memory)
+
+
+def _check_objective(
+    config: ExperimentConfig, data: FeatureSet, cells: Sequence[Cell], memory: int | None
+) -> None:
+    """Raise InputError if attacks need an objective, or heads at its minimum, that the recipe does not give."""
+    need_minimum = needs_pairs(config.attack) or needs_prior(config.attack)
+    need_objective = need_minimum or bool(white_box_methods(config.attack))
+    rule = (
+        "be 'none', and intercept true, for whitebox, analytic, paired and 'shrunk', which know the objective"
+    )
+    check(config.train.plain or not need_objective, "train.class_weight", config.train.class_weight, rule)
+    if not need_minimum:
+        return
+    rule = "be 'newton' for analytic attacks, paired=true or 'shrunk': they need heads at their minimum"
+    check(config.train.optimizer == "newton", "train.optimizer", config.train.optimizer, rule)
+    for cell in cells:
+        candidates = num_candidates(config, cell)
+        check_size(cell.classes, min(data.features.shape[1], candidates) + 1, candidates, memory)

@@ -1,0 +1,116 @@
+"""Heads on disk: checkpoints of ranges of models, and hashes that tell whether they are what was saved.
+
+A range lies in models-FIRST-END, as orbax writes it, or as heads.msgpack where several processes write. Its hash lies
+beside it. A kill between the two leaves a checkpoint without a hash: it is whole, as orbax sees to, and used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import flax.serialization
+import jax
+import orbax.checkpoint as ocp
+
+from jaxmia._atomic import new_folder, replacing
+from jaxmia._hashes import file_hash
+from jaxmia._validate import InputError
+from jaxmia.studies.folder.states import DamagedError
+
+_HEADS = "heads.msgpack"
+_PART = re.compile(r"models-(\d+)-(\d+)")
+_HASH = ".sha256"
+
+
+def models_on_disk(folder: pathlib.Path) -> list[tuple[int, int]]:
+    """Disjoint ranges [first, end) of model ids that have a checkpoint in a folder, ascending."""
+    names = (_PART.fullmatch(entry.name) for entry in folder.iterdir()) if folder.is_dir() else ()
+    disjoint: list[tuple[int, int]] = []
+    for first, end in sorted((int(match[1]), int(match[2])) for match in names if match):
+        if not disjoint or first >= disjoint[-1][1]:
+            disjoint.append((first, end))
+    return disjoint
+
+
+def save_heads(path: pathlib.Path, params: Any) -> None:
+    """Write a checkpoint, then the hash of its files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(_HASH).unlink(missing_ok=True)
+    if jax.process_count() > 1:
+        # Here orbax writes arrays of all processes together, or those of process 0 alone.
+        shutil.rmtree(path, ignore_errors=True)
+        with new_folder(path) as folder:
+            (folder / _HEADS).write_bytes(flax.serialization.to_bytes(params))
+    else:
+        with _silent("absl"), ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path, params, force=True)
+    with replacing(path.with_suffix(_HASH)) as temporary:
+        temporary.write_text(_folder_hash(path))
+
+
+def load_heads(path: pathlib.Path, template: Any) -> Any:
+    """The heads of a checkpoint, in the shapes and dtypes of template.
+
+    Raises:
+        DamagedError: if the checkpoint is not what was saved (orbax itself notices neither every flipped bit nor every
+            file that is missing).
+        InputError: if it cannot be read for another reason (no permission, no memory, ...): it may be whole.
+    """
+    name, hash_path = f"the checkpoint {'/'.join(path.parts[-2:])}", path.with_suffix(_HASH)
+    hash_agrees = False
+    try:
+        if hash_path.is_file():
+            hash_agrees = hash_path.read_text() == _folder_hash(path)
+            if not hash_agrees:
+                raise DamagedError(f"{name} was damaged (its files are not those that were saved)")
+        return _restore(path, template)
+    except DamagedError:
+        raise
+    except Exception as error:  # of whatever kind: tensorstore, JSON, zlib, ...
+        line = str(error).partition("\n")[0][:60]
+        reason = f"{type(error).__name__}: {line}"
+        # Files of the hash that was saved are whole; they may also be whole where the system or the device failed.
+        outside = isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError))
+        if hash_agrees or outside:
+            raise InputError(
+                f"{name} could not be read ({reason}); it is left as it is: mend that and go on with --resume."
+            ) from error
+        raise DamagedError(f"{name} was damaged ({reason})") from error
+
+
+@contextlib.contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Keep a logger from printing what is raised as well, such as orbax's traceback of a disk without room."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _restore(path: pathlib.Path, template: Any) -> Any:
+    if (path / _HEADS).is_file():
+        return flax.serialization.from_bytes(template, (path / _HEADS).read_bytes())
+    alone = ocp.options.MultiprocessingOptions()
+    if jax.process_count() > 1:
+        index = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
+        return checkpointer.restore(path, template)
+
+
+def _folder_hash(path: pathlib.Path) -> str:
+    """SHA-256 of all files of a folder and their names."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(path)} {file_hash(file)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,48 @@
+"""[data], [grid] and [shadows]: where candidates come from, the cells, and the ensemble of each."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+from jaxmia.studies.settings.base import Different, Positive, Settings
+
+
+class DataSettings(Settings):
+    """Where candidates come from."""
+
+    features: str = "demo"
+    """"demo" (the bundled set) or the path of an .npz with features and labels, from the file's folder."""
+    test_per_class: Annotated[int, Field(ge=0)] = 200
+    """At most this many held-out examples of each class, for accuracy."""
+
+
+class GridSettings(Settings):
+    """The cells of the experiment: every combination of classes, shots and seeds."""
+
+    shots: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False), Different]
+    """S, training examples per class."""
+    classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, strict=False), Different]
+    """C, number of classes; the largest classes are taken."""
+    seeds: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1, strict=False), Different
+    ] = (0,)
+    """All randomness of a cell follows from its seed."""
+
+    @pydantic.field_validator("shots", "classes", "seeds")
+    @classmethod
+    def _sorted(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(values))
+
+
+class ShadowSettings(Settings):
+    """The ensemble of each cell."""
+
+    models: Annotated[int, Field(ge=3)] = 257
+    """M; each model is the target once, the other M - 1 its shadows."""
+    design: Literal["bernoulli", "fixed_size"] = "bernoulli"
+    """"bernoulli" (add/remove) or "fixed_size" (replace one)."""
+    pool_multiplier: Annotated[int, Field(ge=2)] = 2
+    """m; the pool has m x S candidates of each class and a model trains on 1/m of them."""

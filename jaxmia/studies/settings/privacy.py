@@ -1,0 +1,50 @@
+"""[privacy]: the levels of differential privacy that heads are trained to."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import Field
+
+from jaxmia.privacy.accounting import MIN_DELTA
+from jaxmia.studies.settings.base import Settings
+
+
+class PrivacySettings(Settings):
+    """Differential privacy of training; epsilon is an axis of the grid."""
+
+    epsilon: Annotated[
+        tuple[Annotated[float, Field(gt=0, allow_inf_nan=True)], ...], Field(min_length=1, strict=False)
+    ] = (math.inf,)
+    """Levels to train at, by DP-SGD with as much noise as they need; inf is ordinary training, neither clipped nor
+    noisy. The adjacency follows from shadows.design."""
+    delta: Annotated[float, Field(ge=MIN_DELTA, lt=1)] = 1e-5
+    clipping_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The largest norm of one example's gradient."""
+
+    @pydantic.field_validator("epsilon")
+    @classmethod
+    def _named_apart(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        """Cells are named by six digits of their level: two that agree in these would share a folder."""
+        levels = tuple(sorted(values))
+        for low, high in itertools.pairwise(levels):
+            if f"{low:g}" == f"{high:g}":
+                raise ValueError(
+                    f"levels must differ in their first six digits, but {low!r} and {high!r} do not"
+                )
+        return levels
+
+    @pydantic.field_validator("epsilon", mode="before")
+    @classmethod
+    def _from_json(cls, values: Any) -> Any:
+        """A manifest's settings: JSON has no infinity."""
+        if not isinstance(values, (list, tuple)):
+            return values
+        return tuple(math.inf if value == "inf" else value for value in values)
+
+    @pydantic.field_serializer("epsilon", when_used="json")
+    def _as_json(self, values: tuple[float, ...]) -> list[float | str]:
+        return ["inf" if value == math.inf else value for value in values]

@@ -1,0 +1,80 @@
+"""A study: one feature set under one recipe, and what all heads and rows of it depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxmia._hashes import content_key
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.normalization import FeatureStatistics, load_statistics
+from jaxmia.laws.fit import DEFAULT_RECIPE
+from jaxmia.studies.cell import Cell
+from jaxmia.studies.folder.manifest import versions
+from jaxmia.studies.search import import_optuna
+from jaxmia.studies.settings.experiment import ExperimentConfig
+
+_ROWS = 8  # raised when rows get other columns: cells are then assessed anew from their heads
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One feature set under one recipe.
+
+    Attributes:
+        config: settings.
+        identity: what every trained head depends on, by content: settings, features, given statistics, versions.
+        statistics: to standardise by, if they are given.
+        names: of the feature set and the recipe, in a sweep; None for a run.
+    """
+
+    config: ExperimentConfig
+    identity: Mapping[str, Any]
+    statistics: FeatureStatistics | None = None
+    names: tuple[str, str] | None = None
+
+    def cell_key(self, cell: Cell) -> str:
+        """Hash of what the rows of a cell are computed from."""
+        names = {} if self.names is None else self.columns
+        settings = self.config.evaluation_identity()
+        return content_key([content_key(self.identity), cell.entry(), settings, names, _ROWS])
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The first columns of every row: which data and which recipe it is of."""
+        dataset, recipe = self.names or (self.config.data.features, DEFAULT_RECIPE)
+        return {"dataset": dataset, "recipe": recipe}
+
+
+def study_of(config: ExperimentConfig, data: FeatureSet, names: tuple[str, str] | None = None) -> Study:
+    """The study of a feature set under an experiment's recipe.
+
+    Args:
+        config: settings.
+        data: the feature set.
+        names: of the feature set and the recipe, in a sweep.
+
+    Raises:
+        InputError: as given_statistics, or if recipes are to be searched and Optuna is not installed.
+    """
+    statistics = given_statistics(config, data)
+    given = {} if statistics is None else {"statistics": {"sha256": statistics.content_hash()}}
+    identity = {
+        "settings": config.training_identity(),
+        "features": {"sha256": data.content_hash()},
+        **given,
+        "versions": versions() if config.tuning is None else versions(import_optuna().__name__),
+    }
+    return Study(config, identity, statistics, names)
+
+
+def given_statistics(config: ExperimentConfig, data: FeatureSet) -> FeatureStatistics | None:
+    """The statistics of the file that a recipe names, or None for those of the pool.
+
+    Raises:
+        InputError: if the file is not what it should be, or not of the features' dimension.
+    """
+    if config.train.statistics == "pool":
+        return None
+    return load_statistics(config.train.statistics, dim=data.features.shape[1])

@@ -1,0 +1,153 @@
+"""The plan of a sweep: its feature sets, its studies, and the cells that each of them can have."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jaxmia._validate import InputError
+from jaxmia.data.feature_set import DEMO_NAME, FeatureSet, load_features
+from jaxmia.data.pool import check_candidates
+from jaxmia.studies.cell import Cell
+from jaxmia.studies.checks import check_evaluations, check_plans
+from jaxmia.studies.settings.sweep import DatasetSettings, RecipeSettings, SweepConfig
+from jaxmia.studies.study import Study, study_of
+
+Names = tuple[str, str]  # of a feature set and a recipe
+Inputs = tuple[str, str]  # a feature set's name, and whether its features or its raw inputs
+
+
+class LeftOut(NamedTuple):
+    """Cells that a feature set is too small for.
+
+    Attributes:
+        dataset: its name.
+        classes: C.
+        shots: S.
+        reason: why not.
+    """
+
+    dataset: str
+    classes: int
+    shots: int
+    reason: str
+
+
+class SweepPlan(NamedTuple):
+    """What a sweep is to compute.
+
+    Attributes:
+        data: the feature sets.
+        studies: each feature set under each of its recipes, if it can have a cell.
+        cells: of each study, those that its feature set can have.
+        left_out: cells that a feature set is too small for.
+        skipped: optional feature sets whose file is absent.
+    """
+
+    data: Mapping[Inputs, FeatureSet]
+    studies: Mapping[Names, Study]
+    cells: Mapping[Names, list[Cell]]
+    left_out: tuple[LeftOut, ...]
+    skipped: tuple[str, ...]
+
+
+def inputs_of(study: Study) -> Inputs:
+    """What a study trains on."""
+    return study.columns["dataset"], study.config.train.inputs
+
+
+def plan_sweep(config: SweepConfig) -> SweepPlan:
+    """Read the feature sets of a sweep and list its studies and cells.
+
+    Raises:
+        InputError: for a feature set that cannot be read, a recipe that does not go with it, or no cell at all.
+    """
+    data, skipped = _load_datasets(config)
+    studies = {
+        (dataset.name, recipe.name): _study(config, dataset, recipe, data[dataset.name, recipe.inputs])
+        for dataset in config.datasets
+        if dataset.name not in skipped
+        for recipe in config.recipes_of(dataset)
+    }
+    cells, left_out = _cells(studies, data)
+    studies = {names: study for names, study in studies.items() if cells[names]}
+    return SweepPlan(data, studies, cells, left_out, skipped)
+
+
+def check_sweep(plan: SweepPlan, memory: int | None) -> None:
+    """Raise InputError for what would fail in every cell, or is known to fail in one.
+
+    Args:
+        plan: of the sweep.
+        memory: bytes that training may hold on each device, as in train_ensemble.
+    """
+    for names, study in plan.studies.items():
+        try:
+            check_plans(study.config, plan.data[inputs_of(study)], plan.cells[names], memory)
+        except InputError as error:
+            raise InputError(f"dataset {names[0]!r}, recipe {names[1]!r}: {error}") from None
+    config = next(iter(plan.studies.values())).config
+    check_evaluations(config, itertools.chain(*plan.cells.values()))
+
+
+def _load_datasets(config: SweepConfig) -> tuple[dict[Inputs, FeatureSet], tuple[str, ...]]:
+    """The feature sets, each input of a file read once, and the names of the optional ones that are absent."""
+    data: dict[Inputs, FeatureSet] = {}
+    skipped = []
+    read: dict[Inputs, FeatureSet] = {}
+    for dataset in config.datasets:
+        path = dataset.features
+        if dataset.optional and path != DEMO_NAME and not pathlib.Path(path).exists():
+            skipped.append(dataset.name)
+            continue
+        try:
+            for inputs in dict.fromkeys(recipe.inputs for recipe in config.recipes_of(dataset)):
+                place = path, inputs
+                data[dataset.name, inputs] = read[place] = read.get(place) or load_features(
+                    path, inputs=inputs
+                )
+        except InputError as error:
+            raise InputError(f"dataset {dataset.name!r}: {error}") from None
+    if not data:
+        raise InputError(
+            f"datasets={skipped} must name at least one that is there; all are optional and absent."
+        )
+    return data, tuple(skipped)
+
+
+def _study(config: SweepConfig, dataset: DatasetSettings, recipe: RecipeSettings, data: FeatureSet) -> Study:
+    settings = config.experiment(dataset, recipe)
+    try:
+        return study_of(settings, data, (dataset.name, recipe.name))
+    except InputError as error:
+        raise InputError(f"recipe {recipe.name!r}, dataset {dataset.name!r}: {error}") from None
+
+
+def _cells(
+    studies: Mapping[Names, Study], data: Mapping[Inputs, FeatureSet]
+) -> tuple[dict[Names, list[Cell]], tuple[LeftOut, ...]]:
+    """The cells of each study that its feature set can have, and those that it cannot."""
+    cells: dict[Names, list[Cell]] = {names: [] for names in studies}
+    left_out: dict[LeftOut, None] = {}
+    for names, study in studies.items():
+        config = study.config
+        for classes, shots in itertools.product(config.grid.classes, config.grid.shots):
+            try:
+                multiplier = config.shadows.pool_multiplier
+                check_candidates(data[inputs_of(study)], classes=classes, shots=shots, multiplier=multiplier)
+            except InputError as error:
+                left_out[LeftOut(names[0], classes, shots, str(error))] = None
+                continue
+            cells[names] += [
+                Cell(classes, shots, seed, epsilon)
+                for seed in config.grid.seeds
+                for epsilon in config.privacy.epsilon
+            ]
+    if not any(cells.values()):
+        first = next(iter(left_out))
+        raise InputError(
+            f"grid: no feature set has enough examples for any cell; {first.dataset}: {first.reason}"
+        )
+    return cells, tuple(left_out)
