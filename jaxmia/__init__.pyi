@@ -1,7 +1,10 @@
 from . import attacks as attacks
 from ._npz import read_limit as read_limit
 from ._validate import InputError as InputError
-from .attacks.persons import joint_lira as joint_lira, person_scores as person_scores, sum_by_person as sum_by_person, weighed_person_scores as weighed_person_scores
+from .attacks.persons import joint_lira as joint_lira
+from .attacks.persons import person_scores as person_scores
+from .attacks.persons import sum_by_person as sum_by_person
+from .attacks.persons import weighed_person_scores as weighed_person_scores
 from .audit.attack_scores import attack_scores as attack_scores
 from .audit.released import load_released as load_released
 from .audit.run import run_audit as run_audit

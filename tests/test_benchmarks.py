@@ -596,3 +596,13 @@ def test_per_record_compares_estimates_with_heads_that_did_not_make_them(benchma
     noise = rows_of(tmp_path / "noise.json")
     assert noise[0]["true"] == pytest.approx(0.1, abs=0.01)
     assert "K" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("near", [[], ["--near"]])
+def test_persons_are_told_better_than_records(benchmark, tmp_path, near):
+    sizes = ["--classes", "2", "--shots", "12", "--models", "17", "--records", "3"]
+    benchmark("persons").main([*sizes, *near, "--json", str(tmp_path / "rows.json")])
+    rows = {row["attack"]: row for row in rows_of(tmp_path / "rows.json")}
+    assert set(rows) == {"records", "joint", "sum of ratios", "LiRA on sums"}
+    assert rows["joint"]["pooled 0.1"] > rows["records"]["pooled 0.1"]
+    assert rows["sum of ratios"]["calibrated 0.1"] is None

@@ -6,6 +6,7 @@ adjacency a bound may be compared under.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import flax.struct
@@ -16,6 +17,7 @@ from jaxtyping import Array, Bool, Int
 
 from jaxmia._buckets import bucket, in_float32
 from jaxmia._validate import InputError, check, check_at_least, check_choice
+from jaxmia.data.persons import checked_persons
 
 DESIGNS = ("bernoulli", "fixed_size")
 
@@ -46,6 +48,7 @@ def draw_membership(
     design: str = "bernoulli",
     inclusion_rate: float = 0.5,
     first_model: int = 0,
+    person: np.ndarray | None = None,
 ) -> MembershipMasks:
     """Draw the training sets of models first_model .. first_model + num_models - 1.
 
@@ -59,10 +62,24 @@ def draw_membership(
             r times the candidates of each class.
         inclusion_rate: r.
         first_model: id of the first model.
+        person: [examples], integers or strings, whose record each candidate is: persons are drawn then, each with all
+            records or none. "fixed_size" takes exactly r times the persons, whatever the classes of their records.
 
     Raises:
-        InputError: for an unknown design, r outside (0, 1), or a class that r does not divide (fixed_size).
+        InputError: for an unknown design, r outside (0, 1), a class (or the persons) that r does not divide
+            (fixed_size), or persons that are missing.
     """
+    if person is not None:
+        names, whose = np.unique(checked_persons(person, len(labels)), return_inverse=True)
+        masks = draw_membership(
+            key,
+            np.zeros(len(names), np.int32),
+            num_models=num_models,
+            design=design,
+            inclusion_rate=inclusion_rate,
+            first_model=first_model,
+        )
+        return dataclasses.replace(masks, member=masks.member[:, whose])
     check_at_least("num_models", num_models, 1)
     check_at_least("first_model", first_model, 0)
     check_choice("design", design, DESIGNS)

@@ -55,3 +55,23 @@ def test_a_row_depends_on_its_model_id_alone(design):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         draw_membership(KEY, LABELS, **({"num_models": 3} | options))
+
+
+@pytest.mark.parametrize("design", ["bernoulli", "fixed_size"])
+def test_persons_are_in_with_all_of_their_records_or_none(design):
+    person = np.array(["a", "b", "a", "c", "d", "d", "d", "b"])
+    labels = np.arange(8) % 2
+    masks = draw_membership(KEY, labels, num_models=400, design=design, person=person)
+    member = np.asarray(masks.member)
+    for name in "abcd":
+        own = member[:, person == name]
+        assert (own == own[:, :1]).all()
+        # 400 draws at 1/2: five standard deviations are 50.
+        assert abs(own[:, 0].sum() - 200) < 50
+    persons = np.stack([member[:, person == name][:, 0] for name in "abcd"], axis=1)
+    if design == "fixed_size":
+        assert (persons.sum(axis=1) == 2).all()
+    again = draw_membership(KEY, labels, num_models=3, design=design, person=person, first_model=7)
+    np.testing.assert_array_equal(again.member, member[7:10])
+    with pytest.raises(InputError, match=r"person\[0\] is empty"):
+        draw_membership(KEY, labels, num_models=1, person=np.array(["", *"bacdddb"]))

@@ -1,0 +1,101 @@
+"""How much better are persons told than records? Heads of which persons are members with all records or none.
+
+Each person has K records of a class: drawn at random from it, or near one another. Columns: TPR at each FPR of records
+(LiRA) and of persons, pooled (one threshold) and calibrated (an FPR of the record's or person's own): by the joint
+likelihood ratio, by the sum of the records' ratios (no calibration), and by LiRA on the sum of their log-odds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import _common
+import jax
+import numpy as np
+
+from jaxmia import attacks
+from jaxmia.attacks.persons import joint_lira, person_scores, sum_by_person
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.membership import draw_membership
+from jaxmia.data.pool import candidate_pool
+from jaxmia.scores import Scores
+from jaxmia.stats.operating_points import operating_points
+from jaxmia.stats.result import AttackResult
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
+
+FPRS = (0.1, 0.01, 0.001)
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = _common.parser(__doc__)
+    _common.add_features(options)
+    options.add_argument("--shots", type=int, default=160, help="S records of each class; 2 S candidates")
+    options.add_argument("--records", type=int, nargs="+", default=[2, 5], help="K, records of a person")
+    options.add_argument("--models", type=int, default=129, help="heads, each the target once")
+    options.add_argument("--near", action="store_true", help="a person's records lie near one another")
+    arguments = options.parse_args(argv)
+    start = time.perf_counter()
+    data = _common.chosen_features(arguments)
+    key = jax.random.key(arguments.seed)
+    pool = candidate_pool(data, classes=arguments.classes, shots=arguments.shots, key=key).data
+    rows = [row for records in arguments.records for row in compare(pool, records, arguments)]
+    _common.report(
+        f"persons, {'near' if arguments.near else 'random'} records, S = {arguments.shots}",
+        rows,
+        dtype="float32",
+        facts={"seconds": round(time.perf_counter() - start, 1)},
+        arguments=arguments,
+    )
+
+
+def compare(pool: FeatureSet, records: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for each attack on records and on persons of as many."""
+    rng = np.random.default_rng(arguments.seed)
+    person = synthetic_persons(pool, records, rng, near=arguments.near)
+    key = jax.random.key(arguments.seed)
+    masks = draw_membership(key, pool.labels, num_models=arguments.models, person=person)
+    heads = train_ensemble(key, pool, masks, Hyperparams(0.1), TrainConfig("adam", steps=100))
+    scores = score(heads, pool)
+    sums = person_scores(scores, person).scores
+    return [
+        row("records", records, attacks.lira(scores), attacks.lira(scores, calibrated=True)),
+        row("joint", records, joint_lira(scores, person), joint_lira(scores, person, calibrated=True)),
+        row("sum of ratios", records, sum_by_person(attacks.lira(scores), person), None),
+        row("LiRA on sums", records, attacks.lira(sums), attacks.lira(sums, calibrated=True)),
+    ]
+
+
+def row(name: str, records: int, pooled: AttackResult, calibrated: AttackResult | None) -> dict[str, Any]:
+    """TPR of an attack, pooled and calibrated."""
+    cells: dict[str, Any] = {"K": records, "attack": name}
+    for evaluation, result in (("pooled", pooled), ("calibrated", calibrated)):
+        points = operating_points(result, FPRS, evaluation=evaluation) if result is not None else ()
+        found = {point.fpr: round(point.tpr, 3) for point in points}
+        cells |= {f"{evaluation} {fpr:g}": found.get(fpr) for fpr in FPRS}
+    return cells
+
+
+def synthetic_persons(pool: FeatureSet, records: int, rng: np.random.Generator, *, near: bool) -> np.ndarray:
+    """int64[examples]: persons of K records of one class, at random or each with the nearest that are left."""
+    person, persons = np.full(len(pool.labels), -1), 0
+    for label in range(pool.num_classes):
+        left = list(rng.permutation(np.flatnonzero(pool.labels == label)))
+        while left:
+            first = left[0]
+            if near:
+                distance = np.square(pool.features[left] - pool.features[first]).sum(axis=1)
+                chosen = [left[place] for place in np.argsort(distance, kind="stable")[:records]]
+            else:
+                chosen = left[:records]
+            person[chosen] = persons
+            persons += 1
+            left = [each for each in left if person[each] < 0]
+    return person
+
+
+if __name__ == "__main__":
+    main()
