@@ -131,9 +131,8 @@ class Blocks:
         return [(first, min(first + self.size, self.total)) for first in range(0, self.total, self.size)]
 
     def _has(self, block: tuple[int, int]) -> bool:
-        file = self._file(block)
         try:
-            with np.load(file, allow_pickle=False) as arrays:
+            with self._file(block).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return set(self.names) <= set(arrays.files)
         except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):  # not there, or damaged
             return False
