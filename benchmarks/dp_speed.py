@@ -130,7 +130,7 @@ def train_jaxmia(
     if private:
         hyper = hyper.replace(clipping_norm=CLIPPING_NORM, noise_multiplier=NOISE_MULTIPLIER)
     sampling = "shared" if rate == 1 else "poisson"  # shared, without a batch size: the full batch
-    config = TrainConfig("sgd", steps=steps, sampling=sampling, private=private, products=products)
+    config = TrainConfig("sgd", steps=steps, sampling=sampling, private=private, matmul_dtype=products)
     heads = train_ensemble(jax.random.key(0), pool, masks, hyper, config)
     return float(accuracy(heads, pool).mean())
 

@@ -58,7 +58,7 @@ def seconds(
     """Median time of training after a first that compiles."""
     pool = _common.synthetic_pool(arguments.seed, examples=examples, classes=classes, dim=dim)
     masks = draw_membership(jax.random.key(arguments.seed), pool.labels, num_models=models)
-    config = TrainConfig(steps=steps, batch_size=arguments.batch_size, products=arguments.products)
+    config = TrainConfig(steps=steps, batch_size=arguments.batch_size, matmul_dtype=arguments.products)
     spent = []
     for _ in range(arguments.repeats + 1):
         start = time.perf_counter()

@@ -228,7 +228,7 @@ def train_jaxmia(
         steps=recipe.steps,
         batch_size=recipe.batch if mode == "shared order" or independent else None,
         sampling="poisson" if poisson else "independent" if independent else "shared",
-        products=products,
+        matmul_dtype=products,
     )
     rate = recipe.batch / (len(pool.labels) // 2) if poisson else 1.0
     hyper = Hyperparams(recipe.rate, sampling_rate=rate)

@@ -24,7 +24,7 @@ from jaxmia.studies.assess import white_box_methods
 from jaxmia.studies.folder.manifest import versions
 from jaxmia.studies.recipe import Recipe, recipe_for
 from jaxmia.studies.settings.experiment import ExperimentConfig
-from jaxmia.studies.settings.train import TrainSettings
+from jaxmia.studies.settings.train import TrainSettings, named_as_recorded
 from jaxmia.training.ensemble import ShadowEnsemble, train_ensemble
 from jaxmia.training.scoring import score
 
@@ -125,6 +125,7 @@ def shadows_key(config: AuditConfig, records: AuditRecords, own: Float[np.ndarra
     """The key of what the shadows depend on: a fitted recipe depends on the head's scores."""
     fitted_to = own.tolist() if config.train.match else []
     settings = config.model_dump(mode="json", include={"train", "seed", "privacy"})
+    settings["train"] = named_as_recorded(settings["train"])
     return content_key(
         [records.data.content_hash(), records.member.tolist(), settings, fitted_to, versions()]
     )

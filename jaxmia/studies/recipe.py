@@ -73,7 +73,7 @@ def recipe_for(settings: ExperimentConfig, *, classes: int, shots: int, epsilon:
         batch_size=None if full or poisson else int(train.batch_size),
         sampling="shared" if full else train.sampling,
         private=private,
-        products=train.products,
+        matmul_dtype=train.matmul_dtype,
         network=None if train.network == "linear" else Network(train.network, train.widths),
         tolerance=train.tolerance,
         class_weight=train.class_weight,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, cast
@@ -27,16 +28,17 @@ from jaxmia.training.heads import (
 from jaxmia.training.newton import converged_head, one_vs_rest_head
 from jaxmia.training.settings import Hyperparams, TrainConfig
 
+_Carry = tuple[SplitHead, optax.OptState, Array | None]  # head, its optimiser's state, and the odometer
+_Sums = tuple[SplitHead, Array | None]  # of gradients, and of their squared norms for the odometer
+
 
 def make_optimizer(hyper: Hyperparams, config: TrainConfig) -> optax.GradientTransformation:
     """The optax optimiser of a recipe; hyper may hold tracers."""
     rate: Any = hyper.learning_rate
     if config.schedule == "cosine" and hyper.steps is None:
         rate = optax.cosine_decay_schedule(hyper.learning_rate, decay_steps=config.steps)
-    elif (
-        config.schedule == "cosine" and hyper.steps is not None
-    ):  # optax's own refuses a traced number of steps
-        rate = functools.partial(_cosine_decay, peak=hyper.learning_rate, steps=hyper.steps)
+    elif config.schedule == "cosine":  # optax's own takes no traced number of steps
+        rate = functools.partial(_cosine_decay, peak=hyper.learning_rate, steps=cast(Any, hyper.steps))
     return optax.adam(rate) if config.optimizer == "adam" else optax.sgd(rate, momentum=hyper.momentum)
 
 
@@ -90,79 +92,26 @@ def train_head(
     """
     if config.optimizer == "newton":
         return _converged(member, features, labels, num_classes, cast(Any, hyper.ridge), config), None
-    importance = example_weights(member, labels, num_classes, config.class_weight)
-    one_hot = jax.nn.one_hot(labels, num_classes, axis=0, dtype=features.dtype)[:-1]
+    loss = _loss(member, features, labels, num_classes, hyper, config, share)
     optimizer = make_optimizer(hyper, config)
-    inputs = features.astype(jnp.bfloat16) if config.products == "bfloat16" else features
-    precision = jax.lax.Precision.HIGH if config.products == "tensorfloat32" else None
-    num_examples = features.shape[0]
-    # The expected number of members in a batch: a realised count would weigh examples unevenly. An independent batch
-    # has always the same.
-    members = jnp.maximum(member.sum(), 1).astype(features.dtype)
-    expected = share * hyper.sampling_rate * members
-    weight: Any = (
-        1 / config.batch_size if config.sampling == "independent" and config.batch_size else 1 / expected
-    )
-    if importance is not None:  # a mean by weights
-        weight *= importance * (members / jnp.sum(member.astype(features.dtype) * importance))
-    no_squares = jnp.zeros(num_examples, features.dtype) if config.odometer else None
 
-    def contribution(
-        head: SplitHead, rows: Int[Array, "rows"] | slice, counted: Array
-    ) -> tuple[SplitHead, Array | None]:
-        """Weighted or clipped sum of the gradients of these rows, and their squared norms for the odometer."""
-        batch = inputs[rows]
-        errors = logit_errors(head, batch, one_hot[:, rows], precision)
-        if not config.private:
-            own = weight if importance is None else weight[rows]
-            return gradient_sum(errors * (counted.astype(errors.dtype) * own), batch, precision), None
-        clip = {"clipping_norm": cast(Any, hyper.clipping_norm)}
-        squares = clipped_squares(errors, batch, counted, **clip) if config.odometer else None
-        return clipped_gradient_sum(errors, batch, counted, **clip, precision=precision), squares
-
-    def in_blocks(
-        head: SplitHead, rows: Int[Array, "rows"], counted: Array, size: int
-    ) -> tuple[SplitHead, Array | None]:
-        """The same of all rows, with the logits of only so many at once."""
-        padding = -len(rows) % size
-        blocks, counts = (jnp.pad(array, (0, padding)).reshape(-1, size) for array in (rows, counted))
-
-        def add(total: Any, block: tuple[Array, Array]) -> tuple[Any, None]:
-            (gradient, squares), (taken, counts) = total, block
-            more, more_squares = contribution(head, taken, counts)
-            squares = None if more_squares is None else squares.at[taken].add(more_squares)
-            return (jax.tree.map(jnp.add, gradient, more), squares), None
-
-        nothing = jax.tree.map(jnp.zeros_like, head)
-        return cast(Any, jax.lax.scan(add, (nothing, no_squares), (blocks, counts))[0])
-
-    def step(
-        carry: tuple[SplitHead, optax.OptState, Any], at: tuple[Array, Array | None]
-    ) -> tuple[Any, None]:
+    def step(carry: _Carry, at: tuple[Array, Array | None]) -> tuple[_Carry, None]:
         (head, state, squares), (index, ordered) = carry, at
         sampling_key, noise_key = step_keys(key, index)
         rows, counted = _batch(sampling_key, member, ordered, hyper, config, gathered)
-        if block is not None and block < len(counted):
-            everything = jnp.arange(num_examples) if isinstance(rows, slice) else rows
-            gradient, more_squares = in_blocks(head, everything, counted, block)
-        else:
-            gradient, more_squares = contribution(head, rows, counted)
+        gradient, more_squares = loss.gradient(head, rows, counted, block)
         if config.private:
             gradient = _with_noise(noise_key, gradient, hyper, expected_members)
-        # The penalty depends on the parameters alone: private training may add it without clipping or noise.
-        if hyper.weight_decay is not None:
-            last = head.last["kernel"]
-            gradient.rest["kernel"] += hyper.weight_decay * (head.rest["kernel"] + last)
-            gradient.last["kernel"] += hyper.weight_decay * last
+        gradient = _with_penalty(gradient, head, hyper)
         if not config.intercept:
             gradient = without_bias(gradient)
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes float and int32
             updates, state = optimizer.update(gradient, state)
-        squares = None if squares is None else squares + more_squares
+        squares = None if squares is None else squares + cast(Array, more_squares)
         return (moved(head, updates), state, squares), None
 
     start = zero_head(num_classes, features.shape[1], features.dtype)
-    carry = (start, optimizer.init(start), no_squares)
+    carry = (start, optimizer.init(start), loss.no_squares())
     head, _, squares = after_steps(step, carry, order, steps=hyper.steps, most=config.steps)
     return joined(head), squares
 
@@ -191,8 +140,103 @@ def after_steps(
         index, carry = counted
         return index + 1, step(carry, (index, None if order is None else order[index]))[0]
 
-    # Under vmap, models that are through stand still until the last one is.
+    # Under vmap the loop takes as many steps as the longest training; models that are done no longer change.
     return jax.lax.while_loop(lambda counted: counted[0] < steps, step_at, (jnp.int32(0), start))[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loss:
+    """The loss of one head on all candidates, and the sums of its gradients that a step takes.
+
+    Attributes:
+        inputs: features in the dtype in which they are multiplied.
+        one_hot: labels, without the row of the last class.
+        weight: of an example in the mean of a step: one number, or one for each candidate.
+        precision: as of jaxmia.training.heads.product.
+        config: static settings.
+        clipping_norm: of private training.
+    """
+
+    inputs: Float[Array, "examples dim"]
+    one_hot: Float[Array, "rest examples"]
+    weight: float | Array
+    precision: jax.lax.Precision | None
+    config: TrainConfig
+    clipping_norm: float | Array | None
+
+    def no_squares(self) -> Float[Array, "examples"] | None:
+        """Where the odometer starts; None without one."""
+        examples = self.one_hot.shape[1]
+        return jnp.zeros(examples, self.one_hot.dtype) if self.config.odometer else None
+
+    def gradient(
+        self, head: SplitHead, rows: Int[Array, "rows"] | slice, counted: Array, block: int | None
+    ) -> _Sums:
+        """Weighted or clipped sum of the gradients of these rows, and their squared norms for the odometer.
+
+        Args:
+            head: at whose parameters.
+            rows: which candidates.
+            counted: how often each of them counts.
+            block: logits of at most this many examples are held at once; None for no limit.
+        """
+        if block is None or block >= len(counted):
+            return self._of_rows(head, rows, counted)
+        everything = jnp.arange(self.inputs.shape[0]) if isinstance(rows, slice) else rows
+        return self._in_blocks(head, everything, counted, block)
+
+    def _of_rows(self, head: SplitHead, rows: Int[Array, "rows"] | slice, counted: Array) -> _Sums:
+        batch = self.inputs[rows]
+        errors = logit_errors(head, batch, self.one_hot[:, rows], self.precision)
+        if not self.config.private:
+            own = self.weight[rows] if jnp.ndim(self.weight) else self.weight
+            return gradient_sum(errors * (counted.astype(errors.dtype) * own), batch, self.precision), None
+        clip = {"clipping_norm": cast(Any, self.clipping_norm)}
+        squares = clipped_squares(errors, batch, counted, **clip) if self.config.odometer else None
+        return clipped_gradient_sum(errors, batch, counted, **clip, precision=self.precision), squares
+
+    def _in_blocks(self, head: SplitHead, rows: Int[Array, "rows"], counted: Array, size: int) -> _Sums:
+        """The same of all rows, with the logits of only so many at once."""
+        padding = -len(rows) % size
+        blocks, counts = (jnp.pad(array, (0, padding)).reshape(-1, size) for array in (rows, counted))
+
+        def add(total: Any, block: tuple[Array, Array]) -> tuple[Any, None]:
+            (gradient, squares), (taken, counts) = total, block
+            more, more_squares = self._of_rows(head, taken, counts)
+            squares = None if more_squares is None else squares.at[taken].add(more_squares)
+            return (jax.tree.map(jnp.add, gradient, more), squares), None
+
+        nothing = jax.tree.map(jnp.zeros_like, head)
+        return cast(_Sums, jax.lax.scan(add, (nothing, self.no_squares()), (blocks, counts))[0])
+
+
+def _loss(
+    member: Bool[Array, "examples"],
+    features: Float[Array, "examples dim"],
+    labels: Int[Array, "examples"],
+    num_classes: int,
+    hyper: Hyperparams,
+    config: TrainConfig,
+    share: float | Array,
+) -> _Loss:
+    """The loss of one head, by its members and settings; arguments as of train_head."""
+    importance = example_weights(member, labels, num_classes, config.class_weight)
+    # The expected number of members in a batch: a realised count would weigh examples unevenly. An independent batch
+    # has always the same.
+    members = jnp.maximum(member.sum(), 1).astype(features.dtype)
+    weight: Any = 1 / (share * hyper.sampling_rate * members)
+    if config.sampling == "independent" and config.batch_size:
+        weight = 1 / config.batch_size
+    if importance is not None:  # a mean by weights
+        weight *= importance * (members / jnp.sum(member.astype(features.dtype) * importance))
+    return _Loss(
+        inputs=features.astype(jnp.bfloat16) if config.matmul_dtype == "bfloat16" else features,
+        one_hot=jax.nn.one_hot(labels, num_classes, axis=0, dtype=features.dtype)[:-1],
+        weight=weight,
+        precision=jax.lax.Precision.HIGH if config.matmul_dtype == "tensorfloat32" else None,
+        config=config,
+        clipping_norm=hyper.clipping_norm,
+    )
 
 
 def _converged(
@@ -275,6 +319,15 @@ def _with_noise(
         noise_multiplier=hyper.noise_multiplier,
         expected_batch=hyper.sampling_rate * expected_members,
     )
+
+
+def _with_penalty(gradient: SplitHead, head: SplitHead, hyper: Hyperparams) -> SplitHead:
+    """With weight decay's own. It depends on the parameters alone: private training adds it unclipped, without noise."""
+    if hyper.weight_decay is not None:
+        last = head.last["kernel"]
+        gradient.rest["kernel"] += hyper.weight_decay * (head.rest["kernel"] + last)
+        gradient.last["kernel"] += hyper.weight_decay * last
+    return gradient
 
 
 def batch_order(

@@ -13,6 +13,8 @@ the records of other classes are scored as ever.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,9 +25,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmia.training.contrasts import basis, from_params, objective_ridge, penalties, to_params, with_bias
 from jaxmia.training.heads import Params
 
-_FORCING = (
-    0.1  # share of its right-hand side to which a Newton system is solved; more exactly near the minimum
-)
+# Share of its right-hand side to which a Newton system is solved; more exactly near the minimum.
+_FORCING = 0.1
 _SYSTEM_STEPS = 500  # of conjugate gradients at most
 _HALVINGS = 12  # of a step that overshoots
 ABSENT = 1e-3  # share of heads without some class, whose biases have no bound, beyond which it is said
@@ -76,96 +77,155 @@ def converged_head(
     Returns:
         Its parameters; the biases sum to 0.
     """
-    inputs, counted = with_bias(features, intercept=intercept), member.astype(features.dtype)
-    directions, one_hot = jnp.asarray(basis(num_classes)), jax.nn.one_hot(labels, num_classes, axis=0)
-    penalty = penalties(ridge, num_classes, inputs)
-    members = jnp.maximum(counted.sum(), 1.0)
-    largest = tolerance * _scale(counted, inputs)
-    stiffness = objective_ridge(ridge, num_classes)
-
-    def logits(head: Array) -> Array:
-        return directions @ (head @ inputs.T)
-
-    def pulled(weights: Array) -> Array:
-        """Gradient with respect to the head from one with respect to the logits."""
-        return (directions.T @ (weights * counted)) @ inputs
-
-    def gradient(head: Array, logits: Array) -> Array:
-        return pulled(jax.nn.softmax(logits, axis=0) - one_hot) + penalty * head
-
+    objective = _Objective(
+        inputs=with_bias(features, intercept=intercept),
+        counted=member.astype(features.dtype),
+        one_hot=jax.nn.one_hot(labels, num_classes, axis=0),
+        directions=jnp.asarray(basis(num_classes)),
+        ridge=ridge,
+    )
+    largest = tolerance * _scale(objective.counted, objective.inputs)
     with jax.default_matmul_precision("highest"):
-        moments, axes = jnp.linalg.eigh(inputs.T @ inputs / inputs.shape[0])
-
-        def newton_direction(state: _State) -> Array:
-            shares = jax.nn.softmax(state.logits, axis=0)
-            mean = directions.T @ (shares * counted)
-            total = (directions.T * (shares @ counted)) @ directions - mean @ mean.T
-            curvatures, rotation = jnp.linalg.eigh(total / members)
-            diagonal = (
-                jnp.maximum(curvatures, 1e-6)[:, None] * (members * jnp.maximum(moments, 0.0)) + stiffness
-            )
-
-            def preconditioned(residual: Array) -> Array:
-                return rotation @ (((rotation.T @ residual) @ axes) / diagonal) @ axes.T
-
-            def hessian(direction: Array) -> Array:
-                moved = shares * logits(direction)
-                return pulled(moved - shares * moved.sum(axis=0)) + penalty * direction
-
-            def solved(system: _System) -> Array:
-                return (jnp.linalg.norm(system.residual) <= enough) | (system.steps == _SYSTEM_STEPS)
-
-            def improved(system: _System) -> _System:
-                image = hessian(system.direction)
-                length = system.product / jnp.sum(system.direction * image)
-                residual = system.residual - length * image
-                next_step = preconditioned(residual)
-                product = jnp.sum(residual * next_step)
-                direction = next_step + product / system.product * system.direction
-                solution = system.solution + length * system.direction
-                return _System(solution, residual, direction, product, system.steps + 1)
-
-            norm = jnp.linalg.norm(state.gradient)
-            enough = jnp.minimum(_FORCING, jnp.sqrt(norm / members)) * norm
-            first = preconditioned(-state.gradient)
-            start = _System(
-                jnp.zeros_like(first), -state.gradient, first, -jnp.sum(state.gradient * first), jnp.int32(0)
-            )
-            return jax.lax.while_loop(lambda system: ~solved(system), improved, start).solution
+        spectrum = objective.spectrum()
 
         def step(state: _State) -> _State:
-            direction = newton_direction(state)
-            moved = logits(direction)
-
-            def slope(length: Array) -> Array:
-                """Derivative of the objective along the direction."""
-                weights = (jax.nn.softmax(state.logits + length * moved, axis=0) - one_hot) * counted
-                return jnp.sum(weights * moved) + jnp.sum(
-                    penalty * (state.head + length * direction) * direction
-                )
-
-            def halved(ends: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-                middle = (ends[0] + ends[1]) / 2
-                below = slope(middle) < 0
-                return jnp.where(below, middle, ends[0]), jnp.where(below, ends[1], middle), ends[2] + 1
-
-            zero, one = jnp.zeros((), inputs.dtype), jnp.ones((), inputs.dtype)
-            overshoots = slope(one) > jnp.abs(slope(zero)) / 2
-            shortest, _, _ = jax.lax.while_loop(
-                lambda ends: overshoots & (ends[2] < _HALVINGS), halved, (zero, one, jnp.int32(0))
-            )
-            length = jnp.where(overshoots, shortest, one)
-            head = state.head + length * direction
+            direction = _newton_direction(objective, state, spectrum)
+            head = state.head + _step_length(objective, state, direction) * direction
             # Logits anew, not moved ones: rounding does not add up.
-            fresh = logits(head)
-            return _State(head, fresh, gradient(head, fresh), state.steps + 1)
+            return objective.state(head, state.steps + 1)
 
         def going(state: _State) -> Array:
             return (jnp.linalg.norm(state.gradient) > largest) & (state.steps < steps)
 
-        head = jnp.zeros((num_classes - 1, inputs.shape[1]), inputs.dtype)
-        start = _State(head, logits(head), gradient(head, logits(head)), jnp.int32(0))
+        zero = jnp.zeros((num_classes - 1, objective.inputs.shape[1]), objective.inputs.dtype)
+        start = objective.state(zero, jnp.int32(0))
         return to_params(jax.lax.while_loop(going, step, start).head)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Objective:
+    """The penalised loss of one head V (jaxmia.training.contrasts), whose logits are directions V inputs^T.
+
+    Attributes:
+        inputs: features and a constant for the bias.
+        counted: how often each example counts.
+        one_hot: labels.
+        directions: Q.
+        ridge: lambda, 1 / C of scikit-learn.
+    """
+
+    inputs: Float[Array, "examples inputs"]
+    counted: Float[Array, "examples"]
+    one_hot: Float[Array, "classes examples"]
+    directions: Float[Array, "classes rest"]
+    ridge: float | Array
+
+    @property
+    def penalty(self) -> Float[Array, "inputs"]:
+        """The ridge of every input."""
+        return penalties(self.ridge, self.one_hot.shape[0], self.inputs)
+
+    @property
+    def members(self) -> Float[Array, ""]:
+        """How many examples count."""
+        return jnp.maximum(self.counted.sum(), 1.0)
+
+    def state(self, head: Float[Array, "rest inputs"], steps: Array) -> _State:
+        """A head with its logits and its gradient."""
+        logits = self.logits(head)
+        errors = jax.nn.softmax(logits, axis=0) - self.one_hot
+        return _State(head, logits, self.pulled(errors) + self.penalty * head, steps)
+
+    def logits(self, head: Float[Array, "rest inputs"]) -> Float[Array, "classes examples"]:
+        """Logits of all examples; of a direction, how they move along it."""
+        return self.directions @ (head @ self.inputs.T)
+
+    def pulled(self, weights: Float[Array, "classes examples"]) -> Float[Array, "rest inputs"]:
+        """Gradient with respect to the head from one with respect to the logits."""
+        return (self.directions.T @ (weights * self.counted)) @ self.inputs
+
+    def hessian(
+        self, shares: Float[Array, "classes examples"], direction: Float[Array, "rest inputs"]
+    ) -> Float[Array, "rest inputs"]:
+        """The Hessian where the classes' probabilities are these, times a direction."""
+        moved = shares * self.logits(direction)
+        return self.pulled(moved - shares * moved.sum(axis=0)) + self.penalty * direction
+
+    def spectrum(self) -> tuple[Float[Array, "inputs"], Float[Array, "inputs inputs"]]:
+        """Eigenvalues and eigenvectors of the second moments of all candidates' inputs."""
+        moments, axes = jnp.linalg.eigh(self.inputs.T @ self.inputs / self.inputs.shape[0])
+        return moments, axes
+
+    def preconditioner(
+        self,
+        shares: Float[Array, "classes examples"],
+        spectrum: tuple[Float[Array, "inputs"], Float[Array, "inputs inputs"]],
+    ) -> Callable[[Array], Array]:
+        """The inverse of mean curvature (x) second moments + ridge, which takes the Hessian's place."""
+        moments, axes = spectrum
+        mean = self.directions.T @ (shares * self.counted)
+        total = (self.directions.T * (shares @ self.counted)) @ self.directions - mean @ mean.T
+        curvatures, rotation = jnp.linalg.eigh(total / self.members)
+        stiffness = objective_ridge(self.ridge, self.one_hot.shape[0])
+        inner = jnp.maximum(curvatures, 1e-6)[:, None] * (self.members * jnp.maximum(moments, 0.0))
+        diagonal = inner + stiffness
+        return lambda residual: rotation @ (((rotation.T @ residual) @ axes) / diagonal) @ axes.T
+
+
+def _newton_direction(
+    objective: _Objective,
+    state: _State,
+    spectrum: tuple[Float[Array, "inputs"], Float[Array, "inputs inputs"]],
+) -> Float[Array, "rest inputs"]:
+    """Minus the gradient over the Hessian, by conjugate gradients, as exactly as the gradient is small."""
+    shares = jax.nn.softmax(state.logits, axis=0)
+    preconditioned = objective.preconditioner(shares, spectrum)
+    norm = jnp.linalg.norm(state.gradient)
+    enough = jnp.minimum(_FORCING, jnp.sqrt(norm / objective.members)) * norm
+
+    def going(system: _System) -> Array:
+        return ~((jnp.linalg.norm(system.residual) <= enough) | (system.steps == _SYSTEM_STEPS))
+
+    def improved(system: _System) -> _System:
+        image = objective.hessian(shares, system.direction)
+        length = system.product / jnp.sum(system.direction * image)
+        residual = system.residual - length * image
+        next_step = preconditioned(residual)
+        product = jnp.sum(residual * next_step)
+        direction = next_step + product / system.product * system.direction
+        solution = system.solution + length * system.direction
+        return _System(solution, residual, direction, product, system.steps + 1)
+
+    first = preconditioned(-state.gradient)
+    start = _System(
+        jnp.zeros_like(first), -state.gradient, first, -jnp.sum(state.gradient * first), jnp.int32(0)
+    )
+    return jax.lax.while_loop(going, improved, start).solution
+
+
+def _step_length(
+    objective: _Objective, state: _State, direction: Float[Array, "rest inputs"]
+) -> Float[Array, ""]:
+    """1, or where the objective has passed its minimum on the way, about where that is."""
+    moved = objective.logits(direction)
+
+    def slope(length: Array) -> Array:
+        """Derivative of the objective along the direction."""
+        errors = jax.nn.softmax(state.logits + length * moved, axis=0) - objective.one_hot
+        penalised = objective.penalty * (state.head + length * direction) * direction
+        return jnp.sum(errors * objective.counted * moved) + jnp.sum(penalised)
+
+    def halved(ends: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        middle = (ends[0] + ends[1]) / 2
+        below = slope(middle) < 0
+        return jnp.where(below, middle, ends[0]), jnp.where(below, ends[1], middle), ends[2] + 1
+
+    zero, one = jnp.zeros((), state.head.dtype), jnp.ones((), state.head.dtype)
+    overshoots = slope(one) > jnp.abs(slope(zero)) / 2
+    shortest, _, _ = jax.lax.while_loop(
+        lambda ends: overshoots & (ends[2] < _HALVINGS), halved, (zero, one, jnp.int32(0))
+    )
+    return jnp.where(overshoots, shortest, one)
 
 
 def one_vs_rest_head(

@@ -15,7 +15,7 @@ from jaxmia.training.network import Network
 OPTIMIZERS = ("adam", "sgd", "newton")
 SCHEDULES = ("constant", "cosine")
 SAMPLINGS = ("shared", "independent", "poisson")
-PRODUCTS = ("float32", "tensorfloat32", "bfloat16")
+MATMUL_DTYPES = ("float32", "tensorfloat32", "bfloat16")
 CLASS_WEIGHTS = ("none", "balanced")
 LINKS = ("softmax", "one_vs_rest")
 
@@ -45,7 +45,7 @@ class TrainConfig:
         private: train by DP-SGD (jaxmia.training.dpsgd), on the full batch or by Poisson sampling.
         odometer: of private training on the full batch: also sum each member's squared clipped gradient norms over the
             steps, for jaxmia.privacy.accounting.individual_mu.
-        products: dtype in which the two matrix products of a step multiply: "float32" on every device; "tensorfloat32",
+        matmul_dtype: dtype in which the two matrix products of a step multiply: "float32" on every device; "tensorfloat32",
             float32 with 10 bits where the device has such arithmetic; or "bfloat16". They accumulate in float32, and
             everything else is float32.
         network: what is trained from random parameters, by ordinary training in float32; None for a linear head from
@@ -59,7 +59,7 @@ class TrainConfig:
     sampling: str = "shared"
     private: bool = False
     odometer: bool = False
-    products: str = "float32"
+    matmul_dtype: str = "float32"
     network: Network | None = None
     tolerance: float = 1e-7
     class_weight: str | tuple[float, ...] = "none"
@@ -74,7 +74,7 @@ class TrainConfig:
         check_choice("sampling", self.sampling, SAMPLINGS)
         if self.sampling == "independent":
             check(self.batch_size is not None, "batch_size", None, "be given for sampling='independent'")
-        check_choice("products", self.products, PRODUCTS)
+        check_choice("matmul_dtype", self.matmul_dtype, MATMUL_DTYPES)
         if self.batch_size is not None:
             check_at_least("batch_size", self.batch_size, 1)
             rule = "be None for sampling='poisson', whose batches follow from Hyperparams.sampling_rate"
@@ -90,14 +90,14 @@ class TrainConfig:
         )
         if self.optimizer == "newton":
             rule = "be {!r} for optimizer='newton', which minimises the objective itself"
-            for name in ("schedule", "batch_size", "sampling", "private", "products", "network"):
+            for name in ("schedule", "batch_size", "sampling", "private", "matmul_dtype", "network"):
                 default = type(self).__dataclass_fields__[name].default
                 check(getattr(self, name) == default, name, getattr(self, name), rule.format(default))
             check(0 < self.tolerance < 1, "tolerance", self.tolerance, "lie strictly between 0 and 1")
         self._check_weighting()
         if self.network is not None:
             rule = "be {!r} for a network, which is not a linear head"
-            for name, only in (("private", False), ("products", "float32")):
+            for name, only in (("private", False), ("matmul_dtype", "float32")):
                 check(getattr(self, name) == only, name, getattr(self, name), rule.format(only))
             check(self.sampling != "poisson", "sampling", "poisson", "be another for a network")
 
@@ -136,7 +136,7 @@ class TrainConfig:
         So do gradient steps with momentum and decay. Adam scales coordinates one by one, noise has all directions, and
         bfloat16 rounds the turned features to others.
         """
-        return self.optimizer in ("sgd", "newton") and not self.private and self.products == "float32"
+        return self.optimizer in ("sgd", "newton") and not self.private and self.matmul_dtype == "float32"
 
 
 @flax.struct.dataclass

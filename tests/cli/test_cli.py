@@ -34,7 +34,7 @@ def test_a_private_run_prints_one_table_of_levels_and_grows_a_plot_of_each_kind(
         "--set",
         "grid.shots=[8]",
         "--set",
-        "train.products=bfloat16",
+        "train.matmul_dtype=bfloat16",
     ]
     words = ["run", "smoke", "--out", tmp_path / "run", *SMALL, *settings, "--memory", "1GiB", "--verbose"]
     code, out, _ = jaxmia(capsys, *words, columns=160)

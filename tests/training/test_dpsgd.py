@@ -512,7 +512,7 @@ def test_all_models_share_two_products_with_the_features(pool, private, products
 
     One class of three needs no product.
     """
-    config = TrainConfig("sgd", steps=3, sampling="poisson", private=private, products=products)
+    config = TrainConfig("sgd", steps=3, sampling="poisson", private=private, matmul_dtype=products)
     noise = (1.0, 1.0) if private else ()
     train = functools.partial(
         train_head,

@@ -90,7 +90,7 @@ def test_products_in_bfloat16_change_scores_by_less_than_a_tenth_of_what_another
     masks = draw_membership(KEY, pool.labels, num_models=17)
     scores = {}
     for products in ("float32", "bfloat16"):
-        config = TrainConfig(steps=100, batch_size=20, products=products)
+        config = TrainConfig(steps=100, batch_size=20, matmul_dtype=products)
         for seed in range(3):
             heads = train_ensemble(jax.random.key(seed), pool, masks, Hyperparams(0.1), config)
             scores[products, seed] = np.asarray(score(heads, pool).log_odds, np.float64)
@@ -353,7 +353,7 @@ def test_training_in_the_span_of_the_examples_changes_no_head(pool, monkeypatch,
     [
         TrainConfig("adam"),
         TrainConfig("sgd", private=True),
-        TrainConfig("sgd", products="bfloat16"),
+        TrainConfig("sgd", matmul_dtype="bfloat16"),
     ],
 )
 def test_recipes_that_leave_the_span_are_not_trained_in_it(config):

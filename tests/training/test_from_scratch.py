@@ -294,8 +294,8 @@ GRID = {"grid": {"classes": [3], "shots": [4]}, "shadows": {"models": 9}, "fpr":
             r"network='conv' needs inputs='raw' \(pixels\), got inputs='fea",
         ),
         (
-            {"network": "mlp", "widths": [4], "products": "bfloat16"},
-            r"products='bfloat16' is for network='lin",
+            {"network": "mlp", "widths": [4], "matmul_dtype": "bfloat16"},
+            r"matmul_dtype='bfloat16' is for network=",
         ),
         (
             {"network": "mlp", "widths": [4], "sampling": "poisson"},

@@ -83,7 +83,7 @@ def test_blocks_of_examples_change_nothing_beyond_rounding(pool, monkeypatch, pr
         pytest.skip("private training has no shared batches")
     hyper = Hyperparams(0.5, weight_decay=0.1, **(PRIVATE if private else {}))
     config = TrainConfig(
-        "sgd", steps=5, batch_size=batch_size, private=private, products=products, odometer=private
+        "sgd", steps=5, batch_size=batch_size, private=private, matmul_dtype=products, odometer=private
     )
     whole = train_ensemble(KEY, pool, masks, hyper, config)
     for block in (1, 7, 17):

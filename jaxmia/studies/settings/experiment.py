@@ -14,7 +14,7 @@ from jaxmia.studies.settings.attacks import Attacks, AttackSettings
 from jaxmia.studies.settings.base import Fprs, Settings
 from jaxmia.studies.settings.data import DataSettings, GridSettings, ShadowSettings
 from jaxmia.studies.settings.privacy import PrivacySettings
-from jaxmia.studies.settings.train import TrainSettings
+from jaxmia.studies.settings.train import TrainSettings, named_as_recorded
 from jaxmia.studies.settings.tuning import TuningSettings
 
 
@@ -104,6 +104,7 @@ class ExperimentConfig(Settings):
         The grid, privacy levels and the number of models only say which heads exist.
         """
         settings = self.model_dump(mode="json", include={"data", "shadows", "train", "privacy"})
+        settings["train"] = named_as_recorded(settings["train"])
         del settings["shadows"]["models"]
         del settings["privacy"]["epsilon"]
         del settings["data"]["features"]  # a place; what lies there is identified by its hash

@@ -44,11 +44,14 @@ class TrainSettings(Settings):
     link: Literal["softmax", "one_vs_rest"] = "softmax"
     """"one_vs_rest", of newton: a head for each class against the rest, and their sigmoids normalised, as
     scikit-learn's OneVsRestClassifier."""
-    products: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
+    matmul_dtype: Annotated[
+        Literal["float32", "tensorfloat32", "bfloat16"],
+        Field(validation_alias=pydantic.AliasChoices("matmul_dtype", "products")),
+    ] = "float32"
     """In what the two matrix products of a step multiply; they accumulate in float32. "float32" is that on every
     device; "tensorfloat32" keeps 10 bits where the device has such arithmetic (A100 and later). "bfloat16" takes about
     half of the time where the processor has such arithmetic, and moves scores by less than a tenth of what a
-    seed does."""
+    seed does. Files of version 0.1 call it `products`, which is read as before."""
     normalize: Literal["none", "unit", "standardize"] = "none"
     """Of candidates and test split alike: "unit" (every example to norm 1) or "standardize" (every dimension centred
     and scaled, then divided by sqrt(dim)): see jaxmia.data.normalization.normalized_pool."""
@@ -76,8 +79,8 @@ class TrainSettings(Settings):
             raise ValueError(f"widths={list(self.widths)} must name {rule}")
         if self.network == "conv" and self.inputs != "raw":
             raise ValueError(f"{what} needs inputs='raw' (pixels), got inputs={self.inputs!r}")
-        if self.network != "linear" and self.products != "float32":
-            raise ValueError(f"products={self.products!r} is for network='linear', got {what}")
+        if self.network != "linear" and self.matmul_dtype != "float32":
+            raise ValueError(f"matmul_dtype={self.matmul_dtype!r} is for network='linear', got {what}")
         if self.network != "linear" and self.sampling == "poisson":
             raise ValueError(f"sampling='poisson' is for network='linear', got {what}")
         if self.network != "linear" and not self.plain:
@@ -106,7 +109,7 @@ class TrainSettings(Settings):
             "sampling",
             "learning_rate",
             "weight_decay",
-            "products",
+            "matmul_dtype",
             "network",
         )
         for name in unused:
@@ -130,3 +133,13 @@ class TrainSettings(Settings):
                 f"momentum={self.momentum} is for optimizer='sgd', got optimizer={self.optimizer!r}"
             )
         return self
+
+
+def named_as_recorded(train: dict[str, Any]) -> dict[str, Any]:
+    """The table train, JSON-ready, under the names by which folders tell one training from another.
+
+    Folders of version 0.1 call matmul_dtype "products". As long as their keys are made of that name, they go on.
+    """
+    recorded = dict(train)
+    recorded["products"] = recorded.pop("matmul_dtype")
+    return recorded
