@@ -21,9 +21,9 @@ from jaxmia.data.pool import CandidatePool, candidate_pool
 from jaxmia.studies.recipe import Recipe, recipe_for
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.training.ensemble import empty_heads
-from jaxmia.training.from_scratch import NetworkPlan, plan_networks
 from jaxmia.training.heads import Params
-from jaxmia.training.plan import Formulation, formulate
+from jaxmia.training.size import EnsembleSize
+from jaxmia.training.trainables import Plan, trainable
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -127,7 +127,7 @@ def input_dim(data: FeatureSet) -> int:
 
 def formulation_of(
     config: ExperimentConfig, data: FeatureSet, cell: Cell, memory: int | None
-) -> Formulation | NetworkPlan:
+) -> Plan:
     """How the heads or networks of a cell are trained.
 
     Args:
@@ -141,17 +141,18 @@ def formulation_of(
             the inputs.
     """
     recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
-    sizes: dict[str, Any] = {
-        "num_models": config.shadows.models,
-        "num_examples": num_candidates(config, cell),
-        "num_classes": cell.classes,
-        "dim": input_dim(data),
-        "inclusion_rate": 1 / config.shadows.pool_multiplier,
-    }
-    if recipe.config.network is not None:
-        return plan_networks(recipe.config, memory, **sizes, input_shape=data.input_shape)
-    rate, devices = float(recipe.hyper.sampling_rate), jax.local_device_count()
-    return formulate(recipe.config, memory, **sizes, sampling_rate=rate, num_devices=devices)
+    size = EnsembleSize(
+        num_models=config.shadows.models,
+        num_examples=num_candidates(config, cell),
+        num_classes=cell.classes,
+        dim=input_dim(data),
+        inclusion_rate=1 / config.shadows.pool_multiplier,
+        input_shape=data.input_shape,
+        sampling_rate=float(recipe.hyper.sampling_rate),
+        num_devices=jax.local_device_count(),
+    )
+    plan: Plan = trainable(recipe.config.network).plan(recipe.config, memory, size)
+    return plan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,7 +179,7 @@ class PreparedCell:
         return 1 / self.settings.shadows.pool_multiplier
 
     @property
-    def formulation(self) -> Formulation | NetworkPlan:
+    def formulation(self) -> Plan:
         """How its models are trained."""
         return formulation_of(self.settings, self.pool.data, self.cell, self.memory)
 

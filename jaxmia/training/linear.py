@@ -189,7 +189,7 @@ class _Loss:
         batch = self.inputs[rows]
         errors = logit_errors(head, batch, self.one_hot[:, rows], self.precision)
         if not self.config.private:
-            own = self.weight[rows] if jnp.ndim(self.weight) else self.weight
+            own = jnp.asarray(self.weight)[rows] if jnp.ndim(self.weight) else self.weight
             return gradient_sum(errors * (counted.astype(errors.dtype) * own), batch, self.precision), None
         clip = {"clipping_norm": cast(Any, self.clipping_norm)}
         squares = clipped_squares(errors, batch, counted, **clip) if self.config.odometer else None
@@ -322,7 +322,7 @@ def _with_noise(
 
 
 def _with_penalty(gradient: SplitHead, head: SplitHead, hyper: Hyperparams) -> SplitHead:
-    """With weight decay's own. It depends on the parameters alone: private training adds it unclipped, without noise."""
+    """With the gradient of weight decay, which depends on the parameters alone and so needs no clipping or noise."""
     if hyper.weight_decay is not None:
         last = head.last["kernel"]
         gradient.rest["kernel"] += hyper.weight_decay * (head.rest["kernel"] + last)

@@ -19,7 +19,7 @@ _CACHE = 3 * 2**20  # of gathered batches on a CPU: beyond it they are read from
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Capacity:
     """What is held at once.
 
     Attributes:
@@ -31,7 +31,7 @@ class Plan:
     block: int
 
 
-def plan(
+def capacity(
     budget: int | None,
     *,
     num_models: int,
@@ -41,7 +41,7 @@ def plan(
     dim: int,
     gathered: bool = False,
     order: int = 0,
-) -> Plan:
+) -> Capacity:
     """Return how to train under a budget: all models at once if it allows, else fewer, else examples in blocks.
 
     Args:
@@ -79,6 +79,6 @@ def plan(
     if gathered and jax.local_devices()[0].platform == "cpu":
         models = min(models, max(1, _CACHE // (4 * dim * step)))
     if models >= wanted:
-        return Plan(models, step)
+        return Capacity(models, step)
     models = max(1, min(wanted, room // (2 * per_model)))
-    return Plan(models, max(1, min(step, (room - models * per_model) // (models * per_pair))))
+    return Capacity(models, max(1, min(step, (room - models * per_model) // (models * per_pair))))

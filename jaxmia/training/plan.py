@@ -1,20 +1,20 @@
-"""Which exact formulation of training is fastest: what each step multiplies, and how much is held at once.
+"""How an ensemble of linear heads is trained fastest: what each step multiplies, and how much is held at once.
 
-All formulations of a recipe train the same heads up to rounding; the choice follows from sizes alone.
+All plans of a recipe train the same heads up to rounding; the choice follows from sizes alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import scipy.stats
 
 from jaxmia._buckets import bucket, smallest_in_bucket
 from jaxmia._validate import check
-from jaxmia.training.memory import plan
+from jaxmia.training.memory import capacity
 from jaxmia.training.settings import TrainConfig
+from jaxmia.training.size import EnsembleSize
 
 # A gathered batch is multiplied at about a quarter of the speed of one product shared by all models.
 _GATHERED_SHARE = 0.25
@@ -23,8 +23,8 @@ _OVERFLOW = 2.0**-64  # probability that a Poisson sample exceeds the rows held 
 
 
 @dataclasses.dataclass(frozen=True)
-class Formulation:
-    """How one ensemble is trained.
+class HeadPlan:
+    """How one ensemble of linear heads is trained.
 
     Attributes:
         examples: candidates that the program is compiled for; those beyond the pool's are nobody's members.
@@ -70,49 +70,27 @@ class Formulation:
         return self.rows * self.dim / (1.0 if self.gathered is None else _GATHERED_SHARE)
 
 
-def formulate(
-    config: TrainConfig,
-    memory: int | None,
-    *,
-    num_models: int,
-    num_examples: int,
-    num_classes: int,
-    dim: int,
-    inclusion_rate: float,
-    sampling_rate: float = 1.0,
-    members: tuple[int, int] | None = None,
-    num_devices: int = 1,
-) -> Formulation:
-    """Choose how to train an ensemble.
+def plan_heads(config: TrainConfig, memory: int | None, size: EnsembleSize) -> HeadPlan:
+    """Choose how to train an ensemble of linear heads.
 
     Args:
         config: static settings of the recipe.
-        memory: bytes that training may hold on each device, as in jaxmia.training.memory.plan.
-        num_models: M.
-        num_examples: n, candidates.
-        num_classes: C.
-        dim: of the features.
-        inclusion_rate: r.
-        sampling_rate: q of Poisson sampling.
-        members: the fewest and the most that a model has; by default what they are expected to be.
-        num_devices: that share the models.
+        memory: bytes that training may hold on each device, as in jaxmia.training.memory.capacity.
+        size: of the ensemble.
 
     Raises:
         InputError: if a batch is larger than the members expected, or memory holds no model.
     """
-    examples = bucket(num_examples)
-    span = config.follows_span and examples <= _SPAN_SHARE * dim
-    dim = examples if span else dim
-    fewest, most = members or (
-        math.floor(inclusion_rate * num_examples),
-        math.ceil(inclusion_rate * num_examples),
-    )
+    num_examples, examples = size.num_examples, bucket(size.num_examples)
+    span = config.follows_span and examples <= _SPAN_SHARE * size.dim
+    dim = examples if span else size.dim
+    fewest, most = size.fewest_and_most()
     batch, gathered, shuffles, order = None, None, 0, 0
     if config.batch_size is not None:
-        rule = f"be at most {num_examples * inclusion_rate:.0f}, the expected members of a model (or 'full')"
-        check(config.batch_size <= num_examples * inclusion_rate, "batch_size", config.batch_size, rule)
+        rule = f"be at most {size.expected_members:.0f}, the expected members of a model (or 'full')"
+        check(config.batch_size <= size.expected_members, "batch_size", config.batch_size, rule)
         eligible = num_examples
-        batch = max(1, round(config.batch_size / inclusion_rate))
+        batch = max(1, round(config.batch_size / size.inclusion_rate))
         if config.sampling == "independent":
             batch, eligible = config.batch_size, fewest
             gathered = batch if batch <= _GATHERED_SHARE * examples else None
@@ -120,19 +98,19 @@ def formulate(
         shuffles = -(-config.steps * batch // max(1, smallest_in_bucket(eligible)))
         order = 0 if config.shares_order else shuffles * examples + config.steps * batch
     elif config.sampling == "poisson":
-        largest = bucket(poisson_bound(min(num_examples, bucket(most)), sampling_rate))
+        largest = bucket(poisson_bound(min(num_examples, bucket(most)), size.sampling_rate))
         gathered = largest if largest <= _GATHERED_SHARE * examples else None
-    held = plan(
+    held = capacity(
         memory,
-        num_models=-(-num_models // num_devices),
+        num_models=size.models_per_device,
         num_examples=num_examples,
         batch=batch if config.shares_order else gathered,
-        num_classes=num_classes,
+        num_classes=size.num_classes,
         dim=dim,
         gathered=gathered is not None,
         order=order,
     )
-    return Formulation(examples, dim, span, batch, gathered, shuffles, held.models, held.block)
+    return HeadPlan(examples, dim, span, batch, gathered, shuffles, held.models, held.block)
 
 
 def poisson_bound(members: int, sampling_rate: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,7 @@ from jaxmia.data.feature_set import FeatureSet
 from jaxmia.scores import Scores
 from jaxmia.training.ensemble import ShadowEnsemble
 from jaxmia.training.heads import Params
-from jaxmia.training.linear import apply_head
-from jaxmia.training.network import Network
+from jaxmia.training.trainables import Trainable, trainable
 
 _BLOCK_BYTES = 2**28
 
@@ -68,22 +68,18 @@ def _padded(pool: FeatureSet) -> FeatureSet:
 
 
 def _for_all_models(function: jax.stages.Wrapped, ensemble: ShadowEnsemble, data: FeatureSet) -> np.ndarray:
-    params, network = ensemble.params, ensemble.network
+    params, kind = ensemble.params, trainable(ensemble.network)
     num_models = jax.tree.leaves(params)[0].shape[0]
-    per_example = data.num_classes
-    if network is not None:
-        per_example += network.sizes(data.features.shape[1], data.input_shape, data.num_classes).activations
+    per_example = data.num_classes + kind.activations(data)
     size = max(1, _BLOCK_BYTES // (4 * per_example * len(data.labels)))
-    inputs, labels = jnp.asarray(data.features), jnp.asarray(data.labels)
-    if network is not None:
-        inputs = network.inputs(inputs, data.input_shape)
+    inputs, labels = kind.inputs(data), jnp.asarray(data.labels)
     blocks = [
         np.asarray(
             function(
                 jax.tree.map(lambda leaf, start=start: leaf[start : start + size], params),
                 inputs,
                 labels,
-                network,
+                kind,
             )
         )
         for start in range(0, num_models, size)
@@ -91,34 +87,30 @@ def _for_all_models(function: jax.stages.Wrapped, ensemble: ShadowEnsemble, data
     return np.concatenate(blocks)
 
 
-def _logits(params: Params, inputs: Array, network: Network | None) -> Array:
-    return apply_head(params, inputs) if network is None else network.apply(params, inputs)
-
-
-@functools.partial(jax.jit, static_argnames="network")
+@functools.partial(jax.jit, static_argnames="kind")
 @functools.partial(jax.vmap, in_axes=(0, None, None, None))
-def _log_odds_of_models(params: Params, inputs: Array, labels: Array, network: Network | None) -> Array:
-    return log_odds(_logits(params, inputs, network), labels)
+def _log_odds_of_models(params: Params, inputs: Array, labels: Array, kind: Trainable[Any]) -> Array:
+    return log_odds(kind.logits(params, inputs), labels)
 
 
-@functools.partial(jax.jit, static_argnames="network")
+@functools.partial(jax.jit, static_argnames="kind")
 @functools.partial(jax.vmap, in_axes=(0, None, None, None))
-def _log_odds_of_sigmoids(params: Params, inputs: Array, labels: Array, network: None) -> Array:
+def _log_odds_of_sigmoids(params: Params, inputs: Array, labels: Array, kind: Trainable[Any]) -> Array:
     """Of one sigmoid a class, normalised: the softmax of their logs."""
-    return log_odds(jax.nn.log_sigmoid(_logits(params, inputs, network)), labels)
+    return log_odds(jax.nn.log_sigmoid(kind.logits(params, inputs)), labels)
 
 
-@functools.partial(jax.jit, static_argnames="network")
+@functools.partial(jax.jit, static_argnames="kind")
 @functools.partial(jax.vmap, in_axes=(0, None, None, None))
-def _accuracy_of_models(params: Params, inputs: Array, labels: Array, network: Network | None) -> Array:
-    predictions = jnp.argmax(_logits(params, inputs, network), axis=0)
+def _accuracy_of_models(params: Params, inputs: Array, labels: Array, kind: Trainable[Any]) -> Array:
+    predictions = jnp.argmax(kind.logits(params, inputs), axis=0)
     return jnp.mean(predictions == labels, dtype=jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames="network")
+@functools.partial(jax.jit, static_argnames="kind")
 @functools.partial(jax.vmap, in_axes=(0, None, None, None))
-def _error_norms_of_models(params: Params, inputs: Array, labels: Array, network: None) -> Array:
-    probabilities = jax.nn.softmax(_logits(params, inputs, network), axis=0)
+def _error_norms_of_models(params: Params, inputs: Array, labels: Array, kind: Trainable[Any]) -> Array:
+    probabilities = jax.nn.softmax(kind.logits(params, inputs), axis=0)
     is_label = jnp.arange(probabilities.shape[0])[:, None] == labels
     # 1 - p_y loses all digits where p_y is near 1: the others' sum does not.
     others = jnp.where(is_label, 0.0, probabilities)

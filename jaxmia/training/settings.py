@@ -45,7 +45,7 @@ class TrainConfig:
         private: train by DP-SGD (jaxmia.training.dpsgd), on the full batch or by Poisson sampling.
         odometer: of private training on the full batch: also sum each member's squared clipped gradient norms over the
             steps, for jaxmia.privacy.accounting.individual_mu.
-        matmul_dtype: dtype in which the two matrix products of a step multiply: "float32" on every device; "tensorfloat32",
+        matmul_dtype: in which the two matrix products of a step multiply: "float32" on every device; "tensorfloat32",
             float32 with 10 bits where the device has such arithmetic; or "bfloat16". They accumulate in float32, and
             everything else is float32.
         network: what is trained from random parameters, by ordinary training in float32; None for a linear head from

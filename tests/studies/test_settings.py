@@ -7,7 +7,14 @@ from jaxmia._validate import InputError
 from jaxmia.data.feature_set import load_features
 from jaxmia.data.pool import check_candidates
 from jaxmia.studies.recipe import recipe_for
-from jaxmia.studies.settings.toml import builtin_configs, load_config, load_sweep, parse_config, parse_sweep
+from jaxmia.studies.settings.toml import (
+    builtin_configs,
+    load_config,
+    load_sweep,
+    parse_config,
+    parse_sweep,
+    to_toml,
+)
 from jaxmia.training.settings import TrainConfig
 
 GRID = {"shots": [8, 4], "classes": [2]}
@@ -126,6 +133,24 @@ def test_bad_files_and_overrides_are_refused(tmp_path):
         load_config("demo", ["train.steps"])
     with pytest.raises(InputError, match="'name' is a value"):
         load_config("demo", ["name.steps=3"])
+
+
+def test_the_name_that_version_0_1_had_for_matmul_dtype_is_read_and_keeps_its_folders():
+    old = parse_config({"grid": GRID, "train": {"products": "bfloat16"}})
+    new = parse_config({"grid": GRID, "train": {"matmul_dtype": "bfloat16"}})
+    assert old == new
+    assert old.train.matmul_dtype == "bfloat16"
+    assert "matmul_dtype" in to_toml(old)
+    assert (
+        parse_sweep({"grid": GRID, "train": {"products": "bfloat16"}}).recipes[0].matmul_dtype == "bfloat16"
+    )
+    recorded = new.training_identity()["train"]
+    assert recorded["products"] == "bfloat16"
+    assert "matmul_dtype" not in recorded
+    with pytest.raises(InputError, match=r"train\.matmul_dtype='half'"):
+        parse_config({"grid": GRID, "train": {"products": "half"}})
+    with pytest.raises(InputError, match=r"unknown key 'train\.products'"):
+        parse_config({"grid": GRID, "train": {"products": "float32", "matmul_dtype": "float32"}})
 
 
 def test_identities_part_what_is_trained_from_what_is_evaluated():

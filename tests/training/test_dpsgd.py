@@ -13,7 +13,7 @@ import references_dpsgd
 import scipy.special
 import scipy.stats
 
-import jaxmia.training.ensemble as ensemble_module
+import jaxmia.training.chunks as chunks_module
 import jaxmia.training.heads as heads_module
 import jaxmia.training.linear as linear_module
 from jaxmia._validate import InputError
@@ -410,9 +410,9 @@ def test_noise_is_independent_across_models_and_steps(pool):
 @pytest.mark.slow
 def test_the_test_of_independence_catches_noise_shared_by_steps(pool, monkeypatch):
     monkeypatch.setattr(linear_module, "step_keys", lambda key, step: step_keys(key, 0))
-    ensemble_module._train_chunk.clear_cache()
+    chunks_module._train_chunk.clear_cache()
     largest, bound = largest_correlation(noise_of_models_and_steps(pool))
-    ensemble_module._train_chunk.clear_cache()
+    chunks_module._train_chunk.clear_cache()
     assert largest > 0.99 > bound
 
 
@@ -497,11 +497,11 @@ def test_a_grid_over_clip_noise_and_rate_compiles_once(pool):
     masks = draw_membership(KEY, pool.labels, num_models=2)
     config = TrainConfig("sgd", steps=3, sampling="poisson", private=True)
     train_ensemble(KEY, pool, masks, Hyperparams(0.1, 0.9, 0.01, 0.5, 1.0, 1.0), config)
-    compiled = ensemble_module._train_chunk._cache_size()
+    compiled = chunks_module._train_chunk._cache_size()
     for rate, clip, noise in itertools.product((0.1, 1.0), (0.5, 2.0), (0.0, 3.0)):
         hyper = Hyperparams(0.2, 0.5, 0.1, rate, clip, noise)
         train_ensemble(KEY, pool, masks, hyper, config)
-    assert ensemble_module._train_chunk._cache_size() == compiled
+    assert chunks_module._train_chunk._cache_size() == compiled
 
 
 @pytest.mark.parametrize(

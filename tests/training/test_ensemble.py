@@ -10,8 +10,9 @@ import references
 import scipy.special
 import scipy.stats
 
-import jaxmia.training.ensemble as ensemble_module
-import jaxmia.training.plan as formulation_module
+import jaxmia.training.chunks as chunks_module
+import jaxmia.training.plan as plan_module
+import jaxmia.training.trainables as trainables_module
 from jaxmia._buckets import bucket, smallest_in_bucket
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import demo_features
@@ -20,9 +21,10 @@ from jaxmia.data.pool import candidate_pool
 from jaxmia.training.ensemble import empty_heads, join_ensembles, train_ensemble
 from jaxmia.training.heads import product
 from jaxmia.training.linear import batch_order, train_head
-from jaxmia.training.plan import formulate, poisson_bound
+from jaxmia.training.plan import plan_heads, poisson_bound
 from jaxmia.training.scoring import score
 from jaxmia.training.settings import Hyperparams, TrainConfig
+from jaxmia.training.size import EnsembleSize
 
 KEY = jax.random.key(11)
 
@@ -144,11 +146,11 @@ def test_new_hyperparameters_compile_nothing(pool):
     masks = draw_membership(KEY, pool.labels, num_models=2)
     config = TrainConfig("sgd", "cosine", steps=3)
     train_ensemble(KEY, pool, masks, Hyperparams(0.1, 0.9, 0.01), config)
-    compiled = ensemble_module._train_chunk._cache_size()
+    compiled = chunks_module._train_chunk._cache_size()
     train_ensemble(KEY, pool, masks, Hyperparams(0.3, 0.1, 0.5), config)
-    assert ensemble_module._train_chunk._cache_size() == compiled
+    assert chunks_module._train_chunk._cache_size() == compiled
     train_ensemble(KEY, pool, masks, Hyperparams(0.3, 0.1, 0.5), TrainConfig("sgd", "cosine", steps=4))
-    assert ensemble_module._train_chunk._cache_size() == compiled + 1
+    assert chunks_module._train_chunk._cache_size() == compiled + 1
 
 
 OWN = {
@@ -253,7 +255,7 @@ def test_independent_batches_are_the_slow_loop_over_each_models_own_members(pool
     masks = draw_membership(KEY, pool.labels, num_models=3)
     counts = np.asarray(masks.member).sum(axis=1)
     config = TrainConfig("sgd", steps=12, batch_size=batch_size, sampling="independent")
-    chosen = formulation(config, counts)
+    chosen = planned(config, counts)
     assert (chosen.gathered is None) == (batch_size == 17)
     found = flat(train_ensemble(KEY, pool, masks, Hyperparams(1.0), config).params)
     batches = set()
@@ -268,11 +270,9 @@ def test_independent_batches_are_the_slow_loop_over_each_models_own_members(pool
     assert len(batches) == 36
 
 
-def formulation(config, counts, sampling_rate=1.0):
+def planned(config, counts, sampling_rate=1.0):
     """How train_ensemble trains the fixture's pool."""
-    return formulate(
-        config,
-        None,
+    size = EnsembleSize(
         num_models=len(counts),
         num_examples=36,
         num_classes=3,
@@ -281,6 +281,7 @@ def formulation(config, counts, sampling_rate=1.0):
         sampling_rate=sampling_rate,
         members=(int(counts.min()), int(counts.max())),
     )
+    return plan_heads(config, None, size)
 
 
 NOISY = {"clipping_norm": 0.5, "noise_multiplier": 1.0}
@@ -303,10 +304,10 @@ def test_gathered_batches_and_masks_train_the_same_heads(monkeypatch, config, hy
     masks = draw_membership(KEY, pool.labels, num_models=5)
     chosen = []
     monkeypatch.setattr(
-        ensemble_module, "formulate", lambda *a, **k: chosen.append(formulate(*a, **k)) or chosen[-1]
+        trainables_module, "plan_heads", lambda *a: chosen.append(plan_heads(*a)) or chosen[-1]
     )
     gathered = flat(train_ensemble(KEY, pool, masks, hyper, config).params)
-    monkeypatch.setattr(formulation_module, "_GATHERED_SHARE", 0.0)
+    monkeypatch.setattr(plan_module, "_GATHERED_SHARE", 0.0)
     masked = flat(train_ensemble(KEY, pool, masks, hyper, config).params)
     assert [way.gathered is None for way in chosen] == [False, True]
     assert np.abs(masked).max() > 0.1
@@ -340,9 +341,9 @@ def test_rows_for_a_poisson_sample_overflow_with_probability_2_to_minus_64(membe
 def test_training_in_the_span_of_the_examples_changes_no_head(pool, monkeypatch, config, hyper):
     """36 candidates of 384 dimensions; the heads' own parameters, so that every other feature scores alike too."""
     masks = draw_membership(KEY, pool.labels, num_models=5)
-    assert formulation(config, np.asarray(masks.member).sum(axis=1), float(hyper.sampling_rate)).span
+    assert planned(config, np.asarray(masks.member).sum(axis=1), float(hyper.sampling_rate)).span
     inside = flat(train_ensemble(KEY, pool, masks, hyper, config).params)
-    monkeypatch.setattr(formulation_module, "_SPAN_SHARE", 0.0)
+    monkeypatch.setattr(plan_module, "_SPAN_SHARE", 0.0)
     whole = flat(train_ensemble(KEY, pool, masks, hyper, config).params)
     assert np.abs(whole).max() > 0.3
     np.testing.assert_allclose(inside, whole, atol=2e-5)
@@ -357,18 +358,18 @@ def test_training_in_the_span_of_the_examples_changes_no_head(pool, monkeypatch,
     ],
 )
 def test_recipes_that_leave_the_span_are_not_trained_in_it(config):
-    assert not formulation(config, np.array([18])).span
+    assert not planned(config, np.array([18])).span
 
 
 def test_a_grid_over_shots_compiles_a_program_for_each_bucket(monkeypatch):
     """12 pools of 66 to 132 candidates, in shared batches, whose order is that of the pool's own size: 5 programs."""
     config, hyper = TrainConfig(steps=3, batch_size=4), Hyperparams(0.1)
-    before = ensemble_module._train_chunk._cache_size()
+    before = chunks_module._train_chunk._cache_size()
     for shots in range(11, 23):
         grid_pool = candidate_pool(demo_features(), classes=3, shots=shots, key=KEY).data
         masks = draw_membership(KEY, grid_pool.labels, num_models=2)
         train_ensemble(KEY, grid_pool, masks, hyper, config)
-    assert ensemble_module._train_chunk._cache_size() - before == len({80, 96, 112, 128, 160})
+    assert chunks_module._train_chunk._cache_size() - before == len({80, 96, 112, 128, 160})
 
 
 def test_sizes_are_rounded_up_by_a_quarter_at_most():

@@ -26,6 +26,7 @@ from jaxmia.training.from_scratch import plan_networks
 from jaxmia.training.network import KERNEL, STRIDE, Network
 from jaxmia.training.scoring import accuracy, score
 from jaxmia.training.settings import Hyperparams, TrainConfig
+from jaxmia.training.size import EnsembleSize
 
 MLP, CONV = Network("mlp", (5, 4)), Network("conv", (3, 4))
 SIDE = 9
@@ -338,9 +339,11 @@ def test_what_a_network_cannot_take_is_said_before_training(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             run_experiment({**GRID, "data": {"features": features}, "train": train}, tmp_path / "run")
-    sizes = {"num_models": 3, "num_examples": 24, "num_classes": 3, "dim": 81, "input_shape": (9, 9, 1)}
+    size = EnsembleSize(
+        num_models=3, num_examples=24, num_classes=3, dim=81, inclusion_rate=0.5, input_shape=(9, 9, 1)
+    )
     with pytest.raises(InputError, match=r"memory='0\.000954 MiB' must be at least"):
-        plan_networks(TrainConfig(network=CONV), 1000, **sizes, inclusion_rate=0.5)
+        plan_networks(TrainConfig(network=CONV), 1000, size)
     assert not (tmp_path / "run").exists()
 
 

@@ -10,14 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-import jaxmia.training.plan as formulation_module
+import jaxmia.training.plan as plan_module
 from jaxmia._text import parse_bytes
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import demo_features
 from jaxmia.data.membership import draw_membership
 from jaxmia.data.pool import candidate_pool
 from jaxmia.training.ensemble import train_ensemble
-from jaxmia.training.memory import Plan, plan
+from jaxmia.training.memory import Capacity, capacity
 from jaxmia.training.scoring import score
 from jaxmia.training.settings import Hyperparams, TrainConfig
 
@@ -60,16 +60,16 @@ def test_a_plan_holds_no_more_than_its_budget_and_uses_it():
         one = 4 * classes * (8 * (dim + 1) + 5)
         if budget < fixed + one:
             with pytest.raises(InputError, match=r"memory=.* must be at least"):
-                plan(budget, **shape)
+                capacity(budget, **shape)
             continue
-        found = plan(budget, **shape)
+        found = capacity(budget, **shape)
         planned += 1
         step = batch or examples
         assert 1 <= found.models <= models
         assert 1 <= found.block <= step
         held = fixed + found.models * 4 * classes * (8 * (dim + 1) + 5 * found.block)
         assert held <= budget
-        if found != Plan(models, step):  # half of the room, at least, is used
+        if found != Capacity(models, step):  # half of the room, at least, is used
             assert held + one * found.models + 20 * classes * step >= fixed + (budget - fixed) / 2
     assert planned > 20
 
@@ -87,7 +87,7 @@ def test_blocks_of_examples_change_nothing_beyond_rounding(pool, monkeypatch, pr
     )
     whole = train_ensemble(KEY, pool, masks, hyper, config)
     for block in (1, 7, 17):
-        monkeypatch.setattr(formulation_module, "plan", lambda *_, block=block, **__: Plan(4, block))
+        monkeypatch.setattr(plan_module, "capacity", lambda *_, block=block, **__: Capacity(4, block))
         parts = train_ensemble(KEY, pool, masks, hyper, config)
         # bfloat16 rounds sums of other blocks alike: each product is rounded before it is added.
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), parts.params, whole.params)
@@ -103,20 +103,25 @@ from jaxmia.training.ensemble import train_ensemble
 from jaxmia.data.feature_set import demo_features
 from jaxmia.data.pool import candidate_pool
 from jaxmia.data.membership import draw_membership
+from jaxmia.training.network import Network
 from jaxmia.training.scoring import score
 from jaxmia.training.settings import Hyperparams, TrainConfig
 key = jax.random.key(0)
 pool = candidate_pool(demo_features(), classes=3, shots=6, key=key).data
 masks = draw_membership(key, pool.labels, num_models=11)
 report = {"devices": len(jax.devices())}
-for private in (False, True):
-    hyper = Hyperparams(0.5, sampling_rate=0.5 if private else 1.0, **(PRIVATE if private else {}))
-    config = TrainConfig("sgd", steps=20, sampling="poisson" if private else "shared", private=private)
+recipes = {
+    "plain": (Hyperparams(0.5), {}),
+    "private": (Hyperparams(0.5, sampling_rate=0.5, **PRIVATE), {"sampling": "poisson", "private": True}),
+    "network": (Hyperparams(0.1), {"network": Network("mlp", (4,)), "batch_size": 6}),
+}
+for name, (hyper, settings) in recipes.items():
+    config = TrainConfig("sgd", steps=20, **settings)
     counts = []
     many = train_ensemble(key, pool, masks, hyper, config, on_chunk=counts.append)
     one = train_ensemble(key, pool, masks, hyper, config, devices=jax.devices()[:1])
     difference = np.asarray(score(many, pool).log_odds) - np.asarray(score(one, pool).log_odds)
-    report[str(private)] = [float(np.abs(difference).max()), counts]
+    report[name] = [float(np.abs(difference).max()), counts]
 print(json.dumps(report))
 """.replace("PRIVATE", repr(PRIVATE))
     environment = os.environ | {
@@ -128,8 +133,8 @@ print(json.dumps(report))
     )
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["devices"] == 8
-    for private in ("False", "True"):
-        difference, counts = report[private]
+    for name in ("plain", "private", "network"):
+        difference, counts = report[name]
         assert difference < 1e-5
         assert counts == [11]
 
@@ -191,7 +196,7 @@ def test_scores_do_not_depend_on_the_budget(pool):
     config, hyper = TrainConfig(steps=40), Hyperparams(0.1)
     shape = {"num_models": 9, "num_examples": 36, "batch": None, "num_classes": 3, "dim": 384}
     budget = 300_000
-    assert plan(budget, **shape).models < 9
+    assert capacity(budget, **shape).models < 9
     tight = score(train_ensemble(KEY, pool, masks, hyper, config, memory=budget), pool).log_odds
     ample = score(train_ensemble(KEY, pool, masks, hyper, config), pool).log_odds
     np.testing.assert_allclose(tight, ample, atol=2e-3)
