@@ -91,9 +91,6 @@ def options() -> argparse.ArgumentParser:
     result.add_argument("--truth", type=int, default=4096, help="shadows of the ground truth")
     result.add_argument("--plain", type=int, nargs="*", default=[16, 64, 256], help="K of plain shadows")
     result.add_argument("--paired", type=int, nargs="*", default=[4, 8, 16, 32], help="K of paired shadows")
-    result.add_argument(
-        "--pool-hessian", action="store_true", help="also pair with one Hessian for all models"
-    )
     result.add_argument("--tables", type=pathlib.Path, nargs="+", metavar="FILE")
     return result
 
@@ -142,12 +139,8 @@ def cell(
             )
     if arguments.paired:
         ensemble = trained(0, max(arguments.paired) + 1)
-        for hessian in ("model", "pool") if arguments.pool_hessian else ("model",):
-            name = "paired" if hessian == "model" else "paired, pool Hessian"
-            paired, seconds = once(
-                lambda hessian=hessian: paired_scores(ensemble, pool, ridge=ridge, hessian=hessian)
-            )
-            rows += paired_rows(facts | {"method": name}, truth, paired, analytic, arguments.paired, seconds)
+        paired, seconds = once(lambda: paired_scores(ensemble, pool, ridge=ridge))
+        rows += paired_rows(facts | {"method": "paired"}, truth, paired, analytic, arguments.paired, seconds)
     return [{"LiRA 0.01": None, "LiRA 0.001": None} | row for row in rows]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxmia._buckets import in_float32
-from jaxmia._validate import InputError, check, check_choice
+from jaxmia._validate import InputError, check
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.normalization import in_span
 from jaxmia.ridge.influence import (
@@ -35,10 +35,8 @@ from jaxmia.training.ensemble import ShadowEnsemble
 from jaxmia.training.newton import stationarity
 from jaxmia.training.scoring import log_odds, score
 
-HESSIANS = ("model", "pool")
-LARGEST_STATIONARITY = (
-    1e-4  # of a head that counts as converged: a Newton step more moves scores by about 1e-3
-)
+# Of a head that counts as converged: a Newton step more moves scores by about 1e-3.
+LARGEST_STATIONARITY = 1e-4
 
 
 @in_float32
@@ -47,19 +45,18 @@ def paired_scores(
     pool: FeatureSet,
     *,
     ridge: float,
-    hessian: str = "model",
     memory: int | None = None,
     on_model: Callable[[int], None] = lambda _: None,
 ) -> Scores:
     """Score the candidates as jaxmia.score does, and under each shadow with their membership flipped.
 
+    Every shadow has a Hessian of its own, factorised once: flipped scores are within 1% of a training with the record
+    or without it, at any ridge. One Hessian for all would be faster, and 10% off at ridge 0.1 (docs/frontier.md).
+
     Args:
         ensemble: linear heads, converged under this ridge.
         pool: the candidates they were trained on.
         ridge: lambda of the objective, as in TrainConfig(optimizer="newton").
-        hessian: "model": every shadow's own, factorised once for each: within 1% of a training without the record or
-            with it, at any ridge. "pool": one for all shadows, of the mean curvature of their heads: as fast as plain
-            scores, but 2% off at ridge 1 and 10% at 0.1.
         memory: bytes for the Hessian, its factor and inverse, and what is held of records; 8 GiB by default.
         on_model: called with 1 after every model.
 
@@ -67,10 +64,9 @@ def paired_scores(
         Scores with flipped_log_odds.
 
     Raises:
-        InputError: for networks, an unknown option, a Hessian that memory does not hold or float32 cannot factorise, or
+        InputError: for networks, a Hessian that memory does not hold or float32 cannot factorise, or
             heads that are not at the minimum; the message then says how far their scores are from it.
     """
-    check_choice("hessian", hessian, HESSIANS)
     check(0 < ridge < np.inf, "ridge", ridge, "be a finite number above 0")
     check(ensemble.network is None, "ensemble.network", ensemble.network, "be None: linear heads")
     features, head = pool.features, from_params(ensemble.params)
@@ -82,12 +78,9 @@ def paired_scores(
     check_size(pool.num_classes, inputs.shape[1], len(pool.labels), memory)
     labels, member = jnp.asarray(pool.labels), jnp.asarray(ensemble.masks.member)
     _check_converged(ensemble, pool, ridge, inputs, head)
-    shared = None
-    if hessian == "pool":
-        shared = _pool_blocks(head, inputs, ridge, ensemble.masks.inclusion_rate)
     rows = []
     for model in range(len(member)):
-        flipped = _flipped(head[model], member[model], inputs, labels, ridge, shared)
+        flipped = _flipped(head[model], member[model], inputs, labels, ridge)
         rows.append(np.asarray(flipped))
         rule = f"be larger: float32 cannot factorise the Hessian of model {model}"
         check(bool(np.isfinite(rows[-1]).all()), "ridge", ridge, rule)
@@ -102,18 +95,15 @@ def _flipped(
     inputs: Float[Array, "examples inputs"],
     labels: Array,
     ridge: float | Array,
-    shared: Float[Array, "examples rest rest"] | None,
 ) -> Float[Array, "examples"]:
     """Log-odds of every candidate under one head with its membership flipped."""
     directions = jnp.asarray(basis(head.shape[0] + 1))
     one_hot, counted = jax.nn.one_hot(labels, head.shape[0] + 1), member.astype(inputs.dtype)
     with jax.default_matmul_precision("highest"):
         contrasts = inputs @ head.T
-        blocks = shared
-        if blocks is None:
-            weights = jax.vmap(curvature, in_axes=(0, None))(contrasts, directions) * counted[:, None, None]
-            inverse = inverse_hessian(weights, inputs, penalties(ridge, len(directions), inputs))
-            blocks = without_own(blocks_of_records(inverse, inputs), weights)
+        weights = jax.vmap(curvature, in_axes=(0, None))(contrasts, directions) * counted[:, None, None]
+        inverse = inverse_hessian(weights, inputs, penalties(ridge, len(directions), inputs))
+        blocks = without_own(blocks_of_records(inverse, inputs), weights)
 
         def other(contrast: Array, block: Array, label: Array, inside: Array) -> Array:
             without = removed(contrast, block, label, directions)
@@ -121,22 +111,6 @@ def _flipped(
 
         flipped = each(other, contrasts, blocks, one_hot, member)
         return log_odds(directions @ flipped.T, labels)
-
-
-@jax.jit
-def _pool_blocks(
-    heads: Float[Array, "models rest inputs"],
-    inputs: Float[Array, "examples inputs"],
-    ridge: float | Array,
-    inclusion_rate: float | Array,
-) -> Float[Array, "examples rest rest"]:
-    """Blocks without the record's own weight, of the Hessian at the mean head with every candidate by its rate."""
-    directions = jnp.asarray(basis(heads.shape[1] + 1))
-    with jax.default_matmul_precision("highest"):
-        contrasts = inputs @ jnp.mean(heads, axis=0).T
-        weights = inclusion_rate * jax.vmap(curvature, in_axes=(0, None))(contrasts, directions)
-        inverse = inverse_hessian(weights, inputs, penalties(ridge, len(directions), inputs))
-        return without_own(blocks_of_records(inverse, inputs), weights)
 
 
 def _check_converged(

@@ -25,7 +25,6 @@ fit to protect a model that is released.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -118,29 +117,6 @@ def _gradient_norms(
     inputs = features.astype(errors.dtype)
     squares = jnp.sum(errors**2, axis=0) + jnp.sum(errors, axis=0) ** 2
     return jnp.sqrt(squares * (1.0 + jnp.sum(inputs**2, axis=1)))
-
-
-def clipped_gradient_sum_of(
-    loss: Callable[[Any, Any], Array],
-    params: Any,
-    examples: Any,
-    sampled: Bool[Array, "examples"],
-    *,
-    clipping_norm: float | Array,
-) -> Gradient:
-    """Sum of the sampled examples' clipped gradients, for any head, by jax_privacy: it forms every gradient.
-
-    Args:
-        loss: (params, one example) to its loss, a scalar.
-        params: the head's present parameters.
-        examples: tree of arrays with the examples on their first axis.
-        sampled: the examples of this step.
-        clipping_norm: c.
-    """
-    from jax_privacy import clipped_grad  # seconds to import, and linear heads do without
-
-    gradient = clipped_grad(loss, l2_clip_norm=clipping_norm, keep_batch_dim=False)
-    return gradient(params, examples, is_padding_example=~sampled)
 
 
 def add_noise(

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 from jaxmia._validate import check
 from jaxmia.training.heads import Params
 
-NETWORKS = ("linear", "mlp", "conv")
 KERNEL, STRIDE = 7, 4  # of the convolution, in pixels
 
 

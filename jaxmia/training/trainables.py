@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,7 @@ class Trained(NamedTuple):
     clipped_squares: Array | None = None
 
 
+@runtime_checkable
 class Plan(Protocol):
     """How an ensemble is trained. Static and hashable: it shapes the compiled program."""
 
@@ -64,6 +65,7 @@ class Plan(Protocol):
         """Arithmetic of a step of one model and class, in a unit of its own: to share out progress."""
 
 
+@runtime_checkable
 class Trainable(Protocol[PlanT]):
     """A kind of model. Static and hashable; except in prepared, nothing has an axis of models."""
 

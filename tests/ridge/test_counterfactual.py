@@ -107,19 +107,6 @@ def test_flips_are_what_training_without_or_with_the_record_gives(ridge, dim, cl
     )  # the bound says something
 
 
-def test_one_hessian_is_enough_where_the_ridge_dominates():
-    pool = small_pool()
-    masks = draw_membership(jax.random.key(1), pool.labels, num_models=3)
-    ensemble = trained(pool, masks, 1e5, EXACT)
-    own, shared = (
-        np.asarray(paired_scores(ensemble, pool, ridge=1e5, hessian=name).flipped_log_odds)
-        - np.asarray(score(ensemble, pool).log_odds)
-        for name in ("model", "pool")
-    )
-    # What is left are the biases, whose curvature is the members' number: binomial about its mean, as are class shares.
-    np.testing.assert_allclose(shared, own, rtol=5 * np.sqrt(1 / 20), atol=1e-5)
-
-
 def test_heads_elsewhere_are_refused_with_the_error_they_would_bring():
     pool = small_pool()
     masks = draw_membership(jax.random.key(1), pool.labels, num_models=2)
@@ -141,7 +128,6 @@ def test_bad_input_is_refused():
     ensemble = trained(pool, masks, 1.0)
     for options, message in (
         ({"ridge": 0.0}, r"ridge=0.0 must be a finite number above 0"),
-        ({"ridge": 1.0, "hessian": "own"}, r"hessian='own' must be one of model, pool"),
         ({"ridge": 1.0, "memory": 100}, r"memory='9.31e-08 GiB' must be at least .* the Hessian has 12 rows"),
     ):
         with pytest.raises(InputError, match=message):

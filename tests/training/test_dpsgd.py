@@ -6,6 +6,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import jax_privacy
 import numpy as np
 import optax
 import pytest
@@ -24,7 +25,6 @@ from jaxmia.privacy.accounting import gdp_mu, individual_mu
 from jaxmia.training.dpsgd import (
     add_noise,
     clipped_gradient_sum,
-    clipped_gradient_sum_of,
     poisson_sample,
     step_keys,
 )
@@ -110,7 +110,8 @@ def sum_by_jax_privacy(batch, dtype):
 
     params = {"params": {"kernel": jnp.asarray(kernel, dtype), "bias": jnp.asarray(bias, dtype)}}
     examples = (jnp.asarray(features, dtype), jnp.asarray(labels))
-    return flat(clipped_gradient_sum_of(loss, params, examples, jnp.asarray(sampled), clipping_norm=CLIP))
+    gradient = jax_privacy.clipped_grad(loss, l2_clip_norm=CLIP, keep_batch_dim=False)
+    return flat(gradient(params, examples, is_padding_example=~jnp.asarray(sampled)))
 
 
 @pytest.mark.filterwarnings(
