@@ -20,7 +20,6 @@ from jaxmia.attacks.persons import joint_lira, person_scores, sum_by_person
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import draw_membership
 from jaxmia.data.pool import candidate_pool
-from jaxmia.scores import Scores
 from jaxmia.stats.operating_points import operating_points
 from jaxmia.stats.result import AttackResult
 from jaxmia.training.ensemble import train_ensemble

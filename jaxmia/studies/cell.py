@@ -125,9 +125,7 @@ def input_dim(data: FeatureSet) -> int:
     return int(data.features.max()) if len(data.input_shape) == 1 else data.features.shape[1]
 
 
-def formulation_of(
-    config: ExperimentConfig, data: FeatureSet, cell: Cell, memory: int | None
-) -> Plan:
+def formulation_of(config: ExperimentConfig, data: FeatureSet, cell: Cell, memory: int | None) -> Plan:
     """How the heads or networks of a cell are trained.
 
     Args:

@@ -147,7 +147,7 @@ def test_the_name_that_version_0_1_had_for_matmul_dtype_is_read_and_keeps_its_fo
     recorded = new.training_identity()["train"]
     assert recorded["products"] == "bfloat16"
     assert "matmul_dtype" not in recorded
-    with pytest.raises(InputError, match=r"train\.matmul_dtype='half'"):
+    with pytest.raises(InputError, match=r"train\.products='half'"):
         parse_config({"grid": GRID, "train": {"products": "half"}})
     with pytest.raises(InputError, match=r"unknown key 'train\.products'"):
         parse_config({"grid": GRID, "train": {"products": "float32", "matmul_dtype": "float32"}})
