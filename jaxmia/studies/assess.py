@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from jaxmia.stats.roc import Roc, roc
 from jaxmia.studies.settings.attacks import AttackSettings
 from jaxmia.vulnerability.controls import Control, chance_check, permuted
 from jaxmia.vulnerability.curves import vulnerability_curves
+from jaxmia.vulnerability.stability import flagged_by
 
 MIN_MODELS = 3  # a target and two shadows
 EPSILON_SIGNIFICANCE = 0.05  # of the lower bounds on epsilon of all attacks of a cell together
@@ -45,6 +46,19 @@ _CONTROL_COLUMNS = ("attack", *(field.name for field in dataclasses.fields(Contr
 _COUNTS = ("num_members", "num_nonmembers", "true_positives", "false_positives", "num_undefined")
 
 
+class Assessed(NamedTuple):
+    """What attacks achieve on one set of scores.
+
+    Attributes:
+        rows: one per attack, evaluation and FPR; rows without a number carry the reason.
+        flagged_by: float[examples] for each FPR, the number of attacks that flag the example: see
+            jaxmia.vulnerability.stability.flagged_by. Empty if the models are too few to say.
+    """
+
+    rows: pd.DataFrame
+    flagged_by: Sequence[np.ndarray]
+
+
 def assess(
     attack_settings: Sequence[AttackSettings],
     scores: Scores,
@@ -53,8 +67,8 @@ def assess(
     evaluations: Sequence[str],
     features: np.ndarray | None = None,
     audit: Callable[..., float] | None = None,
-) -> pd.DataFrame:
-    """Return one row per attack, evaluation and FPR; rows without a number carry the reason.
+) -> Assessed:
+    """Run attacks on scores, and return what they achieve and which examples they flag.
 
     Args:
         attack_settings: the attacks.
@@ -77,9 +91,8 @@ def assess(
             for evaluation in evaluations
             for fpr in fprs
         ]
-        return _table(pd.DataFrame(rows).assign(status="diverged", reason=reason, interval="")).assign(
-            epsilon_lower_bound=math.nan
-        )
+        diverged = pd.DataFrame(rows).assign(status="diverged", reason=reason, interval="")
+        return Assessed(_table(diverged).assign(epsilon_lower_bound=math.nan), ())
     tables = []
     of_attacks = [evaluated_results(attack, scores, evaluations, features) for attack in attack_settings]
     proved = _epsilon_bounds(attack_settings, of_attacks, audit)
@@ -87,7 +100,8 @@ def assess(
         bounds = {name: proved.get(id(result), math.nan) for name, result in results.items()}
         points = result_rows(attack.label, results, rocs(results), fprs=fprs)
         tables.append(points.assign(epsilon_lower_bound=points["evaluation"].map(bounds)))
-    return pd.concat(tables, ignore_index=True)
+    statistics = [next(iter(results.values())) for results in of_attacks]
+    return Assessed(pd.concat(tables, ignore_index=True), flagged_by(statistics, fprs))
 
 
 def _epsilon_bounds(

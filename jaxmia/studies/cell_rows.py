@@ -65,7 +65,7 @@ def cell_rows(
     columns = _result_columns(
         config, prepared, scores, np.delete(scored["accuracy"], diverged), len(diverged)
     )
-    results = assess(
+    assessed = assess(
         config.attack,
         scores,
         fprs=config.fpr,
@@ -74,7 +74,7 @@ def cell_rows(
         audit=None if len(diverged) else _audit(config, prepared.recipe),
     )
     # The finite-pool correction is of per-example vulnerability; attacks have none.
-    results = results.assign(correction="none", **dataclasses.asdict(cell), **columns)
+    results = assessed.rows.assign(correction="none", **dataclasses.asdict(cell), **columns)
     results["tpr_ceiling"] = prepared.recipe.tpr_ceiling(results["fpr"].to_numpy())
     candidates = pd.DataFrame(
         {
@@ -87,12 +87,13 @@ def cell_rows(
     )
     correction, rate = config.correction, prepared.inclusion_rate
     per_example = per_example_rows(scores, config.fpr, candidates, correction=correction, inclusion_rate=rate)
+    flagged_by = np.concatenate([*assessed.flagged_by, np.zeros(0)])  # FPR by FPR, as the rows are
     controls = control_rows(
         config.attack, scores, fprs=config.fpr, seed=cell.seed, features=pool.data.features
     )
     tables = {
         "results": results,
-        "per_example": per_example.assign(**dataclasses.asdict(cell)),
+        "per_example": per_example.assign(flagged_by=flagged_by, **dataclasses.asdict(cell)),
         "controls": controls.assign(**dataclasses.asdict(cell)),
     }
     for table in tables.values():

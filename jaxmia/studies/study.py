@@ -15,7 +15,7 @@ from jaxmia.studies.folder.manifest import versions
 from jaxmia.studies.search import import_optuna
 from jaxmia.studies.settings.experiment import ExperimentConfig
 
-_ROWS = 8  # raised when rows get other columns: cells are then assessed anew from their heads
+_ROWS = 9  # raised when rows get other columns: cells are then assessed anew from their heads
 
 
 @dataclasses.dataclass(frozen=True)

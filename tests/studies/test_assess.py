@@ -20,6 +20,7 @@ from jaxmia.studies.settings.attacks import AttackSettings
 from jaxmia.training.ensemble import train_ensemble
 from jaxmia.training.scoring import score
 from jaxmia.training.settings import Hyperparams, TrainConfig
+from jaxmia.vulnerability.curves import per_example_vulnerability
 
 KEY = jax.random.key(21)
 
@@ -39,7 +40,7 @@ def test_calibrated_rows_of_real_heads_realise_the_fpr_they_are_asked_for(traine
         trained,
         fprs=[0.2],
         evaluations=["pooled", "calibrated"],
-    ).set_index(["attack", "evaluation"])
+    ).rows.set_index(["attack", "evaluation"])
     pooled, calibrated = rows.loc["lira", "pooled"], rows.loc["lira", "calibrated"]
     # Log-odds of real heads are near Gaussian, not Gaussian: a tenth of the FPR is theirs; counting adds little,
     # even if the scores of one model were no more than one observation for each class.
@@ -51,15 +52,24 @@ def test_calibrated_rows_of_real_heads_realise_the_fpr_they_are_asked_for(traine
     assert empirical["tpr"] > 0.2
 
 
+def test_attacks_flag_records_that_are_vulnerable(trained):
+    settings = [AttackSettings(name="lira"), AttackSettings(name="threshold")]
+    numbers, none = assess(settings, trained, fprs=[0.2, 0.001], evaluations=["pooled"]).flagged_by
+    assert set(numbers) == {0, 1, 2}
+    assert np.isnan(none).all()
+    tpr = per_example_vulnerability(trained, 0.2).tpr
+    assert tpr[numbers == 2].mean() > tpr[numbers == 1].mean() > tpr[numbers == 0].mean()
+
+
 def test_offline_lira_has_no_gaussian_form(trained):
     offline = AttackSettings(name="lira", offline=True)
-    rows = assess([offline], trained, fprs=[0.2], evaluations=["calibrated"])
+    rows = assess([offline], trained, fprs=[0.2], evaluations=["calibrated"]).rows
     assert set(rows["evaluation"]) == {"calibrated_empirical"}
 
 
 def test_the_z_form_keeps_the_options_of_the_attack(trained):
     settings = [AttackSettings(name="lira", variance="global"), AttackSettings(name="lira")]
-    rows = assess(settings, trained, fprs=[0.2], evaluations=["calibrated"])
+    rows = assess(settings, trained, fprs=[0.2], evaluations=["calibrated"]).rows
     assert rows["tpr"].nunique() == 2
 
 
@@ -137,7 +147,7 @@ def test_bounds_on_epsilon_of_all_attacks_hold_together():
     scores = noise(1)
     rows = assess(
         settings, scores, fprs=[0.1], evaluations=["pooled", "per_target", "calibrated"], audit=audit
-    )
+    ).rows
     # lira as a ratio and as its z, threshold; rmia reads the target's membership.
     assert asked == [1 - 0.05 / 3] * 3
     by_row = rows.set_index(["attack", "evaluation"])["epsilon_lower_bound"]
@@ -153,7 +163,7 @@ def test_the_best_bound_of_several_attacks_on_noise_is_zero():
     audit = functools.partial(median_epsilon_lower_bound, delta=1e-5, design="bernoulli", inclusion_rate=0.5)
     best = [
         best_epsilon(
-            assess(settings, noise(seed), fprs=[0.1], evaluations=["pooled"], audit=audit).assign(seed=0)
+            assess(settings, noise(seed), fprs=[0.1], evaluations=["pooled"], audit=audit).rows.assign(seed=0)
         )
         for seed in range(40)
     ]
