@@ -118,8 +118,8 @@ def steps_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
 def equal_error_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """The slope of C, plain errors, in a law with log10 of the test error as a third regressor, and that one's."""
     table = []
-    for names, cells in groups(rows):
-        row: dict[str, Any] = dict(names)
+    for names, cells in ((names, cells) for names, cells in groups(rows) if names["cells of"] == "all"):
+        row: dict[str, Any] = {name: value for name, value in names.items() if name != "cells of"}
         for fpr, at_fpr in cells.groupby("fpr", sort=False):
             usable = at_fpr[(at_fpr["advantage"] > 0) & (at_fpr["tpr"] < SATURATED_TPR)]
             columns = (usable["classes"], usable["shots"], 1 - usable["accuracy"])
