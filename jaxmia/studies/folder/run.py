@@ -1,4 +1,4 @@
-"""Run folders: the one module that knows file formats. Everything is written beside its place and moved there whole.
+"""The folder of a run. Everything is written beside its place and moved there whole.
 
     manifest.json        settings, versions, feature hash, device, and the state of every cell
     results.parquet      one row per cell, attack, evaluation and FPR
@@ -10,16 +10,9 @@
                          cell's own rows, cell.json, its record, tuning.json, the search for its recipe, if there was
                          one, and, until the rows are there, scores of models that several processes computed
 
-A cell's record says what its rows were computed from and holds their hashes: it is written after them, so that rows
+A cell's record names what its rows were computed from and holds their hashes. It is written after them, so that rows
 which are damaged, or of other settings, are computed again. After a cell nothing else is written, so that its cost does
-not grow with the grid: the manifest takes the records in at the end, as the tables take in the rows.
-
-A sweep's folder:
-
-    manifest.json        as above, with an identity and cells for every study: a feature set under a recipe
-    results/             a Parquet data set: one file per cell, as are per_example/ and controls/
-    power_law.json       the fitted laws of each recipe
-    studies/DATASET/RECIPE/checkpoints/CELL/    heads and record
+not grow with the grid: at the end the records go into the manifest, and the rows into the tables.
 
 Tables hold no clock times, so that a killed and resumed run ends in the same bytes; those are in the records.
 """

@@ -1,4 +1,12 @@
-"""The folder of a sweep."""
+"""The folder of a sweep.
+
+    manifest.json        as of a run, with an identity and cells for every study: a feature set under a recipe
+    results/             a Parquet data set: one file per cell, as are per_example/ and controls/
+    power_law.json       the fitted laws of each recipe
+    studies/DATASET/RECIPE/checkpoints/CELL/    heads and record
+
+Each study's part of the folder is written as the folder of a run is.
+"""
 
 from __future__ import annotations
 
