@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and asking before the work whether they can be written."""
+"""Files that are written whole or not at all, and whether they can be written, asked before the work."""
 
 from __future__ import annotations
 
@@ -123,6 +123,14 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     """Write a JSON file in one step; NaN and infinity are refused."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """The content of a JSON file that can be computed again: None if it is damaged, or not there."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxmia._atomic import LOCK, held_folder, write_arrays, write_json
+from jaxmia._atomic import LOCK, held_folder, read_json, write_arrays, write_json
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError
 
@@ -83,10 +83,8 @@ def keyed_folder(
 
 def _check_key(file: pathlib.Path, key: Mapping[str, Any], other: str) -> Any:
     """The key of a file, if it is the one that is wanted."""
-    try:
-        known = json.loads(file.read_text())
-    except (OSError, ValueError):
-        known = {}
+    found = read_json(file)
+    known = found if isinstance(found, dict) else {}
     wanted = json.loads(json.dumps(key))
     if known != wanted:
         differs = next(entry for entry in (*wanted, *known) if known.get(entry) != wanted.get(entry))

@@ -13,13 +13,12 @@ import rich.console
 import scipy.optimize
 from jaxtyping import Float
 
-from jaxmia._atomic import write_json
+from jaxmia._atomic import read_json, write_json
 from jaxmia._hashes import content_key, json_number
 from jaxmia._progress import grid_progress
 from jaxmia.audit.settings import AuditConfig
 from jaxmia.audit.shadows import FITTING, SHADOWS_FOLDER, Trainer
 from jaxmia.scores.rounding import Rounding
-from jaxmia.studies.folder.tables import load_json
 from jaxmia.studies.settings.train import TrainSettings
 
 MODELS = 8  # shadows that stand for a recipe, of a stream of their own
@@ -92,11 +91,10 @@ def fit_recipe_once(
     """
     folder = path / SHADOWS_FOLDER
     key = content_key([shadows, own.log_odds.tolist(), str(own.rounding)])
-    if (folder / _FILE).is_file():
-        content = load_json(folder, _FILE)
-        if content.get("key") == key:
-            train = TrainSettings.model_validate(content["train"], strict=False)
-            return Match(train, float(content["mismatch"]), content["head"], content["shadows"])
+    found = read_json(folder / _FILE)
+    if isinstance(found, dict) and found.get("key") == key:
+        train = TrainSettings.model_validate(found["train"], strict=False)
+        return Match(train, float(found["mismatch"]), found["head"], found["shadows"])
     match = fit_recipe(trainer, config, own, console)
     content = {"key": key, "train": match.recipe(), "mismatch": json_number(match.mismatch)}
     write_json(folder / _FILE, content | {"head": match.head, "shadows": match.shadows})

@@ -20,7 +20,6 @@ Tables hold no clock times, so that a killed and resumed run ends in the same by
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,7 +29,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
 
-from jaxmia._atomic import write_arrays, write_json, write_parquet, write_text
+from jaxmia._atomic import read_json, write_arrays, write_json, write_parquet, write_text
 from jaxmia._hashes import file_hash
 from jaxmia._validate import InputError
 from jaxmia.studies.cell import Cell
@@ -161,10 +160,7 @@ class RunFolder:
 
     def record(self, cell: Cell) -> dict[str, Any]:
         """What finish_cell or fail_cell wrote of a cell last; empty if there is nothing that can be read."""
-        try:
-            record = json.loads(self._record_path(cell).read_text())
-        except (OSError, ValueError):
-            return {}
+        record = read_json(self._record_path(cell))
         whole = isinstance(record, dict) and ("error" in record or isinstance(record.get("rows"), dict))
         return record if whole else {}
 
@@ -216,10 +212,7 @@ class RunFolder:
 
     def load_tuning(self, cell: Cell) -> dict[str, Any] | None:
         """What save_tuning wrote, or None if there is nothing that can be read."""
-        try:
-            content = json.loads((self._cell_path(cell) / _TUNING).read_text())
-        except (OSError, ValueError):
-            return None
+        content = read_json(self._cell_path(cell) / _TUNING)
         return content if isinstance(content, dict) else None
 
     def finish_cell(
