@@ -264,18 +264,18 @@ class Service:
     """The key-value service, in this process."""
 
     def __init__(self):
-        self.told = {}
+        self.sent = {}
 
     def key_value_set(self, key, value):
-        self.told[key] = value
+        self.sent[key] = value
 
     def blocking_key_value_get(self, key, milliseconds):
-        if key not in self.told:
+        if key not in self.sent:
             raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: timed out")
-        return self.told[key]
+        return self.sent[key]
 
     def key_value_dir_get(self, prefix):
-        return [(key, value) for key, value in self.told.items() if key.startswith(prefix + "/")]
+        return [(key, value) for key, value in self.sent.items() if key.startswith(prefix + "/")]
 
 
 @pytest.mark.parametrize(
@@ -315,13 +315,13 @@ def test_the_command_line_says_in_one_line_that_another_process_failed(monkeypat
     assert capsys.readouterr() == ("", "error: process 1 of 2 failed: OSError: disk full\n")
 
 
-def test_what_is_told_is_heard(monkeypatch):
+def test_what_is_broadcast_is_received(monkeypatch):
     service = Service()
     monkeypatch.setattr(processes, "_client", lambda: service)
     Group(1, 2, "run").broadcast("cell", [1, "a"])
     assert Group(0, 2, "run").receive("cell", 1) == [1, "a"]
     Group().broadcast("cell")  # one process talks to nobody
-    assert list(service.told) == ["run/cell/1"]
+    assert list(service.sent) == ["run/cell/1"]
 
 
 @pytest.mark.parametrize(
