@@ -183,15 +183,12 @@ def tuned_file(config: ExperimentConfig, searches: Mapping[Cell, Tuning]) -> str
 
 def privacy_notes(config: ExperimentConfig) -> list[str]:
     """What a reader of epsilons must know: a delta that guarantees little, and a line for each tuned private level."""
-    private = any(epsilon < math.inf for epsilon in config.privacy.epsilon)
     sizes = [shots * classes for shots in config.grid.shots for classes in config.grid.classes]
-    lines = delta_notes(config.privacy.delta, min(sizes)) if private else []
+    lines = delta_notes(config.privacy.delta, min(sizes)) if config.privacy.private_levels else []
     if config.tuning is None:
         return lines
     adjacency, trials = adjacency_for(config.shadows.design), config.tuning.trials
-    for epsilon in config.privacy.epsilon:
-        if epsilon == math.inf:
-            continue
+    for epsilon in config.privacy.private_levels:
         if config.train.sampling == "poisson":  # every trial has a rate of its own: basic composition
             bound = f"{(trials + 1) * epsilon:g} at delta {(trials + 1) * config.privacy.delta:g}"
         else:  # each is a Gaussian mechanism, and so are all of them together

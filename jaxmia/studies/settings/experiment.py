@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -17,6 +16,18 @@ from jaxmia.studies.settings.privacy import PrivacySettings
 from jaxmia.studies.settings.train import TrainSettings, named_as_recorded
 from jaxmia.studies.settings.tuning import TuningSettings
 
+_LATER = {  # settings of [train] that came later: folders from before are of these values, and name none
+    "normalize": "none",
+    "network": "linear",
+    "widths": [],
+    "inputs": "features",
+    "ridge": 0.0,
+    "tolerance": 1e-7,
+    "class_weight": "none",
+    "intercept": True,
+    "link": "softmax",
+}
+
 
 class ExperimentConfig(Settings):
     """One experiment: a grid of cells, each an ensemble under attack."""
@@ -30,7 +41,7 @@ class ExperimentConfig(Settings):
     """Which pairs share a threshold: see jaxmia.stats.operating_points.tpr_at_fpr."""
     fpr: Fprs = (0.1, 0.01, 0.001)
     correction: Literal["none", "finite_pool"] = "none"
-    """Of per-example vulnerability: "finite_pool" multiplies D by sqrt(1 - inclusion rate). Attacks know none."""
+    """Of per-example vulnerability: "finite_pool" multiplies D by sqrt(1 - inclusion rate). Attacks have none."""
     data: DataSettings = DataSettings()
     grid: GridSettings
     shadows: ShadowSettings = ShadowSettings()
@@ -47,7 +58,7 @@ class ExperimentConfig(Settings):
 
     @pydantic.model_validator(mode="after")
     def _private_batches_are_secret(self) -> ExperimentConfig:
-        train, private = self.train, [epsilon for epsilon in self.privacy.epsilon if epsilon < math.inf]
+        train, private = self.train, self.privacy.private_levels
         if private and train.batch_size != "full" and train.sampling != "poisson":
             raise ValueError(
                 f"privacy.epsilon={private} needs train.batch_size='full' or train.sampling='poisson', got"
@@ -64,7 +75,7 @@ class ExperimentConfig(Settings):
 
     @pydantic.model_validator(mode="after")
     def _weights_are_of_ordinary_training(self) -> ExperimentConfig:
-        private = [epsilon for epsilon in self.privacy.epsilon if epsilon < math.inf]
+        private = self.privacy.private_levels
         if private and not self.train.plain:
             raise ValueError(
                 f"privacy.epsilon={private} needs train.class_weight='none' and train.intercept=true, got"
@@ -74,7 +85,7 @@ class ExperimentConfig(Settings):
 
     @pydantic.model_validator(mode="after")
     def _minima_are_neither_private_nor_searched(self) -> ExperimentConfig:
-        private = [epsilon for epsilon in self.privacy.epsilon if epsilon < math.inf]
+        private = self.privacy.private_levels
         if self.train.optimizer == "newton" and (private or self.tuning is not None):
             what = f"privacy.epsilon={private}" if private else "tuning"
             raise ValueError(f"{what} needs train.optimizer='adam' or 'sgd', got 'newton'")
@@ -90,7 +101,7 @@ class ExperimentConfig(Settings):
 
     @pydantic.model_validator(mode="after")
     def _private_training_is_of_linear_heads(self) -> ExperimentConfig:
-        private = [epsilon for epsilon in self.privacy.epsilon if epsilon < math.inf]
+        private = self.privacy.private_levels
         if private and self.train.network != "linear":
             raise ValueError(
                 f"privacy.epsilon={private} needs train.network='linear', got {self.train.network!r}: DP-SGD is exact"
@@ -109,8 +120,6 @@ class ExperimentConfig(Settings):
         del settings["privacy"]["epsilon"]
         del settings["data"]["features"]  # a place; what lies there is identified by its hash
         del settings["train"]["statistics"]  # the same
-        if self.train.normalize == "none":  # folders from before there was a choice are of this
-            del settings["train"]["normalize"]
         if self.tuning is not None:  # which finds these
             for table, name in (
                 ("train", "learning_rate"),
@@ -120,17 +129,7 @@ class ExperimentConfig(Settings):
             ):
                 del settings[table][name]
             settings["tuning"] = self.tuning.model_dump(mode="json")
-        later = {
-            "network": "linear",
-            "widths": [],
-            "inputs": "features",
-            "ridge": 0.0,
-            "tolerance": 1e-7,
-            "class_weight": "none",
-            "intercept": True,
-            "link": "softmax",
-        }
-        for name, default in later.items():  # the same
+        for name, default in _LATER.items():
             if settings["train"][name] == default:
                 del settings["train"][name]
         if self.train.optimizer == "newton":  # before, two classes had the ridge of all rows: half as strong

@@ -25,6 +25,11 @@ class PrivacySettings(Settings):
     clipping_norm: Annotated[float, Field(gt=0)] = 1.0
     """The largest norm of one example's gradient."""
 
+    @property
+    def private_levels(self) -> list[float]:
+        """The levels of private training: all but inf."""
+        return [epsilon for epsilon in self.epsilon if epsilon < math.inf]
+
     @pydantic.field_validator("epsilon")
     @classmethod
     def _named_apart(cls, values: tuple[float, ...]) -> tuple[float, ...]:
