@@ -22,7 +22,7 @@ from _common import machine
 from statsmodels.regression.linear_model import OLS
 from study import UNSATURATED, far, law_of, show, with_error
 
-from jaxmia.laws.fit import SATURATED_TPR
+from jaxmia.laws.cells import SATURATED_TPR
 from jaxmia.studies.folder.tables import load_results
 
 

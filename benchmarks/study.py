@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from jaxmia.data.feature_set import FeatureSet, load_features
 from jaxmia.data.membership import draw_membership
-from jaxmia.laws.fit import PowerLaw, PowerLawFit
+from jaxmia.laws.law import PowerLaw, PowerLawFit
 from jaxmia.laws.published import published_lines
 from jaxmia.laws.required import required_shots
 from jaxmia.scores import Scores

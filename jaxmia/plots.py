@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxmia.laws.fit import LawKey, PowerLaw, PowerLawFit
+from jaxmia.laws.law import LawKey, PowerLaw, PowerLawFit
 from jaxmia.laws.published import published_lines
 from jaxmia.stats.realised import realised_fpr
 from jaxmia.stats.resolution import MIN_FALSE_POSITIVES

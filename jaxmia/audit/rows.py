@@ -11,7 +11,8 @@ from jaxtyping import Float
 
 from jaxmia.audit.records import AuditRecords
 from jaxmia.audit.settings import AuditConfig
-from jaxmia.privacy.accounting import ADD_OR_REMOVE_ONE, PrivacyGuarantee
+from jaxmia.privacy.accounting import ADD_OR_REMOVE_ONE
+from jaxmia.privacy.guarantee import PrivacyGuarantee
 from jaxmia.privacy.tradeoff import kairouz_ceiling
 from jaxmia.scores import Scores
 from jaxmia.stats.calls import call_members, conformal_p_values

@@ -19,7 +19,7 @@ from jaxmia._validate import check
 from jaxmia.audit.records import AuditRecords
 from jaxmia.audit.settings import AuditConfig, AuditPrivacySettings
 from jaxmia.data.membership import draw_membership
-from jaxmia.privacy.accounting import PrivacyGuarantee, PrivacySpec
+from jaxmia.privacy.guarantee import PrivacyGuarantee, PrivacySpec
 from jaxmia.studies.assess import white_box_methods
 from jaxmia.studies.folder.manifest import versions
 from jaxmia.studies.recipe import Recipe, recipe_for

@@ -12,7 +12,7 @@ from jaxmia._validate import InputError, check_different
 from jaxmia.cli import output
 
 if TYPE_CHECKING:
-    from jaxmia.laws.fit import LawKey, PowerLawFit
+    from jaxmia.laws.law import LawKey, PowerLawFit
 
 FIT_EPILOG = "Example: `jaxmia fit sweeps/one sweeps/two --across --out laws.json`"
 PREDICT_EPILOG = "Example: `jaxmia predict runs/demo --classes 10 --shots 1000 --epsilon 1`"
@@ -98,7 +98,7 @@ def predict(
 
 def _published_laws() -> dict[LawKey, PowerLawFit]:
     """The published lines of the average and of the worst record, as laws."""
-    from jaxmia.laws.fit import LawKey, PowerLawFit
+    from jaxmia.laws.law import LawKey, PowerLawFit
     from jaxmia.laws.published import published_lines
 
     lines = published_lines().lines

@@ -38,7 +38,8 @@ def dp(
 ) -> None:
     """Noise for a target epsilon, or epsilon of a noise multiplier, and the ceilings on any attack."""
     from jaxmia.cli.tables import privacy_tables
-    from jaxmia.privacy.accounting import PrivacySpec, adjacency_for, delta_notes, sampling_rate_of
+    from jaxmia.privacy.accounting import adjacency_for, delta_notes, sampling_rate_of
+    from jaxmia.privacy.guarantee import PrivacySpec
 
     check_different("fpr", fpr or ())
     spec = PrivacySpec(epsilon=epsilon, noise_multiplier=noise_multiplier, delta=delta)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxmia._validate import InputError, check_choice
-from jaxmia.laws.fit import Interval, PowerLaw
+from jaxmia.laws.law import Interval, PowerLaw
 
 
 @dataclasses.dataclass(frozen=True)

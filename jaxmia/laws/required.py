@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from jaxmia.laws.fit import (
+from jaxmia.laws.law import (
     MAX_EXPONENT,
     Interval,
     PowerLaw,

@@ -19,7 +19,6 @@ them is evidence about DP-SGD, and no way to release a private model.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from typing import Any, cast
@@ -28,7 +27,7 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
-from jaxmia._validate import InputError, check, check_at_least, check_choice
+from jaxmia._validate import check, check_at_least, check_choice
 from jaxmia.privacy.tradeoff import kairouz_ceiling
 
 ADD_OR_REMOVE_ONE = "add_or_remove_one"
@@ -36,7 +35,6 @@ REPLACE_ONE = "replace_one"
 # Adjacency: how far one record moves the sum of clipped gradients, in clipping norms.
 SENSITIVITY = {ADD_OR_REMOVE_ONE: 1.0, REPLACE_ONE: 2.0}
 ADJACENCY_OF_DESIGN = {"bernoulli": ADD_OR_REMOVE_ONE, "fixed_size": REPLACE_ONE}
-BATCHES = ("full", "poisson", "shared_order")
 
 MIN_DELTA = 1e-10  # below, the rounding of the numerical composition shows
 NOISE_TOLERANCE = 1e-4  # relative, of a calibrated noise multiplier
@@ -88,28 +86,6 @@ def sampling_rate_of(batch: str | int, *, shots: int | None = None, classes: int
     return int(batch) / members
 
 
-def check_batch(batch: str, *, sampling_rate: float) -> None:
-    """Refuse a way of drawing batches for which an epsilon at this sampling rate would be no guarantee.
-
-    Args:
-        batch: "full", "poisson" (every model samples its members independently at every step) or "shared_order".
-        sampling_rate: q that the accounting assumes.
-
-    Raises:
-        InputError: for an unknown batch, "full" with q < 1, or "shared_order" with q < 1.
-    """
-    check_choice("batch", batch, BATCHES)
-    _check_sampling_rate(sampling_rate)
-    if batch == "full":
-        check(sampling_rate == 1, "sampling_rate", sampling_rate, "be 1 with batch='full'")
-    if batch == "shared_order" and sampling_rate < 1:
-        raise InputError(
-            f"batch='shared_order' has no epsilon at sampling_rate={sampling_rate}: amplification by sampling needs"
-            " batches that are secret and drawn anew at every step, and a shared order is neither. Use Poisson"
-            " sampling, or account with sampling_rate=1 and steps = the most batches that any one record is in."
-        )
-
-
 def delta_notes(delta: float, members: int) -> list[str]:
     """A line if delta is above 1 / n: publishing one of n members whole satisfies (0, 1 / n)-differential privacy."""
     if delta * members <= 1:
@@ -142,7 +118,7 @@ def dp_epsilon(
             adjacency.
     """
     _check_recipe(noise_multiplier, sampling_rate, steps, adjacency)
-    _check_delta(delta)
+    check_delta(delta)
     if noise_multiplier == 0:
         return math.inf
     return _epsilon(float(noise_multiplier), float(sampling_rate), int(steps), float(delta), adjacency)
@@ -173,7 +149,7 @@ def noise_multiplier_for(
     """
     check(epsilon > 0, "epsilon", epsilon, "be positive, or inf for no noise")
     _check_recipe(0.0, sampling_rate, steps, adjacency)
-    _check_delta(delta)
+    check_delta(delta)
     if epsilon == math.inf:
         return 0.0
     return _calibrated_noise(float(epsilon), float(delta), float(sampling_rate), int(steps), adjacency)
@@ -266,115 +242,18 @@ def individual_mu(
     return largest_mu * np.sqrt(np.minimum(share, 1))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PrivacyGuarantee:
-    """What a recipe guarantees, and under which adjacency.
-
-    Attributes:
-        epsilon: achieved, an upper bound; inf without noise.
-        delta: of the guarantee.
-        adjacency: "add_or_remove_one" or "replace_one".
-        noise_multiplier: standard deviation of the noise over the clipping norm.
-        sampling_rate: q.
-        steps: T.
-    """
-
-    epsilon: float
-    delta: float
-    adjacency: str
-    noise_multiplier: float
-    sampling_rate: float
-    steps: int
-
-    @property
-    def accountant(self) -> str:
-        """What epsilon was computed by, and how finely losses of a step were discretised, in words."""
-        if self.noise_multiplier == 0:
-            return "none: there is no noise"
-        noise, steps = _composed(self.noise_multiplier, self.sampling_rate, self.steps)
-        interval = _loss_interval(noise, self.sampling_rate, SENSITIVITY[self.adjacency])
-        counted = "a step" if steps > 1 or self.steps == 1 else f"all {self.steps} steps as one"
-        return f"PLD (dp-accounting), pessimistic; losses of {counted} on a grid of {interval:.2g}"
-
-    def record(self) -> dict[str, float | int | str]:
-        """Attributes and accountant, for JSON, which has no infinity."""
-        epsilon = "inf" if self.epsilon == math.inf else self.epsilon
-        return dataclasses.asdict(self) | {"epsilon": epsilon, "accountant": self.accountant}
-
-    def tpr_ceiling(self, fpr: np.ndarray | float) -> np.ndarray:
-        """Return the largest TPR at an FPR that the recipe leaves to any attack: see jaxmia.tpr_ceiling."""
-        return tpr_ceiling(
-            fpr,
-            noise_multiplier=self.noise_multiplier,
-            sampling_rate=self.sampling_rate,
-            steps=self.steps,
-            adjacency=self.adjacency,
-        )
+def accountant_of(*, noise_multiplier: float, sampling_rate: float, steps: int, adjacency: str) -> str:
+    """What the epsilon of a recipe is computed by, and how finely losses of a step are discretised, in words."""
+    if noise_multiplier == 0:
+        return "none: there is no noise"
+    noise, composed = _composed(noise_multiplier, sampling_rate, steps)
+    interval = _loss_interval(noise, sampling_rate, SENSITIVITY[adjacency])
+    counted = "a step" if composed > 1 or steps == 1 else f"all {steps} steps as one"
+    return f"PLD (dp-accounting), pessimistic; losses of {counted} on a grid of {interval:.2g}"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PrivacySpec:
-    """The privacy that a run is to have: a target epsilon, or a noise multiplier.
-
-    Attributes:
-        epsilon: target, inf for clipping without noise; or None.
-        noise_multiplier: standard deviation of the noise over the clipping norm; or None.
-        delta: of the guarantee.
-        clipping_norm: C, the largest norm of one example's gradient in the sum; it does not enter the accounting.
-    """
-
-    epsilon: float | None = None
-    noise_multiplier: float | None = None
-    delta: float = 1e-5
-    clipping_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse what no run can have."""
-        if (self.epsilon is None) == (self.noise_multiplier is None):
-            raise InputError(
-                f"Exactly one of epsilon={self.epsilon} and noise_multiplier={self.noise_multiplier} must be given."
-            )
-        if self.epsilon is not None:
-            check(self.epsilon > 0, "epsilon", self.epsilon, "be positive, or inf for no noise")
-        if self.noise_multiplier is not None:
-            _check_noise(self.noise_multiplier)
-        _check_delta(self.delta)
-        check(0 < self.clipping_norm < math.inf, "clipping_norm", self.clipping_norm, "be a positive number")
-
-    def guarantee(self, *, sampling_rate: float, steps: int, adjacency: str) -> PrivacyGuarantee:
-        """Return the noise multiplier and the achieved epsilon for a sampling rate, steps and an adjacency.
-
-        Raises:
-            InputError: as dp_epsilon.
-        """
-        if self.epsilon is None:
-            noise = cast(float, self.noise_multiplier)  # __post_init__ saw to it that one is given
-        else:
-            noise = noise_multiplier_for(
-                epsilon=self.epsilon,
-                delta=self.delta,
-                sampling_rate=sampling_rate,
-                steps=steps,
-                adjacency=adjacency,
-            )
-        achieved = dp_epsilon(
-            noise_multiplier=noise,
-            sampling_rate=sampling_rate,
-            steps=steps,
-            delta=self.delta,
-            adjacency=adjacency,
-        )
-        return PrivacyGuarantee(
-            epsilon=achieved,
-            delta=self.delta,
-            adjacency=adjacency,
-            noise_multiplier=noise,
-            sampling_rate=sampling_rate,
-            steps=steps,
-        )
-
-
-def _check_noise(noise_multiplier: float) -> None:
+def check_noise(noise_multiplier: float) -> None:
+    """Raise InputError unless it is a finite number of at least 0."""
     rule = "be a finite number of at least 0"
     check(0 <= noise_multiplier < math.inf, "noise_multiplier", noise_multiplier, rule)
 
@@ -383,12 +262,13 @@ def _check_sampling_rate(sampling_rate: float) -> None:
     check(0 < sampling_rate <= 1, "sampling_rate", sampling_rate, "lie in (0, 1]")
 
 
-def _check_delta(delta: float) -> None:
+def check_delta(delta: float) -> None:
+    """Raise InputError for no privacy at all, and for deltas too small to compute with."""
     check(MIN_DELTA <= delta < 1, "delta", delta, f"lie in [{MIN_DELTA:g}, 1)")
 
 
 def _check_recipe(noise_multiplier: float, sampling_rate: float, steps: int, adjacency: str) -> None:
-    _check_noise(noise_multiplier)
+    check_noise(noise_multiplier)
     _check_sampling_rate(sampling_rate)
     check_at_least("steps", steps, 1)
     check_choice("adjacency", adjacency, SENSITIVITY)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmia._validate import InputError
-from jaxmia.laws.fit import LawKey, PowerLawFit
+from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.report.blocks.records import RecordsOf
 from jaxmia.studies.assess import RATES, rates_by_fpr
 from jaxmia.studies.cell import Cell

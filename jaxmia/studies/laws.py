@@ -12,7 +12,9 @@ import pandas as pd
 from jaxmia._deprecated import warn_renamed
 from jaxmia._hashes import json_number
 from jaxmia._validate import InputError, check_choice
-from jaxmia.laws.fit import DEFAULT_RECIPE, PER_RECORD, SATURATED_TPR, LawKey, PowerLawFit, fit_power_law
+from jaxmia.laws.cells import SATURATED_TPR
+from jaxmia.laws.fit import fit_power_law
+from jaxmia.laws.law import DEFAULT_RECIPE, PER_RECORD, LawKey, PowerLawFit
 from jaxmia.studies.folder.tables import load_results, read_tables
 from jaxmia.vulnerability.curves import QUANTILES, VulnerabilityQuantile, tpr_quantile
 

@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 
-from jaxmia.privacy.accounting import PrivacyGuarantee, PrivacySpec, adjacency_for, sampling_rate_of
+from jaxmia.privacy.accounting import adjacency_for, sampling_rate_of
+from jaxmia.privacy.guarantee import PrivacyGuarantee, PrivacySpec
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.training.network import Network
 from jaxmia.training.settings import Hyperparams, TrainConfig, check_class_weights

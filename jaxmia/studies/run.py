@@ -13,7 +13,7 @@ import rich.console
 
 from jaxmia._progress import grid_progress
 from jaxmia.data.feature_set import load_features
-from jaxmia.laws.fit import LawKey, PowerLawFit
+from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.studies.cell import Cell, cells_of
 from jaxmia.studies.checks import check_experiment
 from jaxmia.studies.distributed import Group, group

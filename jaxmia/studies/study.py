@@ -9,7 +9,7 @@ from typing import Any
 from jaxmia._hashes import content_key
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.normalization import FeatureStatistics, load_statistics
-from jaxmia.laws.fit import DEFAULT_RECIPE
+from jaxmia.laws.law import DEFAULT_RECIPE
 from jaxmia.studies.cell import Cell
 from jaxmia.studies.folder.manifest import versions
 from jaxmia.studies.search import import_optuna

@@ -15,7 +15,7 @@ import rich.console
 from jaxmia._atomic import is_disk_full
 from jaxmia._progress import SweepProgress, sweep_progress
 from jaxmia._validate import check_choice
-from jaxmia.laws.fit import LawKey, PowerLawFit
+from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.studies.executors import EXECUTORS, Executor, LocalExecutor, LostError, RayExecutor
 from jaxmia.studies.folder.sweep import SweepFolder
 from jaxmia.studies.folder.tables import load_results

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jaxmia.laws.fit import PowerLaw, PowerLawFit
+from jaxmia.laws.law import PowerLaw, PowerLawFit
 from jaxmia.laws.published import published_lines
 from jaxmia.laws.required import required_shots
 from jaxmia.privacy.tradeoff import kairouz_ceiling

@@ -9,7 +9,8 @@ import pytest
 from scipy import optimize, stats
 
 from jaxmia._validate import InputError
-from jaxmia.laws.fit import PowerLawFit, fit_power_law
+from jaxmia.laws.fit import fit_power_law
+from jaxmia.laws.law import PowerLawFit
 from jaxmia.laws.published import published_lines
 from jaxmia.laws.required import required_shots
 from jaxmia.privacy.tradeoff import kairouz_ceiling

@@ -20,9 +20,7 @@ from jaxmia.data import membership
 from jaxmia.privacy import accounting
 from jaxmia.privacy.accounting import (
     ADJACENCY_OF_DESIGN,
-    PrivacySpec,
     adjacency_for,
-    check_batch,
     dp_epsilon,
     gdp_mu,
     individual_mu,
@@ -30,6 +28,7 @@ from jaxmia.privacy.accounting import (
     sampling_rate_of,
     tpr_ceiling,
 )
+from jaxmia.privacy.guarantee import PrivacyGuarantee, PrivacySpec
 from jaxmia.privacy.tradeoff import gaussian_ceiling, kairouz_ceiling
 
 ADD, REPLACE = "add_or_remove_one", "replace_one"
@@ -280,18 +279,6 @@ def test_batches_without_a_sampling_rate_are_refused(arguments, match):
         sampling_rate_of(**arguments)
 
 
-def test_batches_without_a_valid_epsilon_are_refused():
-    check_batch("poisson", sampling_rate=0.2)
-    check_batch("full", sampling_rate=1.0)
-    check_batch("shared_order", sampling_rate=1.0)
-    with pytest.raises(InputError, match="a shared order is neither"):
-        check_batch("shared_order", sampling_rate=0.2)
-    with pytest.raises(InputError, match=r"sampling_rate=0\.2 must be 1"):
-        check_batch("full", sampling_rate=0.2)
-    with pytest.raises(InputError, match="batch='shuffle' must be one of"):
-        check_batch("shuffle", sampling_rate=0.2)
-
-
 def test_spec_of_a_target_and_of_a_noise_multiplier_are_two_ways_to_one_guarantee():
     recipe = {"sampling_rate": 0.3, "steps": 20, "adjacency": REPLACE}
     target = PrivacySpec(epsilon=2.0, delta=1e-6).guarantee(**recipe)
@@ -388,7 +375,7 @@ def test_a_guarantee_names_its_accountant_and_discretisation(noise, rate, steps,
         used.append(options["value_discretization_interval"])
         return build(*args, **options)
 
-    guarantee = accounting.PrivacyGuarantee(
+    guarantee = PrivacyGuarantee(
         epsilon=1.0 if noise else math.inf,
         delta=1e-5,
         adjacency="add_or_remove_one",

@@ -19,7 +19,8 @@ from jaxmia import attacks
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import demo_features, save_features
 from jaxmia.data.membership import draw_membership
-from jaxmia.laws.fit import LawKey, fit_power_law
+from jaxmia.laws.fit import fit_power_law
+from jaxmia.laws.law import LawKey
 from jaxmia.report import make_report
 from jaxmia.stats.operating_points import operating_points
 from jaxmia.stats.roc import roc

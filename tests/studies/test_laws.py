@@ -12,7 +12,8 @@ from commands import jaxmia
 import jaxmia as jm
 from jaxmia._deprecated import warn_renamed
 from jaxmia._validate import InputError
-from jaxmia.laws.fit import PER_RECORD, LawKey, fit_power_law
+from jaxmia.laws.fit import fit_power_law
+from jaxmia.laws.law import PER_RECORD, LawKey
 from jaxmia.laws.required import required_shots
 from jaxmia.studies.laws import fit_laws, laws_from_json, leave_one_dataset_out, load_laws, quantile_rows
 

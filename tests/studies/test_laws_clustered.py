@@ -9,7 +9,8 @@ from scipy import stats
 from jaxmia._validate import InputError
 from jaxmia.cli.rendering import rendered
 from jaxmia.cli.tables import laws_tables, required_tables
-from jaxmia.laws.fit import PER_RECORD, LawKey, fit_power_law
+from jaxmia.laws.fit import fit_power_law
+from jaxmia.laws.law import PER_RECORD, LawKey
 from jaxmia.laws.required import required_shots
 from jaxmia.studies.laws import fit_laws, laws_from_json, laws_to_json, quantile_rows
 

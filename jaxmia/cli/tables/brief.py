@@ -11,7 +11,7 @@ import pandas as pd
 from jaxmia.cli.tables.cells import realised_cell, tpr_cell
 from jaxmia.cli.tables.laws import law_table
 from jaxmia.cli.tables.results import results_tables
-from jaxmia.laws.fit import LawKey, PowerLawFit
+from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.tables import Table, Value
 
 MOST_ROWS = 18  # of the table

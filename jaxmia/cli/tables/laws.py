@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import pandas as pd
 
 from jaxmia.cli.tables.cells import span
-from jaxmia.laws.fit import PER_RECORD, LawKey, PowerLaw, PowerLawFit, regressors
+from jaxmia.laws.law import PER_RECORD, LawKey, PowerLaw, PowerLawFit, regressors
 from jaxmia.laws.published import published_lines
 from jaxmia.tables import NONE, Table, Value, number
 from jaxmia.tables.laws import predicted

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxmia.cli.tables.cells import rounded_up
-from jaxmia.privacy.accounting import PrivacyGuarantee
+from jaxmia.privacy.guarantee import PrivacyGuarantee
 from jaxmia.privacy.tradeoff import kairouz_ceiling
 from jaxmia.tables import Table, Value
 

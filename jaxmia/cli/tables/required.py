@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from jaxmia.cli.tables.laws import check_classes
-from jaxmia.laws.fit import LawKey, PowerLawFit
+from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.tables import Table
 from jaxmia.tables.laws import required_table
 

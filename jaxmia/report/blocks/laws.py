@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from jaxmia.laws.fit import PER_RECORD, LawKey, PowerLawFit
+from jaxmia.laws.law import PER_RECORD, LawKey, PowerLawFit
 from jaxmia.laws.published import PublishedLine, published_lines
 from jaxmia.plots import power_law_figure
 from jaxmia.report.content import Block, Picture

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxmia._validate import InputError
-from jaxmia.laws.fit import DEFAULT_RECIPE
+from jaxmia.laws.law import DEFAULT_RECIPE
 
 _ORDER = ("dataset", "recipe", "classes", "shots", "seed", "epsilon")  # of rows from several files
 

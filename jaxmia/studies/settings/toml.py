@@ -16,7 +16,7 @@ import pydantic
 
 from jaxmia._text import read_toml
 from jaxmia._validate import InputError, check_choice, listed
-from jaxmia.laws.fit import DEFAULT_RECIPE
+from jaxmia.laws.law import DEFAULT_RECIPE
 from jaxmia.studies.settings.errors import describe_error
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.settings.sweep import SweepConfig

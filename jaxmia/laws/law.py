@@ -1,0 +1,309 @@
+"""A power law between vulnerability and examples per class: what it predicts, and how it fares on other cells.
+
+log10(TPR - FPR) = slope_shots log10 S + slope_classes log10 C + intercept, one law per FPR: Tobaben, Ito,
+Jälkö, He and Honkela 2025 (arXiv 2402.06674).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from jaxmia._validate import InputError, check
+from jaxmia.laws.cells import COLUMNS, checked_columns, usable_cells
+
+MAX_EXPONENT = 300.0  # the largest float64 is 1.8e308
+MIN_CLUSTERS = 3  # with two, an error over clusters has one degree of freedom
+
+DEFAULT_RECIPE = "default"  # of runs, which have one and do not name it
+PER_RECORD = "per record"  # in place of an attack: the law is of a quantile of records' own TPR
+
+Interval = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a law says of one cell.
+
+    Attributes:
+        advantage: TPR - FPR on the line itself, not capped.
+        low: lower end of the prediction interval for the advantage of one new cell, not capped; None if the
+            law has no standard errors.
+        high: its upper end.
+        tpr: fpr + advantage, at most 1.
+        capped: True where fpr + advantage exceeds 1: the law has left its domain.
+        extrapolated: True where shots or classes lie outside the fitted cells; None if those are not known.
+    """
+
+    advantage: float
+    low: float | None
+    high: float | None
+    tpr: float
+    capped: bool
+    extrapolated: bool | None
+
+
+class HeldOutFit(NamedTuple):
+    """How well a law predicts cells that it was not fitted to.
+
+    Attributes:
+        num_cells: with an advantage above 0.
+        r_squared: 1 - (sum of squared errors) / (sum of squares about these cells' own mean), of log10(advantage);
+            below 0 if their mean predicts them better. None if they do not vary or the law does not cover them.
+        factor: geometric mean of advantage over prediction; None if the law does not cover them.
+    """
+
+    num_cells: int
+    r_squared: float | None
+    factor: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLaw:
+    """The least-squares line at one FPR, logarithms base 10. What is not known is None, never NaN.
+
+    Attributes:
+        fpr: false positive rate, a fraction.
+        status: "ok"; "saturated" where too few cells are left below a TPR of 0.99, or "undetermined" where the cells
+            cannot carry a line with standard errors for other reasons.
+        reason: why there is no line.
+        num_cells: cells in the fit.
+        num_censored: cells left out since advantage <= 0 has no logarithm. Leaving them out lifts the line
+            where the attack is weakest, so the count belongs beside every slope.
+        num_unresolved: cells left out since their advantage is missing.
+        num_saturated: cells left out since their TPR is 0.99 or more: the ceiling at 1, not S, determines them.
+        classes: the numbers of classes of the cells in the fit, ascending.
+        shots_range: smallest and largest S of the cells in the fit.
+        slope_shots: d log10(advantage) / d log10(S).
+        slope_classes: d log10(advantage) / d log10(C); None where C did not vary: the law holds at that C.
+        intercept: log10(advantage) at log10 S = 0, and log10 C = 0 if there is a slope_classes.
+        slope_shots_stderr, slope_classes_stderr, intercept_stderr: standard errors.
+        errors: what standard errors, confidence intervals and the covariance take as independent: "data sets" or
+            "pools" (data set and seed: cells of one pool are nested in one another), both CR1 with Student's t of
+            clusters - 1 degrees of freedom; or "cells" (plain), where there are fewer than 3 of these or not named.
+        clusters: number of data sets or pools; None for "cells".
+        slope_shots_interval, slope_classes_interval: 95% confidence intervals (Student t).
+        covariance: of (slope_shots, [slope_classes,] intercept).
+        residual_scale: standard deviation of the residuals, in log10 units.
+        degrees_of_freedom: cells minus coefficients, those of residual_scale.
+        r_squared: share of the variance of log10(advantage) explained; None if that variance is 0.
+    """
+
+    fpr: float
+    status: str = "ok"
+    reason: str | None = None
+    num_cells: int | None = None
+    num_censored: int | None = None
+    num_unresolved: int | None = None
+    num_saturated: int | None = None
+    classes: tuple[int, ...] = ()
+    shots_range: Interval | None = None
+    slope_shots: float | None = None
+    slope_shots_stderr: float | None = None
+    slope_shots_interval: Interval | None = None
+    slope_classes: float | None = None
+    slope_classes_stderr: float | None = None
+    slope_classes_interval: Interval | None = None
+    intercept: float | None = None
+    intercept_stderr: float | None = None
+    errors: str | None = None
+    clusters: int | None = None
+    covariance: tuple[tuple[float, ...], ...] | None = None
+    residual_scale: float | None = None
+    degrees_of_freedom: int | None = None
+    r_squared: float | None = None
+
+    @property
+    def errors_over(self) -> str:
+        """What its standard errors and intervals take as independent, in words."""
+        if self.errors is None:
+            return "no errors"
+        if self.clusters is None:
+            return f"cells (plain: fewer than {MIN_CLUSTERS} data sets or pools)"
+        return f"{self.clusters} {self.errors}"
+
+    def predict(self, *, shots: float, classes: int, confidence: float = 0.95) -> Prediction:
+        """Predict the advantage of one new cell, with the OLS prediction interval of its logarithm.
+
+        Args:
+            shots: examples per class, S > 0.
+            classes: number of classes; the fitted one where the law knows a single number of classes.
+            confidence: probability that the interval covers the advantage of a new cell (Gaussian residuals).
+
+        Raises:
+            InputError: bad argument, undetermined law, or classes that the law does not cover.
+        """
+        check(0 < shots < math.inf, "shots", shots, "be a positive number")
+        log_shots = math.log10(shots)
+        centre = float(coefficients_of(self) @ regressors(self, log_shots, classes))
+        width = _half_width(self, log_shots, classes, confidence)
+        advantage = _power_of_ten(centre)
+        tpr = self.fpr + advantage
+        return Prediction(
+            advantage=advantage,
+            low=None if width is None else _power_of_ten(centre - width),
+            high=None if width is None else _power_of_ten(centre + width),
+            tpr=min(tpr, 1.0),
+            capped=tpr > 1.0,
+            extrapolated=is_outside(self, shots, classes),
+        )
+
+    def held_out_fit(self, table: pd.DataFrame | Mapping[str, Any]) -> HeldOutFit:
+        """Compare the law with other cells at its FPR, of another data set for example.
+
+        Args:
+            table: as for fit_power_law. Cells at or below chance, saturated or unresolved are left out, as there.
+
+        Raises:
+            InputError: as fit_power_law.
+        """
+        columns = checked_columns(table)
+        usable = (columns["fpr"] == self.fpr) & usable_cells(columns["advantage"], self.fpr)
+        shots, classes, advantage = (columns[name][usable] for name in COLUMNS[:3])
+        known = self.slope_classes is not None or set(classes) <= set(self.classes)
+        if self.status != "ok" or not known or not len(shots):
+            return HeldOutFit(len(shots), None, None)
+        rows = [regressors(self, math.log10(s), int(c)) for s, c in zip(shots, classes, strict=True)]
+        observed = np.log10(advantage)
+        errors = observed - np.stack(rows) @ coefficients_of(self)
+        total = float(np.sum((observed - observed.mean()) ** 2))
+        explained = 1 - float(np.sum(errors**2)) / total if np.ptp(observed) > 0 else None
+        return HeldOutFit(len(shots), explained, _power_of_ten(float(errors.mean())))
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLawFit:
+    """Power laws by FPR: `fit[0.01]` is the law at FPR 0.01, iteration runs over the FPRs, largest first.
+
+    Attributes:
+        lines: one PowerLaw for each FPR of the table, undetermined ones included.
+    """
+
+    lines: tuple[PowerLaw, ...]
+
+    def __getitem__(self, fpr: float) -> PowerLaw:
+        for law in self.lines:
+            if law.fpr == fpr:
+                return law
+        known = ", ".join(str(known) for known in self)
+        raise InputError(f"fpr={fpr!r} must be one that the law was fitted at: {known}.")
+
+    def __iter__(self) -> Iterator[float]:
+        return (law.fpr for law in self.lines)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def predict(self, *, shots: float, classes: int, fpr: float, confidence: float = 0.95) -> Prediction:
+        """Predict the advantage at one of the fitted FPRs: see PowerLaw.predict."""
+        return self[fpr].predict(shots=shots, classes=classes, confidence=confidence)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fit as plain numbers, lists and None, ready for JSON with allow_nan=False."""
+        return {"lines": [dataclasses.asdict(law) for law in self.lines]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PowerLawFit:
+        """Rebuild a fit from to_dict's record, or from its JSON.
+
+        Raises:
+            InputError: the record lacks its lines, or a line has a field that is not a PowerLaw's.
+        """
+        try:
+            lines = [{name: as_tuple(value) for name, value in line.items()} for line in data["lines"]]
+            return cls(tuple(PowerLaw(**line) for line in lines))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"The record must be one of PowerLawFit.to_dict, got {error!r}.") from error
+
+
+class LawKey(NamedTuple):
+    """What a law is of.
+
+    Attributes:
+        attack: its label.
+        evaluation: as in jaxmia.stats.operating_points.
+        epsilon: of the training; inf for ordinary training.
+        recipe: its name in a sweep.
+    """
+
+    attack: str
+    evaluation: str
+    epsilon: float = math.inf
+    recipe: str = DEFAULT_RECIPE
+
+    def __str__(self) -> str:
+        """As a title."""
+        private = "" if self.epsilon == math.inf else f", ε = {self.epsilon:g}"
+        recipe = "" if self.recipe == DEFAULT_RECIPE else f", recipe {self.recipe}"
+        return f"{self.attack}, {self.evaluation}{private}{recipe}"
+
+
+def coefficients_of(law: PowerLaw) -> np.ndarray:
+    """Slopes and intercept [coefficients], in the order of the covariance."""
+    if law.slope_shots is None or law.intercept is None:
+        raise InputError(f"The law at fpr={law.fpr} is {law.status}: {law.reason}.")
+    slopes = [law.slope_shots] + ([] if law.slope_classes is None else [law.slope_classes])
+    return np.array([*slopes, law.intercept])
+
+
+def regressors(law: PowerLaw, log_shots: float, classes: int) -> np.ndarray:
+    """One row of the design matrix [coefficients]."""
+    if law.slope_classes is not None:
+        check(1 <= classes < math.inf, "classes", classes, "be a number of at least 1")
+        return np.array([log_shots, math.log10(classes), 1.0])
+    if classes not in law.classes:
+        only = law.classes[0]
+        raise InputError(f"classes={classes!r} must be {only}: this law is known at C = {only} only.")
+    return np.array([log_shots, 1.0])
+
+
+def _half_width(law: PowerLaw, log_shots: float, classes: int, confidence: float) -> float | None:
+    """Half the width of the prediction interval of log10(advantage); None without standard errors."""
+    noise = noise_of(law, confidence)
+    if noise is None:
+        return None
+    covariance, variance = noise
+    row = regressors(law, log_shots, classes)
+    return math.sqrt(variance + row @ covariance @ row)
+
+
+def noise_of(law: PowerLaw, confidence: float) -> tuple[np.ndarray, float] | None:
+    """Covariance of the coefficients and residual variance, each times the square of its Student t quantile.
+
+    A new cell misses a law by both, which have degrees of freedom of their own where errors are clustered.
+
+    Raises:
+        InputError: unless 0 < confidence < 1.
+    """
+    check(0 < confidence < 1, "confidence", confidence, "lie strictly between 0 and 1")
+    if law.covariance is None or law.residual_scale is None or law.degrees_of_freedom is None:
+        return None
+    of_law = law.degrees_of_freedom if law.clusters is None else law.clusters - 1
+    wide, of_cell = (
+        stats.t.ppf((1 + confidence) / 2, each) ** 2 for each in (of_law, law.degrees_of_freedom)
+    )
+    return wide * np.array(law.covariance), float(of_cell) * law.residual_scale**2
+
+
+def is_outside(law: PowerLaw, shots: float, classes: int) -> bool | None:
+    """True where the cell lies outside the fitted range of shots or of classes."""
+    if law.shots_range is None:
+        return None
+    inside_shots = law.shots_range[0] <= shots <= law.shots_range[1]
+    return not (inside_shots and law.classes[0] <= classes <= law.classes[-1])
+
+
+def _power_of_ten(exponent: float) -> float:
+    """10 ** exponent, infinity where Python would raise OverflowError (a wide interval of a poor fit)."""
+    return 10.0**exponent if exponent < MAX_EXPONENT else math.inf
+
+
+def as_tuple(value: Any) -> Any:
+    """Lists, as JSON gives them, to the tuples of the dataclass, at any depth."""
+    return tuple(as_tuple(item) for item in value) if isinstance(value, list | tuple) else value
