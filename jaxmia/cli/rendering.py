@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import rich.box
 import rich.text
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table as Drawn
 
 from jaxmia.tables import NONE, Measured, Table, Value
@@ -16,23 +16,18 @@ _MARKS = {"off": "†", "partial": "*", "extrapolated": "‡", "capped": "§"}  
 
 
 def rendered(blocks: Iterable[str | Table]) -> Iterator[RenderableType]:
-    """Sentences as they are, tables drawn."""
+    """Sentences as they are; of a table its title, itself, and what its reader must know."""
     for block in blocks:
-        yield draw(block) if isinstance(block, Table) else block
+        if isinstance(block, str):
+            yield block
+            continue
+        below = (rich.text.Text(line, style="table.caption") for line in _below(block))
+        yield Group(rich.text.Text(block.title, style="bold"), draw(block), *below)
 
 
 def draw(table: Table) -> Drawn:
-    """A table for rich. Its cells are text objects: a console may read a string as markup."""
-    drawn = Drawn(
-        title=rich.text.Text(table.title),
-        box=rich.box.SIMPLE_HEAD,
-        pad_edge=False,
-        title_justify="left",
-        title_style="bold",
-        caption=_caption(table),
-        caption_justify="left",
-        show_header=any(table.columns),
-    )
+    """The cells of a table for rich, as text objects: a console may read a string as markup."""
+    drawn = Drawn(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_header=any(table.columns))
     for place, heading in enumerate(table.columns):
         words = all(_is_words(row[place]) for row in table.rows)
         drawn.add_column(
@@ -76,7 +71,7 @@ def _is_words(value: Value) -> bool:
     return isinstance(value, str) and not re.match(r"[-+−.\d]", value)
 
 
-def _caption(table: Table) -> rich.text.Text | None:
+def _below(table: Table) -> list[str]:
     """The table's note, and what its marks and its words without a number mean."""
     legend = {
         f"{_MARKS.get(cell.status, cell.status)}: {cell.reason}": None
@@ -84,5 +79,4 @@ def _caption(table: Table) -> rich.text.Text | None:
         for cell in row
         if isinstance(cell, Measured) and cell.reason
     }
-    lines = [line for line in (table.note, *legend) if line]
-    return rich.text.Text("\n".join(lines)) if lines else None
+    return [line for line in (table.note, *legend) if line]

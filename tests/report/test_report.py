@@ -20,16 +20,14 @@ from jaxmia.laws.published import published_lines
 from jaxmia.report import make_report
 from jaxmia.report.blocks.records import RecordsOf
 from jaxmia.report.content import Picture, shown
+from jaxmia.report.sections import PARTS
 from jaxmia.scores import Scores
 from jaxmia.studies import grid
 from jaxmia.studies.assess import per_example_rows, rates_by_fpr
 from jaxmia.studies.settings.toml import load_config
 from jaxmia.tables import NONE, Measured, Table, number
 
-SECTIONS = [
-    *("summary", "context", "data", "declared", "results", "records", "law", "privacy", "controls"),
-    *("not-covered", "reproduction", "annex"),
-]
+SECTIONS = [*(part.key for part in PARTS), "annex"]
 
 
 @pytest.fixture(scope="module")
