@@ -65,7 +65,7 @@ class Extraction:
     provenance: dict[str, Any]
 
     def summary(self) -> list[str]:
-        """What there is to say of it, line by line."""
+        """Counts and files, line by line, for a terminal."""
         sizes = [size for size in self.class_sizes if size]
         smallest = min(sizes)
         name = self.class_names[self.class_sizes.index(smallest)]

@@ -173,7 +173,7 @@ def load_backbone(spec: BackboneSpec, modality: Modality) -> Backbone:
     """Load the network.
 
     Raises:
-        InputError: if it cannot be had, weights are missing or do not fit, or it is not for such items.
+        InputError: if it cannot be loaded, weights are missing or do not fit, or it is not for such items.
     """
     backbone: Backbone = importlib.import_module(f"jaxmia.extract.{_MODULES[spec.kind]}").load(spec, modality)
     return backbone

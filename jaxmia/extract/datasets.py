@@ -24,7 +24,7 @@ def open_dataset(place: str, columns: Columns, *, split: str | None, subset: str
     Code that comes with a data set is never run.
 
     Raises:
-        InputError: if it cannot be had, has several splits and none is named, or lacks a column.
+        InputError: if it cannot be loaded, has several splits and none is named, or lacks a column.
     """
     data = _split_of(_load(place, subset), split)
     modality: Modality = "image" if columns.image in data.column_names else "text"

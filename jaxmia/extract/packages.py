@@ -51,7 +51,7 @@ def one_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet(*names: str) -> Iterator[None]:
-    """Keep the loggers of packages below errors: what goes wrong is raised, and what they say is no one's command."""
+    """Let the loggers of packages report errors only: their advice is of no use to someone who runs jaxmia."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

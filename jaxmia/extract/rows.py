@@ -26,7 +26,7 @@ class Columns:
         image: of the images of a data set.
         label: of the class: a name or a whole number (also as 1.0).
         id: of what a row is called in results; without one, its number from 0.
-        member: of whether a head was trained on the row (true and false, or 1 and 0); without one, nothing is said.
+        member: of whether a head was trained on the row (true and false, or 1 and 0); without one, it is not stated.
     """
 
     text: str = "text"
@@ -48,8 +48,8 @@ class Row:
     Attributes:
         id: what it is called; never its content.
         label: name of its class.
-        member: whether a head was trained on it; None if no one says.
-        problem: why it cannot be used; empty if nothing is known against it yet.
+        member: whether a head was trained on it; None if not stated.
+        problem: why it cannot be used; empty if no reason is known yet.
     """
 
     id: str
@@ -66,7 +66,7 @@ class Source:
         name: of the file, folder or data set, without its place.
         modality: "image" or "text".
         rows: in order.
-        content: of the row at a place: the bytes of an image file, or a text; whatever stands there, checked by no one.
+        content: of the row at a place: the bytes of an image file, or a text, unchecked.
         columns: what was read from which column, if it has any.
         class_names: in the order of labels, if the source has one.
         notes: for the reader of the results.

@@ -1,4 +1,4 @@
-"""Every item is looked at before any network is loaded: what cannot be used is known then, and named."""
+"""Every item is checked before a network is loaded, so that all unusable ones are known and listed first."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Screened:
 
 
 def screen(source: Source, advance: Callable[[int], None]) -> Screened:
-    """Read and check all contents once: images are decoded whole, texts must say something.
+    """Read and check all contents once: images are decoded whole, texts must not be empty.
 
     Args:
         source: the rows.
-        advance: is told how many more rows are through.
+        advance: called with the number of rows just checked.
     """
     usable: list[int] = []
     problems: list[tuple[str, str]] = []

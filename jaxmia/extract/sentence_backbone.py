@@ -19,7 +19,7 @@ def load(spec: BackboneSpec, modality: Modality) -> Backbone:
     """A model of its name or of a folder, with its own pooling, normalisation and default prompt.
 
     Raises:
-        InputError: if it cannot be had.
+        InputError: if it cannot be loaded.
     """
     check_modality(spec.kind, modality)
     package, device = load_package("sentence_transformers"), torch_device(spec.device)
@@ -29,7 +29,7 @@ def load(spec: BackboneSpec, modality: Modality) -> Backbone:
             model = package.SentenceTransformer(spec.name, device=device)
     except Exception as error:  # of whatever kind: network, files, shapes
         raise InputError(
-            f"{spec.kind}:{spec.name} must be a folder or to be had: {one_line(error)}"
+            f"{spec.kind}:{spec.name} must be a folder, or a name to download: {one_line(error)}"
         ) from None
 
     def features(items: Sequence[Any]) -> Float[np.ndarray, "items dim"]:

@@ -80,7 +80,7 @@ def _open_folder(path: pathlib.Path) -> Source:
 
 
 def _files(folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
-    """Every file below a folder but hidden ones, and what is known against it: links that lead nowhere, say."""
+    """Every file below a folder but hidden ones, and why it cannot be read: a broken link, for instance."""
     found = []
     for place, folders, names in os.walk(folder, onerror=_refuse):
         linked = [name for name in folders if (pathlib.Path(place) / name).is_symlink()]

@@ -22,7 +22,7 @@ def load(spec: BackboneSpec, modality: Modality) -> Backbone:
     """A network with the weights of its name, of a folder, or of a file.
 
     Raises:
-        InputError: for an unknown name, weights that cannot be had or do not fit, or options it cannot have.
+        InputError: for an unknown name, weights that cannot be loaded or do not fit, or options it cannot have.
     """
     check_modality(spec.kind, modality)
     timm, torch, device = load_package("timm"), load_package("torch"), torch_device(spec.device)
@@ -61,7 +61,7 @@ def _network(spec: BackboneSpec) -> Any:
             return timm.create_model(name, pretrained=spec.weights is None)
     except Exception as error:  # of whatever kind: network, files, shapes
         raise InputError(
-            f"weights of timm:{spec.name} must be a folder's, a file's (--weights) or to be had: {one_line(error)}"
+            f"weights of timm:{spec.name} must be in a folder, in a file (--weights) or downloadable: {one_line(error)}"
         ) from None
 
 
@@ -88,7 +88,7 @@ def _preprocessing(spec: BackboneSpec, network: Any) -> dict[str, Any]:
 
 
 def _fill(network: Any, path: pathlib.Path) -> tuple[str, ...]:
-    """Copy the tensors of a file into a network without classifier; what there is to say of it."""
+    """Copy the tensors of a file into a network without classifier, and return notes for the reader."""
     given, own = _read(path), network.state_dict()
     notes = []
     needed = [name for name in own if not name.endswith(_COUNTER)]

@@ -23,7 +23,7 @@ def load(spec: BackboneSpec, modality: Modality) -> Backbone:
     are there, else the mean over tokens or places.
 
     Raises:
-        InputError: if it cannot be had, or lacks weights that its features would depend on.
+        InputError: if it cannot be loaded, or lacks weights that its features would depend on.
     """
     check_modality(spec.kind, modality)
     device = torch_device(spec.device)
@@ -36,7 +36,7 @@ def load(spec: BackboneSpec, modality: Modality) -> Backbone:
             processor = reader.from_pretrained(spec.name)
     except Exception as error:  # of whatever kind: network, files, shapes
         raise InputError(
-            f"{spec.kind}:{spec.name} must be a folder or to be had: {one_line(error)}"
+            f"{spec.kind}:{spec.name} must be a folder, or a name to download: {one_line(error)}"
         ) from None
     missing = [name for name in info["missing_keys"] if "pooler" not in name]
     check(not missing, f"{spec.name}: missing tensors", sorted(missing)[:3], "be none: they would be random")

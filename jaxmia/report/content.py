@@ -29,7 +29,7 @@ class Picture:
 
     Attributes:
         title: what it shows.
-        alternative: what a reader sees in it, for whoever cannot.
+        alternative: what it shows, in words, for readers who cannot see it.
         svg: the drawing; its text follows the colour of the page.
         table: the numbers drawn.
     """

@@ -94,5 +94,5 @@ class Table:
 
 
 def facts(title: str, pairs: Mapping[str, Value], note: str = "") -> Table:
-    """A table of one column: what is known of some things."""
+    """A table of questions and their answers."""
     return Table(title, ("", "answer"), tuple(pairs.items()), note)

@@ -423,7 +423,7 @@ def test_weights_that_do_not_fit_are_refused(digits, lite0, tmp_path, change, me
             "be 224, which this network is built for",
         ),
         ("timm:resnet18", {"device": "abacus"}, "device='abacus' must be one that torch has here"),
-        ("transformers:google/vit-base-patch16-224", {}, "must be a folder or to be had"),
+        ("transformers:google/vit-base-patch16-224", {}, "must be a folder, or a name to download"),
         ("sentence-transformers:clip-ViT-B-32", {}, "must be for images, which the source holds"),
     ],
 )
@@ -439,7 +439,7 @@ def test_networks_that_cannot_be_had_are_refused(digits, tmp_path, monkeypatch, 
 @texts_by_network
 def test_names_of_text_models_that_cannot_be_had_are_refused(table, tmp_path):
     for kind in ("sentence-transformers", "transformers"):
-        with pytest.raises(InputError, match=f"{kind}:no-such/model must be a folder or to be had"):
+        with pytest.raises(InputError, match=f"{kind}:no-such/model must be a folder, or a name to download"):
             extract_features(table, f"{kind}:no-such/model", tmp_path / "f.npz")
     with pytest.raises(InputError, match="kind='timm' must be for texts, which the source holds"):
         extract_features(table, "timm:resnet18", tmp_path / "f.npz")

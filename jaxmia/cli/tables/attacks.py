@@ -37,9 +37,9 @@ def attack_tables(results: pd.DataFrame) -> Iterator[str | Table]:
 def audit_tables(
     results: pd.DataFrame, records: pd.DataFrame, head: Mapping[str, float], shadows: Mapping[str, float]
 ) -> Iterator[str | Table]:
-    """What an audit found: the shadows beside the head, attacks on it, and its members most at risk."""
+    """What an audit found: the head beside its shadows, attacks on it, and its members most at risk."""
     yield Table(
-        "The head, and the shadows that stand for heads like it",
+        "The head beside its shadows, which are trained like it",
         ("", "head", "shadows"),
         tuple((name, number(value), number(shadows[name])) for name, value in head.items()),
     )
@@ -62,7 +62,7 @@ def _members_table(records: pd.DataFrame) -> Table:
         above = ("above" if row["above_guarantee"] else "below",) if guarantee else ()
         rows.append((str(row["id"]), str(row["class_name"]), *tprs, number(row["p_value"], ".3g"), *above))
     return Table(
-        "Members most at risk, over re-trainings: TPR ± standard error. p: of this head, as a non-member",
+        "Members most at risk: mean TPR over re-trainings ± standard error. p: how often a non-member scores this high",
         ("id", "class", *(f"at FPR {name.removeprefix('tpr_')}" for name in columns), "p", *guarantee),
         tuple(rows),
     )

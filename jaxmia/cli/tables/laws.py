@@ -99,8 +99,8 @@ def _law_cells(law: PowerLaw, over_classes: bool) -> tuple[Value, ...]:
 def elsewhere_tables(rows: pd.DataFrame) -> Iterator[str | Table]:
     """What laws say of data sets that were left out of the fit, one table a law: rows of leave_one_dataset_out."""
     yield (
-        "Fitted without a data set, judged on it. R² there: below 0 if that set's own mean says more than the law."
-        " factor: its advantage over what the law says (geometric mean)\n"
+        "Each law is fitted without one data set and tested on it. R² there: below 0 where the set's own mean predicts"
+        " better than the law. factor: measured over predicted advantage (geometric mean)\n"
     )
     for (attack, evaluation, epsilon, recipe), of_law in rows.groupby(
         ["attack", "evaluation", "epsilon", "recipe"], sort=False
@@ -137,7 +137,7 @@ def published_tables() -> Iterator[str | Table]:
         lines.append((*name, span(line.slope_shots_range), span(line.intercept_range)))
         shots.append((*name, *(number(line.required_shots.get(epsilon), ",.0f") for epsilon in epsilons)))
     yield Table(
-        "Lines that the published table leaves possible",
+        "Laws that agree with the published table",
         ("record", "FPR", "slope", "intercept, C = 2"),
         tuple(lines),
         published.derivation,

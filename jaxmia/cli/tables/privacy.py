@@ -39,6 +39,6 @@ def privacy_tables(guarantee: PrivacyGuarantee, fprs: Sequence[float]) -> Iterat
         "The largest TPR that any attack on one record can have",
         ("FPR", "trade-off curve", "advantage", f"Kairouz, at delta {guarantee.delta:g} alone"),
         tuple(rows),
-        "Of the mechanism on paper. JAX's generators are not cryptographic: heads trained with them are for"
-        " measurement, not for release.",
+        "Bounds hold for the mechanism on paper. JAX's random generators are not cryptographic: heads trained with"
+        " them are for measurement, not for release.",
     )

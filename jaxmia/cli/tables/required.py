@@ -19,8 +19,8 @@ def required_tables(
     """
     check_classes(laws, classes)
     yield (
-        f"Examples per class, S, at which TPR meets the ceiling of (ε, {delta:g})-DP, C = {classes}: an attack of this"
-        " kind finds no more; it is no guarantee\n"
+        f"Examples per class, S, at which TPR meets the ceiling of (ε, {delta:g})-DP, C = {classes}. With"
+        " more, attacks of this kind find less than that privacy would let them: it is no guarantee of privacy\n"
     )
     for name, fit in laws.items():
         record = {"pooled": "average record", "maximum": "worst record"}.get(name.evaluation, name.evaluation)

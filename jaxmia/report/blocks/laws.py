@@ -92,9 +92,9 @@ def _law_table(name: LawKey, fit: PowerLawFit, shots: float, classes: int) -> Ta
             f"TPR predicted at S = {shots:g}, C = {classes}",
         ),
         tuple(rows),
-        "Slopes with 95% intervals; the published one with what the rounding of its table leaves possible."
-        " Intervals are over what is taken as independent: data sets, or pools (cells of one seed are nested in one"
-        " another), by cluster-robust errors (CR1) with Student's t; over cells where these are fewer than 3."
+        "Slopes have 95% intervals; that of the published one is what the rounding of its table leaves possible."
+        " Taken as independent: data sets, or pools (cells of one seed are nested in one another), by cluster-robust"
+        " errors (CR1) with Student's t; single cells where there are fewer than 3 of these."
         " Cells with a TPR of 0.99 or more are saturated and left out. Predictions have 95% prediction intervals for"
         " one new cell.",
     )

@@ -39,12 +39,12 @@ def bounds_table(fprs: Sequence[float], delta: float) -> Table:
 
 
 def is_private(results: pd.DataFrame) -> bool:
-    """Whether a study has a level of privacy."""
+    """Whether some cells of a study are private."""
     return bool(np.isfinite(results["epsilon"]).any())
 
 
 def privacy_blocks(results: pd.DataFrame) -> list[Block]:
-    """Levels of privacy of a study: their cost in accuracy, what attacks reach, and what they could.
+    """Levels of privacy of a study: what each costs in accuracy, what attacks reach, and the ceiling on any attack.
 
     Args:
         results: some of them private.

@@ -17,8 +17,8 @@ from jaxmia.vulnerability.curves import QUANTILES, tpr_quantile
 
 LISTED = 50  # records in the ranked list
 EXTRAPOLATED = (
-    "extrapolated: all records' residuals together are fewer than 10/FPR, and the largest stands for what lies"
-    " beyond."
+    "extrapolated: all records together have fewer than 10/FPR residuals, and the largest one stands for the tail"
+    " beyond it."
 )
 
 
@@ -102,8 +102,8 @@ def _distribution(records: RecordsOf, key: str) -> Picture:
         f"Quantiles over {len(records.table)} records of their TPR: {records.name}",
         ("", *(f"at FPR {fpr:g}" for fpr in records.fprs)),
         tuple(rows),
-        "Intervals: 95%; the maximum's holds for all records at once, the others' are as if all records' errors"
-        f" went together. A quantile q needs 1/(1 − q) records. {EXTRAPOLATED}",
+        "Intervals: 95%. That of the maximum holds for all records at once; the others allow for errors that all"
+        f" records share, which is the widest case. A quantile q needs 1/(1 − q) records. {EXTRAPOLATED}",
     )
     title = f"How vulnerability is spread over records: {records.name}"
     worst = ", ".join(f"{shown(records.worst(fpr))} at FPR {fpr:g}" for fpr in records.fprs)
@@ -127,7 +127,7 @@ def _ranked(records: RecordsOf) -> Table:
     headings = [f"TPR at FPR {fpr:g}" for fpr in records.fprs] + ["p-value under this model"] * len(more)
     headings += ["beside the stated guarantee"] * marked
     note = (
-        "Ids only. Intervals are of each record by itself; that the list chooses the largest is not in them."
+        "Ids only. Each interval is of one record by itself, and does not allow for the choice of the largest."
         + (" p-value: of the released model's score, if the record had not been trained on." if more else "")
     )
     title = f"The {len(rows)} records most at risk: {records.name}"
@@ -147,7 +147,7 @@ def by_class(records: RecordsOf) -> Table:
         rows.append((str(name), len(mine), *means, of_class.worst(fpr), Measured(share, form=".0%")))
     headings = [f"mean TPR at FPR {each:g}" for each in records.fprs]
     return Table(
-        f"Where they sit, by class: {records.name}",
+        f"Vulnerability by class: {records.name}",
         ("class", "records", *headings, f"largest TPR at FPR {fpr:g}", "share of the top 1%"),
         tuple(rows),
         sortable=True,

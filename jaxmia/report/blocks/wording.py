@@ -1,4 +1,4 @@
-"""What several sections say in the same words."""
+"""Wording that several sections share."""
 
 from __future__ import annotations
 

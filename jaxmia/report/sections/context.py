@@ -36,8 +36,8 @@ def _of_any(about: Subject) -> Iterator[Block]:
             "other data": "records of the same kind, to train models like it",
             "the training recipe": "known",
         },
-        "More than most adversaries have: what they find is an upper end for score-based attacks of these kinds."
-        + (f" {WHITE_BOX_ASSUMES}" if white_box else ""),
+        "This is more than most adversaries have: what the tests find is at the upper end for score-based attacks of"
+        " these kinds." + (f" {WHITE_BOX_ASSUMES}" if white_box else ""),
     )
 
 

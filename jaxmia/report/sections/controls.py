@@ -28,7 +28,7 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
         "This model beside heads like it: the best attack, every record at the FPR",
         ("", "this model", "FPR realised", "its shadows", "FPR realised by them"),
         tuple(rows),
-        "One model's figure scatters about that of its shadows; far from it, the shadows are not heads like it.",
+        "One model's figure scatters around that of its shadows. Far from it, the shadows do not stand for this model.",
     )
     if study is None:
         yield "Repeated seeds, and a head of known privacy under its ceiling: not run (no study was given)."

@@ -44,7 +44,9 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
     )
     shadows = content["shadows"]
     recipe: dict[str, Value] = settings_shown(shadows["recipe"])
-    source = "fitted to the model with the membership that is audited" if shadows["fitted"] else "as given"
+    source = (
+        "fitted to the model, by means of the membership under audit" if shadows["fitted"] else "as given"
+    )
     if shadows["source"] == "file":
         source = "as the model's own file says"
     mismatch = float(shadows["mismatch"])

@@ -70,10 +70,10 @@ def _table(
             "models trained": shadows,
             "attacks": ", ".join(attacks),
             "non-member scores": nonmembers,
-            "rule of resolution": "an FPR f needs 10/f non-member scores; below, no number is given",
+            "rule of resolution": "an FPR f needs 10/f scores of non-members; with fewer, no number is given",
             "not resolved": " ".join(unresolved) or "none",
-            "intervals": f"95%: {INTERVALS} for counted rates; of a record's"
-            " estimate, by its shadows' moments and residuals; Bonferroni over records for the largest",
+            "intervals": f"95%. Counted rates: {INTERVALS}. The estimate of one record: from"
+            " the moments and residuals of its shadows; of the largest: corrected for their number (Bonferroni)",
             "priors": ", ".join(f"{prior:g}" for prior in priors),
             "seeds": seeds,
             "finite-pool correction": correction,

@@ -22,7 +22,7 @@ def _of_any(about: Subject) -> Iterator[Block]:
     context, tested = about.context, about.attacks
     yield "The results are evidence of resistance to the tested attacks only."
     rows: list[tuple[Value, ...]] = [(name, "not run") for name in _OTHER_ATTACKS]
-    white_box = "not run; whoever has the weights may find more than attacks on outputs do"
+    white_box = "not run; someone who has the weights may find more than attacks on outputs do"
     if context.release in ("probabilities", "labels"):
         white_box = f"not run; stated to be released: {context.release}"
     if white_box_of(tested):

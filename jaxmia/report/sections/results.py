@@ -48,8 +48,8 @@ def _attack_table(results: pd.DataFrame, fprs: list[float], title: str) -> Table
         title,
         ("attack", "evaluation", *rates_headings(fprs)),
         tuple(rows),
-        "per_target: one threshold in the model. pooled: one for all models. calibrated: every record at the"
-        " FPR itself, by its own shadows' scores (calibrated_empirical: by ranks). Intervals: 95%,"
+        "per_target: one threshold for the model. pooled: one threshold for all models. calibrated: each record has"
+        " its own threshold, at the FPR of its shadows' scores (calibrated_empirical: by ranks). Intervals: 95%,"
         f" {INTERVALS}; of one model, Clopper and Pearson's.",
         sortable=True,
     )
@@ -96,8 +96,8 @@ def _of_study(about: OfStudy) -> Iterator[Block]:
         "Every attack on the largest cells",
         ("cell", "attack", "evaluation", "AUC", *rates_headings(study.fprs)),
         tuple(rows),
-        "pooled: one threshold for all records. calibrated: every record at the FPR itself. Medians over seeds"
-        " with the outermost ends of their 95% intervals. Members are parts of one pool,"
+        "pooled: one threshold for all records. calibrated: each record has its own threshold, at the FPR. Medians"
+        " over seeds with the outermost ends of their 95% intervals. Members are parts of one pool,"
         " which inflates what attacks reach against fresh draws; the correction applied is named under"
         " “Declared in advance”.",
         sortable=True,
