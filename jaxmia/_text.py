@@ -14,28 +14,9 @@ from jaxmia._validate import InputError
 
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _LARGEST = 2**24  # bytes of a TOML or JSON file that a person or jaxmia wrote
-_PLAIN = {
-    "ε": "epsilon",
-    "δ": "delta",
-    "λ": "lambda",
-    "σ": "sigma",
-    "…": "...",
-    "→": "->",
-    "≥": ">=",
-    "≤": "<=",
-}
-_PLAIN |= {
-    "−": "-",
-    "²": "^2",
-    "±": "+-",
-    "×": "x",
-    "“": '"',
-    "”": '"',
-    "█": "#",
-    "━": "-",
-    "╸": "-",
-    "╺": "-",
-}
+_PLAIN = {"ε": "epsilon", "δ": "delta", "λ": "lambda", "σ": "sigma", "−": "-", "²": "^2", "±": "+-", "×": "x"}
+_PLAIN |= {"…": "...", "→": "->", "≥": ">=", "≤": "<=", "“": '"', "”": '"', "†": "+", "‡": "++"}
+_PLAIN |= dict.fromkeys("━╸╺─", "-") | {"█": "#"}
 _SHOWN_AS = "jaxmia.plain"
 
 

@@ -38,7 +38,7 @@ def fit(
 ) -> None:
     """Fit the power law to one or more folders of runs and sweeps: averages, and quantiles over records."""
     from jaxmia._atomic import check_writable, write_json
-    from jaxmia.cli.tables import elsewhere_tables, laws_tables
+    from jaxmia.cli.tables import held_out_tables, laws_tables
     from jaxmia.studies.laws import fit_laws, laws_to_json, leave_one_dataset_out, load_rows
 
     if held_out and across:
@@ -52,7 +52,7 @@ def fit(
         write_json(out, laws_to_json(laws))
     output.show(*laws_tables(laws))
     if judged is not None:
-        output.show(*elsewhere_tables(judged))
+        output.show(*held_out_tables(judged))
 
 
 def predict(

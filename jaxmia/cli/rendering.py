@@ -12,7 +12,7 @@ from rich.table import Table as Drawn
 
 from jaxmia.tables import NONE, Measured, Table, Value
 
-_MARKS = {"off": "†", "partial": "*", "extrapolated": "‡", "capped": "§"}  # of numbers, by status
+_MARKS = {"off": "†", "partial": "*", "extrapolated": "‡", "capped": "^"}  # of numbers, by status
 
 
 def rendered(blocks: Iterable[str | Table]) -> Iterator[RenderableType]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jaxmia.cli.tables.attacks import attack_problems, attack_tables, audit_tables, triage_tables
 from jaxmia.cli.tables.brief import brief_note, brief_tables
-from jaxmia.cli.tables.laws import elsewhere_tables, laws_tables, prediction_tables, published_tables
+from jaxmia.cli.tables.laws import held_out_tables, laws_tables, prediction_tables, published_tables
 from jaxmia.cli.tables.privacy import privacy_tables
 from jaxmia.cli.tables.required import required_tables
 from jaxmia.cli.tables.results import (
@@ -23,8 +23,8 @@ __all__ = [
     "brief_note",
     "brief_tables",
     "control_lines",
-    "elsewhere_tables",
     "failures_table",
+    "held_out_tables",
     "laws_tables",
     "prediction_tables",
     "privacy_tables",

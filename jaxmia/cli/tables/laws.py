@@ -96,7 +96,7 @@ def _law_cells(law: PowerLaw, over_classes: bool) -> tuple[Value, ...]:
     )
 
 
-def elsewhere_tables(rows: pd.DataFrame) -> Iterator[str | Table]:
+def held_out_tables(rows: pd.DataFrame) -> Iterator[str | Table]:
     """What laws say of data sets that were left out of the fit, one table a law: rows of leave_one_dataset_out."""
     yield (
         "Each law is fitted without one data set and tested on it. R² there: below 0 where the set's own mean predicts"
