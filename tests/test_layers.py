@@ -39,7 +39,14 @@ RANKS = {
 MODULES = modules_of(PACKAGE)
 IMPORTS = imports_of(MODULES)
 LIGHT = ("attacks", "stats.operating_points", "stats.roc", "laws.fit", "laws.required", "privacy.tradeoff")
-LIGHT += ("privacy.accounting", "scores.reading", "vulnerability.curves")
+LIGHT += (
+    "privacy.accounting",
+    "scores.reading",
+    "vulnerability.curves",
+    "tables.laws",
+    "tables.rates",
+    "cli.app",
+)
 
 
 @pytest.mark.parametrize("module", MODULES)
