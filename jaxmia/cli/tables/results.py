@@ -78,26 +78,25 @@ def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[str | Table]:
 
 
 def sweep_tables(results: pd.DataFrame) -> Iterator[str | Table]:
-    """TPR of the first attack and evaluation, one line per feature set, recipe, privacy level, C and S."""
+    """TPR of the first attack and evaluation at each FPR, by feature set, recipe, privacy level, C and S."""
     attack, evaluation = results[["attack", "evaluation"]].iloc[0]
     of_first = results[(results["attack"] == attack) & (results["evaluation"] == evaluation)]
-    fprs = sorted(of_first["fpr"].unique(), reverse=True)
-    private = np.isfinite(of_first["epsilon"]).any()
-    columns = ["dataset", "recipe", "classes", "shots", *(["epsilon"] if private else [])]
+    private = ["epsilon"] if np.isfinite(of_first["epsilon"]).any() else []
     rows: list[tuple[Value, ...]] = []
-    for key, cells in of_first.groupby(columns):
-        of_each = [cells[cells["fpr"] == fpr] for fpr in fprs]
-        rates = [cell for each in of_each for cell in (tpr_cell(each).alone(), realised_cell(each))]
-        names = (number(part, "g") if isinstance(part, float) else str(part) for part in key)
-        rows.append((*names, number(cells["accuracy"].median()), *rates))
+    for key, cells in of_first.groupby(["dataset", "recipe", "classes", "shots", *private]):
+        names = [number(part, "g") if isinstance(part, float) else str(part) for part in key]
+        for fpr, at_fpr in sorted(cells.groupby("fpr"), reverse=True):
+            rates = (f"{fpr:g}", realised_cell(at_fpr), tpr_cell(at_fpr).alone())
+            rows.append((*names, number(cells["accuracy"].median()), *rates))
     yield Table(
         f"{attack}, {evaluation}: median TPR (seeds: {of_first['seed'].nunique()})",
         (
             *("feature set", "recipe", "C", "S", *(["ε"] if private else []), "acc."),
-            *(word for fpr in fprs for word in (f"at FPR {fpr:g}", "realised")),
+            *("FPR", "realised", "TPR"),
         ),
         tuple(rows),
-        stub=2,
+        stub=5 + len(private),
+        ruled=2,
     )
     for fpr, of_fpr in of_first.groupby("fpr"):
         reasons = of_fpr[of_fpr["status"] == "unresolved"]["reason"]
