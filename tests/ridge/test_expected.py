@@ -1,5 +1,7 @@
 """Vulnerability without shadows, against its own equations written out, and against shadows."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,11 +155,11 @@ def test_two_classes_agree_with_shadows_of_the_same_ridge():
 
 def test_attack_without_shadows_finds_what_a_thousand_find(against_shadows):
     _, found, scores = against_shadows
-    result = attacks.analytic(scores.replace(**found.prior()))
+    result = attacks.analytic(dataclasses.replace(scores, **found.prior()))
     expected = scipy.stats.norm.logpdf(scores.log_odds, found.mean_in, found.std_in)
     expected -= scipy.stats.norm.logpdf(scores.log_odds, found.mean_out, found.std_out)
     np.testing.assert_allclose(result.statistic, expected, rtol=1e-6, atol=1e-6)
-    z = attacks.analytic(scores.replace(**found.prior()), calibrated=True).statistic
+    z = attacks.analytic(dataclasses.replace(scores, **found.prior()), calibrated=True).statistic
     direction = np.sign(found.mean_in - found.mean_out)
     np.testing.assert_allclose(z, direction * (scores.log_odds - found.mean_out) / found.std_out, rtol=1e-5)
     areas = []
