@@ -1,5 +1,7 @@
 """Attacks and records' vulnerability from paired scores, and means and deviations drawn towards known ones."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.special
@@ -162,7 +164,7 @@ def with_prior(scores, *, wrong=0.0, seed=9):
     sides = [np.where(side, scores.log_odds, scores.flipped_log_odds) for side in (member, ~member)]
     off = wrong * np.random.default_rng(seed).normal(size=(2, examples))
     means, variances = (np.stack([getattr(side, name)(axis=0) for side in sides]) for name in ("mean", "var"))
-    return scores.replace(prior_mean=means + off * np.sqrt(variances), prior_variance=variances)
+    return dataclasses.replace(scores, prior_mean=means + off * np.sqrt(variances), prior_variance=variances)
 
 
 @pytest.mark.parametrize("pairs", [True, False])
@@ -211,7 +213,9 @@ def test_shadows_overrule_a_bad_prior_and_a_good_one_stands_in_for_them():
 
 def test_a_known_mean_needs_no_shadow():
     scores = paired(8)
-    lonely = scores.replace(member=np.concatenate([np.ones((9, 1), bool), scores.member[:, 1:]], axis=1))
+    lonely = dataclasses.replace(
+        scores, member=np.concatenate([np.ones((9, 1), bool), scores.member[:, 1:]], axis=1)
+    )
     assert not attacks.lira(lonely).defined[:, 0].any()
     found = attacks.lira(with_prior(lonely), location="shrunk", variance="shrunk")
     assert found.defined.all()
@@ -223,8 +227,8 @@ def test_a_drawn_separation_holds_its_stated_error():
     rng = np.random.default_rng(11)
     scores = paired(12, models=9, examples=20_000, spread=np.ones(20_000))
     mean_in = 1 + 0.1 * rng.normal(size=20_000)
-    known = scores.replace(
-        prior_mean=np.stack([mean_in, np.zeros(20_000)]), prior_variance=np.full((2, 20_000), 1.01)
+    known = dataclasses.replace(
+        scores, prior_mean=np.stack([mean_in, np.zeros(20_000)]), prior_variance=np.full((2, 20_000), 1.01)
     )
     curve = per_example_vulnerability(known, 0.1, paired=True, shrink=True)
     planted = 1 / np.sqrt(1.01)
@@ -237,8 +241,10 @@ def test_a_drawn_separation_holds_its_stated_error():
 def test_shrinking_needs_fewer_shadows():
     spread = np.random.default_rng(5).uniform(0.5, 1.5, 4000)
     scores = paired(3, models=6, examples=4000, spread=spread)
-    known = scores.replace(
-        prior_mean=np.stack([spread, np.zeros(4000)]), prior_variance=np.tile(1.01 * spread**2, (2, 1))
+    known = dataclasses.replace(
+        scores,
+        prior_mean=np.stack([spread, np.zeros(4000)]),
+        prior_variance=np.tile(1.01 * spread**2, (2, 1)),
     )
     planted = 1 / np.sqrt(1.01)
     own, drawn = (
@@ -256,12 +262,12 @@ def test_bad_input_is_refused():
     with pytest.raises(InputError, match=r"flipped_log_odds=None must be given for paired=True"):
         attacks.lira(plain, paired=True)
     with pytest.raises(InputError, match=r"flipped_log_odds.shape=\(2, 2\) must equal \(9, 40\)"):
-        attacks.rmia(plain.replace(flipped_log_odds=np.zeros((2, 2))), paired=True)
+        attacks.rmia(dataclasses.replace(plain, flipped_log_odds=np.zeros((2, 2))), paired=True)
     with pytest.raises(InputError, match=r"prior_variance=None must be given"):
         attacks.lira(plain, variance="shrunk")
     with pytest.raises(InputError, match=r"prior_mean=None must be given"):
         attacks.lira(plain, location="shrunk")
     with pytest.raises(InputError, match=r"lowest prior_variance=0.0 must be positive"):
-        attacks.lira(plain.replace(prior_variance=np.zeros((2, 40))), variance="shrunk")
+        attacks.lira(dataclasses.replace(plain, prior_variance=np.zeros((2, 40))), variance="shrunk")
     with pytest.raises(InputError, match=r"shrink=True must be False unless paired=True"):
         per_example_vulnerability(plain, 0.1, shrink=True)
