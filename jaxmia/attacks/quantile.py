@@ -47,7 +47,8 @@ def quantile(
 
     Gaussian: (s - mu(x)) / sigma(x), both from ridge regressions: mu of s, log sigma^2 of the log squared
     residuals (Harvey 1976), scaled so that the squared residuals over sigma^2 average 1. Pinball:
-    s - q(x), q the 1 - fpr quantile, linear in x: positive calls a member at that FPR.
+    s - q(x), q the 1 - fpr quantile, linear in x: positive calls a member at that FPR. It assumes no
+    law of the scores, which is why it is kept beside the Gaussian, which serves every FPR at once.
 
     The paper trains on public data that are known not to be members. Here the known non-members of a target
     are its own, cross-fitted: the examples fall into folds, and the prediction at x comes from the target's

@@ -82,7 +82,7 @@ def weight_statistics(
     methods: Collection[str] = METHODS,
     memory: int | None = None,
 ) -> dict[str, Float[np.ndarray, "models examples"]]:
-    """What each method says of every candidate under every head: jaxmia.vulnerability.white_box describes them.
+    """What each method says of every candidate under every head.
 
     Args:
         kernel: weights of the heads, at least 3 of them finite.
@@ -153,6 +153,14 @@ def _bytes_held(method: str, *, classes: int, dim: int, examples: int, models: i
 
 
 def _mahalanobis(problem: _Problem) -> Float[np.ndarray, "models examples"]:
+    """How far weights stand from the shadows' mean, along what each candidate would have moved them.
+
+    The vector is W minus its mean over the shadows, the contributions are c_j = ē_j (A x̃_j)ᵀ, with ē_j
+    the mean errors of j under shadows that trained on it. A is diagonal in the principal directions of x̃; its
+    entries, how far the weights move along a direction for a gradient there, are fitted to shadows, and so is σ². By
+    gradient descent from zero weights are a sum of members' gradients along the way; at a ridge head's minimum they
+    are -H⁻¹ of it. So this needs no stationarity.
+    """
     # What lies outside of the candidates' span says nothing of any of them.
     directions = np.linalg.svd(problem.inputs, full_matrices=False)[2].T
     inputs, weights = problem.inputs @ directions, problem.weights @ directions
@@ -183,6 +191,14 @@ def _mahalanobis(problem: _Problem) -> Float[np.ndarray, "models examples"]:
 
 
 def _stationarity(problem: _Problem) -> Float[np.ndarray, "models examples"]:
+    """What the gradient at a minimum says of who must have pulled there.
+
+    At the minimum λ [W, 0] + Σ m_j G_j = 0. The vector is -λ [W, 0] - r Σ G_j and the contributions are
+    the G_j, all at the target's own weights, with λ = weight_decay times the expected members. What is left of the
+    gradient where training stopped short of the minimum, its mean and σ², is taken from the shadows. (That λ grows
+    with the members is ignored on purpose: the same equation as Σ m_j (G_j + weight_decay [W, 0]) = 0 has nothing on
+    its other side, and all contributions of members are then linearly dependent, so that a member hides among them.)
+    """
     num_models, num_classes, num_inputs = problem.weights.shape
     # Minus the gradient of each head's own objective, which is 0 at its minimum.
     left = np.empty(problem.weights.shape)
@@ -207,6 +223,15 @@ def _stationarity(problem: _Problem) -> Float[np.ndarray, "models examples"]:
 
 
 def _inverse_hessian(problem: _Problem) -> Float[np.ndarray, "models examples"]:
+    """The published attack, kept to compare the others with: the better of them finds more (docs/whitebox.md).
+
+    IHA of Suri, Zhang and Evans (2024, arXiv 2406.11544), -(I2 + I3) of its published implementation
+    (github.com/iamgroot42/auditingmi, mib/attacks/theory_new.py, class IHA), I2 = ‖H⁻¹G_i‖² and I3 = 2 <H⁻¹g, H⁻¹G_i>.
+    There g is the gradient of all other members; here memberships are unknown and it is r times that of all other
+    candidates, with the penalty, so that -(I2 + I3) = 2 <H⁻²G_i, vector> - (1 - 2r) ‖H⁻¹G_i‖², the vector that of
+    stationarity. H is r times the pool's Hessian at the mean weights of all heads, with the penalty and a jitter.
+    Its term loss / (1 + momentum), smaller by the learning rate, is left out: it made the attack weaker.
+    """
     contrasts = _contrasts(problem.weights.shape[1])
     inverse = _inverse(_pool_hessian(problem, contrasts))
     statistic = np.empty(problem.member.shape)

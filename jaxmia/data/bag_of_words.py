@@ -1,4 +1,4 @@
-"""Bags of words: text as counts of its tokens, for networks from scratch."""
+"""Bags of words: texts as counts of their tokens, which networks from scratch are trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxmia.data.pool import CandidatePool
 _VOCABULARY_STEP = 512  # pools of another seed have about as many tokens: their bags share compiled programs
 
 
-def bag_of_tokens(pool: CandidatePool) -> CandidatePool:
+def bag_of_words(pool: CandidatePool) -> CandidatePool:
     """Replace token ids by how often each token stands in an example, by the norm of these counts.
 
     A first layer over them is a table of embeddings, of which every example takes a weighted sum. The tokens are those

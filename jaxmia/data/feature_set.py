@@ -1,4 +1,4 @@
-"""Feature sets: what every model trains on. Load, save, check; choose classes and a candidate pool; normalise it."""
+"""Feature sets: features with labels, or raw inputs. Read, checked, hashed and saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidates: classes and examples drawn from a feature set."""
+"""The candidate pool: classes chosen from a feature set, the examples models may train on, and a test split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Scores: the log-odds of the true class of every candidate under every model. One array serves all attacks."""
+"""Scores: the log-odds of the true class of every candidate under every model, with who was a member of which.
+
+Attacks see nothing else. Plain NumPy: scores come from jaxmia's own models or from anyone's.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of TPR at fixed FPR that resample whole models: scores of one are not independent."""
+"""Bootstrap intervals of TPR at a fixed FPR. Whole models are resampled: scores of one model are not independent."""
 
 from __future__ import annotations
 

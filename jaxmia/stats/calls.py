@@ -1,4 +1,4 @@
-"""Naming members: who is called one at a stated false discovery rate, and how far to believe a call."""
+"""Who is called a member at a stated false discovery rate, and the share of calls that are right (PPV)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""P-values under each example's own null: the statistics of the other models that never saw the example.
+"""Null laws of one example's statistic, from the other models that never saw it: by ranks, residuals, or pooled.
 
 An example's FPR is fixed only against its own null, since examples differ in the law of their statistics.
 Every model is the target in turn, its own statistic left out.

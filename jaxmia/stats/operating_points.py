@@ -1,4 +1,4 @@
-"""ROC curves and operating points of membership inference attacks. NumPy and SciPy only: for anyone's scores.
+"""Operating points: the TPR of an attack at a fixed FPR, with counts and intervals.
 
 An attack calls a pair (model, example) a member where statistic >= threshold. TPR at FPR f is the largest TPR
 over thresholds whose FPR is at most f: a step function, never interpolated, where ties share a threshold.

@@ -1,4 +1,7 @@
-"""Calibrated p-values of attack statistics, each model against the others."""
+"""Calibrated p-values: each record at the same FPR, against its own statistics under models that never saw it.
+
+The choice of method and the arrays; the laws of the nulls themselves are in jaxmia.stats.nulls.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many scores resolve a false positive rate, and the exact interval of a proportion."""
+"""How many non-member scores an FPR needs before a TPR at it is reported, and Clopper and Pearson's interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attack says: one statistic for every model and example, and who was a member."""
+"""AttackResult, which every attack returns: a statistic for each model and example, and who was a member."""
 
 from __future__ import annotations
 

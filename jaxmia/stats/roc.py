@@ -1,4 +1,4 @@
-"""ROC curves under each evaluation."""
+"""ROC curves, as step functions, under each evaluation (jaxmia.stats.operating_points)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from jaxmia._hashes import json_number
-from jaxmia.data.bag_of_words import bag_of_tokens
+from jaxmia.data.bag_of_words import bag_of_words
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import MembershipMasks, draw_membership
 from jaxmia.data.normalization import FeatureStatistics, normalized_pool
@@ -90,7 +90,7 @@ def draw_pool(
         test_per_class=config.data.test_per_class,
     )
     if len(data.input_shape) == 1:
-        pool = bag_of_tokens(pool)
+        pool = bag_of_words(pool)
     return normalized_pool(pool, config.train.normalize, statistics)
 
 
@@ -125,7 +125,7 @@ def input_dim(data: FeatureSet) -> int:
     return int(data.features.max()) if len(data.input_shape) == 1 else data.features.shape[1]
 
 
-def formulation_of(config: ExperimentConfig, data: FeatureSet, cell: Cell, memory: int | None) -> Plan:
+def training_plan(config: ExperimentConfig, data: FeatureSet, cell: Cell, memory: int | None) -> Plan:
     """How the heads or networks of a cell are trained.
 
     Args:
@@ -177,9 +177,9 @@ class PreparedCell:
         return 1 / self.settings.shadows.pool_multiplier
 
     @property
-    def formulation(self) -> Plan:
+    def plan(self) -> Plan:
         """How its models are trained."""
-        return formulation_of(self.settings, self.pool.data, self.cell, self.memory)
+        return training_plan(self.settings, self.pool.data, self.cell, self.memory)
 
     def masks(self, models: tuple[int, int]) -> MembershipMasks:
         """Which candidates the models first .. end - 1 train on."""

@@ -103,7 +103,7 @@ def cell_rows(
     facts = {
         "diverged_models": diverged.tolist(),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(prepared.empty_heads(1))),
-        "training": str(prepared.formulation),
+        "training": str(prepared.plan),
         **({} if prepared.recipe.guarantee is None else {"privacy": prepared.recipe.guarantee.record()}),
         "recipe": recipe | _origins(config),
     }

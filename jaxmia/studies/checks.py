@@ -18,7 +18,7 @@ from jaxmia.studies.assess import (
     needs_prior,
     white_box_methods,
 )
-from jaxmia.studies.cell import Cell, formulation_of, input_dim, num_candidates
+from jaxmia.studies.cell import Cell, input_dim, num_candidates, training_plan
 from jaxmia.studies.search import import_optuna
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.tuning import possible_settings
@@ -64,7 +64,7 @@ def check_plans(
         if config.tuning is not None:  # noise and privacy levels ask no more memory
             cell = dataclasses.replace(cell, epsilon=math.inf)
         for settings in possible_settings(config, classes=cell.classes, shots=cell.shots):
-            formulation_of(settings, data, cell, memory)
+            training_plan(settings, data, cell, memory)
 
 
 def _check_weights(

@@ -15,7 +15,7 @@ from jaxmia.data.feature_set import FeatureSet
 from jaxmia.plots import plot_power_law, plot_privacy
 from jaxmia.scores import WeightsUnder
 from jaxmia.studies.assess import white_box_methods
-from jaxmia.studies.cell import Cell, PreparedCell, formulation_of, prepare_cell
+from jaxmia.studies.cell import Cell, PreparedCell, prepare_cell, training_plan
 from jaxmia.studies.cell_heads import CellHeads
 from jaxmia.studies.cell_rows import cell_rows
 from jaxmia.studies.cell_scores import score_heads, scores_of_cell, weights_of_cell
@@ -199,7 +199,7 @@ class GridRun:
     def _work_per_head(self, cell: Cell) -> float:
         """Arithmetic of one head of a cell."""
         config = self.study.config.before_tuning()
-        return formulation_of(config, self.data, cell, self.memory).work * cell.classes
+        return training_plan(config, self.data, cell, self.memory).work * cell.classes
 
     def _summarise(self) -> None:
         """Write tables, laws and plots over all cells of the folder."""

@@ -1,4 +1,4 @@
-"""Training of one head, a pure function. No function here has a model axis: jaxmia.training.ensemble adds it."""
+"""Training of one linear head by gradient steps, a pure function; jaxmia.training.chunks adds the axis of models."""
 
 from __future__ import annotations
 

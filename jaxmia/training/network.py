@@ -1,4 +1,4 @@
-"""Small networks trained from scratch: one flax module, used as a multilayer perceptron and as a conv net."""
+"""Architecture of small networks: one flax module, a multilayer perceptron or a conv net. Training: from_scratch."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ So it is the objective of scikit-learn's LogisticRegression with C = 1 / ridge, 
 product is one with features that all models share, so that under vmap a step of all heads is two large matrix products,
 as in ordinary training.
 
-The bias of a class without a member has no minimum: it falls until the gradient is below the tolerance, which is then
-what log-odds of that class's records tell. So such heads are counted and said (unbounded_note); they train on, since
-the records of other classes are scored as ever.
+The bias of a class without a member has no minimum: it falls until the gradient is below the tolerance, and log-odds of
+that class's records then depend on the tolerance alone. Such heads are trained all the same, since they score records
+of other classes well; unbounded_note warns if there are many.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from jaxmia.training.heads import Params
 _FORCING = 0.1
 _SYSTEM_STEPS = 500  # of conjugate gradients at most
 _HALVINGS = 12  # of a step that overshoots
-ABSENT = 1e-3  # share of heads without some class, whose biases have no bound, beyond which it is said
+ABSENT = (
+    1e-3  # share of heads without some class, whose biases have no bound, beyond which there is a warning
+)
 
 
 class _State(NamedTuple):
@@ -161,7 +163,7 @@ class _Objective:
         shares: Float[Array, "classes examples"],
         spectrum: tuple[Float[Array, "inputs"], Float[Array, "inputs inputs"]],
     ) -> Callable[[Array], Array]:
-        """The inverse of mean curvature (x) second moments + ridge, which takes the Hessian's place."""
+        """Inverse of mean curvature ⊗ second moments + ridge, an approximation of the Hessian."""
         moments, axes = spectrum
         mean = self.directions.T @ (shares * self.counted)
         total = (self.directions.T * (shares @ self.counted)) @ self.directions - mean @ mean.T

@@ -1,4 +1,4 @@
-"""Scores: the log-odds of the true class of every candidate under every model. One array serves all attacks."""
+"""What trained models say of examples: log-odds of the true class (Scores), accuracy, gradient norms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What trains a head: what shapes the program (TrainConfig) and what a sweep varies (Hyperparams)."""
+"""A recipe for training: static settings, which shape the program (TrainConfig), and traced ones (Hyperparams)."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class TrainConfig:
         link: "softmax", or of "newton" "one_vs_rest": a head of two classes for each class against the rest, whose
             sigmoids are normalised, as scikit-learn's OneVsRestClassifier does. With two classes they are the same.
         batch_size: members per step, or None for the full batch.
-        sampling: "shared": the candidates of a batch are the same for all models, each of which uses those that are its
-            members, batch_size on average; "independent": every model shuffles its own members, as separate trainings
-            would, and a batch has exactly batch_size; or "poisson": at every step each model samples each of its own
-            members independently with probability Hyperparams.sampling_rate, and batch_size is None.
+        sampling: "shared": all models have one batch order. A batch is the same candidates for all of them, and each
+            uses those that are its members, batch_size on average. "independent": every model shuffles its own members,
+            as separate trainings would, and a batch has exactly batch_size. "poisson": at every step each model samples
+            each of its own members independently with probability Hyperparams.sampling_rate, and batch_size is None.
         private: train by DP-SGD (jaxmia.training.dpsgd), on the full batch or by Poisson sampling.
         odometer: of private training on the full batch: also sum each member's squared clipped gradient norms over the
             steps, for jaxmia.privacy.accounting.individual_mu.
@@ -141,7 +141,7 @@ class TrainConfig:
 
 @flax.struct.dataclass
 class Hyperparams:
-    """What a sweep varies; traced, so that new values compile nothing.
+    """What a sweep varies; traced, so that new values compile no new program.
 
     For train_ensemble a value may be an array [models], one for each model; here each is one head's.
 

@@ -17,7 +17,7 @@ from jaxmia._validate import InputError
 from jaxmia.data.feature_set import feature_set, save_features
 from jaxmia.report import make_report
 from jaxmia.studies import grid, run, search
-from jaxmia.studies.cell import Cell, formulation_of
+from jaxmia.studies.cell import Cell, training_plan
 from jaxmia.studies.distributed import Group
 from jaxmia.studies.folder.run import RunFolder
 from jaxmia.studies.grid import GridRun
@@ -341,7 +341,7 @@ def test_whatever_is_found_can_be_trained(settings, sampling, multiplier):
     assert {1, "full"} < batches
     for batch in range(1, 16):
         found = tuned_settings(config, Trial(0.1, batch, 9, 20, None), classes=3, shots=5)
-        formulation_of(found, synthetic(0), Cell(3, 5, 0), None)
+        training_plan(found, synthetic(0), Cell(3, 5, 0), None)
 
 
 def test_folders_without_tuning_keep_their_identity(settings):

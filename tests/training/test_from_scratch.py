@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxmia._validate import InputError
-from jaxmia.data.bag_of_words import bag_of_tokens
+from jaxmia.data.bag_of_words import bag_of_words
 from jaxmia.data.feature_set import load_features, raw_set
 from jaxmia.data.membership import draw_membership
 from jaxmia.data.pool import candidate_pool
@@ -242,7 +242,7 @@ def test_a_bag_counts_the_tokens_of_the_candidates():
     data = raw_set(ids, np.array([0, 1, 0, 1]))
     pool = candidate_pool(data, classes=2, shots=1, key=jax.random.key(0), test_per_class=0)
     test = raw_set(np.array([[8, 9, 9, 0]], np.uint16), np.array([0]))
-    bag = bag_of_tokens(dataclasses.replace(pool, data=data, test=test))
+    bag = bag_of_words(dataclasses.replace(pool, data=data, test=test))
     root = 5**-0.5
     assert bag.data.features.shape == (4, 512)  # of which three columns are tokens
     assert not bag.data.features[:, 3:].any()

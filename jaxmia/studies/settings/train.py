@@ -64,7 +64,7 @@ class TrainSettings(Settings):
     """Of the hidden layers of a network; the first of a conv net is its channels."""
     inputs: Literal["features", "raw"] = "features"
     """What it is trained on: the extractor's features, or what the extractor was given: pixels, or token ids as a bag
-    of tokens."""
+    of words."""
 
     @property
     def plain(self) -> bool:
