@@ -49,7 +49,7 @@ def read_limit(limit: str | int) -> Iterator[None]:
 
 
 def check_read_size(path: pathlib.Path, size: int) -> None:
-    """Raise InputError if what a file says that it holds, in bytes, is more than the limit on reading."""
+    """Raise InputError if the size that a file declares, in bytes, is above the limit on reading."""
     if size > _LIMIT.get():
         raise InputError(
             f"{path} holds {size / 2**30:,.3g} GiB once unpacked, above the limit of {_LIMIT.get() / 2**30:.3g} GiB:"

@@ -62,7 +62,7 @@ def grid_progress(console: rich.console.Console | None, total_work: float) -> It
 def item_progress(
     console: rich.console.Console | None, description: str, total: int
 ) -> Iterator[Callable[[int], None]]:
-    """Show a bar over items; what is yielded is told how many more are through. On None nothing is drawn."""
+    """Show a bar over items; call what is yielded with the number of further items done. On None nothing is drawn."""
     counted = (
         rich.progress.MofNCompleteColumn(table_column=rich.table.Column(no_wrap=True)),
         _ItemsPerSecond(),
@@ -122,7 +122,7 @@ class SweepProgress:
             self._console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
     def cell(self, group: str, name: str, said: str, *, failed: bool, heads: int, work: float) -> None:
-        """Count a cell that is through, with what there is to say of it."""
+        """Count a cell as done, with a line about it."""
         self._count += 1
         self._heads += heads
         (self._failed if failed else self._done)[group] += 1

@@ -68,7 +68,7 @@ def read_toml(path: pathlib.Path | Traversable, name: str) -> dict[str, Any]:
 
 
 def printable(value: object) -> str:
-    r"""A value as text that UTF-8 can hold: bytes are taken for it, and what is none stands there escaped, as \xe9."""
+    r"""A value as text that UTF-8 can hold: bytes are decoded, and what is no UTF-8 is escaped, as \xe9."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     text = str(value)

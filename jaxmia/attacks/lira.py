@@ -151,7 +151,7 @@ def _fit(
 
 
 def _global_variances(shadows: dict[bool, Side], location: str) -> _OfBlock:
-    """Return what gives each side's residual variance [models, 1] over all examples of a target, never 0."""
+    """A function to each side's residual variance [models, 1] over all examples of a target, never 0."""
     variances = {}
     for side, scored in shadows.items():
         number, total, squares = np.zeros((3, len(scored.log_odds), 1))
@@ -171,7 +171,7 @@ def _global_variances(shadows: dict[bool, Side], location: str) -> _OfBlock:
 
 
 def _centres(shadows: dict[bool, Side], location: str, scores: Scores) -> _OfBlock:
-    """Return what gives the centres [models, block] of a side and a block of examples, other than the mean."""
+    """A function to the centres [models, block] of a side and a block of examples, other than the mean."""
     if location == "median":
         return lambda side, columns: side_medians(*shadows[side].block(columns))
     (mean_in, mean_out), (variance_in, variance_out) = prior_means(scores), prior_variances(scores)
@@ -193,7 +193,7 @@ def _centres(shadows: dict[bool, Side], location: str, scores: Scores) -> _OfBlo
 
 
 def _shrunk_variances(shadows: dict[bool, Side], prior: np.ndarray) -> _OfBlock:
-    """Return what gives the shrunk variances [models, block] of a side and a block of examples."""
+    """A function to the shrunk variances [models, block] of a side and a block of examples."""
     of_side = {IN: prior[0], OUT: prior[1]}
 
     def of_block(side: bool, columns: slice) -> Residuals:

@@ -22,7 +22,7 @@ LEVEL_ERROR = 0.04  # of the logs of analytic variances, in common to all exampl
 
 
 class Residuals(NamedTuple):
-    """What samples say beyond their prior, and the sampling variance of that; 0 and infinite if unknown."""
+    """How far samples are from their prior, and the sampling variance of that; 0 and infinite if unknown."""
 
     values: np.ndarray
     sampling: np.ndarray

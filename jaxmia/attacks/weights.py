@@ -1,4 +1,4 @@
-"""White-box attacks on linear heads: what the weights themselves say of who is in the training set.
+"""White-box attacks on linear heads: membership inferred from the weights themselves.
 
 Write x̃ = [x, 1], e_i = p_i - onehot(y_i) for a candidate's errors, G_i = e_i x̃_iᵀ for its loss gradient, m for the
 membership, r for the inclusion rate and v = r (1 - r). Each method finds a vector of the weights that is nearly linear
@@ -82,7 +82,7 @@ def weight_statistics(
     methods: Collection[str] = METHODS,
     memory: int | None = None,
 ) -> dict[str, Float[np.ndarray, "models examples"]]:
-    """What each method says of every candidate under every head.
+    """The statistic of each method for every candidate under every head.
 
     Args:
         kernel: weights of the heads, at least 3 of them finite.
@@ -153,7 +153,7 @@ def _bytes_held(method: str, *, classes: int, dim: int, examples: int, models: i
 
 
 def _mahalanobis(problem: _Problem) -> Float[np.ndarray, "models examples"]:
-    """How far weights stand from the shadows' mean, along what each candidate would have moved them.
+    """How far weights are from the shadows' mean, along the direction in which each candidate would have moved them.
 
     The vector is W minus its mean over the shadows, the contributions are c_j = ē_j (A x̃_j)ᵀ, with ē_j
     the mean errors of j under shadows that trained on it. A is diagonal in the principal directions of x̃; its
@@ -161,7 +161,7 @@ def _mahalanobis(problem: _Problem) -> Float[np.ndarray, "models examples"]:
     gradient descent from zero weights are a sum of members' gradients along the way; at a ridge head's minimum they
     are -H⁻¹ of it. So this needs no stationarity.
     """
-    # What lies outside of the candidates' span says nothing of any of them.
+    # Directions outside of the candidates' span carry no information on any of them.
     directions = np.linalg.svd(problem.inputs, full_matrices=False)[2].T
     inputs, weights = problem.inputs @ directions, problem.weights @ directions
     num_models, num_classes, num_inputs = weights.shape
@@ -191,7 +191,7 @@ def _mahalanobis(problem: _Problem) -> Float[np.ndarray, "models examples"]:
 
 
 def _stationarity(problem: _Problem) -> Float[np.ndarray, "models examples"]:
-    """What the gradient at a minimum says of who must have pulled there.
+    """At a minimum gradients and penalty cancel: which members' gradients must have been in the sum.
 
     At the minimum λ [W, 0] + Σ m_j G_j = 0. The vector is -λ [W, 0] - r Σ G_j and the contributions are
     the G_j, all at the target's own weights, with λ = weight_decay times the expected members. What is left of the

@@ -1,4 +1,4 @@
-"""The white-box attack: what the weights themselves say of a candidate, by the methods of jaxmia.attacks.weights."""
+"""The white-box attack: statistics of heads' weights (jaxmia.attacks.weights) as an attack among the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxmia.stats.result import AttackResult
 
 
 def whitebox(scores: Scores, *, method: str = "mahalanobis") -> AttackResult:
-    """Return what jaxmia.vulnerability.white_box.white_box says of every candidate by one method.
+    """Return the statistic of one method of jaxmia.vulnerability.white_box.white_box.
 
     Args:
         scores: log_odds and member [models, examples], and white_box with the method's statistic.

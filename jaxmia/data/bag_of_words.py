@@ -14,7 +14,7 @@ _VOCABULARY_STEP = 512  # pools of another seed have about as many tokens: their
 
 
 def bag_of_words(pool: CandidatePool) -> CandidatePool:
-    """Replace token ids by how often each token stands in an example, by the norm of these counts.
+    """Replace token ids by the counts of each token in an example, divided by their norm.
 
     A first layer over them is a table of embeddings, of which every example takes a weighted sum. The tokens are those
     of the candidates, members and non-members alike; others, which the test split alone has, are dropped. Columns of

@@ -134,7 +134,7 @@ def _names(names: np.ndarray) -> list[str]:
 
 
 def raw_set(raw: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None = None) -> FeatureSet:
-    """Check raw inputs and build a FeatureSet from them, whose input_shape says what they are.
+    """Check raw inputs and build a FeatureSet from them, with the input_shape of pixels or token ids.
 
     Args:
         raw: uint8 pixels [examples, height, width] or [examples, height, width, channels], mapped to x / 127.5 - 1: no

@@ -21,7 +21,7 @@ class CandidatePool:
     Attributes:
         data: pool_multiplier x shots examples of each class, ordered by class, relabelled 0 .. C - 1.
         test: examples of the same classes that no model trains on (possibly none).
-        rows: int64[examples], where each candidate stands in the feature set it was drawn from.
+        rows: int64[examples], the row of each candidate in the feature set it was drawn from.
     """
 
     data: FeatureSet

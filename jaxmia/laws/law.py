@@ -29,7 +29,7 @@ Interval = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a law says of one cell.
+    """The prediction of a law for one cell.
 
     Attributes:
         advantage: TPR - FPR on the line itself, not capped.

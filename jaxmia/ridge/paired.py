@@ -1,4 +1,4 @@
-"""Paired counterfactual scores: what every shadow would say of every record had its membership been the other.
+"""Paired scores: the score of every record under every shadow, and under the same shadow with its membership flipped.
 
 For heads at the minimum of a ridge objective (optimizer="newton"). A shadow then gives an IN and an OUT score of every
 record, whose difference has none of the noise that two different shadows have: see docs/frontier.md for what that

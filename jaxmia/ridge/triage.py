@@ -1,4 +1,4 @@
-"""Which records a ridge head would give away most, in seconds: no shadow is trained but a few for the tails."""
+"""Which records are most vulnerable in a ridge head, in seconds: only a few shadows are trained, for the tails."""
 
 from __future__ import annotations
 

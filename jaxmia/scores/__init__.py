@@ -28,10 +28,11 @@ class Scores:
             without them (jaxmia.ridge.expected), or None.
         prior_variance: float[2, examples], their variance, likewise.
         white_box: float[models, examples] of each method of jaxmia.attacks.weights, what the weights say, or None.
-        weights_under: what they would say under another membership [models, examples], for the negative control, or
+        weights_under: from another membership [models, examples] to white_box under it, for the negative control, or
             None.
 
-    Anyone's arrays may be wrong: the attacks check them and say what is, so they carry no types here.
+    Anyone's arrays may be wrong. The attacks check them, with an InputError that names the fault: so the fields carry
+    no jaxtyping shapes.
     """
 
     log_odds: np.ndarray

@@ -106,7 +106,7 @@ def student_t_p_values(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:
 
     mean and s (denominator n - 1) are those of the n other nulls. For a Gaussian null this is exactly uniform
     at any n >= 2, where a Gaussian T would be anticonservative. The rank stands in where the n others have no
-    finite positive s, or t is not finite: there a Gaussian says nothing.
+    finite positive s, or t is not finite: there a Gaussian is no guide.
 
     Args:
         statistic: float64[models, examples] of t, no NaN.

@@ -1,4 +1,4 @@
-"""The FPR that thresholds really had, which stands beside the FPR they were set for."""
+"""The FPR that thresholds really had, shown beside the FPR they were set for."""
 
 from __future__ import annotations
 

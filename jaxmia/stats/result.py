@@ -12,13 +12,13 @@ from jaxmia._validate import check
 
 @dataclasses.dataclass(frozen=True)
 class AttackResult:
-    """What an attack says of every candidate under every target model.
+    """The statistic of an attack for every candidate under every target model.
 
     Attributes:
         statistic: float64[models, examples], higher means more likely a member; never NaN.
         member: bool[models, examples], True where the example was in the model's training set.
-        defined: bool[models, examples], False where the shadows could not support a statistic (say no IN
-            shadow is left); the statistic then holds the attack's "no evidence" value and counts as such.
+        defined: bool[models, examples], False where the shadows could not support a statistic (no IN
+            shadow is left, for example); the statistic then holds the attack's "no evidence" value and counts as such.
         null: law of a non-member's statistic under the models, as far as its attack knows: "z", "gaussian",
             "location_scale" (jaxmia.stats.nulls.residual_p_values) or "unknown", of which only ranks can be calibrated.
         population: int64[models], how many scores each target's statistics are ranks among; None if they are no ranks.

@@ -47,7 +47,7 @@ def objective_ridge(ridge: float, num_classes: int) -> float: ...
 @overload
 def objective_ridge(ridge: float | Array, num_classes: int) -> float | Array: ...
 def objective_ridge(ridge: float | Array, num_classes: int) -> float | Array:
-    """The factor of ||kernel||^2 / 2 over all rows that scikit-learn's ridge = 1 / C stands for."""
+    """The factor of ||kernel||^2 / 2 over all rows that amounts to scikit-learn's ridge = 1 / C."""
     return ridge * (2.0 if num_classes == 2 else 1.0)
 
 

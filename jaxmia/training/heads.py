@@ -54,7 +54,7 @@ def zero_head(num_classes: int, dim: int, dtype: Any) -> SplitHead:
 
 
 def joined(head: SplitHead) -> Params:
-    """The parameters of LinearHead that a split head stands for."""
+    """The parameters of LinearHead that a split head is equal to."""
     own = jax.tree.map(lambda rest, last: jnp.concatenate([rest + last, last[None]]), head.rest, head.last)
     return {"params": own}
 

@@ -1,4 +1,4 @@
-"""What trained models say of examples: log-odds of the true class (Scores), accuracy, gradient norms."""
+"""Trained models scored on examples: log-odds of the true class (Scores), accuracy, gradient norms."""
 
 from __future__ import annotations
 
