@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 10
 
-.PHONY: demo test thorough slow lint format clean
+.PHONY: demo test thorough slow lint format docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,11 @@ thorough: $(VENV)/.installed
 slow: $(VENV)/.installed
 	XLA_FLAGS= $(BIN)/python -m pytest -m slow
 
+# Imports what it documents; opens no address: links inside the site and the repository are checked, others are not.
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --builder html docs docs/_build/html
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,4 +40,4 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist docs/_build docs/_generated docs/api *.egg-info

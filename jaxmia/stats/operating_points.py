@@ -83,15 +83,17 @@ def tpr_at_fpr(
     """Return the TPR at an FPR, with counts and what was realised.
 
     Evaluations, each with its thresholds:
-        "pooled": one for all (model, example) pairs, what the papers report. The largest TPR over thresholds
-            whose FPR is at most fpr; each example then has an FPR of its own.
-        "per_target": one for each target model, likewise. Targets count by their number of members.
-        "calibrated": one for each pair, p-value <= fpr under "residuals" of calibrated_p_values, from shadows
-            alone. Fixes the mean FPR over examples, and that of each where their residuals have one law. For
-            results that know the law of their null, as lira(calibrated=True).
-        "calibrated_empirical": the same under "empirical", whatever the null.
-        The realised FPR of all models together is near the nominal one by construction under both, since each
-            model is among the nulls of the others; that of targets apart from them, as of a head under audit, tells.
+
+    - "pooled": one for all (model, example) pairs, what the papers report. The largest TPR over thresholds
+      whose FPR is at most fpr; each example then has an FPR of its own.
+    - "per_target": one for each target model, likewise. Targets count by their number of members.
+    - "calibrated": one for each pair, p-value <= fpr under "residuals" of calibrated_p_values, from shadows
+      alone. Fixes the mean FPR over examples, and that of each where their residuals have one law. For
+      results that know the law of their null, as lira(calibrated=True).
+    - "calibrated_empirical": the same under "empirical", whatever the null.
+
+    The realised FPR of all models together is near the nominal one by construction under the last two, since each
+    model is among the nulls of the others; that of targets apart from them, as of a head under audit, tells.
 
     Resolution: a ROC needs 10 / fpr non-member scores, and so does the population that a statistic is a rank in; for
     "calibrated_empirical" the null of each example needs as many, for "calibrated" the nulls of all examples together,
