@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 10
 
-.PHONY: demo test thorough slow lint format docs clean
+.PHONY: demo test thorough slow lint format docs evidence tables clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,14 @@ slow: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --builder html docs docs/_build/html
+
+# All measurements that the pages show, how long they take, and the commands that make them again.
+evidence: $(VENV)/.installed
+	$(BIN)/python docs/evidence/tables.py --list
+
+# Tables and figures of the pages, rendered from the JSON in docs/evidence.
+tables: $(VENV)/.installed
+	$(BIN)/python docs/evidence/tables.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

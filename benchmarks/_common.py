@@ -8,7 +8,10 @@ import json
 import os
 import pathlib
 import platform
+import shlex
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +22,7 @@ from jaxmia.data import feature_set as features
 from jaxmia.data.feature_set import FeatureSet, feature_set, load_features
 
 _PACKAGES = ("jaxmia", "jax", "numpy", "scipy")
+_STARTED = time.perf_counter()
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -100,9 +104,33 @@ def report(
         print(f"{name}: {_cell(value)}")
     print(f"{machine()}; {dtype}")
     if arguments.json:
-        settings = {name: str(value) for name, value in vars(arguments).items()}
-        content = {"title": title, "machine": machine(), "dtype": dtype, "arguments": settings, "rows": rows}
+        settings = {name: str(value) for name, value in vars(arguments).items() if name != "json"}
+        content = {"title": title, **origin(), "dtype": dtype, "arguments": settings, "rows": rows}
         arguments.json.write_text(json.dumps(content | facts, indent=1, default=float) + "\n")
+
+
+def origin() -> dict[str, Any]:
+    """Where figures come from: command, commit, machine with versions, and seconds so far."""
+    return {
+        "command": shlex.join(["python", f"benchmarks/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": machine(),
+        "seconds": round(time.perf_counter() - _STARTED, 1),
+    }
+
+
+def commit() -> str | None:
+    """The commit of this code, with "+" where files differ from it; None outside a repository."""
+
+    def git(*words: str) -> str:
+        place = pathlib.Path(__file__).parent
+        return subprocess.run(["git", *words], cwd=place, check=True, capture_output=True, text=True).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "../jaxmia", ".")
+        return git("rev-parse", "HEAD").strip() + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _cell(value: Any) -> str:

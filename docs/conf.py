@@ -9,7 +9,7 @@ sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 project = "jaxmia"
 author = "the authors of jaxmia"
 release = "0.1.0"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "public", "layers"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "public", "wings"]
 exclude_patterns = ["_build", "_ext", "_generated"]
 nitpicky = True
 # Not looked up: names of other projects (it takes a network), axes of arrays, names without a module in annotations.

@@ -121,7 +121,11 @@ def test_every_page_of_the_guide_that_runs_is_known_here():
     assert set(pages_to_run()) == set(WORDS)
 
 
-@pytest.mark.parametrize("name", WORDS)
+QUICK = "privacy"
+ONE_AND_ALL = [pytest.param(name, marks=[pytest.mark.thorough] if name != QUICK else []) for name in WORDS]
+
+
+@pytest.mark.parametrize("name", ONE_AND_ALL)
 def test_guide(tmp_path, name):
     printed = " ".join(follow(f"guide/{name}", tmp_path).split())
     for each in WORDS[name]:

@@ -8,7 +8,7 @@ import tomllib
 import pytest
 import typer
 
-from jaxmia.cli.commands import app
+from jaxmia.cli.app import app
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
@@ -37,7 +37,11 @@ def parse(line, *, whole):
     words = shlex.split(line)[1:]
     command = COMMANDS.commands[words[0]]
     arguments = [word for word in words[1:] if word != "--help"]
-    command.make_context(words[0], arguments, resilient_parsing=not whole)
+    try:
+        command.make_context(words[0], arguments)
+    except REFUSED as error:
+        if whole or type(error).__name__ != "MissingParameter":
+            raise
 
 
 def commands(lines):

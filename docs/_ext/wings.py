@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import html
-import importlib.util
 import pathlib
+import sys
 from collections.abc import Mapping
 
 from public import modules
 from sphinx.application import Sphinx
 
-LAYERS = pathlib.Path(__file__).parents[2] / "tests" / "test_layers.py"
+TESTS = pathlib.Path(__file__).parents[2] / "tests"
 WIDTH, ROW, BOX, GAP = 920, 84, 40, 28
 HIDDEN = "__main__"  # one line that calls the command line
 STYLE = """
@@ -24,11 +24,8 @@ path { fill: none; stroke: #2f6fb0; stroke-opacity: 0.55; stroke-width: 1.6; }
 
 def wings() -> tuple[dict[str, int], dict[str, set[str]]]:
     """Ranks of the wings, and the wings that each imports; private modules are one wing, "_"."""
-    spec = importlib.util.spec_from_file_location("test_layers", LAYERS)
-    assert spec is not None
-    assert spec.loader is not None
-    layers = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(layers)
+    sys.path.append(str(TESTS))
+    import test_layers as layers
 
     def named(module: str) -> str:
         wing = layers.wing(module)

@@ -1,0 +1,84 @@
+"""What a run found, as the evidence that pages are rendered from: its results, row by row.
+
+    jaxmia run demo --out runs/demo
+    python benchmarks/of_run.py runs/demo docs/evidence/demo.json
+
+Pages show medians over seeds, laws fitted to these rows, and figures of them: docs/evidence/tables.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+
+import _common
+import numpy as np
+import pandas as pd
+
+from jaxmia._hashes import json_number
+from jaxmia.studies.folder.tables import load_json, load_results
+
+COLUMNS = [
+    "dataset",
+    "recipe",
+    "attack",
+    "evaluation",
+    "classes",
+    "shots",
+    "seed",
+    "epsilon",
+    "delta",
+    "adjacency",
+    "fpr",
+    "fpr_realised",
+    "tpr",
+    "tpr_low",
+    "tpr_high",
+    "advantage",
+    "true_positives",
+    "false_positives",
+    "num_members",
+    "num_nonmembers",
+    "accuracy",
+    "tpr_ceiling",
+    "epsilon_lower_bound",
+    "status",
+    "reason",
+]
+SECONDS = ("seconds_preparing", "seconds_tuning", "seconds_training", "seconds_attacking")
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options.add_argument("folder", type=pathlib.Path, help="of a finished run")
+    options.add_argument("file", type=pathlib.Path, help="the JSON to write")
+    options.add_argument("--commit", help="of the code that made the run, where it is not this")
+    arguments = options.parse_args(argv)
+    manifest = load_json(arguments.folder, "manifest.json")
+    if manifest["status"] != "finished":
+        sys.exit(f"{arguments.folder} is not finished: jaxmia run ... --resume")
+    name, held = manifest["settings"]["name"], list(manifest["cells"].values())
+    content = {
+        "title": f"{name}: {len(held)} cells of {manifest['models']} heads",
+        **_common.origin(),
+        "command": f"jaxmia run {name} --out runs/{name}",
+        "commit": arguments.commit or _common.commit(),
+        "seconds": round(sum(cell[part] for cell in held for part in SECONDS), 1),
+        "columns": COLUMNS,
+        "rows": rows_of(load_results(arguments.folder)),
+    }
+    arguments.file.write_text(json.dumps(content).replace("], [", "],\n  [") + "\n")
+
+
+def rows_of(results: pd.DataFrame) -> list[list[object]]:
+    """Rows of the columns that pages need; numbers as JSON holds them."""
+    return [
+        [json_number(value) if isinstance(value, float) else value for value in row]
+        for row in results[COLUMNS].astype(object).replace({np.nan: None}).itertuples(index=False)
+    ]
+
+
+if __name__ == "__main__":
+    main()
