@@ -13,9 +13,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "public", 
 exclude_patterns = ["_build", "_ext", "_generated"]
 nitpicky = True
 # Not looked up: names of other projects (it takes a network), axes of arrays, names without a module in annotations.
-OUTSIDE = (
-    "annotated_types collections jax jaxlib jaxtyping ml_dtypes numpy os pandas pathlib pydantic rich typing"
-)
+OUTSIDE = "annotated_types collections jax jaxlib jaxtyping ml_dtypes np numpy os pandas pathlib pydantic rich typing"
 nitpick_ignore_regex = [("py:.*", rf"({OUTSIDE.replace(' ', '|')})\..*|[^.]*|Annotated\[.*|.*\.(T|TaskT)")]
 
 html_theme = "sphinx_book_theme"

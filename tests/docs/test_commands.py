@@ -18,6 +18,8 @@ PAGES += sorted(
 COMMANDS = typer.main.get_command(app)
 REFUSED = typer.BadParameter.__mro__[2]  # ClickException, of click or of the click inside typer
 
+INCOMPLETE = ("MissingParameter", "BadOptionUsage")  # a required argument, or that of an option, is missing
+
 
 def blocks(text):
     """Lines of code blocks without a language or of sh, continued lines joined, comments left out."""
@@ -40,7 +42,7 @@ def parse(line, *, whole):
     try:
         command.make_context(words[0], arguments)
     except REFUSED as error:
-        if whole or type(error).__name__ != "MissingParameter":
+        if whole or type(error).__name__ not in INCOMPLETE:
             raise
 
 

@@ -18,7 +18,7 @@ spec.loader.exec_module(tables)
 FILES = sorted(EVIDENCE.rglob("*.json"))
 
 
-@pytest.mark.parametrize("page", tables.pages(), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", list(tables.pages()), ids=lambda page: page.stem)
 def test_pages_are_what_their_json_gives(page):
     assert page.read_text() == tables.rendered(page.read_text()), "make tables"
 
