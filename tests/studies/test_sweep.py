@@ -109,7 +109,10 @@ def test_the_data_set_is_read_by_pandas_and_duckdb(finished, duckdb):
     assert pd.read_parquet(finished.path / "results")["tpr"].sum() == pytest.approx(expected["tpr"].sum())
 
 
-@pytest.mark.parametrize("first", ["resolved", "unresolved", "diverged"])
+@pytest.mark.parametrize(
+    "first",
+    ["resolved", *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("unresolved", "diverged"))],
+)
 def test_files_of_every_kind_of_cell_make_one_data_set(settings, tmp_path, first, duckdb):
     """Parquet readers take the columns from the first file: whichever it is, nothing is lost."""
     names = {"resolved": "b", "unresolved": "b", "diverged": "b"} | {first: "a"}
@@ -406,6 +409,7 @@ def test_the_work_after_a_cell_does_not_grow_with_the_grid(settings, tmp_path, m
     assert per_cell[1] == per_cell[4] == {"large": 3, "cell.json": 1, "models": 1}
 
 
+@pytest.mark.thorough
 def test_programs_of_shapes_that_are_done_do_not_pile_up(settings, finished, tmp_path, monkeypatch):
     cleared = []
     monkeypatch.setattr(sweep_tasks, "_MOST_SHAPES", 1)

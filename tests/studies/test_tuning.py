@@ -239,7 +239,9 @@ def test_a_run_killed_while_tuning_or_with_a_damaged_search_finds_the_same(
     assert (tmp_path / "run" / name).read_bytes() == (finished.path / name).read_bytes()
 
 
-@pytest.mark.parametrize(("per", "searches"), [("cell", [0, 1, 2]), ("shots", [0])])
+@pytest.mark.parametrize(
+    ("per", "searches"), [pytest.param("cell", [0, 1, 2], marks=pytest.mark.thorough), ("shots", [0])]
+)
 def test_seeds_share_a_search_if_asked(settings, tmp_path, monkeypatch, per, searches):
     seeds = []
 
@@ -326,7 +328,7 @@ def test_the_note_says_what_the_search_adds_to_epsilon(settings):
 
 
 @pytest.mark.parametrize("sampling", ["shared", "independent", "poisson"])
-@pytest.mark.parametrize("multiplier", [2, 3])
+@pytest.mark.parametrize("multiplier", [pytest.param(2, marks=pytest.mark.thorough), 3])
 def test_whatever_is_found_can_be_trained(settings, sampling, multiplier):
     """Checks before training cannot know the batch: no batch of the ranges may fail after it."""
     config = parse_config(

@@ -225,7 +225,11 @@ def test_an_example_that_overflows_counts_as_nothing(batch, value):
 @pytest.mark.parametrize(
     ("config", "hyper"),
     [
-        (TrainConfig("sgd", steps=9, private=True), Hyperparams(2.0, 0.9, 0.1, 1.0, 0.5, 1.5)),
+        pytest.param(
+            TrainConfig("sgd", steps=9, private=True),
+            Hyperparams(2.0, 0.9, 0.1, 1.0, 0.5, 1.5),
+            marks=pytest.mark.thorough,
+        ),
         (
             TrainConfig("sgd", "cosine", steps=9, sampling="poisson", private=True),
             Hyperparams(1.0, 0.5, 0.01, 0.4, 0.7, 0.3),
@@ -271,7 +275,7 @@ def test_a_private_head_is_the_slow_loop(pool, config, hyper):
     np.testing.assert_allclose(flat(params), np.column_stack(expected), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("sampling", ["shared", "poisson"])
+@pytest.mark.parametrize("sampling", [pytest.param("shared", marks=pytest.mark.thorough), "poisson"])
 @pytest.mark.parametrize(
     ("optimizer", "hyper"),
     [("sgd", Hyperparams(2.0, 0.9, 0.05)), ("adam", Hyperparams(0.01, weight_decay=0.05))],
@@ -341,14 +345,16 @@ def test_private_steps_divide_by_the_public_expected_batch(pool, rate):
 def pure_noise(pool, *, models, steps=1, sigma=1.3, **options):
     """The sum of the steps' noise, over its standard deviation at a sigma of 1.3: float64[models, classes * (dim + 1)].
 
-    Heads without members, after SGD at rate 1 without momentum: their parameters are minus that sum.
+    Heads without members, after SGD at rate 1 without momentum: their parameters are minus that sum. 140 heads or more,
+    whose program the tests share.
     """
-    member = jnp.zeros((models, len(pool.labels)), bool)
-    masks = MembershipMasks(member, jnp.arange(models, dtype=jnp.int32), "bernoulli", 0.5)
+    number = models if options else max(models, 140)
+    member = jnp.zeros((number, len(pool.labels)), bool)
+    masks = MembershipMasks(member, jnp.arange(number, dtype=jnp.int32), "bernoulli", 0.5)
     config = TrainConfig("sgd", steps=steps, private=True)
     hyper = Hyperparams(1.0, clipping_norm=CLIP, noise_multiplier=sigma)
     params = train_ensemble(KEY, pool, masks, hyper, config, **options).params
-    values = flat(params).astype(np.float64).reshape(models, -1)
+    values = flat(params).astype(np.float64).reshape(number, -1)[:models]
     return -values * (0.5 * len(pool.labels)) / (1.3 * CLIP)
 
 
@@ -428,7 +434,14 @@ def test_noise_and_samples_differ_by_purpose():
     assert not np.array_equal(jax.random.key_data(sampling_key), jax.random.key_data(noise_key))
 
 
-@pytest.mark.parametrize("chunk_size", [pytest.param(1, marks=pytest.mark.slow), 3, 4, 11])
+@pytest.mark.parametrize(
+    "chunk_size",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        4,
+        *(pytest.param(size, marks=pytest.mark.thorough) for size in (3, 11)),
+    ],
+)
 def test_chunks_and_padding_change_no_bit_of_the_noise(pool, chunk_size):
     """11 models in chunks of 4 are padded to 12. Its sum over steps and classes is rounded where it is added up."""
     zeros = zero_head(3, 384, jnp.float32)
@@ -448,7 +461,7 @@ def test_chunks_and_padding_change_no_bit_of_the_noise(pool, chunk_size):
     )
 
 
-@pytest.mark.parametrize("sampling_rate", [1.0, 0.5])
+@pytest.mark.parametrize("sampling_rate", [pytest.param(1.0, marks=pytest.mark.thorough), 0.5])
 def test_chunks_change_no_private_head_beyond_rounding(pool, sampling_rate):
     masks = draw_membership(KEY, pool.labels, num_models=7)
     config = TrainConfig("sgd", steps=15, sampling="poisson", private=True)

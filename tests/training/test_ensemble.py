@@ -37,7 +37,7 @@ def pool():
 @pytest.mark.parametrize(
     ("config", "hyper"),
     [
-        (TrainConfig("adam", steps=12), Hyperparams(0.1)),
+        pytest.param(TrainConfig("adam", steps=12), Hyperparams(0.1), marks=pytest.mark.thorough),
         (TrainConfig("adam", "cosine", steps=12), Hyperparams(0.1, weight_decay=0.3)),
         (TrainConfig("sgd", steps=12), Hyperparams(2.0, momentum=0.9)),
         (TrainConfig("sgd", "cosine", steps=12, batch_size=5), Hyperparams(1.0, 0.5, 0.01)),
@@ -72,7 +72,7 @@ def test_a_head_is_the_slow_loop(pool, config, hyper):
     np.testing.assert_allclose(params["params"]["bias"], expected[1], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize("batch_size", [pytest.param(None, marks=pytest.mark.thorough), 4])
 def test_chunks_change_no_score_beyond_rounding(pool, batch_size):
     masks = draw_membership(KEY, pool.labels, num_models=11)
     config, hyper = TrainConfig(steps=40, batch_size=batch_size), Hyperparams(0.1)
@@ -166,7 +166,13 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize(("config", "own"), OWN.values(), ids=OWN)
+@pytest.mark.parametrize(
+    ("config", "own"),
+    [
+        pytest.param(*case, id=name, marks=[pytest.mark.thorough] * (name in ("steps", "cosine", "private")))
+        for name, case in OWN.items()
+    ],
+)
 def test_models_with_hyperparameters_of_their_own_are_those_trained_one_by_one(pool, config, own):
     """A head of fewer steps is one whose program has that many; SGD, since Adam amplifies rounding."""
     masks = draw_membership(KEY, pool.labels, num_models=3)
@@ -221,7 +227,7 @@ def test_an_order_takes_each_eligible_example_once_before_any_again(examples):
     assert not np.array_equal(order[:half], order[half:])
 
 
-@pytest.mark.parametrize("examples", [4, 4100])
+@pytest.mark.parametrize("examples", [4, pytest.param(4100, marks=pytest.mark.thorough)])
 def test_orders_are_uniform(examples):
     """Where each of four eligible examples stands in 4 000 shuffles: chi-squared over all 24 orders."""
     eligible = jnp.zeros(examples, bool).at[jnp.array([0, 1, examples - 2, examples - 1])].set(True)
@@ -249,7 +255,7 @@ def flat(params):
     return np.concatenate([leaves["kernel"], np.asarray(leaves["bias"])[..., None]], axis=-1)
 
 
-@pytest.mark.parametrize("batch_size", [4, 17])
+@pytest.mark.parametrize("batch_size", [4, pytest.param(17, marks=pytest.mark.thorough)])
 def test_independent_batches_are_the_slow_loop_over_each_models_own_members(pool, batch_size):
     """4 of 36 are gathered, 17 mask products over all; a batch of 17 straddles two shuffles of about 18."""
     masks = draw_membership(KEY, pool.labels, num_models=3)
@@ -290,7 +296,11 @@ NOISY = {"clipping_norm": 0.5, "noise_multiplier": 1.0}
 @pytest.mark.parametrize(
     ("config", "hyper"),
     [
-        (TrainConfig("sgd", steps=30, sampling="poisson"), Hyperparams(1.0, sampling_rate=0.05)),
+        pytest.param(
+            TrainConfig("sgd", steps=30, sampling="poisson"),
+            Hyperparams(1.0, sampling_rate=0.05),
+            marks=pytest.mark.thorough,
+        ),
         (
             TrainConfig("sgd", steps=30, sampling="poisson", private=True),
             Hyperparams(1.0, 0.5, 0.01, 0.05, **NOISY),
@@ -334,8 +344,14 @@ def test_rows_for_a_poisson_sample_overflow_with_probability_2_to_minus_64(membe
     ("config", "hyper"),
     [
         (TrainConfig("sgd", "cosine", steps=30), Hyperparams(2.0, 0.9, 0.05)),
-        (TrainConfig("sgd", steps=30, batch_size=6), Hyperparams(1.0)),
-        (TrainConfig("sgd", steps=30, sampling="poisson"), Hyperparams(1.0, sampling_rate=0.1)),
+        pytest.param(
+            TrainConfig("sgd", steps=30, batch_size=6), Hyperparams(1.0), marks=pytest.mark.thorough
+        ),
+        pytest.param(
+            TrainConfig("sgd", steps=30, sampling="poisson"),
+            Hyperparams(1.0, sampling_rate=0.1),
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_training_in_the_span_of_the_examples_changes_no_head(pool, monkeypatch, config, hyper):

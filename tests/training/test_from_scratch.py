@@ -139,36 +139,38 @@ def test_sgd_agrees_with_a_loop_over_examples_in_float64(network):
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
-        {"schedule": "cosine", "batch_size": 6},
+        pytest.param({}, marks=pytest.mark.thorough),
+        pytest.param({"schedule": "cosine", "batch_size": 6}, marks=pytest.mark.thorough),
         {"batch_size": 6, "sampling": "independent", "optimizer": "adam"},
     ],
     ids=["full", "shared", "independent"],
 )
-def test_networks_with_hyperparameters_of_their_own_are_those_trained_one_by_one(settings):
+@pytest.mark.parametrize(
+    "network", [MLP, pytest.param(CONV, marks=pytest.mark.thorough)], ids=lambda network: network.kind
+)
+def test_networks_with_hyperparameters_of_their_own_are_those_trained_one_by_one(network, settings):
     """A network of fewer steps is one whose program has that many; in chunks of two, the last of which is padded."""
     data = raw_set(*pixels())
     own = {"learning_rate": [0.05, 0.2, 0.1], "momentum": [0.0, 0.5, 0.9], "weight_decay": [0.0, 0.1, 0.3]}
     own["steps"] = [2, 7, 5]
     hyper = Hyperparams(**{name: jnp.array(values) for name, values in own.items()})
-    for network in (MLP, CONV):
-        together = trained(
-            network, data, masks_of(data, models=3), steps=7, hyper=hyper, chunk_size=2, **settings
+    together = trained(
+        network, data, masks_of(data, models=3), steps=7, hyper=hyper, chunk_size=2, **settings
+    )
+    for model in range(3):
+        one = {name: values[model] for name, values in own.items()}
+        masks = draw_membership(
+            jax.random.key(1),
+            data.labels,
+            num_models=1,
+            first_model=model,
+            design="bernoulli",
+            inclusion_rate=0.5,
         )
-        for model in range(3):
-            one = {name: values[model] for name, values in own.items()}
-            masks = draw_membership(
-                jax.random.key(1),
-                data.labels,
-                num_models=1,
-                first_model=model,
-                design="bernoulli",
-                inclusion_rate=0.5,
-            )
-            steps = one.pop("steps")
-            alone = trained(network, data, masks, steps=steps, hyper=Hyperparams(**one), **settings)
-            found = jax.tree.map(lambda leaf, model=model: leaf[model : model + 1], together.params)
-            assert_same(found, alone.params, rtol=1e-4, atol=1e-5)
+        steps = one.pop("steps")
+        alone = trained(network, data, masks, steps=steps, hyper=Hyperparams(**one), **settings)
+        found = jax.tree.map(lambda leaf, model=model: leaf[model : model + 1], together.params)
+        assert_same(found, alone.params, rtol=1e-4, atol=1e-5)
 
 
 def test_the_first_layer_of_a_conv_net_is_a_convolution():
