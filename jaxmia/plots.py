@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxmia._validate import InputError
 from jaxmia.laws.law import LawKey, PowerLaw, PowerLawFit
 from jaxmia.laws.published import published_lines
 from jaxmia.stats.realised import realised_fpr
@@ -39,6 +41,15 @@ STYLE: Any = {
     "axes.spines.right": False,
     "font.size": 10,
 }
+
+
+class Picture(Figure):
+    """A figure that notebooks show without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        held = io.BytesIO()
+        self.savefig(held, format="png", dpi=100)
+        return held.getvalue()
 
 
 def plot_power_law(
@@ -75,11 +86,52 @@ def power_law_figure(rows: pd.DataFrame, fit: PowerLawFit, *, title: str) -> Fig
         fit: to these rows.
         title: of the figure.
     """
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = Picture(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     _draw_laws(axes, rows, fit)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     axes.set_title(title)
+    return figure
+
+
+def laws_figure(results: pd.DataFrame, laws: Mapping[LawKey, PowerLawFit]) -> Figure:
+    """The first law that has a cell above chance, of the least private cells: advantage against shots.
+
+    Raises:
+        InputError: if there is none.
+    """
+    least_private = results["epsilon"].max()
+    for name, fit in laws.items():
+        rows = results
+        for column, value in name._asdict().items():
+            rows = rows[rows[column] == value]
+        if name.epsilon == least_private and (rows["advantage"] > 0).any():
+            with mpl.rc_context(STYLE):
+                return power_law_figure(rows, fit, title=f"{name}: vulnerability against examples per class")
+    raise InputError("results must hold a cell above chance, that has a law.")
+
+
+def records_figure(tpr: np.ndarray, low: np.ndarray, high: np.ndarray, *, fpr: float) -> Figure:
+    """Each record's TPR with its 95% interval, ascending.
+
+    Args:
+        tpr: [records]; NaN is left out.
+        low: [records], lower ends.
+        high: [records], upper ends.
+        fpr: of every record.
+    """
+    order = np.argsort(tpr)[: np.count_nonzero(np.isfinite(tpr))]
+    with mpl.rc_context(STYLE):
+        figure = Picture(figsize=(8, 4), layout="constrained")
+        axes = figure.subplots()
+        rank = np.arange(1, len(order) + 1)
+        axes.fill_between(
+            rank, low[order], high[order], color=COLOURS[0], alpha=0.25, linewidth=0, label="95% interval"
+        )
+        axes.plot(rank, tpr[order], color=COLOURS[0], label="TPR of the record")
+        axes.axhline(fpr, color="0.6", linewidth=1, label=f"chance, FPR {fpr:g}")
+        axes.set(xlabel="records, the most vulnerable last", ylabel=f"TPR at FPR {fpr:g}", ylim=(0, 1.02))
+        axes.legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -115,7 +167,7 @@ def privacy_figure(rows: pd.DataFrame, stem: str) -> Figure:
         stem: of PRIVACY_FIGURES: "accuracy" against TPR, or TPR and its "ceiling" against epsilon.
     """
     fprs = sorted(rows["fpr"].unique(), reverse=True)
-    figure = Figure(figsize=(4.5 * len(fprs) + 2, 4.5), layout="constrained")
+    figure = Picture(figsize=(4.5 * len(fprs) + 2, 4.5), layout="constrained")
     for axes, fpr in zip(figure.subplots(1, len(fprs), squeeze=False)[0], fprs, strict=True):
         (_draw_accuracy if stem == "accuracy" else _draw_ceilings)(axes, rows[rows["fpr"] == fpr])
         axes.set_title(f"FPR {fpr:g}")
@@ -207,7 +259,7 @@ def plot_rocs(curves: Mapping[str, Roc], stem: pathlib.Path, *, title: str) -> l
 
 def rocs_figure(curves: Mapping[str, Roc], *, title: str) -> Figure:
     """What plot_rocs draws."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Picture(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for number, (attack, curve) in enumerate(curves.items()):
         thin = thinned(curve)

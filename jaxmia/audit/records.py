@@ -96,12 +96,32 @@ def load_records(config: AuditConfig) -> AuditRecords:
                 f"{source} must hold the key 'member', or data.members must name an .npz that does."
             )
         member = extra["member"]
+    return audit_records(data, member, extra.get("ids"), source=source)
+
+
+def audit_records(
+    data: FeatureSet, member: np.ndarray, ids: np.ndarray | None, *, source: str
+) -> AuditRecords:
+    """Check who was a member and the records' names.
+
+    Args:
+        data: the records.
+        member: [records], whatever says true or false.
+        ids: [records], all different; by default the places.
+        source: of member, for messages.
+
+    Raises:
+        InputError: for a wrong length, values that are no truth, a class without a member, or ids that repeat.
+    """
     member = _checked_member(member, data, source)
-    ids = record_ids(extra.get("ids"), len(data.labels))
+    names = record_ids(ids, len(data.labels))
     check(
-        len(np.unique(ids)) == len(ids), "different ids", len(np.unique(ids)), f"be {len(ids)}: one a record"
+        len(np.unique(names)) == len(names),
+        "different ids",
+        len(np.unique(names)),
+        f"be {len(names)}: one a record",
     )
-    return AuditRecords(data, member, ids.astype(str))
+    return AuditRecords(data, member, names.astype(str))
 
 
 def proposed_fprs(source: str | os.PathLike[str]) -> tuple[tuple[float, ...], str]:

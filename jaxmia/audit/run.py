@@ -82,6 +82,7 @@ class _Audited:
     Attributes:
         config: settings, with the shadows' recipe.
         given: content hash of the features as they are in their file; a head may read them through its own scaler.
+        head_hash: SHA-256 of the head's file, or of its outputs where it was in memory.
         recipe_from: "given", "file" (of the head) or "fitted".
         records: the records, as the head sees them.
         head: the head.
@@ -93,6 +94,7 @@ class _Audited:
 
     config: AuditConfig
     given: str
+    head_hash: str
     recipe_from: str
     records: AuditRecords
     head: ReleasedHead
@@ -133,11 +135,51 @@ def run_audit(
     """
     if isinstance(config, (str, os.PathLike)):
         config = load_audit(config)
-    audited = _audited(config, memory)
-    config = audited.config
+    check_audit_attacks(config)
+    records = load_records(config)
+    head = load_released(config.head.file, records.data, weight=config.head.weight, bias=config.head.bias)
+    return audit_given(
+        config,
+        records,
+        head,
+        pathlib.Path(out),
+        head_hash=file_hash(config.head.file),
+        force=force,
+        memory=memory,
+        console=console,
+    )
+
+
+def audit_given(
+    config: AuditConfig,
+    records: AuditRecords,
+    head: ReleasedHead,
+    path: pathlib.Path,
+    *,
+    head_hash: str = "",
+    force: bool = False,
+    memory: int | None = None,
+    console: rich.console.Console | None = None,
+) -> AuditResult:
+    """What run_audit does, of records and a head that were read.
+
+    Args:
+        config: settings; the names of files in them are for the record.
+        records: the records, features as they were given.
+        head: the head, read with them.
+        path: the folder.
+        head_hash: of the head's file; by default of its outputs on the records.
+        force: as of run_audit.
+        memory: as of run_audit.
+        console: as of run_audit.
+
+    Raises:
+        InputError: as run_audit.
+    """
+    check_audit_attacks(config)
+    audited = _audited(config, records, head, head_hash or content_key(head.outputs.tolist()), memory)
     check_goes_together(audited.void, force=force)
-    path = pathlib.Path(out)
-    key = shadows_key(config, audited.records, audited.own.log_odds)
+    key = shadows_key(audited.config, audited.records, audited.own.log_odds)
     with open_folder(path, key):
         return _attacked_and_written(audited, path, key, console)
 
@@ -175,16 +217,20 @@ def _attacked_and_written(
     return result
 
 
-def _audited(config: AuditConfig, memory: int | None) -> _Audited:
-    """Read records and head, and refuse whatever would fail later."""
+def check_audit_attacks(config: AuditConfig) -> None:
+    """Raise InputError for attacks that an audit cannot run."""
     check_attacks(config.attack)
     for attack in config.attack:
         check(not needs_features(attack.name), "attack", attack.label, "be one that works from scores alone")
         rule = "leave out paired=true: an audit keeps its shadows' scores, not what flips them"
         check(not attack.options.get("paired"), "attack", attack.label, rule)
-    records = load_records(config)
+
+
+def _audited(
+    config: AuditConfig, records: AuditRecords, head: ReleasedHead, head_hash: str, memory: int | None
+) -> _Audited:
+    """What is known before anything is trained; refuses whatever would fail later."""
     given = records.data.content_hash()
-    head = load_released(config.head.file, records.data, weight=config.head.weight, bias=config.head.bias)
     if head.features is not None:
         seen = dataclasses.replace(records.data, features=head.features)
         records = dataclasses.replace(records, data=seen)
@@ -209,7 +255,7 @@ def _audited(config: AuditConfig, memory: int | None) -> _Audited:
     private = bool(config.privacy or config.context.epsilon)
     void = void_findings(records, head.predictions(), own.log_odds, private=private)
     notes = (*external.notes, *head.warnings, *of_recipe)
-    return _Audited(config, given, recipe_from, records, head, own, notes, trainer, void)
+    return _Audited(config, given, head_hash, recipe_from, records, head, own, notes, trainer, void)
 
 
 def _check_weights(
@@ -318,7 +364,7 @@ def _content(
             "file": pathlib.Path(config.data.features).name,
         },
         "head": {
-            "sha256": file_hash(config.head.file),
+            "sha256": audited.head_hash,
             "file": pathlib.Path(config.head.file).name,
             "parameters": head.num_parameters,
             "released_as": head.kind if head.weight is None else "weights",

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from jaxmia._atomic import replacing
 from jaxmia._npz import read_npz
+from jaxmia._shown import Shown
 from jaxmia._text import printable
 from jaxmia._validate import InputError, check, check_choice
 from jaxmia.data.labels import class_places
@@ -25,7 +26,7 @@ _DEMO_FILE = "demo_wordnet10.npz"
 
 
 @flax.struct.dataclass
-class FeatureSet:
+class FeatureSet(Shown):
     """Outputs of a frozen pretrained extractor, or what it was given, with class labels.
 
     Attributes:
@@ -40,6 +41,12 @@ class FeatureSet:
     labels: Int[np.ndarray, "examples"]
     class_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
     input_shape: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
+
+    __repr__ = Shown.__repr__
+
+    def headline(self) -> str:
+        """Sizes."""
+        return f"{len(self.labels)} examples, dimension {self.features.shape[1]}, {self.num_classes} classes"
 
     @property
     def num_classes(self) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jaxmia._buckets import bucket, in_float32
+from jaxmia._shown import Shown
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 from jaxmia.data.persons import checked_persons
 
@@ -23,7 +24,7 @@ DESIGNS = ("bernoulli", "fixed_size")
 
 
 @flax.struct.dataclass
-class MembershipMasks:
+class MembershipMasks(Shown):
     """Training-set membership of every candidate under every model.
 
     Attributes:
@@ -37,6 +38,15 @@ class MembershipMasks:
     model_ids: Int[Array, "models"]
     design: str = flax.struct.field(pytree_node=False)
     inclusion_rate: float = flax.struct.field(pytree_node=False)
+
+    __repr__ = Shown.__repr__
+
+    def headline(self) -> str:
+        """Sizes and design."""
+        models, examples = self.member.shape
+        return (
+            f"{models} models x {examples} candidates, {self.design}, inclusion rate {self.inclusion_rate:g}"
+        )
 
 
 @in_float32

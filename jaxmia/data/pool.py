@@ -10,12 +10,13 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxmia._buckets import in_float32
+from jaxmia._shown import Shown
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 from jaxmia.data.feature_set import FeatureSet
 
 
 @flax.struct.dataclass
-class CandidatePool:
+class CandidatePool(Shown):
     """The candidates of one experiment cell and a disjoint test split.
 
     Attributes:
@@ -27,6 +28,12 @@ class CandidatePool:
     data: FeatureSet
     test: FeatureSet
     rows: Int[np.ndarray, "examples"]
+
+    __repr__ = Shown.__repr__
+
+    def headline(self) -> str:
+        """Candidates and test examples."""
+        return f"{self.data.headline()}, and {len(self.test.labels)} test examples"
 
 
 def choose_classes(data: FeatureSet, classes: int | Sequence[str]) -> tuple[int, ...]:

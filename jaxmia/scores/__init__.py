@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Int
 
+from jaxmia._shown import Shown
+
 WeightsUnder = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Scores:
+class Scores(Shown):
     """What the attacks see, from jaxmia's ensembles or from anyone's arrays.
 
     Attributes:
@@ -43,6 +45,16 @@ class Scores:
     prior_variance: np.ndarray | None = None
     white_box: Mapping[str, np.ndarray] | None = None
     weights_under: WeightsUnder | None = None
+
+    __repr__ = Shown.__repr__
+
+    def headline(self) -> str:
+        """Sizes, members, and what there is beside the log-odds."""
+        models, examples = np.shape(self.log_odds)
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ("log_odds", "member")]
+        more = [name for name in names if getattr(self, name) is not None]
+        beside = f", with {', '.join(more)}" if more else ""
+        return f"{models} models x {examples} examples, {np.mean(self.member):.0%} members{beside}"
 
 
 def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]:

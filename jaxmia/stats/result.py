@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxmia._shown import Shown
 from jaxmia._validate import check
 
 
 @dataclasses.dataclass(frozen=True)
-class AttackResult:
+class AttackResult(Shown):
     """The statistic of an attack for every candidate under every target model.
 
     Attributes:
@@ -29,6 +30,15 @@ class AttackResult:
     defined: np.ndarray
     null: str = "unknown"
     population: np.ndarray | None = None
+
+    __repr__ = Shown.__repr__
+
+    def headline(self) -> str:
+        """Sizes, members, and the law of the null."""
+        models, examples = np.shape(self.statistic)
+        return (
+            f"{models} models x {examples} examples, {np.mean(self.member):.0%} members, null {self.null!r}"
+        )
 
 
 def checked_arrays(result: AttackResult) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from jaxmia._shown import Shown, figure
 from jaxmia._validate import check_choice
 from jaxmia.stats.p_values import CALIBRATED, EVALUATIONS, calibrated_p_values
 from jaxmia.stats.result import AttackResult, checked_arrays, of_targets
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Roc:
+class Roc(Shown):
     """Step ROC: one point per distinct statistic, from (0, 0), which calls nothing, to (1, 1).
 
     Attributes:
@@ -30,6 +33,20 @@ class Roc:
     threshold: np.ndarray
     num_members: int
     num_nonmembers: int
+
+    __repr__ = Shown.__repr__
+
+    def headline(self) -> str:
+        """Scores and area."""
+        return f"{self.num_members} member and {self.num_nonmembers} non-member scores, AUC {self.auc:.3f}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per point."""
+        return pd.DataFrame({"fpr": self.fpr, "tpr": self.tpr, "threshold": self.threshold})
+
+    def plot(self) -> Any:
+        """Figure of the curve on log axes, with chance and the FPR below which nothing is resolved."""
+        return figure("rocs_figure", {"attack": self}, title=self.headline())
 
     @property
     def auc(self) -> float:

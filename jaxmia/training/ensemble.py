@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxmia._buckets import in_float32
+from jaxmia._shown import Shown
 from jaxmia._validate import check, check_at_least
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import MembershipMasks
@@ -25,7 +26,7 @@ from jaxmia.training.trainables import trainable
 
 
 @flax.struct.dataclass
-class ShadowEnsemble:
+class ShadowEnsemble(Shown):
     """Trained heads and the membership each was trained under.
 
     Attributes:
@@ -42,6 +43,14 @@ class ShadowEnsemble:
     clipped_squares: Array | None = None
     network: Network | None = flax.struct.field(pytree_node=False, default=None)
     link: str = flax.struct.field(pytree_node=False, default="softmax")
+
+    __repr__ = Shown.__repr__
+
+    def headline(self) -> str:
+        """Models, what they are, and examples."""
+        models, examples = self.masks.member.shape
+        kind = "linear heads" if self.network is None else f"{self.network.kind} networks"
+        return f"{models} {kind}, {examples} candidates"
 
 
 @in_float32

@@ -1,0 +1,48 @@
+"""How results show themselves: one line, a table in notebooks, a figure, a report.
+
+Plots and reports are of higher wings than most results. They are looked up by name when asked for, so that no import
+points up and nothing loads before it is needed.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import os
+import pathlib
+from typing import Any
+
+import pandas as pd
+
+_ROWS = 12  # of a table in a notebook
+
+
+class Shown:
+    """A result with a short repr and, in notebooks, a table: of its to_frame, where it has one."""
+
+    def headline(self) -> str:
+        """What it is, how large, and its main figure, in one line."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {self.headline()}"
+
+    def _repr_html_(self) -> str:
+        said = f"<p><b>{html.escape(type(self).__name__)}</b>: {html.escape(self.headline())}</p>"
+        frame = getattr(self, "to_frame", None)
+        if frame is None:
+            return said
+        table: pd.DataFrame = frame()
+        more = f"<p>{len(table)} rows; .to_frame() has all</p>" if len(table) > _ROWS else ""
+        return said + table.head(_ROWS).to_html(border=0, index=False, float_format="{:.4g}".format) + more
+
+
+def figure(name: str, *args: Any, **options: Any) -> Any:
+    """The figure that jaxmia.plots draws under a name."""
+    return getattr(importlib.import_module("jaxmia.plots"), name)(*args, **options)
+
+
+def report(folder: pathlib.Path, out: str | os.PathLike[str] | None, **options: Any) -> pathlib.Path:
+    """Write the report on a folder, and return its page."""
+    page: pathlib.Path = importlib.import_module("jaxmia.report").write_report(folder, out, **options)[0]
+    return page

@@ -1,0 +1,173 @@
+"""Audits and attacks from arrays and fitted models in one call, without files of one's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pydantic
+import rich.console
+
+from jaxmia._atomic import write_arrays
+from jaxmia._validate import InputError, check
+from jaxmia.audit.attack_scores import FPRS, AttackRun, attack_scores
+from jaxmia.audit.records import audit_records
+from jaxmia.audit.released.base import ReleasedHead
+from jaxmia.audit.released.estimators import head_of_model
+from jaxmia.audit.released.tensors import head_of_tensors
+from jaxmia.audit.run import AuditResult, audit_given
+from jaxmia.audit.settings import AuditConfig
+from jaxmia.data.feature_set import FeatureSet, feature_set
+from jaxmia.studies.settings.errors import describe_error
+
+_IN_MEMORY = "in memory"
+_INERT = (
+    "Identity",
+    "Dropout",
+    "Flatten",
+    "Softmax",
+    "LogSoftmax",
+)  # modules that leave logits' order as it is
+_KINDS = (
+    "a fitted classifier or Pipeline of scikit-learn, a torch Linear, weights (weight, bias), or a mapping of"
+    " 'weight' and 'bias', 'logits' or 'probabilities'"
+)
+
+
+def audit_head(
+    head: Any,
+    features: Any,
+    labels: Any,
+    member: Any,
+    *,
+    ids: Any = None,
+    class_names: Sequence[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    memory: int | None = None,
+    console: rich.console.Console | None = None,
+    **settings: Any,
+) -> AuditResult:
+    """Audit a head that is in memory: what run_audit does for files.
+
+    Args:
+        head: a fitted classifier, Pipeline or search of scikit-learn; a torch Linear, or a Sequential that is one but
+            for dropout and softmax; (weight [classes, dim], bias [classes]); or a mapping of tensors by name, or of
+            'logits' or 'probabilities' [records, classes] where only outputs are known.
+        features: [records, dim], as the head is given them; a DataFrame, where a Pipeline's first steps make numbers
+            of it.
+        labels: [records], values: integers, strings, or places among class_names.
+        member: bool [records], true where the head was trained on the record.
+        ids: [records], names for reports; by default the records' places.
+        class_names: names of labels that are places.
+        out: a new folder, or the same audit's; by default a temporary one, result.path.
+        force: go on where head and records do not go together.
+        memory: bytes that training may hold.
+        console: where progress is shown, if anywhere.
+        settings: tables and keys of an audit file: fpr=(0.1,), attack=("lira",), seed=0, train={...},
+            shadows={"models": 128}, privacy={...}, context={...}.
+
+    Raises:
+        InputError: for whatever is wrong with head, records or settings, before any training.
+    """
+    given = features
+    notes: tuple[str, ...] = ()
+    if hasattr(features, "columns"):  # a DataFrame
+        head, given, notes = _without_frames(head, features)
+    data = feature_set(np.asarray(given), np.asarray(labels), class_names)
+    records = audit_records(
+        data, np.asarray(member), None if ids is None else np.asarray(ids), source="member"
+    )
+    released = head_in_memory(head, data)
+    released = dataclasses.replace(released, notes=(*notes, *released.notes))
+    try:
+        config = AuditConfig.model_validate(
+            {"data": {"features": _IN_MEMORY}, "head": {"file": _IN_MEMORY}} | settings
+        )
+    except pydantic.ValidationError as error:
+        raise InputError(describe_error(error, AuditConfig)) from None
+    path = pathlib.Path(tempfile.mkdtemp(prefix="jaxmia-audit-") if out is None else out)
+    return audit_given(config, records, released, path, force=force, memory=memory, console=console)
+
+
+def audit_scores(
+    scores: Mapping[str, Any],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    attack: Sequence[str] = (),
+    fpr: Sequence[float] = FPRS,
+    target: int | None = None,
+) -> AttackRun:
+    """Run attacks on scores that are in memory: what attack_scores does for a file.
+
+    Args:
+        scores: arrays as of scores_from_arrays: log_odds, logits or probabilities, member, and labels.
+        out: a new folder; by default a temporary one, result.path.
+        attack: as of attack_scores.
+        fpr: fractions.
+        target: row of the model under audit, if there is one.
+
+    Raises:
+        InputError: as attack_scores.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        file = pathlib.Path(place) / "scores.npz"
+        write_arrays(file, {name: np.asarray(values) for name, values in scores.items()})
+        path = pathlib.Path(tempfile.mkdtemp(prefix="jaxmia-attack-") if out is None else out)
+        return attack_scores(file, path, attack=attack, fpr=fpr, target=target)
+
+
+def head_in_memory(head: Any, data: FeatureSet) -> ReleasedHead:
+    """The head that an object is, by its kind and never by its shape.
+
+    Raises:
+        InputError: for an object of another kind, naming those that are read.
+    """
+    if isinstance(head, Mapping):
+        return head_of_tensors(
+            {name: np.asarray(values) for name, values in head.items()}, data, weight="", bias=""
+        )
+    if isinstance(head, tuple) and len(head) == 2:
+        tensors = dict(zip(("weight", "bias"), map(np.asarray, head), strict=True))
+        return head_of_tensors(tensors, data, weight="", bias="")
+    if hasattr(head, "state_dict"):
+        return head_of_tensors(_torch_tensors(head), data, weight="", bias="")
+    if hasattr(head, "get_params") and hasattr(head, "fit"):
+        return head_of_model(head, data)
+    raise InputError(f"head={type(head).__name__} must be {_KINDS}.")
+
+
+def _torch_tensors(module: Any) -> dict[str, np.ndarray]:
+    """The state of a torch Linear, or of a Sequential that is one but for modules that keep its logits' order."""
+    layers = [each for each in module.modules() if not list(each.children())]
+    others = [type(each).__name__ for each in layers if type(each).__name__ not in (*_INERT, "Linear")]
+    linear = [each for each in layers if type(each).__name__ == "Linear"]
+    check(
+        len(linear) == 1 and not others,
+        "head",
+        ", ".join(type(each).__name__ for each in layers),
+        "be one torch Linear: give the last layer, and as features what it is given",
+    )
+    return {name: values.detach().cpu().numpy() for name, values in linear[0].state_dict().items()}
+
+
+def _without_frames(head: Any, features: Any) -> tuple[Any, np.ndarray, tuple[str, ...]]:
+    """Head and numbers: a Pipeline's first steps are applied to the DataFrame, where there are any."""
+    while hasattr(head, "best_estimator_"):
+        head = head.best_estimator_
+    steps = getattr(head, "steps", [])
+    if len(steps) < 2:
+        return head, features.to_numpy(), ()
+    try:
+        made = head[:-1].transform(features)
+    except Exception as error:  # whatever a step of anyone's Pipeline raises
+        said = " ".join(str(error).split())[:300]
+        raise InputError(f"features must be what the Pipeline takes; it says: {said}") from None
+    made = np.asarray(made.toarray() if hasattr(made, "toarray") else made, np.float64)
+    names = ", ".join(type(step).__name__ for _, step in steps[:-1])
+    return steps[-1][1], made, (f"The records are what the Pipeline's {names} make of the DataFrame.",)
