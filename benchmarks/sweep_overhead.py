@@ -46,8 +46,8 @@ def measure(arguments: Any, folder: pathlib.Path) -> tuple[dict[str, Any], dict[
     shots = list(range(4, 4 + arguments.shapes))
     per_class = 2 * max(shots) + 20
     save_features(
-        folder / "features.npz",
         _common.synthetic_pool(arguments.seed, examples=3 * per_class, classes=3, dim=384),
+        folder / "features.npz",
     )
     settings = {
         "attack": ["lira", "threshold"],

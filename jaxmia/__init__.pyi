@@ -6,8 +6,11 @@ from .attacks.persons import person_scores as person_scores
 from .attacks.persons import sum_by_person as sum_by_person
 from .attacks.persons import weighed_person_scores as weighed_person_scores
 from .audit.attack_scores import attack_scores as attack_scores
+from .audit.in_memory import audit_head as audit_head
+from .audit.in_memory import audit_scores as audit_scores
 from .audit.released import load_released as load_released
 from .audit.run import run_audit as run_audit
+from .audit.settings import AuditConfig as AuditConfig
 from .audit.settings import load_audit as load_audit
 from .data.feature_set import FeatureSet as FeatureSet
 from .data.feature_set import demo_features as demo_features
@@ -48,6 +51,7 @@ from .stats.operating_points import OperatingPoint as OperatingPoint
 from .stats.operating_points import operating_points as operating_points
 from .stats.operating_points import tpr_at_fpr as tpr_at_fpr
 from .stats.p_values import calibrated_p_values as calibrated_p_values
+from .stats.resolution import UnresolvedError as UnresolvedError
 from .stats.result import AttackResult as AttackResult
 from .stats.roc import Roc as Roc
 from .stats.roc import roc as roc

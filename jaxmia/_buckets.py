@@ -32,6 +32,11 @@ def in_float32(function: Callable[Given, Returned]) -> Callable[Given, Returned]
     return wrapped
 
 
+def random_key(key: jax.Array | int) -> jax.Array:
+    """The key, or that of a seed."""
+    return jax.random.key(key) if isinstance(key, int) else key
+
+
 def bucket(size: int) -> int:
     """Round up to a size that programs are compiled for: four to an octave, up to 1 024.
 

@@ -14,11 +14,12 @@ import pandas as pd
 from jaxmia import attacks
 from jaxmia._atomic import new_folder, write_json, write_parquet
 from jaxmia._hashes import file_hash
+from jaxmia._shown import Shown, figure
 from jaxmia._validate import check, check_choice, check_different, check_fpr
 from jaxmia.plots import plot_rocs, thinned
 from jaxmia.scores.reading import ExternalScores, check_target, load_scores
 from jaxmia.stats.result import AttackResult
-from jaxmia.stats.roc import Roc
+from jaxmia.stats.roc import Roc, roc
 from jaxmia.studies.assess import (
     check_resolvable,
     control_rows,
@@ -36,8 +37,8 @@ CONTROL_SEED = 0  # recorded in controls.parquet
 EVALUATIONS = ("pooled", "per_target", "calibrated")
 
 
-@dataclasses.dataclass(frozen=True)
-class AttackRun:
+@dataclasses.dataclass(frozen=True, repr=False)
+class AttackRun(Shown):
     """What attacks on a file of scores leave.
 
     Attributes:
@@ -52,6 +53,20 @@ class AttackRun:
     results: pd.DataFrame
     controls: pd.DataFrame
 
+    def headline(self) -> str:
+        """Sizes, and the attack that found most at the lowest FPR that is resolved."""
+        return f"{self.read.scores.headline()}; {best_of(self.results)}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """The results."""
+        return self.results
+
+    def plot(self, *, evaluation: str = "pooled") -> Any:
+        """Figure of the attacks' ROC curves over all targets under an evaluation."""
+        found = (self.path / "statistics").glob("*.npz")
+        curves = {file.stem: roc(_statistics(file), evaluation=evaluation) for file in sorted(found)}
+        return figure("rocs_figure", curves, title=f"{evaluation}, all targets")
+
 
 @dataclasses.dataclass(frozen=True)
 class _Targets:
@@ -60,6 +75,19 @@ class _Targets:
     name: str
     rows: tuple[int, ...] | None
     left_out: tuple[str, ...] = ()
+
+
+def best_of(results: pd.DataFrame) -> str:
+    """The largest TPR at the lowest FPR that is resolved, in words, over all rows of a results table."""
+    known = results[results["status"] == "ok"]
+    if not len(known):
+        return "no FPR is resolved"
+    at = known[known["fpr"] == known["fpr"].min()]
+    best = at.loc[at["tpr"].idxmax()]
+    return (
+        f"{best['attack']} ({best['evaluation']}): TPR {best['tpr']:.3g}"
+        f" ({best['tpr_low']:.3g} to {best['tpr_high']:.3g}) at FPR {best['fpr']:g}"
+    )
 
 
 def attack_scores(
@@ -184,6 +212,12 @@ def _save_statistics(path: pathlib.Path, result: AttackResult) -> None:
     if result.population is not None:
         arrays["population"] = result.population
     np.savez(path, **arrays)
+
+
+def _statistics(path: pathlib.Path) -> AttackResult:
+    """What _save_statistics wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return AttackResult(**arrays)
 
 
 def _per_example(read: ExternalScores, fprs: Sequence[float]) -> pd.DataFrame:

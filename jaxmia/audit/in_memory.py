@@ -75,6 +75,9 @@ def audit_head(
     Raises:
         InputError: for whatever is wrong with head, records or settings, before any training.
     """
+    check(
+        "data" not in settings, "data", settings.get("data"), "be left out: the records are given as arrays"
+    )
     given = features
     notes: tuple[str, ...] = ()
     if hasattr(features, "columns"):  # a DataFrame

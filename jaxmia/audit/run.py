@@ -16,9 +16,10 @@ import rich.console
 
 from jaxmia._atomic import new_folder, write_arrays, write_json, write_parquet
 from jaxmia._hashes import content_key, file_hash, json_number
+from jaxmia._shown import Shown, report
 from jaxmia._validate import check
 from jaxmia.attacks.weights import check_memory, check_methods
-from jaxmia.audit.attack_scores import AttackRun, write_attacks
+from jaxmia.audit.attack_scores import AttackRun, best_of, write_attacks
 from jaxmia.audit.checks import check_goes_together, void_findings, warnings_after, warnings_before
 from jaxmia.audit.head_recipe import shadows_recipe
 from jaxmia.audit.recipe_fit import MISMATCH, HeadScores, Match, fit_recipe_once
@@ -51,8 +52,8 @@ _CONTENT = "audit.json"
 _REPORTS = ("report.html", "report.json")  # where `jaxmia report` puts them
 
 
-@dataclasses.dataclass(frozen=True)
-class AuditResult:
+@dataclasses.dataclass(frozen=True, repr=False)
+class AuditResult(Shown):
     """What an audit leaves.
 
     Attributes:
@@ -73,6 +74,24 @@ class AuditResult:
     warnings: tuple[str, ...]
     void: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def headline(self) -> str:
+        """Void, if it is; records, and the attack that found most of the head's members."""
+        void = "VOID: " if self.void else ""
+        own = self.attack.results[self.attack.results["targets"] != "others"]
+        return f"{void}{len(self.records)} records; {best_of(own)}; {len(self.warnings)} warnings"
+
+    def to_frame(self) -> pd.DataFrame:
+        """The records, the most vulnerable first."""
+        return self.records
+
+    def plot(self, *, evaluation: str = "pooled") -> Any:
+        """Figure of the attacks' ROC curves over the head and its shadows."""
+        return self.attack.plot(evaluation=evaluation)
+
+    def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> pathlib.Path:
+        """Write the report, as jaxmia.write_report; return its page."""
+        return report(self.path, out, **options)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

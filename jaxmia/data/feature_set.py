@@ -169,14 +169,23 @@ def raw_set(raw: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | No
     return dataclasses.replace(feature_set(values, labels, class_names), input_shape=tuple(shape))
 
 
-def save_features(path: str | os.PathLike[str], data: FeatureSet, *, dtype: str = "float32") -> None:
+def save_features(data: FeatureSet, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:
     """Write a feature set as a compressed .npz that load_features reads; replaces the file in one step.
 
     Args:
-        path: the file; its folder must exist.
         data: the feature set.
+        path: the file; its folder must exist.
         dtype: "float32", or "float16" for half the size at a relative error of up to 2^-11.
+
+    Raises:
+        InputError: if the two are exchanged, as they stood in version 0.1, or for another dtype.
     """
+    check(
+        isinstance(data, FeatureSet),
+        "data",
+        type(data).__name__,
+        "be a FeatureSet: save_features(data, path)",
+    )
     check_choice("dtype", dtype, ("float16", "float32"))
     with replacing(pathlib.Path(path)) as temporary, temporary.open("wb") as file:
         np.savez_compressed(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jaxmia._buckets import bucket, in_float32
+from jaxmia._buckets import bucket, in_float32, random_key
 from jaxmia._shown import Shown
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 from jaxmia.data.persons import checked_persons
@@ -51,7 +51,7 @@ class MembershipMasks(Shown):
 
 @in_float32
 def draw_membership(
-    key: jax.Array,
+    key: jax.Array | int,
     labels: Int[np.ndarray, "examples"],
     *,
     num_models: int,
@@ -65,7 +65,7 @@ def draw_membership(
     The row of a model depends on the key, its id, the labels and the design alone, never on the other models.
 
     Args:
-        key: random key.
+        key: random key, or a seed.
         labels: classes of the candidates.
         num_models: M.
         design: "bernoulli" makes each candidate a member with probability r, independently; "fixed_size" takes exactly
@@ -108,7 +108,7 @@ def draw_membership(
     rank_labels = (
         None if rank_labels is None else jnp.pad(rank_labels, padding, constant_values=labels.max() + 1)
     )
-    member = _draw(key, model_ids, limit, rank_labels)[:, : len(labels)]
+    member = _draw(random_key(key), model_ids, limit, rank_labels)[:, : len(labels)]
     return MembershipMasks(member, model_ids, design, inclusion_rate)
 
 

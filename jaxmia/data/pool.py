@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxmia._buckets import in_float32
+from jaxmia._buckets import in_float32, random_key
 from jaxmia._shown import Shown
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 from jaxmia.data.feature_set import FeatureSet
@@ -82,7 +82,7 @@ def candidate_pool(
     classes: int | Sequence[str],
     shots: int,
     multiplier: int = 2,
-    key: jax.Array,
+    key: jax.Array | int,
     test_per_class: int = 200,
 ) -> CandidatePool:
     """Choose classes, a pool of multiplier x shots candidates of each, and a disjoint test split.
@@ -95,7 +95,7 @@ def candidate_pool(
         classes: how many classes (the largest are taken), or their names.
         shots: S, training examples per class of each model.
         multiplier: m; a model trains on 1/m of the pool.
-        key: random key of the draw.
+        key: random key, or a seed of the draw.
         test_per_class: at most this many test examples of each class, from what the pool leaves.
 
     Raises:
@@ -107,7 +107,7 @@ def candidate_pool(
     pool_rows, test_rows = [], []
     for label in chosen:
         members = np.flatnonzero(data.labels == label)
-        order = np.asarray(jax.random.permutation(jax.random.fold_in(key, label), members.size))
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(random_key(key), label), members.size))
         pool_rows.append(members[order[:needed]])
         test_rows.append(members[order[max(needed, members.size - test_per_class) :]])
     rows = np.concatenate(pool_rows).astype(np.int64)

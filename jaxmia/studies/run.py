@@ -12,7 +12,8 @@ import pandas as pd
 import rich.console
 
 from jaxmia._progress import grid_progress
-from jaxmia.data.feature_set import load_features
+from jaxmia._shown import Shown, figure, report
+from jaxmia.data.feature_set import DEMO_NAME, FeatureSet, load_features
 from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.studies.cell import Cell, cells_of
 from jaxmia.studies.checks import check_experiment
@@ -28,8 +29,8 @@ from jaxmia.studies.study import given_statistics, study_of
 from jaxmia.studies.tuning import Tuning
 
 
-@dataclasses.dataclass(frozen=True)
-class RunResult:
+@dataclasses.dataclass(frozen=True, repr=False)
+class RunResult(Shown):
     """What a run leaves.
 
     Attributes:
@@ -48,6 +49,34 @@ class RunResult:
     cells_computed: int
     heads_trained: int
 
+    def headline(self) -> str:
+        """Cells, and the most that an attack found at the lowest FPR that is resolved."""
+        cells = self.results[["classes", "shots", "seed", "epsilon"]].drop_duplicates()
+        known = self.results[self.results["status"] == "ok"]
+        if not len(known):
+            return f"{len(cells)} cells in {self.path}; no FPR is resolved"
+        at = known[known["fpr"] == known["fpr"].min()]
+        best = at.loc[at["tpr"].idxmax()]
+        found = f"TPR up to {best['tpr']:.3g} at FPR {best['fpr']:g} ({best['attack']}, S = {best['shots']})"
+        return f"{len(cells)} cells in {self.path}; {found}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """The results."""
+        return self.results
+
+    @property
+    def records(self) -> pd.DataFrame:
+        """One row per cell, candidate and FPR."""
+        return load_table(self.path, "per_example")
+
+    def plot(self) -> Any:
+        """Figure of the law: advantage against examples per class, fitted and published."""
+        return figure("laws_figure", self.results, self.laws)
+
+    def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> pathlib.Path:
+        """Write the report, as jaxmia.write_report; return its page."""
+        return report(self.path, out, **options)
+
 
 def run_experiment(
     config: ExperimentConfig | Mapping[str, Any] | str | os.PathLike[str],
@@ -56,6 +85,7 @@ def run_experiment(
     resume: bool = False,
     memory: int | None = None,
     console: rich.console.Console | None = None,
+    features: FeatureSet | None = None,
 ) -> RunResult:
     """Run an experiment into a folder; what the folder already holds is kept and not computed again.
 
@@ -71,6 +101,7 @@ def run_experiment(
         resume: continue an unfinished run.
         memory: bytes that training may hold on each device, as in train_ensemble; more or less of it changes rounding.
         console: where progress is shown, if anywhere.
+        features: the feature set, if it is in memory; data.features of the settings is then its name.
 
     Raises:
         InputError: for whatever is wrong with settings, features or folder; before any training. In one of several
@@ -82,7 +113,7 @@ def run_experiment(
             config = load_config(config)
         elif isinstance(config, Mapping):
             config = parse_config(dict(config))
-        return _run(config, pathlib.Path(out), resume, memory, console, processes)
+        return _run(config, pathlib.Path(out), resume, memory, console, processes, features)
 
 
 def _run(
@@ -92,9 +123,12 @@ def _run(
     memory: int | None,
     console: rich.console.Console | None,
     processes: Group,
+    features: FeatureSet | None,
 ) -> RunResult:
     """What run_experiment does, as one of the processes."""
-    data = load_features(config.data.features, inputs=config.train.inputs)
+    if features is not None and config.data.features == DEMO_NAME:  # the default is not its name
+        config = config.model_copy(update={"data": config.data.model_copy(update={"features": "in memory"})})
+    data = features or load_features(config.data.features, inputs=config.train.inputs)
     cells = cells_of(config)
     check_experiment(config, data, cells, memory)
     study = study_of(config, data)

@@ -14,6 +14,7 @@ import rich.console
 
 from jaxmia._atomic import is_disk_full
 from jaxmia._progress import SweepProgress, sweep_progress
+from jaxmia._shown import Shown, figure, report
 from jaxmia._validate import check_choice
 from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.studies.executors import EXECUTORS, Executor, LocalExecutor, LostError, RayExecutor
@@ -53,8 +54,8 @@ class Failure(NamedTuple):
     error: str
 
 
-@dataclasses.dataclass(frozen=True)
-class SweepResult:
+@dataclasses.dataclass(frozen=True, repr=False)
+class SweepResult(Shown):
     """What a sweep leaves.
 
     Attributes:
@@ -74,6 +75,25 @@ class SweepResult:
     left_out: tuple[LeftOut, ...]
     skipped: tuple[str, ...]
     failures: tuple[Failure, ...]
+
+    def headline(self) -> str:
+        """Cells computed, failed and left out."""
+        return (
+            f"{self.cells_computed} cells computed in {self.path}, {len(self.failures)} failed,"
+            f" {len(self.left_out)} left out"
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """The results."""
+        return self.results()
+
+    def plot(self) -> Any:
+        """Figure of the law over all feature sets."""
+        return figure("laws_figure", self.results(), self.laws)
+
+    def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> pathlib.Path:
+        """Write the report, as jaxmia.write_report; return its page."""
+        return report(self.path, out, **options)
 
     def results(self) -> pd.DataFrame:
         """One row per cell, attack, evaluation and FPR, as load_results reads them."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxmia._buckets import in_float32
+from jaxmia._buckets import in_float32, random_key
 from jaxmia._shown import Shown
 from jaxmia._validate import check, check_at_least
 from jaxmia.data.feature_set import FeatureSet
@@ -55,7 +55,7 @@ class ShadowEnsemble(Shown):
 
 @in_float32
 def train_ensemble(
-    key: jax.Array,
+    key: jax.Array | int,
     pool: FeatureSet,
     masks: MembershipMasks,
     hyper: Hyperparams,
@@ -72,7 +72,7 @@ def train_ensemble(
     Private training divides by q x inclusion_rate x examples, the expected batch, which is the same for all models.
 
     Args:
-        key: random key of the ensemble.
+        key: random key, or a seed of the ensemble.
         pool: the candidates.
         masks: membership [models, examples].
         hyper: traced settings: scalars are shared by all models, arrays [models] hold one value for each.
@@ -89,6 +89,7 @@ def train_ensemble(
             given a key other than threefry.
     """
     num_models, num_examples = masks.member.shape
+    key = random_key(key)
     _check(key, pool, masks, hyper, config)
     if chunk_size is not None:
         check_at_least("chunk_size", chunk_size, 1)

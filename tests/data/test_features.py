@@ -47,7 +47,7 @@ def test_demo_features_are_not_noise(demo):
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_save_and_load_round_trip(tmp_path, dtype):
     data = blobs([4, 5])
-    save_features(tmp_path / "f.npz", data, dtype=dtype)
+    save_features(data, tmp_path / "f.npz", dtype=dtype)
     loaded = load_features(tmp_path / "f.npz")
     assert loaded.features.dtype == np.float32
     np.testing.assert_array_equal(loaded.features, data.features.astype(dtype))

@@ -213,16 +213,16 @@ def test_conflicting_settings_are_refused(finished, settings, message):
 def test_other_features_of_the_same_shape_and_name_are_refused(tmp_path):
     """Keys are by content: a file that was replaced by another of equal shape is another feature set."""
     data, path = demo_features(), tmp_path / "f.npz"
-    save_features(path, data)
+    save_features(data, path)
     settings = changed(data={"features": str(path)}, grid={"shots": [4]})
     run_experiment(settings, tmp_path / "run")
-    save_features(path, data.replace(features=data.features[::-1].copy()))
+    save_features(data.replace(features=data.features[::-1].copy()), path)
     with pytest.raises(InputError, match=r"features.sha256='\w+' must equal"):
         run_experiment(settings, tmp_path / "run")
 
 
 def test_the_same_features_at_another_place_are_the_same_features(finished, tmp_path):
-    save_features(tmp_path / "copy.npz", demo_features())
+    save_features(demo_features(), tmp_path / "copy.npz")
     again = run_experiment(changed(data={"features": str(tmp_path / "copy.npz")}), finished.path)
     assert again.heads_trained == 0
 

@@ -42,8 +42,8 @@ def synthetic(seed, *, per_class, classes=3, dim=6):
 def settings(tmp_path_factory):
     """Two feature sets, of which one has too few examples for S = 8, and two recipes: twelve cells, two left out."""
     folder = tmp_path_factory.mktemp("features")
-    save_features(folder / "large.npz", synthetic(0, per_class=30))
-    save_features(folder / "small.npz", synthetic(1, per_class=12))
+    save_features(synthetic(0, per_class=30), folder / "large.npz")
+    save_features(synthetic(1, per_class=12), folder / "small.npz")
     return {
         **COMMON,
         "datasets": [
@@ -423,7 +423,7 @@ def test_programs_of_shapes_that_are_done_do_not_pile_up(settings, finished, tmp
 def test_an_experiment_file_is_a_sweep_of_one_set_and_one_recipe(tmp_path):
     text = "[grid]\nshots = [4]\nclasses = [3]\n[data]\nfeatures = 'my set.npz'\n[train]\nsteps = 5\n"
     (tmp_path / "run.toml").write_text(text)
-    save_features(tmp_path / "my set.npz", synthetic(0, per_class=30))
+    save_features(synthetic(0, per_class=30), tmp_path / "my set.npz")
     config = load_sweep(tmp_path / "run.toml", ["train.steps=7"])
     assert [(each.name, each.features) for each in config.datasets] == [
         ("my-set", str(tmp_path / "my set.npz"))
@@ -458,7 +458,7 @@ def test_paths_are_looked_for_beside_the_file_and_in_the_home_folder(tmp_path, m
     (tmp_path / "configs").mkdir()
     (tmp_path / "home").mkdir()
     for place in ("configs/beside.npz", "here.npz", "home/homely.npz"):
-        save_features(tmp_path / place, synthetic(0, per_class=30))
+        save_features(synthetic(0, per_class=30), tmp_path / place)
     names = {"beside": "beside.npz", "here": "here.npz", "homely": "~/homely.npz"}
     tables = "".join(f"[[datasets]]\nname = '{name}'\nfeatures = '{path}'\n" for name, path in names.items())
     (tmp_path / "configs" / "sweep.toml").write_text(tables + "[grid]\nclasses = [3]\nshots = [4]\n")

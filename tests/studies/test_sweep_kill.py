@@ -28,7 +28,7 @@ def settings(tmp_path_factory):
     """Two recipes and four seeds: eight cells."""
     path = tmp_path_factory.mktemp("features") / "features.npz"
     rng, labels = np.random.default_rng(0), np.repeat(np.arange(3), 20)
-    save_features(path, feature_set(rng.normal(size=(3, 6))[labels] + rng.normal(size=(60, 6)), labels))
+    save_features(feature_set(rng.normal(size=(3, 6))[labels] + rng.normal(size=(60, 6)), labels), path)
     return {
         "attack": ["lira", "threshold"],
         "fpr": [0.1],

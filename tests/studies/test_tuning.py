@@ -51,7 +51,7 @@ def synthetic(seed, *, per_class=60, classes=3, dim=6):
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
     path = tmp_path_factory.mktemp("features") / "small.npz"
-    save_features(path, synthetic(0))
+    save_features(synthetic(0), path)
     return str(path)
 
 
