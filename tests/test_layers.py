@@ -10,6 +10,7 @@ RANKS = {
     "_validate": 0,  # private modules, used everywhere; among themselves in the order of their imports
     "_text": 0,
     "_hashes": 0,
+    "_shown": 0,
     "_terminal": 0,
     "_atomic": 0,
     "_npz": 0,
