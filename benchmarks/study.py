@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from jaxmia.data.feature_set import FeatureSet, load_features
 from jaxmia.data.membership import draw_membership
-from jaxmia.laws.law import PowerLaw, PowerLawFit
+from jaxmia.laws.law import PowerLawFit
 from jaxmia.laws.published import published_lines
 from jaxmia.laws.required import required_shots
 from jaxmia.scores import Scores
@@ -214,21 +214,18 @@ def required_table(fit: PowerLawFit, *, record: str) -> list[dict[str, Any]]:
 
 
 def quantiles_table(quantiles: pd.DataFrame) -> list[dict[str, Any]]:
+    """The law of each quantile over its cells that are not saturated."""
     published, table = published_lines().quantile_slopes, []
-    rows = quantiles[quantiles["fpr"] == 0.1]
-    for law_of_rows, fit in fit_laws(rows).items():
-        word = law_of_rows.evaluation.removeprefix("quantile ")
+    for law_of_rows, fit in fit_laws(quantiles[quantiles["fpr"] == 0.1]).items():
+        word, law = law_of_rows.evaluation.removeprefix("quantile "), fit[0.1]
         slope = published.get("max" if word == "maximum" else word)
-        unsaturated = rows[(rows["evaluation"] == law_of_rows.evaluation) & (rows["tpr"] < 0.99)]
-        below = law_of(unsaturated)[0.1] if len(unsaturated) else PowerLaw(0.1, status="undetermined")
         table.append(
             {
                 "quantile": word,
-                "slope, all cells": with_error(fit[0.1].slope_shots, fit[0.1].slope_shots_stderr),
-                "cells": fit[0.1].num_cells,
-                "unresolved": fit[0.1].num_unresolved,
-                "slope, TPR < 0.99": with_error(below.slope_shots, below.slope_shots_stderr),
-                "cells below 0.99": below.num_cells or 0,
+                "slope": with_error(law.slope_shots, law.slope_shots_stderr),
+                "cells": law.num_cells,
+                "saturated": law.num_saturated,
+                "unresolved": law.num_unresolved,
                 "published": "-" if slope is None else f"{slope:.3f}",
             }
         )
@@ -433,11 +430,14 @@ def draw_advantage(rows: pd.DataFrame, fit: PowerLawFit, path: pathlib.Path) -> 
 
 
 def draw_quantiles(quantiles: pd.DataFrame, path: pathlib.Path) -> None:
+    """Of each set, at the number of classes that has most quantiles below saturation."""
     rows = quantiles[(quantiles["fpr"] == 0.1) & (quantiles["status"] == "ok")]
     sets = sorted(rows["dataset"].unique())
     figure, panel = panels(len(sets))
     for axes, dataset in zip(panel, sets, strict=True):
-        of_set = rows[(rows["dataset"] == dataset) & (rows["classes"] == shown_classes(quantiles))]
+        of_set = rows[rows["dataset"] == dataset]
+        classes = of_set.groupby("classes").size().idxmax()
+        of_set = of_set[of_set["classes"] == classes]
         for colour, (name, points) in zip(
             COLOURS * 2, of_set.groupby("evaluation", sort=False), strict=False
         ):
@@ -447,7 +447,7 @@ def draw_quantiles(quantiles: pd.DataFrame, path: pathlib.Path) -> None:
             xscale="log",
             yscale="log",
             xlabel="examples per class, S",
-            title=f"{dataset}, C = {shown_classes(quantiles)}, FPR 0.1",
+            title=f"{dataset}, C = {classes}, FPR 0.1",
         )
     panel[0].set_ylabel("TPR − FPR of the record at that rank")
     finish(figure, panel, path)
