@@ -190,6 +190,19 @@ def per_record() -> str:
     return markdown(headings, rows) + origin(*names)
 
 
+def persons() -> str:
+    """TPR of records and of persons with several records, pooled and calibrated."""
+    names = sorted(f"persons/{path.name}" for path in (HERE / "persons").glob("*.json"))
+    rows = []
+    for name in names:
+        features, records = name.removeprefix("persons/").removesuffix(".json").split("_")
+        for row in load(name)["rows"]:
+            sides = ([row[f"{side} {fpr:g}"] for fpr in (0.1, 0.01, 0.001)] for side in ("pooled", "calibrated"))
+            cells = [" / ".join("-" if value is None else f"{value:.3f}" for value in side) for side in sides]
+            rows.append([features, records, f"{row['K']}", row["attack"], *cells])
+    return markdown(["features", "records", "K", "attack", "pooled", "calibrated"], rows) + origin(*names)
+
+
 def at_each(values: pd.Series, form: str) -> str:
     """Figures at the three FPRs; "-" for those that are not resolved."""
     return " / ".join("-" if math.isnan(value) else f"{value:{form}}" for value in values)
@@ -208,7 +221,7 @@ def measurements() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    each.__name__: each for each in (demo_short, demo_full, demo_laws, per_record, measurements)
+    each.__name__: each for each in (demo_short, demo_full, demo_laws, per_record, persons, measurements)
 }
 FIGURES = (demo_figure,)
 
