@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmia.data import feature_set as features
+from jaxmia.data import normalization
 from jaxmia.data.feature_set import FeatureSet, feature_set, load_features
 
 _PACKAGES = ("jaxmia", "jax", "numpy", "scipy")
@@ -53,7 +53,7 @@ def chosen_features(arguments: argparse.Namespace) -> FeatureSet:
 
 def standardized(data: FeatureSet) -> FeatureSet:
     """Centre and scale each dimension over all examples, then divide by sqrt(dim): unit mean square norm."""
-    return features.standardized(data, features.feature_statistics(data.features))
+    return normalization.standardized(data, normalization.feature_statistics(data.features))
 
 
 def synthetic_pool(seed: int, *, examples: int, classes: int, dim: int) -> FeatureSet:

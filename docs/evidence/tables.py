@@ -197,7 +197,9 @@ def persons() -> str:
     for name in names:
         features, records = name.removeprefix("persons/").removesuffix(".json").split("_")
         for row in load(name)["rows"]:
-            sides = ([row[f"{side} {fpr:g}"] for fpr in (0.1, 0.01, 0.001)] for side in ("pooled", "calibrated"))
+            sides = (
+                [row[f"{side} {fpr:g}"] for fpr in (0.1, 0.01, 0.001)] for side in ("pooled", "calibrated")
+            )
             cells = [" / ".join("-" if value is None else f"{value:.3f}" for value in side) for side in sides]
             rows.append([features, records, f"{row['K']}", row["attack"], *cells])
     return markdown(["features", "records", "K", "attack", "pooled", "calibrated"], rows) + origin(*names)

@@ -164,7 +164,7 @@ def test_order_of_examples_and_models_does_not_matter(name, options):
 def test_blocks_do_not_matter(name, options, monkeypatch):
     scores = planted(7)
     whole = run(name, options, scores)
-    monkeypatch.setattr(attacks._shadows, "BLOCK_SIZE", 40)
+    monkeypatch.setattr("jaxmia.attacks.shadows.BLOCK_SIZE", 40)
     tolerance = 0.02 if is_iterative(options) else 1e-10
     blocks = run(name, options, scores)
     np.testing.assert_allclose(blocks.statistic, whole.statistic, rtol=tolerance, atol=tolerance)

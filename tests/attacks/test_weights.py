@@ -14,6 +14,7 @@ import scipy.stats
 
 from jaxmia import attacks
 from jaxmia._validate import InputError
+from jaxmia.attacks import weights as of_weights
 from jaxmia.data.feature_set import demo_features, feature_set
 from jaxmia.data.membership import MembershipMasks, draw_membership
 from jaxmia.data.pool import candidate_pool
@@ -96,7 +97,7 @@ def test_likelihood_ratio_is_that_of_two_gaussians(examples, rate):
     """One candidate at a time, with the whole covariance matrix in all parameters: log N(v; IN) - log N(v; OUT)."""
     rng, errors, inputs, noise = gaussian_problem(0, examples=examples)
     vectors = np.einsum("te,ec,ed->tcd", rng.normal(size=(2, examples)), errors, inputs)
-    given = whitebox._likelihood_ratio(vectors, errors, inputs, noise=noise, rate=rate)
+    given = of_weights._likelihood_ratio(vectors, errors, inputs, noise=noise, rate=rate)
     contrasts = np.linalg.svd(np.eye(3) - 1 / 3)[0][:, :2]
     rows = np.einsum("ec,cf,ed->efd", errors, contrasts, inputs).reshape(examples, -1)
     points = np.einsum("tcd,cf->tfd", vectors, contrasts).reshape(2, -1)
@@ -119,7 +120,7 @@ def test_likelihood_ratio_separates_members_as_far_as_its_formula_says():
     vectors = np.einsum("te,ec,ed->tcd", coins, errors, inputs)
     noisy = rng.normal(size=vectors.shape) * np.sqrt(noise)
     vectors += noisy - noisy.mean(axis=1, keepdims=True)
-    ratio = whitebox._likelihood_ratio(vectors, errors, inputs, noise=noise, rate=0.5)[:, 0]
+    ratio = of_weights._likelihood_ratio(vectors, errors, inputs, noise=noise, rate=0.5)[:, 0]
     contrasts = np.linalg.svd(np.eye(3) - 1 / 3)[0][:, :2]
     rows = np.einsum("ec,cf,ed->efd", errors, contrasts, inputs).reshape(10, -1)
     covariance = rows[1:].T @ rows[1:] / 4 + noise * np.eye(8)
@@ -139,7 +140,7 @@ def test_likelihood_ratio_orders_as_all_memberships_enumerated():
     truth = rng.random((400, 10)) < 0.5
     noisy = rng.normal(size=(400, 3, 4)) * np.sqrt(noise)
     vectors = np.einsum("te,ecd->tcd", truth - 0.5, rows) + noisy - noisy.mean(axis=1, keepdims=True)
-    ratio = whitebox._likelihood_ratio(vectors, errors, inputs, noise=noise, rate=0.5)
+    ratio = of_weights._likelihood_ratio(vectors, errors, inputs, noise=noise, rate=0.5)
     means = np.einsum("te,ecd->tcd", every - 0.5, rows).reshape(1024, -1)
     distances = np.sum((vectors.reshape(400, 1, -1) - means) ** 2, axis=2)
     log_p = scipy.special.log_softmax(-distances / (2 * noise), axis=1)
@@ -389,9 +390,9 @@ def test_what_cannot_be_attacked_is_refused(trained):
     with pytest.raises(InputError, match=r"network.*be None"):
         whitebox.white_box(dataclasses.replace(ensemble, network=Network("mlp", (4,))), pool)
     with pytest.raises(InputError, match=r"method='hessian'.*inverse_hessian"):
-        whitebox.check_methods(["hessian"], classes=2, dim=2)
+        of_weights.check_methods(["hessian"], classes=2, dim=2)
     with pytest.raises(InputError, match="at most 6000"):
-        whitebox.check_methods(["inverse_hessian"], classes=100, dim=384)
+        of_weights.check_methods(["inverse_hessian"], classes=100, dim=384)
     with pytest.raises(InputError, match=r"white_box=.*'mahalanobis'.*scores alone"):
         attacks.whitebox(scores)
     short = dataclasses.replace(scores, white_box={"mahalanobis": np.zeros((3, 3))})
@@ -412,7 +413,7 @@ def test_the_memory_that_is_counted_holds_what_numpy_allocates(method, examples,
     ensemble = ensemble_of(
         rng.normal(size=(9, 3, dim + 1)).astype(np.float32), rng.random((9, examples)) < 0.5
     )
-    counted = whitebox._bytes_held(method, classes=3, dim=dim, examples=examples, models=9)
+    counted = of_weights._bytes_held(method, classes=3, dim=dim, examples=examples, models=9)
     with pytest.raises(
         InputError, match=rf"memory=.* must be at least .* for method='{method}' on {examples} cand"
     ):
