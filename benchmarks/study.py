@@ -439,7 +439,7 @@ def draw_quantiles(quantiles: pd.DataFrame, path: pathlib.Path) -> None:
         classes = of_set.groupby("classes").size().idxmax()
         of_set = of_set[of_set["classes"] == classes]
         for colour, (name, points) in zip(
-            COLOURS * 2, of_set.groupby("evaluation", sort=False), strict=False
+            (*COLOURS, "#000000"), of_set.groupby("evaluation", sort=False), strict=False
         ):
             middle = points.groupby("shots")["advantage"].median()
             axes.plot(middle.index, middle, "o-", color=colour, ms=4, label=str(name))
