@@ -20,7 +20,7 @@ test: $(VENV)/.installed
 
 # As CI does: programs optimised as users have them, several processes, kills and tutorials, and the coverage.
 thorough: $(VENV)/.installed
-	XLA_FLAGS= $(PYTEST) -m 'not slow' --cov
+	XLA_FLAGS= $(PYTEST) -m 'not slow' --cov=jaxmia
 
 slow: $(VENV)/.installed
 	XLA_FLAGS= $(BIN)/python -m pytest -m slow
