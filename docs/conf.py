@@ -18,6 +18,9 @@ nitpick_ignore_regex = [("py:.*", rf"({OUTSIDE.replace(' ', '|')})\..*|[^.]*|Ann
 
 html_theme = "sphinx_book_theme"
 html_title = "jaxmia"
+html_favicon = "_static/icon.svg"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"navbar_persistent": [], "show_toc_level": 2, "use_download_button": False}
 html_context = {"default_mode": "auto"}
 html_show_sphinx = False

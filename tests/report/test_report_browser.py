@@ -3,9 +3,9 @@
 AXE_CORE names axe.min.js. Without browser, driver or script these tests skip; `.ci/run` installs all three.
 """
 
+import functools
 import os
 import pathlib
-import shutil
 
 import pytest
 from audits import head_of_members, lay_out, real_records
@@ -13,16 +13,8 @@ from audits import head_of_members, lay_out, real_records
 from jaxmia import write_report
 from jaxmia.audit.run import run_audit
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
 AXE = pathlib.Path(os.environ.get("AXE_CORE", "axe.min.js"))
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
-    pytest.mark.skipif(not AXE.is_file(), reason="AXE_CORE names no axe.min.js"),
-]
-QUIET = (
-    "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-)
+pytestmark = pytest.mark.skipif(not AXE.is_file(), reason="AXE_CORE names no axe.min.js")
 
 
 @pytest.fixture(scope="module")
@@ -35,32 +27,10 @@ def report(tmp_path_factory):
     return write_report(place / "out")[0].as_uri()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *QUIET.split()])
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def opened(browser, report):
-    """Open the report as a reader would; (page, what the console said, addresses that were asked for)."""
-    pages = []
-
-    def open_page(*, width=1100, scheme="light"):
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        said, asked = [], []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(report)
-        pages.append(page)
-        return page, said, asked
-
-    yield open_page
-    for page in pages:
-        page.close()
+def opened(open_page, report):
+    """Open the report: open_page with its address."""
+    return functools.partial(open_page, report)
 
 
 def test_it_opens_in_silence_and_asks_for_nothing(opened, report):
