@@ -126,11 +126,44 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file that can be computed again: None if it is damaged, or not there."""
+    """The content of a JSON file that can be computed again: None if it is damaged, or not there.
+
+    Raises:
+        InputError: if it cannot be read for another reason: it may be whole, and must not be written anew.
+    """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (FileNotFoundError, ValueError):
         return None
+    except OSError as error:
+        raise InputError(f"{path} must be a file that can be read: {error.strerror}.") from None
+
+
+def write_json_and_copy(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, and a hidden copy of it first: for what nothing else in a folder says."""
+    for each in (copy_of(path), path):
+        write_json(each, content)
+
+
+def read_json_or_copy(path: pathlib.Path) -> dict[str, Any] | None:
+    """What write_json_and_copy wrote; from the copy, which then takes its place, if it is damaged. None without both.
+
+    Raises:
+        InputError: as read_json.
+    """
+    content = read_json(path)
+    if isinstance(content, dict):
+        return content
+    content = read_json(copy_of(path))
+    if not isinstance(content, dict):
+        return None
+    write_json(path, content)
+    return content
+
+
+def copy_of(path: pathlib.Path) -> pathlib.Path:
+    """Where the copy of write_json_and_copy is."""
+    return path.with_name(f".{path.name}")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

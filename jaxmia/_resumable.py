@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxmia._atomic import LOCK, held_folder, read_json, write_arrays, write_json
+from jaxmia._atomic import LOCK, copy_of, held_folder, read_json_or_copy, write_arrays, write_json_and_copy
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError
 
@@ -65,26 +65,24 @@ def keyed_folder(
     def look() -> Any:
         if path.exists() and not path.is_dir():
             raise InputError(f"{name} must be a folder, but it is a file.")
-        if not (folder / _KEY).is_file():
-            own = {path / LOCK, folder}
-            if any(
-                entry not in own for place in (path, folder) if place.is_dir() for entry in place.iterdir()
-            ):
-                raise InputError(f"{name} must be empty or hold {content}; it has other files.")
-            return None
-        return _check_key(folder / _KEY, key, f"{name} holds {other}")
+        known = read_json_or_copy(folder / _KEY)
+        if known is not None:
+            return _check_key(known, key, f"{name} holds {other}")
+        own = {path / LOCK, folder, folder / _KEY, copy_of(folder / _KEY)}
+        if any(entry not in own for place in (path, folder) if place.is_dir() for entry in place.iterdir()):
+            damaged = f", and its {_KEY} is empty or damaged" if (folder / _KEY).exists() else ""
+            raise InputError(f"{name} must be empty or hold {content}; it has other files{damaged}.")
+        return None
 
     with resumed_folder(path, look, name) as known:
         if known is None:
             folder.mkdir(exist_ok=True)
-            write_json(folder / _KEY, key)
+            write_json_and_copy(folder / _KEY, key)
         yield
 
 
-def _check_key(file: pathlib.Path, key: Mapping[str, Any], other: str) -> Any:
-    """The key of a file, if it is the one that is wanted."""
-    found = read_json(file)
-    known = found if isinstance(found, dict) else {}
+def _check_key(known: Mapping[str, Any], key: Mapping[str, Any], other: str) -> Mapping[str, Any]:
+    """The key that a folder has, if it is the one that is wanted."""
     wanted = json.loads(json.dumps(key))
     if known != wanted:
         differs = next(entry for entry in (*wanted, *known) if known.get(entry) != wanted.get(entry))

@@ -4,6 +4,7 @@ import numpy as np
 import safetensors.numpy
 
 from jaxmia import demo_features
+from jaxmia.audit.settings import AuditConfig
 
 CLASSES, EACH, STRENGTH = 3, 80, 0.3
 
@@ -40,6 +41,17 @@ def head_of_members(records):
     """The ridge head of the members."""
     member = records["member"]
     return ridge_head(records["features"][member], records["labels"][member], strength=STRENGTH)
+
+
+def audit_settings(place, head="head.safetensors", **tables):
+    """Settings of an audit of a folder's head by LiRA; tables: of the audit file, in place of these."""
+    base = {
+        "fpr": [0.1],
+        "attack": ["lira"],
+        "data": {"features": str(place / "features.npz")},
+        "head": {"file": str(place / head)},
+    }
+    return AuditConfig.model_validate(base | tables)
 
 
 def lay_out(folder, records, head, *, more=""):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 from jaxmia._validate import InputError
@@ -47,20 +44,6 @@ def package_versions(*names: str) -> dict[str, str]:
 def one_line(error: BaseException) -> str:
     """The first line of an error, or its kind."""
     return str(error).strip().partition("\n")[0][:300] or type(error).__name__
-
-
-@contextlib.contextmanager
-def quiet(*names: str) -> Iterator[None]:
-    """Let the loggers of packages report errors only: their advice is of no use to someone who runs jaxmia."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _mend_torchvision() -> None:

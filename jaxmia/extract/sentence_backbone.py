@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxmia._hashes import content_key
+from jaxmia._terminal import quiet
 from jaxmia._validate import InputError
 from jaxmia.extract.backbones import Backbone, BackboneSpec, check_modality, network_facts, torch_device
-from jaxmia.extract.packages import load_package, one_line, quiet
+from jaxmia.extract.packages import load_package, one_line
 from jaxmia.extract.rows import Modality
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxmia._terminal import quiet
 from jaxmia._validate import InputError, check, check_choice
 from jaxmia.extract.backbones import Backbone, BackboneSpec, check_modality, network_facts, torch_device
 from jaxmia.extract.images import decode
-from jaxmia.extract.packages import load_package, one_line, quiet
+from jaxmia.extract.packages import load_package, one_line
 from jaxmia.extract.rows import Modality
 
 _COUNTER = "num_batches_tracked"  # of batch norms: no part of what they compute, and missing in older files

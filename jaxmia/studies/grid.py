@@ -21,6 +21,7 @@ from jaxmia.studies.cell_rows import cell_rows
 from jaxmia.studies.cell_scores import score_heads, scores_of_cell, weights_of_cell
 from jaxmia.studies.distributed import Group, ModelRange, deal
 from jaxmia.studies.folder.run import RunFolder
+from jaxmia.studies.folder.states import DamagedError
 from jaxmia.studies.laws import laws_to_json, load_laws
 from jaxmia.studies.search import tune_cell, tuned_cell
 from jaxmia.studies.settings.experiment import ExperimentConfig
@@ -154,7 +155,7 @@ class GridRun:
         cell = tuned_cell(self.study.config, cell)
         try:
             return Tuning.from_json(self.folder.load_tuning(cell) or {})
-        except (KeyError, TypeError):  # there is none, or it was damaged: a new one is the same
+        except DamagedError:  # or there is none: a new one is the same
             statistics = self.study.statistics
             tuning = tune_cell(self.study.config, self.data, cell, statistics, memory=self.memory)
         self.folder.save_tuning(cell, tuning.to_json())

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxmia.privacy.accounting import adjacency_for, delta_notes, dp_epsilon, noise_multiplier_for
 from jaxmia.studies.cell import Cell
+from jaxmia.studies.folder.states import DamagedError
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.settings.toml import to_toml
 from jaxmia.studies.settings.tuning import TuningSettings
@@ -92,11 +93,16 @@ class Tuning:
         """The search of to_json.
 
         Raises:
-            KeyError, TypeError: if the content is of something else.
+            DamagedError: if the content is of something else.
         """
-        trials = tuple(Trial(**entry) for entry in content["trials"])
-        names = ("objective", "num_training", "num_validation", "optuna")
-        return cls(trials, *(content[name] for name in names))
+        trials, names = content.get("trials"), ("objective", "num_training", "num_validation", "optuna")
+        fields = set(Trial._fields)
+        whole = isinstance(trials, list) and all(
+            isinstance(trial, dict) and trial.keys() == fields for trial in trials
+        )
+        if not (trials and whole and content.keys() >= set(names)):
+            raise DamagedError("the search for a recipe was damaged")
+        return cls(tuple(Trial(**trial) for trial in trials), *(content[name] for name in names))
 
 
 def trial_of(params: Mapping[str, Any], tuning: TuningSettings, members: int) -> Trial:

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from audits import CLASSES, EACH, STRENGTH, head_of_members, lay_out, real_records
+from audits import CLASSES, EACH, STRENGTH, audit_settings, head_of_members, lay_out, real_records
 from commands import jaxmia
 
 from jaxmia._validate import InputError
@@ -18,7 +18,6 @@ from jaxmia.audit.records import AuditRecords, load_records
 from jaxmia.audit.released import load_released
 from jaxmia.audit.rows import record_rows
 from jaxmia.audit.run import run_audit
-from jaxmia.audit.settings import AuditConfig
 from jaxmia.audit.shadows import Trainer
 from jaxmia.data.feature_set import feature_set
 from jaxmia.report import write_report
@@ -43,15 +42,8 @@ def place(tmp_path, records, head):
 
 
 def settings(place, **tables):
-    base = {
-        "fpr": [0.1],
-        "attack": ["lira"],
-        "data": {"features": str(place / "features.npz")},
-        "head": {"file": str(place / "head.safetensors")},
-        "train": {"steps": 300, "schedule": "cosine", "weight_decay": STRENGTH / 120},
-        "shadows": {"models": 48},
-    }
-    return AuditConfig.model_validate(base | tables)
+    train = {"steps": 300, "schedule": "cosine", "weight_decay": STRENGTH / 120}
+    return audit_settings(place, **{"train": train, "shadows": {"models": 48}, **tables})
 
 
 def data_of(records):
@@ -267,7 +259,7 @@ BAD = [
     (
         {},
         ["--set", "head.file=features.npz"],
-        "features.npz: the head must hold a tensor named weight, kernel or coef_",
+        "features.npz: the head must hold a tensor of floats named weight, kernel or coef_",
     ),
     ({}, ["--set", "head.file=audit.toml"], "must end in one of .safetensors, .npz, .skops"),
     ({}, ["--set", "head.weight=wait"], "head.weight='wait' must be one of its tensors: fc.bias, fc.weight"),

@@ -1,5 +1,6 @@
 """What makes an audit void: found before anything is trained, said first, and never found where nothing is wrong."""
 
+import html
 import json
 
 import numpy as np
@@ -20,6 +21,7 @@ from jaxmia.audit.records import AuditRecords
 from jaxmia.audit.run import run_audit
 from jaxmia.audit.settings import AuditConfig
 from jaxmia.data.feature_set import feature_set
+from jaxmia.report import write_report
 
 CONFIG = AuditConfig.model_validate({"data": {"features": ""}, "head": {"file": ""}, "train": {}})
 
@@ -194,3 +196,9 @@ def test_a_void_audit_stops_before_training_and_force_says_so_first(capsys, tmp_
     assert out.startswith("VOID: the head does not fit these records.")
     content = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert "of its members correctly" in content["void"][0]
+    # In the report it stands above all that was measured.
+    page = write_report(tmp_path / "out")[0].read_text(encoding="utf-8")
+    void = page.index("Void: the model does not fit these records")
+    assert page.index("<main") < void < page.index("This report says what was tested")
+    assert "<th" not in page[page.index("<main") : page.rindex("<table", 0, void)]
+    assert html.escape(content["void"][0]) in page

@@ -1,5 +1,6 @@
 """An audit's folder used again: what depends on the head is of the head that is audited now. Templates and settings."""
 
+import io
 import json
 import tomllib
 
@@ -65,6 +66,28 @@ def test_another_head_has_facts_of_its_own_and_the_same_shadows(place, monkeypat
     (place / "fresh" / "records.parquet").write_bytes((place / "out" / "scores.npz").read_bytes())
     with pytest.raises(InputError, match=r"records.parquet is not what its audit.json is of"):
         make_report(place / "fresh")
+
+
+def test_an_audit_goes_on_with_a_damaged_key_or_block(place, monkeypatch):
+    """The key has a copy; a block that is no archive any more is trained again, to the same heads."""
+    monkeypatch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])
+    first = audit_of(place, "damaged", "fc")
+    shadows = place / "damaged" / "shadows"
+    key, block = shadows / "key.json", shadows / "models-0-16.npz"
+    kept, whole = key.read_bytes(), block.read_bytes()
+    key.write_bytes(b"")
+    block.write_bytes(whole[:100])
+    again = audit_of(place, "damaged", "fc")
+    assert again.records.equals(first.records)
+    assert key.read_bytes() == kept
+    with np.load(block) as found, np.load(io.BytesIO(whole)) as expected:
+        assert all(np.array_equal(found[name], expected[name]) for name in expected.files)
+    for name in ("key.json", ".key.json"):
+        (shadows / name).write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"must be empty or hold an audit; .*its key.json is empty or damaged"
+    ):
+        audit_of(place, "damaged", "fc")
 
 
 def test_a_fitted_recipe_is_of_the_head_that_it_was_fitted_to():

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from audits import audit_settings
 
 from jaxmia._validate import InputError
 from jaxmia.audit import attack_scores as attack_run
 from jaxmia.audit.run import run_audit
-from jaxmia.audit.settings import AuditConfig
 
 MODELS = 16
 
@@ -34,14 +34,7 @@ def place(tmp_path, monkeypatch):
 
 
 def settings(place, **tables):
-    base = {
-        "fpr": [0.1],
-        "attack": ["lira"],
-        "data": {"features": str(place / "features.npz")},
-        "head": {"file": str(place / "head.skops")},
-        "shadows": {"models": MODELS},
-    }
-    return AuditConfig.model_validate(base | tables)
+    return audit_settings(place, "head.skops", **{"shadows": {"models": MODELS}, **tables})
 
 
 def test_the_file_of_a_pipeline_trains_the_shadows_on_what_its_head_sees(place):

@@ -453,6 +453,84 @@ def test_recipes_that_shadows_cannot_have_are_said_and_fitted(fitted):
     assert "C was chosen on the head's members" in chosen.warnings[0]
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_search_for_c_as_it_comes_tells_its_recipe(fitted, classes):
+    """Without l1_ratios its l1_ratio_ is None for every class; chosen as 0 it has no L1 part."""
+    from sklearn.linear_model import LogisticRegressionCV
+
+    data = records(classes)
+    for more in ({}, {"penalty": "elasticnet", "solver": "saga", "l1_ratios": (0.0,), "max_iter": 2000}):
+        read = fitted(LogisticRegressionCV(Cs=[0.25], cv=2, **more), data)
+        assert (read.recipe["ridge"], read.unknown_recipe) == (4.0, "")
+        assert "C was chosen" in read.warnings[0]
+
+
+@pytest.mark.parametrize("name", ["predict_proba", "proba", "probs", "predict_log_proba", "log_probs"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_outputs_go_by_their_usual_names(tmp_path, name, classes):
+    data, rng = records(classes), np.random.default_rng(0)
+    odds = rng.normal(size=(len(data.labels), classes))
+    values = scipy.special.softmax(odds, axis=1)
+    values = np.log(values) if "log" in name else values
+    np.savez(tmp_path / "head.npz", **{name: values})
+    read = load_released(tmp_path / "head.npz", data)
+    assert f"Read: {name} {values.shape} as " in read.notes[1]
+    member = np.arange(len(data.labels)) % 2 == 0
+    np.savez(tmp_path / "logits.npz", logits=odds)
+    expected = load_released(tmp_path / "logits.npz", data).scores(data.labels, member).scores.log_odds
+    np.testing.assert_allclose(
+        read.scores(data.labels, member).scores.log_odds, expected, rtol=1e-5, atol=1e-6
+    )
+    # One column of two is a probability, but no logit.
+    np.savez(tmp_path / "head.npz", **{name: values[:, 1]})
+    if classes == 2 and "log" not in name:
+        np.testing.assert_allclose(load_released(tmp_path / "head.npz", data).outputs, values)
+    else:
+        with pytest.raises(InputError, match=f"{name}.shape=.* must be"):
+            load_released(tmp_path / "head.npz", data)
+
+
+@pytest.mark.parametrize(
+    ("name", "typed"),
+    [
+        ("head.pt", "safetensors.torch.save_file"),
+        ("head.PKL", "skops.io.dump"),
+        ("head.npy", "np.savez"),
+        ("head.keras", "np.savez"),
+    ],
+)
+def test_heads_of_other_formats_are_refused_with_what_to_type(tmp_path, name, typed):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(
+        InputError, match=f"must end in one of .safetensors, .npz, .skops: save it by {typed}"
+    ):
+        load_released(tmp_path / name, records(2))
+
+
+def test_what_was_found_is_said_with_dtypes_that_no_weight_has(tmp_path):
+    np.savez(tmp_path / "head.npz", weight=np.ones((2, 5), int), bias=np.zeros(2))
+    with pytest.raises(
+        InputError, match=r"of floats named weight.* it has weight \(2, 5\) of int64, bias \(2,\)"
+    ):
+        load_released(tmp_path / "head.npz", records(2))
+
+
+def test_steps_before_a_head_may_choose_and_fill_in(fitted):
+    from sklearn.feature_selection import SelectKBest, chi2, f_classif, mutual_info_classif
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import MinMaxScaler
+
+    data = records(3)
+    for chosen_by in (f_classif, chi2, mutual_info_classif):
+        steps = (SimpleImputer(), MinMaxScaler(), SelectKBest(chosen_by, k=3))
+        model = make_pipeline(*steps, LogisticRegression())
+        read = fitted(model, data)
+        assert_probabilities(read, model, data)
+        assert "SimpleImputer, MinMaxScaler, SelectKBest" in read.notes[0]
+
+
 def test_what_a_recipe_leaves_unsaid_is_said(fitted):
     from sklearn.linear_model import LogisticRegression
 

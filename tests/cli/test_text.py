@@ -177,15 +177,20 @@ def test_bytes_and_halves_of_pairs_are_escaped():
 @pytest.mark.parametrize(
     "name", ["seeds-0", "[/b] a cell of a name so long that it does not fit on the line at all"]
 )
-def test_the_progress_line_has_its_words_whole_at_80_columns(name):
+@pytest.mark.parametrize("of", ["heads", "items"])
+def test_the_progress_line_has_its_words_whole_at_80_columns(of, name):
     file = io.StringIO()
     console = rich.console.Console(file=file, width=80, force_terminal=True, color_system=None)
-    with progress.grid_progress(console, 100.0) as bar:
-        bar.cell(name)
-        bar.heads(1234, 40.0)
-    last = [line for line in file.getvalue().replace("\r", "\n").split("\n") if "heads/s" in line][-1]
+    if of == "heads":
+        with progress.grid_progress(console, 100.0) as bar:
+            bar.cell(name)
+            bar.heads(1234, 40.0)
+    else:
+        with progress.item_progress(console, name, 1_281_167) as advance:
+            advance(512_466)
+    last = [line for line in file.getvalue().replace("\r", "\n").split("\n") if f"{of}/s" in line][-1]
     assert name[:20] in last
-    assert "40%" in last
+    assert {"heads": "40%", "items": "512466/1281167"}[of] in last
     assert last.rstrip().endswith("left")
     assert len(last) <= 90  # with codes that clear the line
 

@@ -6,10 +6,12 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import rich.console
 from kills import sweep_contents
@@ -346,6 +348,35 @@ def test_damaged_rows_and_records_are_noticed_and_computed_again(settings, finis
     assert f"small/unit/{cell}: its rows were damaged" in said
     assert (again.cells_computed, again.heads_trained) == (3, 0)
     assert sweep_contents(path) == sweep_contents(finished.path)
+
+
+@pytest.mark.parametrize("reason", ["damaged", "denied"])
+def test_a_file_that_cannot_be_read_empties_no_laws(settings, finished, tmp_path, monkeypatch, reason):
+    """A data set's file that is no cell's of this sweep, so that nothing computes it again."""
+    path = tmp_path / "sweep"
+    shutil.copytree(finished.path, path)
+    laws, file = (path / "power_law.json").read_bytes(), path / "results" / "large__plain__other.parquet"
+    if reason == "damaged":
+        file.write_bytes(
+            (path / "results" / "large__plain__classes-3_shots-4_seed-1.parquet").read_bytes()[:99]
+        )
+    else:
+        read = pq.read_table
+
+        def denied(source, **options):
+            if source == file:
+                raise PermissionError(13, "Permission denied")
+            return read(source, **options)
+
+        file.write_bytes(b"")
+        monkeypatch.setattr(pq, "read_table", denied)
+    (path / "results" / "small__plain__classes-3_shots-4_seed-1.parquet").unlink()
+    with pytest.raises(InputError, match=r"large__plain__other.parquet must be a readable Parquet file"):
+        run_sweep(settings, path)
+    assert (path / "power_law.json").read_bytes() == laws
+    assert json.loads((path / "manifest.json").read_text())["status"] == "running"
+    file.unlink()
+    assert run_sweep(settings, path, resume=True).laws == finished.laws
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -2,7 +2,9 @@
 
 import json
 import math
+import pathlib
 import re
+import shutil
 import sys
 
 import jax
@@ -20,6 +22,7 @@ from jaxmia.studies import grid, run, search
 from jaxmia.studies.cell import Cell, training_plan
 from jaxmia.studies.distributed import Group
 from jaxmia.studies.folder.run import RunFolder
+from jaxmia.studies.folder.states import DamagedError
 from jaxmia.studies.grid import GridRun
 from jaxmia.studies.run import run_experiment
 from jaxmia.studies.search import split_training_set, tune, tune_cell, tuned_cell
@@ -237,6 +240,45 @@ def test_a_run_killed_while_tuning_or_with_a_damaged_search_finds_the_same(
     run_experiment(settings, tmp_path / "run", resume=True)
     assert contents(tmp_path / "run") == contents(finished.path)
     assert (tmp_path / "run" / name).read_bytes() == (finished.path / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["tuning.json", "cell.json", "../../manifest.json"])
+def test_a_file_that_may_be_whole_is_not_written_anew(settings, finished, tmp_path, monkeypatch, name):
+    """Without permission to read it nothing is trained, searched or written."""
+    shutil.copytree(finished.path, tmp_path / "run")
+    file = (tmp_path / "run" / "checkpoints/classes-3_shots-8_seed-0" / name).resolve()
+    before, read = contents(tmp_path / "run"), pathlib.Path.read_text
+
+    def denied(path, *args, **options):
+        if path.resolve() == file:
+            raise PermissionError(13, "Permission denied")
+        return read(path, *args, **options)
+
+    monkeypatch.setattr(pathlib.Path, "read_text", denied)
+    grown = with_tables(settings, shadows={"models": settings["shadows"]["models"] + 1})
+    with pytest.raises(InputError, match=f"{file.name} must be a file that can be read: Permission denied"):
+        run_experiment(grown, tmp_path / "run")
+    monkeypatch.undo()
+    after = contents(tmp_path / "run")
+    left_out = {"manifest.json", ".manifest.json"} if name == "tuning.json" else set()
+    assert {k: v for k, v in after.items() if k not in left_out} == {
+        k: v for k, v in before.items() if k not in left_out
+    }
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"trials": []}, {"trials": [3]}, {"trials": [{"steps": 1}]}, {"trials": "x"}]
+)
+def test_what_is_no_search_is_damaged(content):
+    whole = Tuning((Trial(0.1, 24, 3, 3, None, 0.5, 1.0),), "accuracy", 7, 3, "4").to_json()
+    assert Tuning.from_json(whole).to_json() == whole
+    for wrong in (
+        content,
+        whole | content if content else {},
+        {k: v for k, v in whole.items() if k != "optuna"},
+    ):
+        with pytest.raises(DamagedError):
+            Tuning.from_json(wrong)
 
 
 @pytest.mark.parametrize(

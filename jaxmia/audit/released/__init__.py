@@ -24,6 +24,15 @@ READERS: dict[str, Callable[..., ReleasedHead]] = {
 }
 
 
+_OF_TENSORS = "np.savez('head.npz', weight=..., bias=...), with weight [classes, dim]"
+_OF_TORCH = "safetensors.torch.save_file(model.state_dict(), 'head.safetensors')"
+_OF_SKLEARN = "skops.io.dump(model, 'head.skops')"
+# What to type where a head is in another format: pickles are never loaded.
+_INSTEAD = dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), _OF_TORCH)
+_INSTEAD |= dict.fromkeys((".pkl", ".pickle", ".joblib"), f"{_OF_SKLEARN} or {_OF_TORCH}")
+_INSTEAD |= dict.fromkeys((".npy", ".h5", ".hdf5", ".keras", ".onnx", ".csv", ".msgpack"), _OF_TENSORS)
+
+
 def load_released(
     path: str | os.PathLike[str], data: FeatureSet, *, weight: str = "", bias: str = ""
 ) -> ReleasedHead:
@@ -32,8 +41,8 @@ def load_released(
     Args:
         path: .safetensors (as of PyTorch's state dict), .skops (of scikit-learn: jaxmia.audit.released.estimators has
             what is read), or .npz: with weight [classes, dim] and bias [classes] (optional), or with logits or
-            probabilities [records, classes]. Never a pickle. With two classes one row of weights, or one number for
-            each record, is of class 1 against class 0.
+            probabilities [records, classes], also by scikit-learn's names. Never a pickle. With two classes one row of
+            weights, or one number for each record, is of class 1 against class 0.
         data: the records; features as the head sees them, or as the Pipeline in the file does.
         weight: name of the tensor; by default the only weight by its name.
         bias: name of the tensor, or "none"; by default the one that goes with the weight's name.
@@ -46,5 +55,6 @@ def load_released(
     if not path.is_file():
         raise InputError(f"head={str(path)!r} must be an existing file of a head; there is none.")
     suffix = path.suffix.lower()
-    check(suffix in READERS, "head", path.name, f"end in one of {', '.join(READERS)}")
+    instead = f": save it by {_INSTEAD[suffix]}" if suffix in _INSTEAD else ""
+    check(suffix in READERS, "head", path.name, f"end in one of {', '.join(READERS)}{instead}")
     return READERS[suffix](path, data, weight=weight, bias=bias)

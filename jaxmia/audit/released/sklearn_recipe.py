@@ -21,12 +21,11 @@ def logistic_recipe(model: Any, order: list[int]) -> tuple[dict[str, Any], str, 
     said: list[str] = []
     weighting = weighting_of(model, order)
     strength = np.unique(np.asarray(getattr(model, "C_", getattr(model, "C", 1.0)), float))
-    ratio = np.unique(np.asarray(getattr(model, "l1_ratio_", getattr(model, "l1_ratio", 0.0)), object))
+    # Of LogisticRegressionCV one for each class, None where nothing was chosen.
+    ratios = np.ravel(np.asarray(getattr(model, "l1_ratio_", getattr(model, "l1_ratio", 0.0)), object))
     penalty = model.penalty
-    sparse = penalty in ("l1", "elasticnet") or (
-        penalty == "deprecated" and any(each not in (None, 0) for each in ratio.tolist())
-    )
-    if sparse:
+    some = penalty in ("elasticnet", "deprecated") and any(each not in (None, 0) for each in ratios.tolist())
+    if penalty == "l1" or some:
         return weighting, "its penalty has an L1 part, and shadows' is L2 alone", said
     if penalty in (None, "none") or not np.isfinite(strength).all():
         return weighting, "it has no penalty, and shadows need one", said

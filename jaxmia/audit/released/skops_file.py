@@ -12,10 +12,14 @@ from jaxmia.audit.released.base import ReleasedHead, shown
 from jaxmia.audit.released.estimators import head_of_model
 from jaxmia.data.feature_set import FeatureSet
 
-# Of scikit-learn, and no more than data: skops itself trusts public classes of estimators alone.
+# Of scikit-learn and NumPy, data or functions of arrays: skops itself trusts public classes of estimators alone.
 _TRUSTED = (
+    "numpy.dtype",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
+    "sklearn.feature_selection._mutual_info.mutual_info_classif",
+    "sklearn.feature_selection._univariate_selection.chi2",
+    "sklearn.feature_selection._univariate_selection.f_classif",
     "sklearn.metrics._scorer._PassthroughScorer",
     "sklearn.model_selection._split.GroupKFold",
     "sklearn.model_selection._split.KFold",

@@ -11,7 +11,17 @@ from jaxmia._validate import InputError, check
 from jaxmia.audit.released.base import ReleasedHead, class_order, linear_head, ordered_rows, shown
 from jaxmia.data.feature_set import FeatureSet
 
-OUTPUTS = ("logits", "probabilities")
+# What outputs are called, scikit-learn's names among them; log-probabilities are logits whose softmax they are.
+OUTPUTS = {
+    "logits": "logits",
+    "probabilities": "probabilities",
+    "predict_proba": "probabilities",
+    "proba": "probabilities",
+    "probs": "probabilities",
+    "predict_log_proba": "log_probabilities",
+    "log_probabilities": "log_probabilities",
+    "log_probs": "log_probabilities",
+}
 NO_BIAS = "none"
 # The weight's word, after nothing or a prefix as of PyTorch's modules; Keras ends names in :0. What its bias is called.
 _WEIGHT = re.compile(r"^(?P<prefix>(?:.*[./_])?)(?P<word>weights?|kernel|coef_?|W|w)(?P<end>(?::0)?)$")
@@ -47,7 +57,7 @@ def head_of_tensors(
     given = [name for name in OUTPUTS if name in tensors]
     if not given or weight:
         return _weights(tensors, data, weight, bias)
-    check(len(given) == 1, "head", given, "hold logits or probabilities, not both")
+    check(len(given) == 1, "head", given, "hold one kind of outputs, logits or probabilities")
     beside = [name for name in _floats(tensors) if _WEIGHT.match(name)]
     if beside:
         raise InputError(
@@ -57,12 +67,17 @@ def head_of_tensors(
     return _outputs(tensors, given[0], data)
 
 
-def _outputs(tensors: Mapping[str, np.ndarray], kind: str, data: FeatureSet) -> ReleasedHead:
-    values, records, classes = tensors[kind], len(data.labels), data.num_classes
-    check(_is_float(values), f"{kind}.dtype", str(values.dtype), "be float16, float32 or float64")
-    notes = ["Only the head's outputs are known."]
+def _outputs(tensors: Mapping[str, np.ndarray], name: str, data: FeatureSet) -> ReleasedHead:
+    values, records, classes = tensors[name], len(data.labels), data.num_classes
+    check(_is_float(values), f"{name}.dtype", str(values.dtype), "be float16, float32 or float64")
+    kind, notes = OUTPUTS[name], ["Only the head's outputs are known."]
+    if name != kind or kind == "log_probabilities":
+        notes.append(f"Read: {name} {values.shape} as {kind.replace('_', '-')}.")
+    logarithms = kind == "log_probabilities"
+    kind = "logits" if logarithms else kind
     order = class_order(tensors["classes_"], data) if "classes_" in tensors else list(range(classes))
-    if classes == 2 and values.shape in ((records,), (records, 1)):
+    alone = classes == 2 and not logarithms
+    if alone and values.shape in ((records,), (records, 1)):
         positive = values.reshape(-1)
         negative = np.zeros_like(positive) if kind == "logits" else 1 - positive
         values = np.stack([negative, positive], axis=1)
@@ -70,10 +85,10 @@ def _outputs(tensors: Mapping[str, np.ndarray], kind: str, data: FeatureSet) -> 
         notes.append(f"One number for each record is read as the {what} ({data.class_names[order[1]]}).")
     expected = (records, classes)
     rule = f"be {expected}: the records and classes of the features"
-    if classes == 2:
+    if alone:
         rule += f", or {(records,)}, of class 1"
-    check(values.shape == expected, f"{kind}.shape", values.shape, rule)
-    notes += _left_out(tensors, (kind, "classes_"))
+    check(values.shape == expected, f"{name}.shape", values.shape, rule)
+    notes += _left_out(tensors, (name, "classes_"))
     return ReleasedHead(values[:, order], kind, None, None, tuple(notes))
 
 
@@ -118,7 +133,13 @@ def _floats(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _described(tensors: Mapping[str, np.ndarray], names: list[str]) -> str:
-    return shown([f"{name} {tensors[name].shape}" for name in names])
+    """Names and shapes, and dtypes that no weight has."""
+    return shown(
+        [
+            f"{name} {each.shape}" + ("" if _is_float(each) else f" of {each.dtype}")
+            for name, each in ((name, tensors[name]) for name in names)
+        ]
+    )
 
 
 def _left_out(tensors: Mapping[str, np.ndarray], read: tuple[str, ...]) -> list[str]:
@@ -147,8 +168,8 @@ def _only_weight(tensors: Mapping[str, np.ndarray], data: FeatureSet) -> str:
     held = _described(tensors, list(tensors)) or "nothing"
     if not found:
         raise InputError(
-            "the head must hold a tensor named weight, kernel or coef_ with two axes, or head.weight must name it;"
-            f" it has {held}."
+            "the head must hold a tensor of floats named weight, kernel or coef_ with two axes, or head.weight must"
+            f" name it; or outputs named logits or probabilities [records, classes]; it has {held}."
         )
     sizes = (data.num_classes, data.features.shape[1])
     fitting = [name for name in found if floats[name].shape in (sizes, sizes[::-1])]

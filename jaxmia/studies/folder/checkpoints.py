@@ -6,13 +6,11 @@ beside it. A kill between the two leaves a checkpoint without a hash: it is whol
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import flax.serialization
@@ -21,6 +19,7 @@ import orbax.checkpoint as ocp
 
 from jaxmia._atomic import new_folder, replacing
 from jaxmia._hashes import file_hash
+from jaxmia._terminal import quiet
 from jaxmia._validate import InputError
 from jaxmia.studies.folder.states import DamagedError
 
@@ -49,7 +48,7 @@ def save_heads(path: pathlib.Path, params: Any) -> None:
         with new_folder(path) as folder:
             (folder / _HEADS).write_bytes(flax.serialization.to_bytes(params))
     else:
-        with _silent("absl"), ocp.StandardCheckpointer() as checkpointer:
+        with quiet("absl", above=logging.CRITICAL), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, params, force=True)
     with replacing(path.with_suffix(_HASH)) as temporary:
         temporary.write_text(_folder_hash(path))
@@ -83,18 +82,6 @@ def load_heads(path: pathlib.Path, template: Any) -> Any:
                 f"{name} could not be read ({reason}); it is left as it is: mend that and go on with --resume."
             ) from error
         raise DamagedError(f"{name} was damaged ({reason})") from error
-
-
-@contextlib.contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """Keep a logger from printing what is raised as well, such as orbax's traceback of a disk without room."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _restore(path: pathlib.Path, template: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
-import json
 import pathlib
 import platform
 from collections.abc import Mapping
@@ -13,12 +12,12 @@ from typing import Any
 
 import jax
 
-from jaxmia._atomic import write_json
+from jaxmia._atomic import read_json_or_copy, write_json_and_copy
 from jaxmia._resumable import resumed_folder
 from jaxmia._validate import InputError
 
 _PACKAGES = ("jaxmia", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "dp-accounting", "jax-privacy")
-_COPY = ".manifest.json"  # as the manifest, for when that is damaged: without one, nobody knows whose heads these are
+MANIFEST = "manifest.json"  # kept with a copy: without one, nobody knows whose heads these are
 
 
 def versions(*more: str) -> dict[str, str]:
@@ -50,40 +49,27 @@ def read_manifest(path: pathlib.Path, form: int | str) -> dict[str, Any] | None:
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"out={str(path)!r} must be a folder, but it is a file.")
-    if not any((path / name).is_file() for name in ("manifest.json", _COPY)):
+    manifest = read_json_or_copy(path / MANIFEST)
+    if manifest is None and (path / MANIFEST).exists():
+        raise InputError(
+            f"{path / MANIFEST} must be valid JSON: it is empty or damaged, and there is no copy of it: choose another"
+            " folder."
+        )
+    if manifest is None:
         if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise InputError(
-                f"out={str(path)!r} must be empty or hold a run; it has files but no manifest.json."
+                f"out={str(path)!r} must be empty or hold a run; it has files but no {MANIFEST}."
             )
         return None
-    manifest = whole_manifest(path)
     if manifest.get("format") != form:
         has = manifest.get("format")
-        raise InputError(f"{path / 'manifest.json'} must be a manifest of format {form!r}, got {has!r}.")
+        raise InputError(f"{path / MANIFEST} must be a manifest of format {form!r}, got {has!r}.")
     return manifest
 
 
-def whole_manifest(path: pathlib.Path) -> dict[str, Any]:
-    """The manifest, or its copy if it is damaged: what the cells hold is hashed and stays of use."""
-    for name in ("manifest.json", _COPY):
-        try:
-            manifest = json.loads((path / name).read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(manifest, dict):
-            if name == _COPY:
-                write_json(path / "manifest.json", manifest)
-            return manifest
-    raise InputError(
-        f"{path / 'manifest.json'} must be valid JSON: it is empty or damaged, and there is no copy of it: choose"
-        " another folder."
-    )
-
-
 def write_manifest(path: pathlib.Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest, and its copy before it."""
-    for name in (_COPY, "manifest.json"):
-        write_json(path / name, manifest)
+    """Write the manifest of a folder, and its copy before it."""
+    write_json_and_copy(path / MANIFEST, manifest)
 
 
 def unfinished(path: pathlib.Path, what: str, done: int, cells: int) -> InputError:

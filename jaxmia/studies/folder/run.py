@@ -35,6 +35,7 @@ from jaxmia._validate import InputError
 from jaxmia.studies.cell import Cell
 from jaxmia.studies.folder.checkpoints import load_heads, models_on_disk, save_heads
 from jaxmia.studies.folder.manifest import (
+    MANIFEST,
     check_models,
     check_same,
     held_with_manifest,
@@ -123,14 +124,14 @@ class RunFolder:
         """
         path = pathlib.Path(path)
         manifest = read_manifest(path, _FORMAT)
-        if manifest is None or file_hash(path / "manifest.json") != manifest_hash:
+        if manifest is None or file_hash(path / MANIFEST) != manifest_hash:
             raise InputError(f"out={str(path)!r} must be one folder that all processes share.")
         check_same(identity, manifest["identity"], path)
         return cls(path, manifest)
 
     def manifest_hash(self) -> str:
         """SHA-256 of the manifest as it is on disk."""
-        return file_hash(self.path / "manifest.json")
+        return file_hash(self.path / MANIFEST)
 
     def _record(
         self, *, settings: Mapping[str, Any], identity: Mapping[str, Any], cells: list[Cell], models: int
@@ -159,7 +160,7 @@ class RunFolder:
         return "done" if intact else "damaged"
 
     def record(self, cell: Cell) -> dict[str, Any]:
-        """What finish_cell or fail_cell wrote of a cell last; empty if there is nothing that can be read."""
+        """What finish_cell or fail_cell wrote of a cell last; empty if there is nothing, or it is damaged."""
         record = read_json(self._record_path(cell))
         whole = isinstance(record, dict) and ("error" in record or isinstance(record.get("rows"), dict))
         return record if whole else {}
@@ -211,7 +212,7 @@ class RunFolder:
         write_json(path, content)
 
     def load_tuning(self, cell: Cell) -> dict[str, Any] | None:
-        """What save_tuning wrote, or None if there is nothing that can be read."""
+        """What save_tuning wrote, or None if there is nothing, or it is damaged."""
         content = read_json(self._cell_path(cell) / _TUNING)
         return content if isinstance(content, dict) else None
 
