@@ -84,10 +84,15 @@ def feature_set(
         features.ndim == 2 and features.size > 0,
         "features.shape",
         features.shape,
-        "be [examples, dim], not empty",
+        "be [examples, dim], not empty"
+        + (": give features.reshape(len(features), -1)" if features.ndim > 2 and features.size else ""),
     )
+    numbers = ": give features.astype('float32')" if features.dtype.kind in "iu" else ""
     check(
-        np.issubdtype(features.dtype, np.floating), "features.dtype", str(features.dtype), "be floating point"
+        np.issubdtype(features.dtype, np.floating),
+        "features.dtype",
+        str(features.dtype),
+        f"be floating point{numbers}",
     )
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite here and is refused below
         features = features.astype(np.float32)

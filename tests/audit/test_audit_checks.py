@@ -200,5 +200,5 @@ def test_a_void_audit_stops_before_training_and_force_says_so_first(capsys, tmp_
     page = write_report(tmp_path / "out")[0].read_text(encoding="utf-8")
     void = page.index("Void: the model does not fit these records")
     assert page.index("<main") < void < page.index("This report says what was tested")
-    assert "<th" not in page[page.index("<main") : page.rindex("<table", 0, void)]
+    assert page[page.index("<main") : void].count("<table") <= 1  # its own
     assert html.escape(content["void"][0]) in page
