@@ -426,3 +426,36 @@ def test_the_memory_that_is_counted_holds_what_numpy_allocates(method, examples,
         tracemalloc.stop()
     # The solver's own copies are not traced.
     assert counted / 4 < held < counted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.9, 0.95])
+@pytest.mark.parametrize("recipe", ["ridge", "decay"])
+def test_the_rate_of_shadows_serves_a_head_with_more_members(share, recipe):
+    """Shadows of an audit train on 3/4 of the records at most: the head's own share finds no more of its members."""
+    data, rng = demo_features(), np.random.default_rng(0)
+    rows = np.concatenate([np.flatnonzero(data.labels == label)[:200] for label in range(3)])
+    centred = data.features[rows] - data.features[rows].mean(axis=0)
+    turned = centred @ np.linalg.svd(centred, full_matrices=False)[2][:60].T
+    turned /= np.sqrt(np.mean(np.sum(turned**2, axis=1)))
+    pool, heads, shadows, rate = feature_set(turned, data.labels[rows]), 24, 40, 0.75
+    drawn = [rng.random((heads, len(rows))) < share, rng.random((shadows, len(rows))) < rate]
+    member = np.concatenate(drawn)
+    masks = MembershipMasks(jnp.asarray(member), jnp.arange(len(member)), "bernoulli", rate)
+    config, hyper = TrainConfig("newton"), Hyperparams(0.1, weight_decay=None, ridge=1.0)
+    decay = {name: 1 / (name * len(rows)) for name in (rate, share)}
+    if recipe == "decay":
+        config, hyper = TrainConfig("sgd", steps=600), Hyperparams(1.0, 0.9, decay[rate])
+        decay[share] = decay[rate]
+    trained = train_ensemble(KEY, pool, masks, hyper, config)
+    found = {}
+    for name, each in decay.items():
+        told = dataclasses.replace(trained, masks=dataclasses.replace(masks, inclusion_rate=name))
+        said = whitebox.white_box(told, pool, weight_decay=each, methods=["stationarity", "mahalanobis"])
+        for method, statistic in said.items():
+            ranks = scipy.stats.rankdata(statistic[:heads], axis=1) / len(rows)
+            inside = [np.mean(row[own]) - np.mean(row[~own]) for row, own in zip(ranks, member, strict=False)]
+            found[name, method] = 0.5 + np.mean(inside)
+    for method in ("stationarity", "mahalanobis"):
+        assert found[rate, method] > 0.75
+        assert found[share, method] < found[rate, method] + 0.01

@@ -80,7 +80,10 @@ GOOD = {"features": np.ones((4, 2), np.float32), "labels": np.array([0, 1, 0, 1]
         ({"labels": None}, r"must hold the key 'labels'"),
         ({"features": np.ones(4)}, r"features.shape=\(4,\)"),
         ({"features": np.ones((0, 2)), "labels": np.ones(0, int)}, r"features.shape=\(0, 2\)"),
-        ({"features": np.ones((4, 2), int)}, r"features.dtype='int64' must be floating point: give features.astype"),
+        (
+            {"features": np.ones((4, 2), int)},
+            r"features.dtype='int64' must be floating point: give features.astype",
+        ),
         ({"features": np.ones((4, 2, 2))}, r"features.shape=\(4, 2, 2\) .*: give features.reshape"),
         ({"features": np.array([[0, 1], [np.nan, 0], [0, 0], [np.inf, 1]])}, r"got 2 rows .* \(first: 1\)"),
         ({"features": np.array([[0, 1], [0, 0], [1e300, 0], [0, 1]])}, r"got 1 rows .* \(first: 2\)"),
