@@ -83,7 +83,11 @@ def scores_from_arrays(arrays: Mapping[str, np.ndarray]) -> ExternalScores:
         InputError: naming what is missing, of a wrong shape or dtype, not finite, or no probability.
     """
     kinds = [kind for kind in KINDS if kind in arrays]
-    check(len(kinds) == 1, "scores", kinds, f"be given under one of the keys {', '.join(KINDS)}")
+    hint = "" if kinds else " (losses -log p of the true class as probabilities: np.exp(-losses) in float64)"
+    check(len(kinds) == 1, "scores", kinds, f"be given under one of the keys {', '.join(KINDS)}{hint}")
+    check(
+        "member" in arrays, "member", None, "be given: [models, examples], true where a model trained on it"
+    )
     kind, values = kinds[0], arrays[kinds[0]]
     _check_values(kind, values, axes={"log_odds": (2,), "logits": (3,), "probabilities": (2, 3)}[kind])
     labels = _checked_labels(arrays.get("labels"), kind, values.shape)
@@ -189,11 +193,13 @@ def _class_columns(values: np.ndarray, classes: int) -> np.ndarray:
 
 def _checked_member(member: np.ndarray) -> np.ndarray:
     check(member.ndim == 2, "member.shape", member.shape, "be [models, examples] or [models, k]")
+    if np.issubdtype(member.dtype, np.floating) and np.isin(member, (0.0, 1.0)).all():
+        return member == 1
     check(
         member.dtype == bool or np.issubdtype(member.dtype, np.integer),
         "member.dtype",
         str(member.dtype),
-        "be bool, or integers (0/1, or indices of examples)",
+        "be bool, or integers (0/1, or indices of examples), or floats 0.0 and 1.0",
     )
     return member
 

@@ -63,10 +63,11 @@ def test_every_kind_gives_the_same_log_odds(arrays, rtol):
         MEMBER,
         MEMBER.astype(np.uint8),
         MEMBER.astype(np.int64),
+        MEMBER.astype(np.float64),
         padded_indices(MEMBER),
         padded_indices(MEMBER)[:, ::-1],
     ],
-    ids=["bool", "uint8", "int64", "indices", "padding first"],
+    ids=["bool", "uint8", "int64", "float64", "indices", "padding first"],
 )
 def test_every_form_of_membership_gives_the_same_mask(member):
     read = scores_from_arrays(change(member=member))
@@ -177,7 +178,7 @@ UNNORMALISED[1, 4] *= 1.01
     [
         (
             {"log_odds": None},
-            r"scores=\[\] must be given under one of the keys log_odds, logits, probabilities",
+            r"scores=\[\] must be given under one of the keys log_odds, .* np.exp\(-losses\)",
         ),
         ({"probabilities": TRUE}, r"scores=\['log_odds', 'probabilities'\]"),
         ({"log_odds": NAN}, r"log_odds must be finite, got 2 NaN or infinite values \(first: at \(3, 2\)\)"),
@@ -206,7 +207,7 @@ UNNORMALISED[1, 4] *= 1.01
         ({"member": MEMBER.T}, r"one of them is transposed, and nothing tells which"),
         ({"member": MEMBER[:, 1:]}, r"member.shape=\(6, 9\) must equal the \(6, 10\)"),
         ({"member": MEMBER[:, 1:].astype(int)}, r"member.shape=\(6, 9\) must equal the \(6, 10\)"),
-        ({"member": MEMBER.astype(float)}, "member.dtype='float64' must be bool, or integers"),
+        ({"member": MEMBER / 2}, "member.dtype='float64' must be bool, or integers"),
         ({"member": MEMBER[0]}, r"member.shape=\(10,\)"),
         ({"member": padded_indices(MEMBER)[:4]}, r"have 6 rows, one for each model"),
         (
@@ -229,6 +230,11 @@ def test_what_cannot_be_read_is_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "bad.npz", **change(**arrays))
     with pytest.raises(InputError, match=rf"bad\.npz: .*{message}"):
         load_scores(tmp_path / "bad.npz")
+
+
+def test_arrays_without_membership_are_refused():
+    with pytest.raises(InputError, match="member=None must be given"):
+        scores_from_arrays(change(member=None))
 
 
 def test_pickles_and_damaged_files_are_refused(tmp_path):
