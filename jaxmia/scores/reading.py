@@ -194,7 +194,7 @@ def _class_columns(values: np.ndarray, classes: int) -> np.ndarray:
 def _checked_member(member: np.ndarray) -> np.ndarray:
     check(member.ndim == 2, "member.shape", member.shape, "be [models, examples] or [models, k]")
     if np.issubdtype(member.dtype, np.floating) and np.isin(member, (0.0, 1.0)).all():
-        return member == 1
+        return member.astype(bool)
     check(
         member.dtype == bool or np.issubdtype(member.dtype, np.integer),
         "member.dtype",
