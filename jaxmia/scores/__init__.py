@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int
 
 from jaxmia._shown import Shown
 
+if TYPE_CHECKING:
+    AnyArray = np.ndarray
+else:  # JAX's arrays too: the attacks make NumPy's of whatever they are given
+    AnyArray = Any
 WeightsUnder = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
@@ -37,13 +42,13 @@ class Scores(Shown):
     no jaxtyping shapes.
     """
 
-    log_odds: np.ndarray
-    member: np.ndarray
-    population_log_odds: np.ndarray | None = None
-    flipped_log_odds: np.ndarray | None = None
-    prior_mean: np.ndarray | None = None
-    prior_variance: np.ndarray | None = None
-    white_box: Mapping[str, np.ndarray] | None = None
+    log_odds: AnyArray
+    member: AnyArray
+    population_log_odds: AnyArray | None = None
+    flipped_log_odds: AnyArray | None = None
+    prior_mean: AnyArray | None = None
+    prior_variance: AnyArray | None = None
+    white_box: Mapping[str, AnyArray] | None = None
     weights_under: WeightsUnder | None = None
 
     __repr__ = Shown.__repr__
