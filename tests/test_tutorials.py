@@ -108,6 +108,7 @@ WORDS = {
     "laws": ("R²", "published"),
     "privacy": ("noise multiplier", "The largest TPR that any attack on one record can have"),
     "python": (
+        "AuditResult: 500 records",
         "OperatingPoint(evaluation='pooled', fpr=0.01",
         "VulnerabilityQuantile(quantile=0.5",
         "RequiredShots(",
