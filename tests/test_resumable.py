@@ -19,9 +19,14 @@ def test_a_folder_goes_on_under_its_key_alone(tmp_path):
         keyed_folder(tmp_path / "a" / "b", key | {"widths": (1, 3)}, inside="blocks", **WORDS),
     ):
         pytest.fail("let in")
-    (tmp_path / "a" / "b" / "blocks" / "key.json").write_text("{")
+    blocks = tmp_path / "a" / "b" / "blocks"
+    (blocks / "key.json").write_text("{")
+    with keyed_folder(tmp_path / "a" / "b", key, inside="blocks", **WORDS):  # of its copy
+        assert (blocks / "key.json").read_bytes() == (blocks / ".key.json").read_bytes()
+    for name in ("key.json", ".key.json"):
+        (blocks / name).write_text("{")
     with (
-        pytest.raises(InputError, match=r"its features differs"),
+        pytest.raises(InputError, match=r"it has other files, and its key.json is empty or damaged"),
         keyed_folder(tmp_path / "a" / "b", key, inside="blocks", **WORDS),
     ):
         pytest.fail("let in")

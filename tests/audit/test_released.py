@@ -135,7 +135,7 @@ def test_what_is_meant_to_be_left_out_is_said(tmp_path):
     head = saved(tmp_path, weight=W3, scale=np.ones(1), logits=np.zeros((N, 3)), steps=np.int64(7))
     read = load_released(head, data, weight="weight", bias="none")
     np.testing.assert_allclose(read.outputs, logits_of(data, W3, np.zeros(3)))
-    assert read.notes[-1] == "Left out: scale (1,), logits (40, 3), steps ()."
+    assert read.notes[-1] == "Left out: scale (1,), logits (40, 3), steps () of int64."
 
 
 @pytest.mark.parametrize("axes", [(N,), (N, 1)])
