@@ -17,6 +17,7 @@ import os
 import pathlib
 import re
 import sys
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -211,15 +212,30 @@ def at_each(values: pd.Series, form: str) -> str:
 
 
 def measurements() -> str:
-    """All measurements of the pages: state, time, commands."""
-    rows = []
+    """All measurements of the pages as a list: state, time, commands."""
+    parts = []
     for entry in entries():
         state, time = state_of(entry)
-        path = os.path.relpath(ROOT / entry["page"], HERE) if entry["page"].startswith("docs") else None
-        page = f"[{pathlib.Path(entry['page']).stem}]({path})" if path else entry["page"]
-        commands = "<br>".join(f"`{command}`" for command in entry["commands"])
-        rows.append([page, entry["what"], state, time, commands])
-    return markdown(["page", "what", "state", "two cores", "commands"], rows)
+        page = f"`{entry['page']}`"
+        if entry["page"].startswith("docs"):
+            page = f"[{pathlib.Path(entry['page']).stem}]({os.path.relpath(ROOT / entry['page'], HERE)})"
+        about = f"- {page}: {entry['what']}. *{state[0].upper()}{state[1:]}*; on two cores: {time}"
+        commands = [line for command in entry["commands"] for line in wrapped(command, " \\", "  ", "      ")]
+        parts.append("\n".join([*wrapped(about, "", "", "  "), "", "  ```", *commands, "  ```", ""]))
+    return "\n" + "\n".join(parts) + "\n"
+
+
+def wrapped(text: str, end: str, first: str, others: str) -> list[str]:
+    """Lines that fit, all but the last with an end."""
+    lines = textwrap.wrap(
+        text,
+        116,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line + end for line in lines[:-1]] + lines[-1:]
 
 
 TABLES: dict[str, Callable[[], str]] = {
