@@ -206,6 +206,22 @@ def persons() -> str:
     return markdown(["features", "records", "K", "attack", "pooled", "calibrated"], rows) + origin(*names)
 
 
+def finite_pool() -> str:
+    """TPR of the same targets in pools and under fresh draws: estimated, calibrated and pooled."""
+    kinds = [f"{kind} {fpr}" for fpr in ("0.1", "0.01") for kind in ("estimated", "calibrated", "pooled")]
+    rows = [
+        [row["setting"], row["r"], row["correction"], *(with_error(row[kind]) for kind in kinds)]
+        for row in load("finite_pool.json")["rows"]
+        if row["r"] != "fresh, exact"
+    ]
+    return markdown(["setting", "r", "correction", *kinds], rows) + origin("finite_pool.json")
+
+
+def with_error(figure: list[float] | None) -> str:
+    """Mean and standard error over replicates."""
+    return "-" if figure is None else f"{figure[0]:.3f} ± {figure[1]:.3f}"
+
+
 def at_each(values: pd.Series, form: str) -> str:
     """Figures at the three FPRs; "-" for those that are not resolved."""
     return " / ".join("-" if math.isnan(value) else f"{value:{form}}" for value in values)
@@ -239,7 +255,8 @@ def wrapped(text: str, end: str, first: str, others: str) -> list[str]:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    each.__name__: each for each in (demo_short, demo_full, demo_laws, per_record, persons, measurements)
+    each.__name__: each
+    for each in (demo_short, demo_full, demo_laws, per_record, finite_pool, persons, measurements)
 }
 FIGURES = (demo_figure,)
 
