@@ -105,7 +105,7 @@ def weight_statistics(
     models, classes, dim = kernel.shape
     check_methods(methods, classes=classes, dim=dim)
     check_memory(methods, classes=classes, dim=dim, examples=len(labels), models=models, memory=memory)
-    weights = np.concatenate([kernel, bias[:, :, None]], axis=2).astype(np.float64)
+    weights = np.concatenate([kernel.astype(np.float64), bias.astype(np.float64)[:, :, None]], axis=2)
     finite = np.isfinite(weights).all(axis=(1, 2))
     statistics = {method: np.full(member.shape, np.nan) for method in methods}
     if np.count_nonzero(finite) < 3:
@@ -145,7 +145,8 @@ def check_memory(
 def _bytes_held(method: str, *, classes: int, dim: int, examples: int, models: int) -> int:
     """What a method holds at once, in float64: its largest matrices."""
     parameters = (classes - 1) * (dim + 1)
-    given = (_LIVE_HEADS * models * classes + _LIVE_INPUTS * examples) * (dim + 1)
+    inputs = _LIVE_INPUTS - (method == "inverse_hessian")  # which does not turn them
+    given = (_LIVE_HEADS * models * classes + inputs * examples) * (dim + 1)
     errors = 0 if method == "inverse_hessian" else FOLDS * examples * classes
     if method != "inverse_hessian" and examples <= parameters:
         return 8 * (given + errors + _LIVE_MATRICES * examples**2)
