@@ -531,6 +531,7 @@ def test_projected_features_keep_what_principal_components_hold(benchmark):
     np.testing.assert_allclose(ratio, values[0] / values[1], rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_frontier_compares_with_a_truth_apart(benchmark, tmp_path, capsys):
     """Tiny: 40 records of 2 classes. The shadows' errors fall with K, and the analytic estimate needs none."""
     frontier, file = benchmark("frontier"), tmp_path / "rows.json"

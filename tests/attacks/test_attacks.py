@@ -236,7 +236,13 @@ def test_bad_scores_are_refused(name, options):
     ("name", "options"),
     [
         pytest.param(
-            name, options, marks=pytest.mark.slow if options == {"offline": True} and name != "lira" else ()
+            name,
+            options,
+            marks=pytest.mark.slow
+            if options == {"offline": True} and name != "lira"
+            else pytest.mark.thorough
+            if name == "quantile" or (name == "lira" and options)
+            else (),
         )
         for name, options in CASES
     ],

@@ -270,6 +270,7 @@ def statistics_of(ensemble, pool, decay=0.01):
 @pytest.mark.parametrize(
     "sizes", [{"examples": 30, "dim": 3}, {"examples": 12, "dim": 8}], ids=["more", "fewer"]
 )
+@pytest.mark.thorough
 def test_what_no_probability_depends_on_changes_nothing(sizes):
     """A kernel and bias added to all classes, and the order of classes and of candidates."""
     ensemble, _, pool = ridge_ensemble(7, models=16, **sizes)
@@ -290,6 +291,7 @@ def test_what_no_probability_depends_on_changes_nothing(sizes):
         np.testing.assert_allclose(reordered[method], expected[:, places], atol=tolerance)
 
 
+@pytest.mark.thorough
 def test_pitfall_own_membership_never_enters_but_through_the_weights(trained):
     ensemble, pool, _ = trained
     plain = statistics_of(ensemble, pool)
@@ -309,6 +311,7 @@ def white_box_scores(trained):
     return dataclasses.replace(scores, white_box=under(np.asarray(scores.member)), weights_under=under)
 
 
+@pytest.mark.thorough
 def test_what_weights_say_under_the_heads_own_membership_is_the_attack(trained):
     ensemble, pool, _ = trained
     for method, statistic in statistics_of(ensemble, pool).items():
@@ -333,6 +336,7 @@ def test_a_leak_of_the_targets_own_label_fails_the_negative_control(trained):
     assert found == {"honest": ["ok", "ok"], "leaky": ["failed", "ok"], "stale": ["unresolved", "ok"]}
 
 
+@pytest.mark.thorough
 def test_a_diverged_head_stays_out_of_the_negative_control(trained):
     scores = white_box_scores(trained)
     log_odds = np.array(scores.log_odds)

@@ -149,6 +149,7 @@ def by_two(tmp_path_factory):
     return out, in_terminals(out)
 
 
+@pytest.mark.thorough
 def test_two_processes_give_the_results_of_one(reference, by_two):
     out, ((code, stdout, stderr), (other_code, other_stdout, other_stderr)) = by_two
     assert (code, other_code) == (0, 0), stderr + other_stderr
@@ -158,6 +159,7 @@ def test_two_processes_give_the_results_of_one(reference, by_two):
     assert json.loads((out / "manifest.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.thorough
 def test_each_process_trains_its_own_models_and_leaves_no_messages(by_two):
     out, _ = by_two
     for cell in CELLS:

@@ -141,6 +141,7 @@ def test_rows_say_what_privacy_they_are_of(run):
     assert {law.epsilon for law in run.laws} == {0.5, 2, 8, np.inf}
 
 
+@pytest.mark.thorough
 def test_an_ordinary_run_grows_by_privacy_levels_and_keeps_its_rows(tmp_path):
     small = changed(shadows={"models": 17}, privacy={"epsilon": [float("inf")]})
     before = run_experiment(small, tmp_path / "run").results

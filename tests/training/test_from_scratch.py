@@ -411,6 +411,7 @@ def test_negative_controls_of_networks_are_at_chance(finished):
     assert (networks["status"] == "ok").all()
 
 
+@pytest.mark.thorough
 def test_networks_on_disk_are_read_and_not_trained_again(settings, finished, tmp_path):
     assert run_sweep(settings, finished.path).heads_trained == 0
     before = finished.results()

@@ -95,6 +95,7 @@ def test_blocks_of_examples_change_nothing_beyond_rounding(pool, monkeypatch, pr
             np.testing.assert_allclose(parts.clipped_squares, whole.clipped_squares, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_eight_devices_train_the_heads_that_one_trains():
     """On simulated devices of a process of its own; 11 models do not divide by 8."""
     program = """
