@@ -33,6 +33,8 @@ RANKS = {
     "extract": 5,
     "studies": 6,
     "audit": 7,
+    "features": 8,  # two former places, until version 0.2
+    "released": 8,
     "report": 8,
     "cli": 9,
     "__main__": 10,

@@ -18,3 +18,12 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_importing_jaxmia_imports_no_jax():
     subprocess.run([sys.executable, "-c", "import sys, jaxmia; sys.exit('jax' in sys.modules)"], check=True)
+
+
+@pytest.mark.parametrize(("former", "name"), [("features", "feature_set"), ("released", "load_released")])
+def test_former_places_go_on_and_say_where_to_go(former, name):
+    code = f"import jaxmia; from jaxmia.{former} import {name}; assert {name} is jaxmia.{name}"
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code], check=True, capture_output=True, text=True
+    )
+    assert f"DeprecationWarning: jaxmia.{former} is called jaxmia." in done.stderr
