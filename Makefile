@@ -18,9 +18,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(PYTEST)
 
-# As CI does: programs optimised as users have them, several processes, kills and tutorials, and the coverage.
+# What CI runs beside `make test`: several processes, kills, tutorials, repeated cases.
 thorough: $(VENV)/.installed
-	XLA_FLAGS= $(PYTEST) -m 'not slow' --cov=jaxmia
+	XLA_FLAGS= $(PYTEST) -m 'thorough and not slow'
 
 slow: $(VENV)/.installed
 	XLA_FLAGS= $(BIN)/python -m pytest -m slow
