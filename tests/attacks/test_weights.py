@@ -205,6 +205,7 @@ def test_stationarity_is_its_loop_in_all_parameters():
             assert given[k, i] == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.thorough
 def test_mahalanobis_finds_members_of_heads_stopped_early(trained):
     """Gradient descent from zero: weights are sums of members' gradients, however far training went."""
     ensemble, pool, scores = trained

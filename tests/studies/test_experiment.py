@@ -408,7 +408,9 @@ def test_a_run_killed_at_any_stage_and_resumed_ends_in_the_same_bytes(tmp_path, 
         assert result.cells_computed == 1  # the first cell was done: only the one in flight is computed again
 
 
-@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "every", [pytest.param(6, marks=pytest.mark.thorough), pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_a_kill_between_two_writes_loses_nothing(tmp_path, finished, monkeypatch, every):
     killed = stopped_after_each_write(
         monkeypatch, tmp_path, lambda out: run_experiment(SETTINGS, out), every=every

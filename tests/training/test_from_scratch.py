@@ -390,6 +390,7 @@ def finished(settings, tmp_path_factory):
     return run_sweep(settings, tmp_path_factory.mktemp("sweeps") / "sweep")
 
 
+@pytest.mark.thorough
 def test_a_sweep_compares_recipes_on_the_same_candidates(settings, finished):
     results = finished.results()
     assert not finished.failures
