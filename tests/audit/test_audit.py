@@ -228,7 +228,7 @@ def test_attacks_on_weights_need_a_head_s_weights(place, records, head, monkeypa
     weight, bias = head
     np.savez(place / "outputs.npz", logits=records["features"].astype(np.float64) @ weight.T + bias)
     monkeypatch.setattr(audit_shadows, "train_ensemble", lambda *_: pytest.fail("trained"))
-    white = settings(place, attack=["whitebox"], head={"file": str(place / "outputs.npz")})
+    white = settings(place, head="outputs.npz", attack=["whitebox"])
     with pytest.raises(InputError, match=r"head='outputs.npz' must hold weights for attack 'whitebox'"):
         run_audit(white, place / "out")
     assert not (place / "out").exists()
