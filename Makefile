@@ -20,7 +20,7 @@ test: $(VENV)/.installed
 
 # What CI runs beside `make test`: several processes, kills, tutorials, repeated cases.
 thorough: $(VENV)/.installed
-	XLA_FLAGS= $(PYTEST) -m 'thorough and not slow'
+	$(PYTEST) -m 'thorough and not slow'
 
 slow: $(VENV)/.installed
 	XLA_FLAGS= $(BIN)/python -m pytest -m slow
