@@ -1,7 +1,7 @@
 """Every test runs with jaxtyping's shapes checked by beartype and with strict dtype promotion.
 
-Most of the tests' time is XLA's. So it optimises little, unless XLA_FLAGS says otherwise (CI leaves it as users have
-it), and what it compiled is kept for later runs, for the other workers and for the processes that tests start.
+Most of the tests' time is XLA's. So it optimises little, unless XLA_FLAGS says otherwise (slow tests leave it as
+users have it), and what it compiled is kept for later runs, for other workers and for the processes that tests start.
 """
 
 import os

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import pathlib
 import pydoc_data.topics
+import shutil
 import signal
 import subprocess
 import sys
@@ -416,7 +417,7 @@ def test_weights_that_do_not_fit_are_refused(digits, lite0, tmp_path, change, me
     ("backbone", "options", "message"),
     [
         ("timm:tf_efficientnet_lite9", {}, "Did you mean 'tf_efficientnet_lite"),
-        ("timm:resnet18", {}, "weights of timm:resnet18 must be a folder's, a file's"),
+        ("timm:resnet18", {}, "weights of timm:resnet18 must be in a folder, in a file"),
         (
             "timm:vit_tiny_patch16_224",
             {"images": ImageOptions(size=192)},
