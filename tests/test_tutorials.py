@@ -122,8 +122,12 @@ def test_every_page_of_the_guide_that_runs_is_known_here():
     assert set(pages_to_run()) == set(WORDS)
 
 
-QUICK = "privacy"
-ONE_AND_ALL = [pytest.param(name, marks=[pytest.mark.thorough] if name != QUICK else []) for name in WORDS]
+MARKS = {
+    "privacy": (),
+    "getting_started": pytest.mark.thorough,
+    "python": pytest.mark.thorough,
+}  # the others are slow
+ONE_AND_ALL = [pytest.param(name, marks=MARKS.get(name, pytest.mark.slow)) for name in WORDS]
 
 
 @pytest.mark.parametrize("name", ONE_AND_ALL)
