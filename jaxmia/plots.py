@@ -65,15 +65,8 @@ def plot_power_law(
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    least_private = results["epsilon"].max()
-    for name, fit in laws.items():
-        rows = results
-        for column, value in name._asdict().items():
-            rows = rows[rows[column] == value]
-        if name.epsilon != least_private or not (rows["advantage"] > 0).any():
-            continue
+    for name, figure in _law_figures(results, laws):
         with mpl.rc_context(STYLE):
-            figure = power_law_figure(rows, fit, title=f"{name}: vulnerability against examples per class")
             paths += _save(figure, folder / f"advantage-{name.attack}-{name.evaluation}")
     return paths
 
@@ -100,6 +93,15 @@ def laws_figure(results: pd.DataFrame, laws: Mapping[LawKey, PowerLawFit]) -> Fi
     Raises:
         InputError: if there is none.
     """
+    for _, figure in _law_figures(results, laws):
+        return figure
+    raise InputError("results must hold a cell above chance, that has a law.")
+
+
+def _law_figures(
+    results: pd.DataFrame, laws: Mapping[LawKey, PowerLawFit]
+) -> Iterator[tuple[LawKey, Figure]]:
+    """The figure of each law of the least private cells that has a cell above chance."""
     least_private = results["epsilon"].max()
     for name, fit in laws.items():
         rows = results
@@ -107,8 +109,10 @@ def laws_figure(results: pd.DataFrame, laws: Mapping[LawKey, PowerLawFit]) -> Fi
             rows = rows[rows[column] == value]
         if name.epsilon == least_private and (rows["advantage"] > 0).any():
             with mpl.rc_context(STYLE):
-                return power_law_figure(rows, fit, title=f"{name}: vulnerability against examples per class")
-    raise InputError("results must hold a cell above chance, that has a law.")
+                figure = power_law_figure(
+                    rows, fit, title=f"{name}: vulnerability against examples per class"
+                )
+            yield name, figure
 
 
 def records_figure(tpr: np.ndarray, low: np.ndarray, high: np.ndarray, *, fpr: float) -> Figure:

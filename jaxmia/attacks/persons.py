@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxmia._validate import InputError
-from jaxmia.attacks.shadows import RESOLUTION, score_arrays
+from jaxmia.attacks.shadows import RESOLUTION, centred, score_arrays
 from jaxmia.data.persons import checked_persons
 from jaxmia.scores import Scores
 from jaxmia.stats.result import AttackResult, checked_arrays
@@ -116,8 +116,10 @@ def joint_lira(scores: Scores, person: np.ndarray, *, calibrated: bool = False) 
     for targets in _folds(len(log_odds)):
         weights, seen = _of_shadows(log_odds[~targets], member[~targets], grouped)
         shadows, own = (_weighed(log_odds[rows], weights, grouped) for rows in (~targets, targets))
+        sides = (centred(shadows, side) for side in (member[~targets], ~member[~targets]))
         (mean_in, std_in), (mean_out, std_out) = (
-            _moments(shadows, side) for side in (member[~targets], ~member[~targets])
+            (mean, np.maximum(np.sqrt(np.sum(offset**2, axis=0) / np.maximum(number, 1)), RESOLUTION))
+            for number, mean, offset in sides
         )
         z = (own - mean_out) / std_out
         ratio = np.log(std_out / std_in) + (z**2 - ((own - mean_in) / std_in) ** 2) / 2
@@ -192,11 +194,11 @@ def _folds(models: int) -> Iterator[np.ndarray]:
         yield np.arange(models) % FOLDS == fold
 
 
-def _blocks(grouped: _Grouped) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (persons, their records [persons, records]) of all persons with as many records."""
+def _blocks(grouped: _Grouped) -> Iterator[np.ndarray]:
+    """Yield the places [persons, records] of the records of all persons with as many."""
     for number in np.unique(grouped.records):
         persons = np.flatnonzero(grouped.records == number)
-        yield persons, grouped.starts[persons, None] + np.arange(number)
+        yield grouped.starts[persons, None] + np.arange(number)
 
 
 def _weighed(log_odds: np.ndarray, weights: np.ndarray, grouped: _Grouped) -> np.ndarray:
@@ -208,27 +210,17 @@ def _of_shadows(log_odds: np.ndarray, member: np.ndarray, grouped: _Grouped) -> 
     """Return the discriminants' weights [examples], |w| adding up to 1 for each person, and who has both sides."""
     weights = np.empty(log_odds.shape[1])
     seen = (member.sum(axis=0) >= 2) & ((~member).sum(axis=0) >= 2)
-    for persons, records in _blocks(grouped):
-        own, inside = log_odds[:, records], member[:, persons]
-        means, offsets = [], np.zeros(own.shape)
-        for side in (inside, ~inside):
-            number = np.maximum(side.sum(axis=0), 1)[:, None]
-            means.append(np.einsum("mpr,mp->pr", own, side.astype(np.float64)) / number)
-            offsets += np.where(side[:, :, None], own - means[-1], 0.0)
-        deviation = np.maximum(np.sqrt(np.mean(offsets**2, axis=0)), RESOLUTION)
-        offsets /= deviation
-        correlation = (1 - _SHRINKAGE) * np.einsum("mpr,mps->prs", offsets, offsets) / len(own)
+    inside = np.repeat(member, grouped.records, axis=1)
+    (_, mean_in, of_in), (_, mean_out, of_out) = (centred(log_odds, side) for side in (inside, ~inside))
+    offsets = of_in + of_out  # each score is on one side
+    deviation = np.maximum(offsets.std(axis=0), RESOLUTION)
+    scaled = offsets / deviation
+    shift = np.where(np.repeat(seen, grouped.records), mean_in - mean_out, 0.0) / deviation
+    for records in _blocks(grouped):
+        own = scaled[:, records]
+        correlation = (1 - _SHRINKAGE) * np.einsum("mpr,mps->prs", own, own) / len(own)
         places = np.arange(records.shape[1])
         correlation[:, places, places] = 1.0
-        shift = np.where(seen[persons, None], means[0] - means[1], 0.0) / deviation
-        found = np.linalg.solve(correlation, shift[:, :, None])[:, :, 0] / deviation
+        found = np.linalg.solve(correlation, shift[records][:, :, None])[:, :, 0] / deviation[records]
         weights[records] = found / np.maximum(np.abs(found).sum(axis=1, keepdims=True), RESOLUTION)
     return weights, seen
-
-
-def _moments(values: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation [persons] of one side's shadows."""
-    number = np.maximum(side.sum(axis=0), 1)
-    mean = np.sum(values, axis=0, where=side) / number
-    variance = np.sum((values - mean) ** 2, axis=0, where=side) / number
-    return mean, np.maximum(np.sqrt(variance), RESOLUTION)

@@ -17,7 +17,7 @@ from jaxmia._hashes import file_hash
 from jaxmia._shown import Shown, figure
 from jaxmia._validate import check, check_choice, check_different, check_fpr
 from jaxmia.plots import plot_rocs, thinned
-from jaxmia.scores.reading import ExternalScores, check_target, load_scores
+from jaxmia.scores.reading import ExternalScores, check_target, load_scores, scores_from_arrays
 from jaxmia.stats.result import AttackResult
 from jaxmia.stats.roc import Roc, roc
 from jaxmia.studies.assess import (
@@ -31,6 +31,7 @@ from jaxmia.studies.assess import (
 )
 from jaxmia.studies.folder.manifest import versions
 from jaxmia.studies.settings.attacks import AttackSettings
+from jaxmia.tables.rates import best_at_the_lowest
 
 FPRS = (0.1, 0.01, 0.001)
 CONTROL_SEED = 0  # recorded in controls.parquet
@@ -55,7 +56,7 @@ class AttackRun(Shown):
 
     def headline(self) -> str:
         """Sizes, and the attack that found most at the lowest FPR that is resolved."""
-        return f"{self.read.scores.headline()}; {best_of(self.results)}"
+        return f"{self.read.scores.headline()}; {found_most(self.results)}"
 
     def to_frame(self) -> pd.DataFrame:
         """The results."""
@@ -77,13 +78,11 @@ class _Targets:
     left_out: tuple[str, ...] = ()
 
 
-def best_of(results: pd.DataFrame) -> str:
+def found_most(results: pd.DataFrame) -> str:
     """The largest TPR at the lowest FPR that is resolved, in words, over all rows of a results table."""
-    known = results[results["status"] == "ok"]
-    if not len(known):
+    best = best_at_the_lowest(results)
+    if best is None:
         return "no FPR is resolved"
-    at = known[known["fpr"] == known["fpr"].min()]
-    best = at.loc[at["tpr"].idxmax()]
     return (
         f"{best['attack']} ({best['evaluation']}): TPR {best['tpr']:.3g}"
         f" ({best['tpr_low']:.3g} to {best['tpr_high']:.3g}) at FPR {best['fpr']:g}"
@@ -91,7 +90,7 @@ def best_of(results: pd.DataFrame) -> str:
 
 
 def attack_scores(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Mapping[str, np.ndarray],
     out: str | os.PathLike[str],
     *,
     attack: Sequence[str] = (),
@@ -107,7 +106,7 @@ def attack_scores(
     (the arrays of an AttackResult) and plots/.
 
     Args:
-        source: an .npz file for load_scores.
+        source: an .npz file for load_scores, or the arrays of scores_from_arrays.
         out: a new or empty folder.
         attack: names of attacks; by default all that work from scores alone.
         fpr: fractions.
@@ -126,19 +125,20 @@ def attack_scores(
     for value in fpr:
         check_fpr("fpr", value)
     with new_folder(out) as folder:
-        read = load_scores(source)
+        file = None if isinstance(source, Mapping) else source
+        read = scores_from_arrays(source) if isinstance(source, Mapping) else load_scores(source)
         if target is not None:
             read = dataclasses.replace(read, target=check_target(target, len(read.scores.member)))
         audited = slice(None) if read.target is None else read.target
         num_nonmembers = int(np.count_nonzero(~np.asarray(read.scores.member)[audited]))
         check_resolvable(fpr, num_nonmembers, "the audit" if read.target is None else f"row {read.target}")
-        results, controls = write_attacks(folder, source, read, settings, fpr)
+        results, controls = write_attacks(folder, file, read, settings, fpr)
     return AttackRun(pathlib.Path(out), read, results, controls)
 
 
 def write_attacks(
     folder: pathlib.Path,
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None,
     read: ExternalScores,
     settings: Sequence[AttackSettings],
     fpr: Sequence[float],
@@ -147,7 +147,7 @@ def write_attacks(
 
     Args:
         folder: an empty one.
-        source: the file that the scores were read from, for the record.
+        source: the file that the scores were read from, for the record; None if they were in memory.
         read: its scores.
         settings: attacks that work from scores alone.
         fpr: fractions.
@@ -229,15 +229,15 @@ def _per_example(read: ExternalScores, fprs: Sequence[float]) -> pd.DataFrame:
 
 
 def _manifest(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None,
     settings: Sequence[AttackSettings],
     read: ExternalScores,
     fprs: Sequence[float],
 ) -> dict[str, object]:
     num_models, num_examples = np.asarray(read.scores.member).shape
     return {
-        "source": str(source),
-        "sha256": file_hash(source),
+        "source": "in memory" if source is None else str(source),
+        "sha256": None if source is None else file_hash(source),
         "models": num_models,
         "examples": num_examples,
         "target": read.target,

@@ -13,14 +13,13 @@ import numpy as np
 import pydantic
 import rich.console
 
-from jaxmia._atomic import write_arrays
 from jaxmia._validate import InputError, check
 from jaxmia.audit.attack_scores import FPRS, AttackRun, attack_scores
 from jaxmia.audit.records import audit_records
 from jaxmia.audit.released.base import ReleasedHead
 from jaxmia.audit.released.estimators import head_of_model
 from jaxmia.audit.released.tensors import head_of_tensors
-from jaxmia.audit.run import AuditResult, audit_given
+from jaxmia.audit.run import AuditResult, audit_given, check_audit_attacks
 from jaxmia.audit.settings import AuditConfig
 from jaxmia.data.feature_set import FeatureSet, feature_set
 from jaxmia.studies.settings.errors import describe_error
@@ -94,6 +93,7 @@ def audit_head(
         )
     except pydantic.ValidationError as error:
         raise InputError(describe_error(error, AuditConfig)) from None
+    check_audit_attacks(config)
     path = pathlib.Path(tempfile.mkdtemp(prefix="jaxmia-audit-") if out is None else out)
     return audit_given(config, records, released, path, force=force, memory=memory, console=console)
 
@@ -118,11 +118,9 @@ def audit_scores(
     Raises:
         InputError: as attack_scores.
     """
-    with tempfile.TemporaryDirectory() as place:
-        file = pathlib.Path(place) / "scores.npz"
-        write_arrays(file, {name: np.asarray(values) for name, values in scores.items()})
-        path = pathlib.Path(tempfile.mkdtemp(prefix="jaxmia-attack-") if out is None else out)
-        return attack_scores(file, path, attack=attack, fpr=fpr, target=target)
+    arrays = {name: np.asarray(values) for name, values in scores.items()}
+    path = pathlib.Path(tempfile.mkdtemp(prefix="jaxmia-attack-") if out is None else out)
+    return attack_scores(arrays, path, attack=attack, fpr=fpr, target=target)
 
 
 def head_in_memory(head: Any, data: FeatureSet) -> ReleasedHead:

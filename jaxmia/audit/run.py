@@ -19,7 +19,7 @@ from jaxmia._hashes import content_key, file_hash, json_number
 from jaxmia._shown import Shown, report
 from jaxmia._validate import check
 from jaxmia.attacks.weights import check_memory, check_methods
-from jaxmia.audit.attack_scores import AttackRun, best_of, write_attacks
+from jaxmia.audit.attack_scores import AttackRun, found_most, write_attacks
 from jaxmia.audit.checks import check_goes_together, void_findings, warnings_after, warnings_before
 from jaxmia.audit.head_recipe import shadows_recipe
 from jaxmia.audit.recipe_fit import MISMATCH, HeadScores, Match, fit_recipe_once
@@ -79,7 +79,7 @@ class AuditResult(Shown):
         """Void, if it is; records, and the attack that found most of the head's members."""
         void = "VOID: " if self.void else ""
         own = self.attack.results[self.attack.results["targets"] != "others"]
-        return f"{void}{len(self.records)} records; {best_of(own)}; {len(self.warnings)} warnings"
+        return f"{void}{len(self.records)} records; {found_most(own)}; {len(self.warnings)} warnings"
 
     def to_frame(self) -> pd.DataFrame:
         """The records, the most vulnerable first."""
@@ -195,7 +195,6 @@ def audit_given(
     Raises:
         InputError: as run_audit.
     """
-    check_audit_attacks(config)
     audited = _audited(config, records, head, head_hash or content_key(head.outputs.tolist()), memory)
     check_goes_together(audited.void, force=force)
     key = shadows_key(audited.config, audited.records, audited.own.log_odds)

@@ -27,6 +27,7 @@ from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.settings.toml import load_config, parse_config
 from jaxmia.studies.study import given_statistics, study_of
 from jaxmia.studies.tuning import Tuning
+from jaxmia.tables.rates import best_at_the_lowest
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -52,11 +53,9 @@ class RunResult(Shown):
     def headline(self) -> str:
         """Cells, and the most that an attack found at the lowest FPR that is resolved."""
         cells = self.results[["classes", "shots", "seed", "epsilon"]].drop_duplicates()
-        known = self.results[self.results["status"] == "ok"]
-        if not len(known):
+        best = best_at_the_lowest(self.results)
+        if best is None:
             return f"{len(cells)} cells in {self.path}; no FPR is resolved"
-        at = known[known["fpr"] == known["fpr"].min()]
-        best = at.loc[at["tpr"].idxmax()]
         found = f"TPR up to {best['tpr']:.3g} at FPR {best['fpr']:g} ({best['attack']}, S = {best['shots']})"
         return f"{len(cells)} cells in {self.path}; {found}"
 

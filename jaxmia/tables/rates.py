@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -58,6 +59,15 @@ def best_of(rows: pd.DataFrame) -> Measured:
         return Measured(None, status=rows["status"].iloc[0], reason=rows["reason"].iloc[0])
     best = resolved.nlargest(1, "tpr").iloc[0]
     return measured(best["tpr"], best["tpr_low"], best["tpr_high"])
+
+
+def best_at_the_lowest(results: pd.DataFrame) -> pd.Series[Any] | None:
+    """The row with the largest TPR at the lowest FPR that is resolved; None without a resolved row."""
+    resolved = results[results["status"] == "ok"]
+    if resolved.empty:
+        return None
+    best: pd.Series[Any] = resolved[resolved["fpr"] == resolved["fpr"].min()].nlargest(1, "tpr").iloc[0]
+    return best
 
 
 def best_and_realised(rows: pd.DataFrame) -> tuple[Measured, Measured]:

@@ -1,5 +1,6 @@
 """Audits from arrays and fitted models, against the audit of the same in files; what results show of themselves."""
 
+import json
 import types
 
 import numpy as np
@@ -110,6 +111,8 @@ def test_scores_in_memory_are_attacked_as_files_are(tmp_path):
     of_file = jm.attack_scores(tmp_path / "scores.npz", tmp_path / "file", fpr=(0.1,))
     given = jm.audit_scores(scores, out=tmp_path / "memory", fpr=(0.1,))
     pd.testing.assert_frame_equal(given.results, of_file.results)
+    manifest = json.loads((given.path / "manifest.json").read_text())
+    assert manifest["source"] == "in memory"
     assert repr(given).startswith("AttackRun: 16 models x 200 examples, ")
     assert given.plot()._repr_png_().startswith(b"\x89PNG")
 
