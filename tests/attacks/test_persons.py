@@ -181,6 +181,18 @@ def test_without_anything_to_find_persons_are_at_chance():
         assert abs(point.tpr - point.fpr) < error_of(point.fpr)
 
 
+def test_at_the_fpr_that_users_file():
+    """FPR 0.001: its threshold rests on 31 of 30 840 non-members, four standard errors of which are 72% of it."""
+    scores, person = planted([1.0] * 5, 0.0)
+    result = joint_lira(scores, person, calibrated=True)
+    (point,) = operating_points(result, [0.001], evaluation="calibrated")
+    d = separation([1.0] * 5, 0.0)
+    assert 0.88 * best_tpr(d, 0.28e-3) < point.tpr < best_tpr(d, 1.72e-3)
+    noise, whose = planted([0.0] * 5, 0.5, seed=1)
+    (point,) = operating_points(joint_lira(noise, whose, calibrated=True), [0.001], evaluation="calibrated")
+    assert abs(point.tpr - 0.001) < np.sqrt(2) * error_of(0.001)  # of members, and of the threshold
+
+
 def test_a_person_whom_all_models_have_says_nothing():
     scores, person = planted([1.0, 1.0], 0.0, models=16, persons=3)
     member = np.array(scores.member)
