@@ -1,6 +1,8 @@
 """What the engine refuses or keeps: repeats in grids, options of wrong types, hyperparameters, unreadable files."""
 
+import errno
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +86,14 @@ def heads(tmp_path):
     folder, cell = RunFolder(tmp_path, {"cells": {}}), Cell(2, 4, 0)
     folder.save_heads(cell, (0, 3), {"kernel": np.ones((3, 2))})
     return folder, cell
+
+
+def test_heads_that_find_no_room_are_refused_before_orbax_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=2**17))
+    monkeypatch.setattr(checkpoints.ocp, "StandardCheckpointer", None)
+    with pytest.raises(OSError, match="No space left") as raised:
+        checkpoints.save_heads(tmp_path / "cell" / "models-0-3", {"kernel": np.ones((3, 2))})
+    assert raised.value.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize(

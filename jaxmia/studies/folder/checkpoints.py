@@ -6,8 +6,10 @@ beside it. A kill between the two leaves a checkpoint without a hash: it is whol
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 import pathlib
 import re
 import shutil
@@ -26,6 +28,7 @@ from jaxmia.studies.folder.states import DamagedError
 _HEADS = "heads.msgpack"
 _PART = re.compile(r"models-(\d+)-(\d+)")
 _HASH = ".sha256"
+_ROOM_BESIDE = 2**17  # bytes for orbax's own files
 
 
 def models_on_disk(folder: pathlib.Path) -> list[tuple[int, int]]:
@@ -48,10 +51,18 @@ def save_heads(path: pathlib.Path, params: Any) -> None:
         with new_folder(path) as folder:
             (folder / _HEADS).write_bytes(flax.serialization.to_bytes(params))
     else:
+        _check_room(path.parent, params)
         with quiet("absl", above=logging.CRITICAL), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, params, force=True)
     with replacing(path.with_suffix(_HASH)) as temporary:
         temporary.write_text(_folder_hash(path))
+
+
+def _check_room(folder: pathlib.Path, params: Any) -> None:
+    """A full disk is refused before orbax meets it: from threads of its own it would print tracebacks of it."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) + _ROOM_BESIDE
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def load_heads(path: pathlib.Path, template: Any) -> Any:
