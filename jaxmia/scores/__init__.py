@@ -1,6 +1,6 @@
-"""Scores: the log-odds of the true class of every candidate under every model, with who was a member of which.
+"""Scores: the log-odds of the true class of every candidate under every model, and the membership.
 
-Attacks see nothing else. Plain NumPy: scores come from jaxmia's own models or from anyone's.
+Attacks take nothing else. Scores are NumPy arrays, from jaxmia's own models or from any other framework.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from jaxmia._shown import Shown
 
 if TYPE_CHECKING:
     AnyArray = np.ndarray
-else:  # JAX's arrays too: the attacks make NumPy's of whatever they are given
+else:  # JAX arrays too: the attacks convert what they are given to NumPy
     AnyArray = Any
 WeightsUnder = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores(Shown):
-    """What the attacks see, from jaxmia's ensembles or from anyone's arrays.
+    """The input of every attack, from jaxmia's ensembles or from arrays of any framework.
 
     Attributes:
         log_odds: float[models, examples], z_y - logsumexp_{j != y} z_j = log p_y / (1 - p_y) of the true class.
         member: bool[models, examples], True where the example was in the model's training set.
-        population_log_odds: float[models, population] of examples that no model trained on, or None.
-        flipped_log_odds: float[models, examples], the score of a model that differs in this example's membership alone
-            (jaxmia.ridge.paired), or None.
-        prior_mean: float[2, examples], mean over models of the scores with and without the example, as it is known
-            without them (jaxmia.ridge.expected), or None.
-        prior_variance: float[2, examples], their variance, likewise.
-        white_box: float[models, examples] of each method of jaxmia.attacks.weights, what the weights say, or None.
-        weights_under: from another membership [models, examples] to white_box under it, for the negative control, or
-            None.
+        population_log_odds: float[models, population], the same of examples that no model trained on, or None.
+        flipped_log_odds: float[models, examples], the log-odds under a model that differs only in this example's
+            membership (jaxmia.ridge.paired), or None.
+        prior_mean: float[2, examples], analytic means of the log-odds over models with (first row) and without the
+            example, known without shadow models (jaxmia.ridge.expected), or None.
+        prior_variance: float[2, examples], the analytic variances, or None.
+        white_box: the statistic float[models, examples] of each method of jaxmia.attacks.weights, by name, or None.
+        weights_under: function from another membership [models, examples] to white_box under that membership, for the
+            negative control, or None.
 
-    Anyone's arrays may be wrong. The attacks check them, with an InputError that names the fault: so the fields carry
-    no jaxtyping shapes.
+    Arrays of other frameworks may be wrong. The attacks check them and raise an InputError that names the fault, so the
+    fields carry no jaxtyping shapes.
     """
 
     log_odds: AnyArray
@@ -54,7 +54,7 @@ class Scores(Shown):
     __repr__ = Shown.__repr__
 
     def headline(self) -> str:
-        """Sizes, members, and what there is beside the log-odds."""
+        """Return one line: sizes, share of members, and the fields that are present besides the log-odds."""
         models, examples = np.shape(self.log_odds)
         names = [field.name for field in dataclasses.fields(self) if field.name not in ("log_odds", "member")]
         more = [name for name in names if getattr(self, name) is not None]
@@ -63,7 +63,7 @@ class Scores(Shown):
 
 
 def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]:
-    """Scores of the models whose every score is finite, and the rows of the models that diverged."""
+    """Return the scores of the models whose scores are all finite, and the rows of the models that diverged."""
     finite = np.isfinite(np.asarray(scores.log_odds)).all(axis=1)
 
     def rows(values: np.ndarray | None) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Scores from anywhere: an .npz of log-odds, logits or probabilities, from any framework, read as Scores."""
+"""Read Scores from an .npz of log-odds, logits or probabilities that any framework wrote."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from jaxmia.scores import Scores
 from jaxmia.scores.rounding import Rounding, cut_off, rounding_of
 
 KINDS = ("log_odds", "logits", "probabilities")
-LARGEST = 1e30  # of a logit: sums of larger ones leave float32
+LARGEST = 1e30  # largest |logit|: sums of larger ones overflow float32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ExternalScores:
-    """Scores read from arrays, and what was found on the way.
+    """Scores read from arrays, with notes on what was changed.
 
     Attributes:
-        scores: log_odds, float32 or float64, and member, bool, [models, examples]; the population's if given.
-        labels: int64[examples], or None if they were not given.
-        target: row of the model under audit, or None.
-        notes: what was changed to read them (transposed, cut off), for the reader of the results.
-        rounding: of probabilities, or None; scores of other models go through it before they are compared with these.
+        scores: log_odds (float32 or float64) and member (bool), [models, examples]; population_log_odds if given.
+        labels: int64[examples], the true classes, or None if not given.
+        target: row of the model under audit, or None if not given.
+        notes: what was changed while reading (arrays transposed, log-odds cut off), one sentence each.
+        rounding: how the probabilities were rounded, or None. Round scores of other models in the same way before you
+            compare them with these.
     """
 
     scores: Scores
@@ -42,10 +43,10 @@ class ExternalScores:
 def load_scores(source: str | os.PathLike[str]) -> ExternalScores:
     """Load scores from an .npz file whose keys are the arguments of scores_from_arrays.
 
-    Pickled objects are never loaded.
+    Never loads pickled objects.
 
     Raises:
-        InputError: for a missing or unreadable file, or what scores_from_arrays refuses.
+        InputError: for a missing or unreadable file, or arrays that scores_from_arrays refuses.
     """
     path = pathlib.Path(source)
     optional = (*KINDS, "labels", "population_log_odds", "target")
@@ -59,9 +60,9 @@ def load_scores(source: str | os.PathLike[str]) -> ExternalScores:
 def scores_from_arrays(arrays: Mapping[str, np.ndarray]) -> ExternalScores:
     """Check arrays of any framework and build Scores from them.
 
-    Log-odds are computed in float64. Probabilities that were rounded, as APIs do, and those that are exactly 0 or 1,
-    are cut off at half a unit of the rounding (jaxmia.scores.rounding), and a note counts such pairs. Arrays stored as
-    [examples, models] are transposed where the shapes tell, with a note.
+    Log-odds are computed in float64. Probabilities that are exactly 0 or 1, for example because an API rounds them, are
+    cut off at half a unit of the rounding (jaxmia.scores.rounding); a note counts such pairs. Arrays stored as
+    [examples, models] are transposed where the shapes show it, with a note.
 
     Args:
         arrays: exactly one of
@@ -77,10 +78,11 @@ def scores_from_arrays(arrays: Mapping[str, np.ndarray]) -> ExternalScores:
             - labels: [examples], the true classes; needed with a class axis: integers that are its columns, or values
               whose sorted order is that of the columns;
             - population_log_odds: [models, population], of examples that no model trained on (optional);
-            - target: row of the model under audit (optional).
+            - target: the row of the model under audit (optional).
 
     Raises:
-        InputError: naming what is missing, of a wrong shape or dtype, not finite, or no probability.
+        InputError: for an array that is missing, has a wrong shape or dtype, or holds values that are not finite or are
+            no probabilities; the message names it.
     """
     kinds = [kind for kind in KINDS if kind in arrays]
     hint = "" if kinds else " (losses -log p of the true class as probabilities: np.exp(-losses) in float64)"
@@ -115,7 +117,7 @@ def scores_from_arrays(arrays: Mapping[str, np.ndarray]) -> ExternalScores:
 
 
 def _said(rounding: Rounding, number: int, log_odds: np.ndarray) -> str:
-    """The note on scores that were cut off."""
+    """Return the note on scores that were cut off."""
     if rounding.decimals is None and rounding.bits is None:
         what = f"{number} of {log_odds.size} pairs have a probability that is exactly 0 or 1"
     else:
@@ -123,8 +125,9 @@ def _said(rounding: Rounding, number: int, log_odds: np.ndarray) -> str:
             f"Probabilities are {rounding}, and {number} of {log_odds.size} pairs are exactly 0 or 1 with it"
         )
     return (
-        f"{what}: such log-odds lie beyond what can be told, and {log_odds.min():.3g} and {log_odds.max():.3g} stand in"
-        " for the ends. Attacks find less than on logits, or on probabilities in full precision."
+        f"{what}: their log-odds are unknown, and are cut off at {log_odds.min():.3g} and"
+        f" {log_odds.max():.3g}. Attacks find less than on logits, or on probabilities in full"
+        " precision."
     )
 
 
@@ -148,7 +151,7 @@ def _check_values(name: str, values: np.ndarray, *, axes: tuple[int, ...]) -> No
 
 
 def _first(wrong: np.ndarray) -> tuple[int, ...]:
-    """Return the first place that is True."""
+    """Return the index of the first True value."""
     return tuple(int(index) for index in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
 
 
@@ -174,7 +177,7 @@ def _checked_labels(labels: np.ndarray | None, kind: str, shape: tuple[int, ...]
 
 
 def _class_columns(values: np.ndarray, classes: int) -> np.ndarray:
-    """The columns that labels stand for: their own numbers, or the order of their values if there are so many."""
+    """Return the class column of each label: the label itself, or its rank if there are `classes` distinct values."""
     if values.dtype.kind in "iu":
         wrong = (values < 0) | (values >= classes)
         if not wrong.any():
@@ -209,8 +212,8 @@ def _models_first(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Return the scores [models, examples, ...], member bool[models, examples], and notes.
 
-    The length of labels tells which axis is that of the examples, and the rows of indices which is that of the
-    models. A mask alone tells nothing: it may be transposed itself.
+    The length of labels shows which axis holds the examples, and the number of rows of indices shows which holds the
+    models. A mask alone shows neither, since it may itself be transposed.
     """
     shape = values.shape[:2]
     is_mask = _is_mask(member, shape)
@@ -233,14 +236,14 @@ def _models_first(
         member = member.T
     if labels is None and num_models > num_examples:
         notes.append(
-            f"{num_models} models and only {num_examples} examples are read; if it is the other way round, save"
+            f"{num_models} models and only {num_examples} examples were read; if these are swapped, save"
             " arrays as [models, examples]."
         )
     return values, member.astype(bool), notes
 
 
 def _is_mask(member: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether member is bool or 0/1; more than two distinct indices cannot all be 0 or 1."""
+    """Return whether member is bool or 0/1 rather than indices; more than two distinct indices cannot all be 0 or 1."""
     if member.dtype == bool:
         return True
     may_be = member.shape in (shape, shape[::-1]) or member.shape[1] > 2
@@ -254,13 +257,14 @@ def _transposed(name: str, shape: tuple[int, ...]) -> str:
 def _check_transposed_mask(
     kind: str, shape: tuple[int, ...], labels: np.ndarray | None, member_shape: tuple[int, ...]
 ) -> None:
-    """Refuse a mask that is not the transposed one of the scores, or may be the right one of transposed scores."""
+    """Refuse a mask whose shape is wrong, or is transposed without labels to show whether mask or scores are."""
     rule = f"equal the {shape} of {kind}, or be [models, k]"
     check(sorted(member_shape) == sorted(shape), "member.shape", member_shape, rule)
     if labels is None:
         raise InputError(
-            f"member.shape={member_shape} must equal the {shape} of {kind}: one of them is transposed, and nothing"
-            " tells which. Save both as [models, examples], or add labels [examples]."
+            f"member.shape={member_shape} must equal the {shape} of {kind}: one of them is transposed,"
+            " and the shapes do not show which. Save both as [models, examples], or add labels"
+            " [examples]."
         )
 
 
@@ -286,7 +290,7 @@ def _mask(indices: np.ndarray, num_examples: int) -> np.ndarray:
 def _log_odds(
     kind: str, values: np.ndarray, labels: np.ndarray | None
 ) -> tuple[np.ndarray, Rounding | None, int]:
-    """Return log-odds of the true class [models, examples], how they were rounded, and how many pairs were cut off."""
+    """Return log-odds of the true class [models, examples], their rounding, and the number of pairs cut off."""
     if kind == "log_odds":
         return values.astype(_precision(values)), None, 0
     if labels is None or values.ndim == 2:
@@ -297,12 +301,12 @@ def _log_odds(
 
 
 def _precision(values: np.ndarray) -> type[np.floating]:
-    """Return float64 for what is stored so, else float32."""
+    """Return float64 for float64 arrays, float32 for all others."""
     return np.float64 if values.dtype.itemsize == 8 else np.float32
 
 
 def _of_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return z_y - logsumexp_{j != y} z_j, which neither overflows nor saturates: nothing is cut off."""
+    """Return z_y - logsumexp_{j != y} z_j, which neither overflows nor saturates, so nothing is cut off."""
     _check_no_probabilities(logits)
     largest = max(abs(float(logits.max())), abs(float(logits.min())))
     check(largest <= LARGEST, "max |logits|", largest, f"be at most {LARGEST:g}")
@@ -317,24 +321,23 @@ def _of_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _check_no_probabilities(logits: np.ndarray) -> None:
-    """Refuse probabilities that are called logits: their log-odds would be small and wrong, in silence."""
+    """Refuse probabilities given as logits: their log-odds would be small and wrong without any warning."""
     if logits.min() < 0 or logits.max() > 1:
         return
     off = float(np.abs(logits.sum(axis=2, dtype=np.float64) - 1).max())
     rounding = rounding_of(logits)
     if off <= max(_sum_tolerance(logits, rounding), 1e-2):
         raise InputError(
-            "logits lie in [0, 1] and sum to 1 over classes: they are probabilities, rounded or not, and go under"
-            " 'probabilities'."
+            "logits lie in [0, 1] and sum to 1 over classes: they are probabilities, so give them as 'probabilities'."
         )
 
 
 def _of_probabilities(
     probabilities: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, Rounding | None, int]:
-    """Return log p_y - log sum_{j != y} p_j, which keeps what 1 - p_y would round away, and what was cut off.
+    """Return log p_y - log sum_{j != y} p_j, which keeps digits that 1 - p_y rounds away; the rounding; and cut-offs.
 
-    Of numbers that were rounded to decimals the sum over the others keeps nothing: their log-odds are those of p_y.
+    For probabilities rounded to decimals the sum over the others has no extra digits, and log-odds come from p_y.
     """
     _check_in_unit_interval(probabilities)
     rounding = rounding_of(probabilities)
@@ -352,7 +355,7 @@ def _of_probabilities(
 
 
 def _of_true_class_probabilities(probabilities: np.ndarray) -> tuple[np.ndarray, Rounding | None, int]:
-    """Return log p - log(1 - p), and what was cut off: 1 - p has no more than the format's resolution below 1."""
+    """Return log p - log(1 - p), the rounding and cut-offs; 1 - p is no finer than the format's resolution below 1."""
     _check_in_unit_interval(probabilities)
     true, rounding = probabilities.astype(np.float64), rounding_of(probabilities)
     grain = float(np.finfo(probabilities.dtype).epsneg) if rounding is None else rounding.grain
@@ -362,7 +365,7 @@ def _of_true_class_probabilities(probabilities: np.ndarray) -> tuple[np.ndarray,
 def _cut_off(
     true: np.ndarray, rest: np.ndarray, rounding: Rounding | None, dtype: np.dtype, *, finest: float = 0.0
 ) -> tuple[np.ndarray, Rounding | None, int]:
-    """Log-odds of true over rest, which is at least finest; the rounding; and how many are exactly 0 or 1."""
+    """Return log(true / rest) with rest at least `finest`, the rounding, and how many values are exactly 0 or 1."""
     rounding = rounding or cut_off(true, rest, dtype)
     number = int(np.count_nonzero((true == 0) | (rest == 0)))
     rest = np.maximum(rest, finest)
@@ -380,10 +383,11 @@ def _check_in_unit_interval(probabilities: np.ndarray) -> None:
 
 
 def _sum_tolerance(probabilities: np.ndarray, rounding: Rounding | None) -> float:
-    """How far from 1 the sums over classes may be.
+    """Return how far from 1 the sums over classes may be.
 
-    C roundings of relative size eps add up like a random walk, eps sqrt(C); four times that is allowed. float64
-    often holds what was computed in float32, so its eps counts no finer. Decimals may each be off by half a unit.
+    C rounding errors of relative size eps add up like a random walk, to eps sqrt(C); four times that is allowed.
+    float64 arrays often hold values computed in float32, so float32's eps is the finest used. Decimals may each be off
+    by half a unit.
     """
     eps = max(float(np.finfo(dtype).eps) for dtype in (probabilities.dtype, np.float32))
     classes: int = probabilities.shape[2]
@@ -395,15 +399,16 @@ def _sum_tolerance(probabilities: np.ndarray, rounding: Rounding | None) -> floa
 
 
 def _check_sums(probabilities: np.ndarray, rounding: Rounding | None) -> None:
-    """Refuse what does not sum to one over classes, within the rounding of a softmax and of what was stored."""
+    """Refuse probabilities that do not sum to 1 over classes within rounding."""
     tolerance = _sum_tolerance(probabilities, rounding)
     sums = probabilities.sum(axis=2, dtype=np.float64)
     wrong = np.abs(sums - 1) > tolerance
     if wrong.any():
         raise InputError(
             f"probabilities must sum to 1 over classes within {tolerance:.1g}, got {np.count_nonzero(wrong)} pairs"
-            f" that do not (first: {sums[wrong][0]:.6g} at {_first(wrong)}). Save the softmax's output as it is; of"
-            " one-vs-rest heads give log_odds of the true class; what went into the softmax goes under 'logits'."
+            f" that do not (first: {sums[wrong][0]:.6g} at {_first(wrong)}). Save the softmax's output"
+            " unchanged; for one-vs-rest heads give log_odds of the true class; give the softmax's"
+            " input as 'logits'."
         )
 
 
@@ -420,7 +425,7 @@ def check_target(target: int, num_models: int) -> int:
     """Return the row of the model under audit.
 
     Raises:
-        InputError: if no model has it.
+        InputError: if there is no such row.
     """
     check(0 <= target < num_models, "target", target, f"be the row of a model, 0..{num_models - 1}")
     return target

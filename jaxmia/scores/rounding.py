@@ -1,8 +1,8 @@
-"""Probabilities as they are stored: rounded to some decimals or to a float format, which cuts log-odds off.
+"""Probabilities rounded to decimals or to a float format, and the log-odds that such rounding leaves.
 
-An API that prints 0.9731 gives log-odds with a grain, and one that prints 1.0000 gives none at all: only that 1 - p is
-below half a unit. Such scores are censored. What is known of them is the end of the range, log((1 - u/2) / (u/2)) for a
-unit u, and that is what stands in. Scores that are to be compared with them must go through the same rounding.
+An API that prints 0.9731 gives log-odds on a coarse grid. An API that prints 1.0000 says only that 1 - p is below half
+a unit: such scores are censored. They are set to the end of the known range, log((1 - u/2) / (u/2)) for a unit u.
+Scores to be compared with them must go through the same rounding.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 import scipy.special
 
 MOST_DECIMALS = 12
-_CHANCE = 1e-9  # that numbers which were not rounded look so
-_FLOAT16_BITS, _BFLOAT16_BITS = 11, 8  # of their significands
-_SEVERAL = 3  # different numbers that tell: 0.5 and 0.25 are numbers of every format
+_CHANCE = 1e-9  # probability that numbers which were not rounded look rounded
+_FLOAT16_BITS, _BFLOAT16_BITS = 11, 8  # bits of the significand
+_SEVERAL = 3  # distinct numbers needed as evidence: 0.5 and 0.25 exist in every format
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +23,10 @@ class Rounding:
     """How probabilities were rounded.
 
     Attributes:
-        unit: between two numbers; of a float format its smallest positive number.
+        unit: distance between two neighbouring numbers; for a float format its smallest positive number.
         decimals: k of 10^-k, or None for a float format.
-        bits: of the significand of float16 or bfloat16; None for decimals and wider formats, which are only cut off.
+        bits: bits of the significand of float16 or bfloat16; None for decimals, and for wider formats, where only the
+            ends are cut off.
     """
 
     unit: float
@@ -33,7 +34,7 @@ class Rounding:
     bits: int | None = None
 
     def __str__(self) -> str:
-        """For a note."""
+        """Return the words for a note."""
         if self.decimals is not None:
             return f"rounded to {self.decimals} decimal{'s' if self.decimals > 1 else ''}"
         if self.bits is not None:
@@ -42,28 +43,28 @@ class Rounding:
 
     @property
     def grain(self) -> float:
-        """Between two numbers just below 1: what a sum over classes may be off by, for each."""
+        """Return the distance between two numbers just below 1: each class may add this error to a sum over classes."""
         return self.unit if self.bits is None else 2.0**-self.bits
 
     @property
     def limit(self) -> float:
-        """The log-odds at which scores are cut off, in nats."""
+        """Return the log-odds at which scores are cut off, in nats."""
         return float(np.log(1 - self.unit / 2) - np.log(self.unit / 2))
 
     def log_odds(self, true: np.ndarray, rest: np.ndarray) -> np.ndarray:
-        """Log-odds of rounded probabilities; what is rounded to 0 counts as half a unit.
+        """Return log-odds of rounded probabilities, where 0 counts as half a unit.
 
         Args:
-            true: of the true class, rounded, any shape.
-            rest: of all others together, rounded; 1 - true for decimals.
+            true: rounded probabilities of the true class, any shape.
+            rest: rounded probability of all other classes together, of true's shape; 1 - true for decimals.
         """
         ends = self.unit / 2, 1 - self.unit / 2
         return np.asarray(np.log(np.clip(true, *ends)) - np.log(np.clip(rest, *ends)))
 
     def applied(self, log_odds: np.ndarray) -> np.ndarray:
-        """Log-odds as they would be read from probabilities that were rounded so; float64, any shape.
+        """Return the log-odds that would be read if their probabilities were rounded in this way; float64, any shape.
 
-        Of several classes the others' probabilities count as one number: their sum is rounded once, here.
+        The probabilities of all other classes count as one number: their sum is rounded once.
         """
         exact = np.asarray(log_odds, np.float64)
         if self.decimals is None and self.bits is None:
@@ -81,12 +82,12 @@ class Rounding:
 
 
 def rounding_of(probabilities: np.ndarray) -> Rounding | None:
-    """How probabilities were rounded, as far as they tell; None if they were not.
+    """Return how probabilities were rounded, as far as the values show; None if they were not.
 
-    Decimals: every number is the nearest of its format to a multiple of 10^-k, or 1 minus such a number; k is the
-    smallest that fits, up to 12, and only numbers other than 0 and 1 count as evidence, enough of them that numbers
-    which were not rounded would pass with a probability below 1e-9. Formats: float16 and bfloat16, also where they
-    were stored as wider floats. Wider formats need no name: log-odds reach 16 at float32's 1 - p, and more at p.
+    Decimals: every number is the closest float to a multiple of 10^-k, or 1 minus such a number, with the smallest k
+    that fits, up to 12. Only numbers other than 0 and 1 count as evidence. There must be so many that numbers which
+    were not rounded would pass with probability below 1e-9. Formats: float16 and bfloat16 are recognised, also when
+    stored as wider floats. Wider formats are not reported: with float32's 1 - p, log-odds reach 16 already.
 
     Args:
         probabilities: in [0, 1], any shape, float16, float32 or float64.
@@ -95,7 +96,7 @@ def rounding_of(probabilities: np.ndarray) -> Rounding | None:
     inner = values[(values > 0) & (values < 1)].astype(np.float64)
     if inner.size < _SEVERAL:
         return None
-    for dtype in (probabilities.dtype.type, np.float32):  # float64 often holds what was rounded in float32
+    for dtype in (probabilities.dtype.type, np.float32):  # float64 often holds numbers rounded in float32
         if np.array_equal(inner, inner.astype(dtype)):
             decimals = _decimals(inner, float(np.finfo(dtype).eps))
             if decimals is not None:
@@ -108,15 +109,15 @@ def rounding_of(probabilities: np.ndarray) -> Rounding | None:
 
 
 def cut_off(true: np.ndarray, rest: np.ndarray, dtype: np.dtype) -> Rounding | None:
-    """Where log-odds end if some probabilities are exactly 0 or 1, though nothing was rounded; None if none are.
+    """Return where to cut log-odds off if some probabilities are exactly 0 or 1 without rounding; None if none are.
 
-    They are taken as half of the smallest positive one that was seen, or of the format's resolution below 1 if that is
-    smaller: beyond all others, and no further than the data themselves go.
+    A probability of 0 is taken as half of the smallest positive one in the data, or half of the format's resolution
+    below 1 if that is smaller: beyond all other values, but not further than the data reach.
 
     Args:
-        true: of the true class, any shape.
-        rest: of all others together.
-        dtype: in which they are stored.
+        true: probabilities of the true class, any shape.
+        rest: probability of all other classes together, of true's shape.
+        dtype: format in which they are stored.
     """
     positive = np.concatenate([part[part > 0] for part in (true, rest)])
     if positive.size == true.size + rest.size:
@@ -126,15 +127,15 @@ def cut_off(true: np.ndarray, rest: np.ndarray, dtype: np.dtype) -> Rounding | N
 
 
 def _decimals(inner: np.ndarray, eps: float) -> int | None:
-    """The fewest decimals that these numbers have, or None.
+    """Return the smallest number of decimals that fits these numbers, or None.
 
     Args:
-        inner: float64, in (0, 1), each once.
-        eps: of the format in which they were rounded.
+        inner: float64, distinct values in (0, 1).
+        eps: machine epsilon of the format in which they were rounded.
     """
     for decimals in range(1, MOST_DECIMALS + 1):
         scale = 10.0**decimals
-        chance = 4 * eps * scale  # that a number lies so near to a multiple
+        chance = 4 * eps * scale  # probability that a number lies this close to a multiple
         if chance >= 1:
             return None
         nearest = np.round(inner * scale)
@@ -146,7 +147,7 @@ def _decimals(inner: np.ndarray, eps: float) -> int | None:
 
 
 def _to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """The nearest numbers of bfloat16, ties to even, as float32."""
+    """Round to the nearest bfloat16, ties to even, and return float32."""
     bits = np.asarray(values, np.float32).view(np.uint32)
     even = ((bits >> 16) & 1) + np.uint32(0x7FFF)
     return ((bits + even) & np.uint32(0xFFFF0000)).view(np.float32)

@@ -1,5 +1,5 @@
 """How well an attack does: ROC curves, TPR at a fixed FPR with intervals, p-values, calls at a false discovery rate.
 
-Everything follows from one AttackResult, an array of statistics with memberships. NumPy and SciPy only: the
-statistics may be anyone's.
+Every function takes an AttackResult: statistics with memberships. The package needs only NumPy and SciPy, so it also
+serves statistics from other attacks and frameworks.
 """

@@ -14,8 +14,8 @@ from jaxmia.stats.operating_points import Calls, decision_rule
 from jaxmia.stats.resolution import UnresolvedError, allowed_false_positives
 from jaxmia.stats.result import AttackResult, checked_arrays, of_targets
 
-BLOCK_SIZE = 1024  # ranked scores between two stored partial sums
-ROW_RESAMPLES = 400  # of the intervals in tables: ten of them lie below the lower end
+BLOCK_SIZE = 1024  # ranked scores from one stored partial sum to the next
+ROW_RESAMPLES = 400  # for intervals in tables: ten resamples lie below the lower end
 
 
 def bootstrap_interval(
@@ -29,21 +29,21 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the ends (low, high) of the percentile interval of tpr_at_fpr over resampled target models.
 
-    Each resample draws as many models as there are, with replacement. "pooled" finds its threshold anew in
-    each. Under the calibrated evaluations the nulls stay those of all models, since a resample would put
-    copies of the target among its own shadows: the interval then covers the choice of targets, not shadows.
+    Each resample draws as many models as there are, with replacement. "pooled" recomputes its threshold in each
+    resample. The calibrated evaluations keep the nulls of all models, because a resample would put copies of the target
+    among its own shadows: their interval covers the choice of targets, not of shadows.
 
     Args:
         result: what the attack said, [models, examples].
         fpr: requested FPR.
         evaluation: as in tpr_at_fpr.
-        seed: of the resamples, a non-negative integer.
+        seed: seed of the resampling, a non-negative integer.
         num_resamples: number of resamples.
         confidence: nominal coverage.
 
     Raises:
-        InputError: as tpr_at_fpr; unless each model has members and non-members, without which a resample may
-            have none.
+        InputError: as tpr_at_fpr; or if a model has no members or no non-members, since a resample might then have
+            none.
     """
     check_at_least("seed", seed, 0)
     check_at_least("num_resamples", num_resamples, 1)
@@ -61,17 +61,17 @@ def bootstrap_interval(
 def row_intervals(
     result: AttackResult, fprs: Sequence[float], *, evaluation: str, targets: Sequence[int] | None = None
 ) -> list[tuple[float, float]]:
-    """Return the 95% bootstrap_interval of each FPR, for rows of a table: seeded by the membership alone.
+    """Return the 95% bootstrap_interval at each FPR, for rows of a table; the seed follows from the membership.
 
     Args:
         result: what the attack said, [models, examples].
         fprs: fractions.
         evaluation: as in tpr_at_fpr.
-        targets: the models that are resampled; all by default.
+        targets: rows of the models that are resampled; all by default.
 
     Returns:
-        Ends (low, high); NaN where the FPR is unresolved, where there is one target alone, or where a target has no
-        members or no non-members.
+        Ends (low, high) for each FPR; NaN where the FPR is unresolved, where there is only one target, or where a
+        target has no members or no non-members.
     """
     decide = decision_rule(result, evaluation, targets=targets)
     chosen = of_targets(result, targets)
@@ -95,7 +95,7 @@ _Hits = Callable[[Calls, float, np.ndarray], np.ndarray]  # calls, FPR, weights:
 
 
 def _hits(result: AttackResult, evaluation: str) -> _Hits:
-    """Return the function to the weighted number of members called; what no FPR changes is computed once, here."""
+    """Return a function that counts members called, by weight; what does not depend on the FPR is computed once."""
     statistic, member, _ = checked_arrays(result)
     if evaluation == "pooled":
         ranked = (_rank(statistic, member), _rank(statistic, ~member))
@@ -127,17 +127,17 @@ def _has_both(member: np.ndarray) -> np.ndarray:
 
 
 def _weights(num_models: int, seed: int, num_resamples: int) -> np.ndarray:
-    """Return how often each resample has each model, [resamples, models]."""
+    """Return how often each resample contains each model, float64[resamples, models]."""
     draws = np.random.default_rng(seed).multinomial(
         num_models, np.full(num_models, 1 / num_models), num_resamples
     )
-    return draws.astype(np.float64)  # exact counts, in the type that matrix products are fast in
+    return draws.astype(np.float64)  # counts stay exact, and matrix products are fast in floating point
 
 
 def _pooled_true_positives(
     members: _Ranked, nonmembers: _Ranked, *, fpr: float, num_nonmembers: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Return the weighted number of members called, [resamples], at each resample's own pooled threshold."""
+    """Return the weighted number of members called, [resamples], each at its resample's own pooled threshold."""
     allowed = allowed_false_positives(fpr, weights @ num_nonmembers)
     one_too_many = nonmembers.scores[nonmembers.first_beyond(weights, allowed)]
     num_above = len(members.scores) - np.searchsorted(members.scores[::-1], one_too_many, side="right")
@@ -146,14 +146,14 @@ def _pooled_true_positives(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Ranked:
-    """Scores in falling order with their models, and how often each model is among the first ones.
+    """Scores in descending order with their models, and cumulative counts of each model's scores by block.
 
-    Weighted counts then take one small matrix product and one block per resample, not a pass over all scores.
+    A weighted count then needs one small matrix product and one block per resample, not a pass over all scores.
 
     Attributes:
         scores: float64[scores], nonincreasing.
         model: int[scores, padded to whole blocks]; padding is the index one past the last model.
-        before: float64[blocks, models], scores of each model before each block.
+        before: float64[blocks, models], number of scores of each model before each block.
     """
 
     scores: np.ndarray
@@ -161,7 +161,7 @@ class _Ranked:
     before: np.ndarray
 
     def first_beyond(self, weights: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-        """Return the index [resamples] of the first score up to which the weights sum to over allowed."""
+        """Return the index [resamples] of the first score at which the running sum of weights exceeds allowed."""
         before = weights @ self.before.T
         block = np.count_nonzero(before <= allowed[:, None], axis=1) - 1
         sums = self._sums_within(weights, block) + np.take_along_axis(before, block[:, None], axis=1)
@@ -182,11 +182,11 @@ class _Ranked:
 
 
 def _rank(statistic: np.ndarray, mask: np.ndarray) -> _Ranked:
-    """Sort the masked scores, once."""
+    """Sort the masked scores and count them by block."""
     model, _ = np.nonzero(mask)
     scores = statistic[mask]
     order = np.argsort(scores)[::-1]
-    num_models, num_blocks = len(mask), len(scores) // BLOCK_SIZE + 1  # a last block may be all padding
+    num_models, num_blocks = len(mask), len(scores) // BLOCK_SIZE + 1  # the last block may be padding only
     padded = np.full(num_blocks * BLOCK_SIZE, num_models)
     padded[: len(scores)] = model[order]
     block = np.arange(len(scores)) // BLOCK_SIZE

@@ -1,4 +1,4 @@
-"""Who is called a member at a stated false discovery rate, and the share of calls that are right (PPV)."""
+"""Calls of members at a stated false discovery rate, and the positive predictive value (PPV) of calls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import scipy.stats
 
 from jaxmia._validate import check, check_fpr
 
-ROUNDING = 1 + 1e-12  # p-values on a grid meet the bound exactly: rounding must not decide
+ROUNDING = 1 + 1e-12  # p-values on a grid can equal the bound exactly: rounding must not decide
 
 
 def positive_predictive_value(
@@ -16,13 +16,13 @@ def positive_predictive_value(
     """Return the share of true members among calls, prior TPR / (prior TPR + (1 - prior) FPR).
 
     Args:
-        tpr: fractions, any shape.
-        fpr: fractions, broadcast against tpr.
-        prior: share of members among those the attacker asks about, broadcast likewise.
+        tpr: true positive rates in [0, 1], any shape.
+        fpr: false positive rates in [0, 1], broadcast against tpr.
+        prior: share of members among the candidates that the attacker asks about, in (0, 1), broadcast likewise.
 
     Raises:
-        InputError: unless tpr and fpr lie in [0, 1] and prior in (0, 1); where both rates are 0, as the share
-            among no calls is undefined.
+        InputError: unless tpr and fpr lie in [0, 1] and prior in (0, 1); if both rates are 0, since nothing is called
+            and the share is undefined.
     """
     rates = {"tpr": np.asarray(tpr, np.float64), "fpr": np.asarray(fpr, np.float64)}
     for name, rate in rates.items():
@@ -37,8 +37,9 @@ def positive_predictive_value(
 def conformal_p_values(statistic: np.ndarray, nonmember_statistic: np.ndarray) -> np.ndarray:
     """Return (1 + #{known non-members >= t}) / (1 + #{known non-members}) for each statistic t of one target.
 
-    Valid, P(p <= f) <= f for a non-member, if its statistic is exchangeable with those of the known
-    non-members (Vovk, Gammerman and Shafer 2005): drawn alike, scored by the same attack, and not used by it.
+    A p-value is valid for a non-member, P(p <= f) <= f, if its statistic is exchangeable with those of the known
+    non-members (Vovk, Gammerman and Shafer 2005): drawn in the same way, scored by the same attack, and not used by
+    that attack.
 
     Args:
         statistic: candidates under one target model, any shape, higher means more likely a member.
@@ -59,23 +60,23 @@ def conformal_p_values(statistic: np.ndarray, nonmember_statistic: np.ndarray) -
 
 
 def call_members(p_values: np.ndarray, fdr: float) -> np.ndarray:
-    """Return whom to call a member at a false discovery rate of at most fdr (Benjamini and Hochberg 1995).
+    """Return which candidates to call members at a false discovery rate of at most fdr (Benjamini and Hochberg 1995).
 
-    The expected share of non-members among the calls is at most fdr times the share of non-members among the
-    candidates if the p-values of non-members are valid, and independent or positively dependent as conformal
-    p-values against one set of known non-members are (Bates et al. 2023, arXiv 2104.08279). Calibrated
-    p-values of one target share their shadow models: for them this is not proven. A conformal p-value is at
-    least 1 / (1 + n), so that k calls among m candidates take at least m / (k fdr) - 1 known non-members.
+    The expected share of non-members among the calls is at most fdr times their share among the candidates if the
+    p-values of non-members are valid and either independent or positively dependent. Conformal p-values against one set
+    of known non-members are positively dependent (Bates et al. 2023, arXiv 2104.08279). Calibrated p-values of one
+    target share their shadow models, and no proof covers them. A conformal p-value from n known non-members is at least
+    1 / (1 + n), so k calls among m candidates need n >= m / (k fdr) - 1.
 
     Args:
-        p_values: float in [0, 1], any shape: one family, adjusted together.
-        fdr: false discovery rate.
+        p_values: float in [0, 1], any shape; all of them are adjusted together as one family.
+        fdr: false discovery rate, in (0, 1).
 
     Returns:
-        bool, of p_values' shape.
+        bool array of p_values' shape, True for a call.
 
     Raises:
-        InputError: unless p_values are in [0, 1], at least one, and 0 < fdr < 1.
+        InputError: if p_values is empty or has values outside [0, 1], or unless 0 < fdr < 1.
     """
     p_values = np.asarray(p_values, np.float64)
     check(p_values.size > 0, "number of p_values", p_values.size, "be at least 1")

@@ -1,10 +1,10 @@
-"""Null laws of one example's statistic, from the other models that never saw it: by ranks, residuals, or pooled.
+"""P-values of one example's statistic against its null: its values under other models that never saw the example.
 
-An example's FPR is fixed only against its own null, since examples differ in the law of their statistics.
-Every model is the target in turn, its own statistic left out.
+Examples differ in the law of their statistics, so only an example's own null fixes its FPR. Every model is the target
+in turn, and its own statistic is left out of the null.
 
-A few shadows cannot tell the tail of one record's law. Residuals, standardised by the record's own shadows, of all
-records together can, where they have one law: pooled_p_values. Elsewhere there are ranks.
+A few shadows do not determine the tail of one record's law. Residuals standardised by each record's own shadows can be
+pooled over all records if they share one law (pooled_p_values). Otherwise ranks are used (rank_p_values).
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import scipy.special
 from jaxmia._validate import InputError
 
 NULLS = ("z", "gaussian", "location_scale", "unknown")  # laws of a non-member's statistic: AttackResult.null
-HUGE = 1e140  # statistics beyond it, infinite ones included, have no squares that could be summed
+HUGE = 1e140  # squares of larger statistics, infinite ones included, cannot be summed
 
 
 def residual_p_values(statistic: np.ndarray, null: np.ndarray, law: str) -> np.ndarray:
-    """Return the p-value of each statistic against its own record's null, had all records Gaussian nulls.
+    """Return the p-value of each statistic against its own record's null, as if every null were Gaussian.
 
-    A residual on the scale of a probability, which makes records with different numbers of shadows comparable.
-    pooled_p_values makes of it a p-value that holds without the Gaussian.
+    This is a residual on the scale of a probability, comparable between records with different numbers of shadows.
+    pooled_p_values turns it into a p-value that needs no Gaussian assumption.
 
     Args:
         statistic: float64[models, examples], no NaN.
         null: bool[models, examples], True where the statistic belongs to its example's null.
-        law: "z", a score less the mean of its n null shadows over their deviation (denominator n), which
-            never include it: sqrt((n + 1) / (n - 1)) times Student's t of n - 1 degrees; "gaussian", the same
-            in a mean and deviation that hardly depend on the record's own shadows; or "location_scale", alike for
-            all records up to a centre and a width, which are those of the other nulls (student_t_p_values).
+        law: "z": (score - mean) / deviation over its n null shadows, which never include the target (denominator n), so
+            sqrt((n + 1) / (n - 1)) times Student's t with n - 1 degrees of freedom; "gaussian": the same with a mean
+            and deviation that hardly depend on the record's own shadows; or "location_scale": the same law for all
+            records up to a centre and a width, which are estimated from the other nulls (student_t_p_values).
 
     Returns:
         float64[models, examples] in [0, 1].
@@ -44,8 +44,9 @@ def residual_p_values(statistic: np.ndarray, null: np.ndarray, law: str) -> np.n
         return scipy.special.ndtr(-statistic)
     if law != "z":
         raise InputError(
-            f"null={law!r} must be one of {', '.join(map(repr, NULLS[:3]))} to be calibrated by residuals: for LiRA's"
-            " ratio take lira(scores, calibrated=True); else evaluation='calibrated_empirical', by ranks."
+            f"null={law!r} must be one of {', '.join(map(repr, NULLS[:3]))} for calibration by"
+            " residuals: use lira(scores, calibrated=True) in place of LiRA's ratio, or"
+            " evaluation='calibrated_empirical', which uses ranks."
         )
     number = np.count_nonzero(null, axis=0) - null
     degrees = np.maximum(number - 1, 1)
@@ -56,9 +57,9 @@ def residual_p_values(statistic: np.ndarray, null: np.ndarray, law: str) -> np.n
 def pooled_p_values(p_values: np.ndarray, null: np.ndarray) -> np.ndarray:
     """Return (1 + #{nulls of other models <= p}) / (1 + #{nulls of other models}), over all examples together.
 
-    P(result <= f) <= f, averaged over examples, for a target model that is exchangeable with the others: the
-    conformal p-value of a draw of example and model (Vovk, Gammerman and Shafer 2005). No model's own values set
-    its thresholds. Each example has that FPR where residuals have one law.
+    P(result <= f) <= f, averaged over examples, for a target model that is exchangeable with the others: it is the
+    conformal p-value of a random example and model (Vovk, Gammerman and Shafer 2005). A model's own values never set
+    its thresholds. The FPR holds for each single example if all residuals have the same law.
 
     Args:
         p_values: float64[models, examples] of residual_p_values.
@@ -80,7 +81,7 @@ def rank_p_values(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:
     """Return the conformal p-values (1 + #{other nulls >= t}) / (1 + #{other nulls}).
 
     P(p <= f) <= f for a target that is exchangeable with its null, whatever their law (Vovk, Gammerman and
-    Shafer 2005). Among n untied null statistics that are each the target once, exactly floor(f n) get p <= f.
+    Shafer 2005). If each of n untied null statistics is the target once, exactly floor(f n) of them get p <= f.
 
     Args:
         statistic: float64[models, examples] of t, no NaN.
@@ -104,9 +105,9 @@ def rank_p_values(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:
 def student_t_p_values(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:
     """Return P(T > (t - mean) / (s sqrt(1 + 1/n))), T of Student's law with n - 1 degrees of freedom.
 
-    mean and s (denominator n - 1) are those of the n other nulls. For a Gaussian null this is exactly uniform
-    at any n >= 2, where a Gaussian T would be anticonservative. The rank stands in where the n others have no
-    finite positive s, or t is not finite: there a Gaussian is no guide.
+    mean and s (denominator n - 1) are taken over the n other nulls. For a Gaussian null the p-value is exactly uniform
+    at any n >= 2; a Gaussian T would be anticonservative. Where s is not finite and positive, or t is not finite, the
+    p-value by rank is returned instead.
 
     Args:
         statistic: float64[models, examples] of t, no NaN.
@@ -129,10 +130,10 @@ def student_t_p_values(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:
 
 
 def _median(statistic: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return an upper median [1, examples] of the known statistics, 0 where there are none.
+    """Return the upper median [1, examples] of the known statistics, 0 where there are none.
 
-    As the centre it keeps the variance free of cancellation even if one model is an outlier, and that of a
-    constant null exactly 0.
+    Used as a centre, it prevents cancellation in the variance even if one model is an outlier, and gives a constant
+    null a variance of exactly 0.
     """
     middle = np.minimum(np.count_nonzero(known, axis=0, keepdims=True) // 2, len(known) - 1)
     median = np.take_along_axis(np.sort(np.where(known, statistic, np.inf), axis=0), middle, axis=0)
@@ -140,7 +141,7 @@ def _median(statistic: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _sum_of_others(values: np.ndarray) -> np.ndarray:
-    """Return for each model the sum over the others: only additions, so an outlier leaves no rounding."""
+    """Return for each model the sum over the others, by additions only, so that an outlier leaves no rounding error."""
     before, after = np.zeros(values.shape), np.zeros(values.shape)
     np.cumsum(values[:-1], axis=0, out=before[1:])
     np.cumsum(values[:0:-1], axis=0, out=after[-2::-1])

@@ -2,8 +2,8 @@
 
 An attack calls a pair (model, example) a member where statistic >= threshold. TPR at FPR f is the largest TPR
 over thresholds whose FPR is at most f: a step function, never interpolated, where ties share a threshold.
-Which pairs share a threshold is the evaluation. Pooled and calibrated values answer different questions
-(Jälkö, Pradhan, Räisä and Honkela 2026, arXiv 2605.25819): report neither under the other's name.
+The evaluation says which pairs share a threshold. Pooled and calibrated values answer different questions (Jälkö,
+Pradhan, Räisä and Honkela 2026, arXiv 2605.25819): name the evaluation wherever you report one.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class OperatingPoint:
         fpr: requested FPR.
         fpr_realised: false_positives / num_nonmembers.
         tpr: true_positives / num_members.
-        tpr_low: lower end of the 95% Clopper-Pearson interval of tpr. It takes the scores as independent,
-            which those of one model are not: see jaxmia.stats.bootstrap.
+        tpr_low: lower end of the 95% Clopper-Pearson interval of tpr. The interval treats scores as independent, but
+            scores of one model are dependent: see jaxmia.stats.bootstrap.
         tpr_high: upper end of that interval.
         advantage: tpr - fpr, with the requested FPR.
-        threshold: the smallest statistic that is called a member, +inf if none is; NaN unless pooled, since
-            each target or example then has its own.
-        num_members: member scores of all targets.
-        num_nonmembers: non-member scores of all targets.
-        true_positives: members called members.
-        false_positives: non-members called members.
-        status: "unresolved" if the non-member scores are too few for the FPR: what depends on calls is then
-            NaN, and the counts of calls are None.
-        reason: why it is unresolved, or how many examples it leaves out; empty if neither.
+        threshold: the smallest statistic that is called a member, +inf if none is; NaN under the other evaluations,
+            where each target or example has its own threshold.
+        num_members: number of member scores over all targets.
+        num_nonmembers: number of non-member scores over all targets.
+        true_positives: number of members called members.
+        false_positives: number of non-members called members.
+        status: "unresolved" if there are too few non-member scores for the FPR. Rates and threshold are then NaN, and
+            true_positives and false_positives None.
+        reason: why the point is unresolved, or how many examples were left out; otherwise empty.
     """
 
     evaluation: str
@@ -80,38 +80,39 @@ def tpr_at_fpr(
 def tpr_at_fpr(
     result: AttackResult, fpr: float | Iterable[float], *, evaluation: str = "pooled"
 ) -> OperatingPoint | tuple[OperatingPoint, ...]:
-    """Return the TPR at an FPR, with counts and what was realised.
+    """Return the TPR at an FPR, with counts and the realised FPR.
 
-    Evaluations, each with its thresholds:
+    The evaluations differ in which pairs share a threshold:
 
-    - "pooled": one for all (model, example) pairs, what the papers report. The largest TPR over thresholds
-      whose FPR is at most fpr; each example then has an FPR of its own.
-    - "per_target": one for each target model, likewise. Targets count by their number of members.
-    - "calibrated": one for each pair, p-value <= fpr under "residuals" of calibrated_p_values, from shadows
-      alone. Fixes the mean FPR over examples, and that of each where their residuals have one law. For
-      results that know the law of their null, as lira(calibrated=True).
-    - "calibrated_empirical": the same under "empirical", whatever the null.
+    - "pooled": one threshold for all (model, example) pairs, as papers report. Returns the largest TPR over thresholds
+      whose FPR is at most fpr. The FPR then differs between examples.
+    - "per_target": one threshold for each target model. Targets are weighted by their number of members.
+    - "calibrated": one threshold for each pair, set from shadows alone: p-value <= fpr by method "residuals" of
+      calibrated_p_values. Fixes the mean FPR over examples, and the FPR of each example where all residuals have the
+      same law. Needs a result with a known null law, such as lira(calibrated=True).
+    - "calibrated_empirical": the same by method "empirical", for any null law.
 
-    The realised FPR of all models together is near the nominal one by construction under the last two, since each
-    model is among the nulls of the others; that of targets apart from them, as of a head under audit, tells.
+    Under the last two, the realised FPR over all models is near the nominal one by construction, because each model is
+    among the nulls of the others. Only targets that are not among the shadows, such as a head under audit, test it.
 
-    Resolution: a ROC needs 10 / fpr non-member scores, and so does the population that a statistic is a rank in; for
-    "calibrated_empirical" the null of each example needs as many, for "calibrated" the nulls of all examples together,
-    and each needs 2. Examples with fewer are left out, and the reason says so.
+    Resolution: a ROC needs 10 / fpr non-member scores. A statistic that is a rank within a population needs a
+    population of 10 / fpr. "calibrated_empirical" needs 10 / fpr null scores for each example; "calibrated" needs 10 /
+    fpr over all examples together and 2 for each example. Examples with fewer are left out, and the reason says so.
 
     Args:
-        result: what the attack said, [models, examples].
-        fpr: a fraction, or several of them.
-        evaluation: one of the four.
+        result: an attack's statistics, [models, examples].
+        fpr: one FPR or several, as fractions in (0, 1).
+        evaluation: one of the four above.
 
     Returns:
-        One OperatingPoint; for several FPRs a tuple, with status "unresolved" where scores are too few.
+        One OperatingPoint, or a tuple of them for several FPRs, with status "unresolved" where there are too few
+        scores.
 
     Raises:
-        InputError: unless every fpr lies in (0, 1); for an unknown evaluation, one that does not hold for the
-            statistic, or a NaN statistic; without members or non-members.
-        UnresolvedError: if a single fpr, or every one of several, is unresolved; says how many scores it
-            takes. An InputError.
+        InputError: if an fpr is outside (0, 1); for an unknown evaluation, or one that the statistic does not support;
+            for a NaN statistic; without members or without non-members.
+        UnresolvedError: if every fpr asked for is unresolved; the message says how many scores are needed. An
+            InputError.
     """
     fprs = fpr if isinstance(fpr, Iterable) else (fpr,)
     points = operating_points(result, fprs, evaluation=evaluation)
@@ -127,13 +128,13 @@ def operating_points(
     evaluation: str = "pooled",
     targets: Sequence[int] | None = None,
 ) -> tuple[OperatingPoint, ...]:
-    """Return the points of tpr_at_fpr, unresolved ones marked even if there is no other: rows of a table.
+    """Return the points of tpr_at_fpr as rows of a table; points that are not resolved are marked, never raised.
 
     Args:
-        result: what the attack said, [models, examples].
+        result: an attack's statistics, [models, examples].
         fprs: fractions.
         evaluation: as in tpr_at_fpr.
-        targets: the models whose pairs are counted, all by default; nulls always come from all models.
+        targets: rows of the models whose pairs are counted, all by default; nulls always come from all models.
 
     Raises:
         InputError: as tpr_at_fpr, but never for an unresolved FPR.
@@ -164,15 +165,15 @@ class Calls(NamedTuple):
 def decision_rule(
     result: AttackResult, evaluation: str, *, targets: Sequence[int] | None = None
 ) -> Callable[[float], Calls]:
-    """Return the function from FPR to Calls; what does not depend on the FPR is computed once, here.
+    """Return the function from FPR to Calls; everything that does not depend on the FPR is computed once, here.
 
     Args:
-        result: what the attack said, [models, examples].
+        result: an attack's statistics, [models, examples].
         evaluation: as in tpr_at_fpr.
         targets: as in operating_points.
 
     Raises:
-        InputError: for an unknown evaluation, a NaN statistic, or if members or non-members are missing. The
+        InputError: for an unknown evaluation, a NaN statistic, or if members or non-members are missing. The returned
             function raises UnresolvedError.
     """
     check_choice("evaluation", evaluation, EVALUATIONS)
@@ -182,11 +183,13 @@ def decision_rule(
 
 
 def _threshold_rule(result: AttackResult, *, pooled: bool) -> Callable[[float], Calls]:
-    """Call what lies above the lowest threshold that keeps the FPR: one for all pairs, or one per model."""
+    """Call the pairs above the lowest threshold that keeps the FPR: one threshold for all pairs, or one per model."""
     statistic, member, _ = checked_arrays(result)
     scores, members = (statistic.reshape(1, -1), member.reshape(1, -1)) if pooled else (statistic, member)
     num_nonmembers = np.count_nonzero(~members, axis=-1)
-    ranked = np.sort(np.where(members, -np.inf, scores), axis=-1)  # a row is a ROC, and ends with non-members
+    ranked = np.sort(
+        np.where(members, -np.inf, scores), axis=-1
+    )  # each row is one ROC; its non-members come last
     counted = np.ones(statistic.shape[1], bool)
     what = "non-member scores" if pooled else "non-member scores of each target"
 
@@ -195,7 +198,7 @@ def _threshold_rule(result: AttackResult, *, pooled: bool) -> Callable[[float], 
         if result.population is not None:
             ranked_among = "scores that each target's statistics are ranks among"
             check_resolved(fpr, int(np.min(result.population)), ranked_among)
-        # The thresholds with FPR <= fpr are those above the first non-member that would be one too many.
+        # FPR <= fpr holds for thresholds above the first non-member in excess of the allowed number.
         one_too_many = scores.shape[1] - 1 - allowed_false_positives(fpr, num_nonmembers)
         called = scores > np.take_along_axis(ranked, one_too_many[:, None], axis=-1)
         threshold = float(np.min(scores, where=called, initial=np.inf)) if pooled else math.nan
@@ -225,7 +228,9 @@ def _p_value_rule(
         if method == "residuals":
             check_resolved(fpr, smallest_null, "non-member scores of other models")
         if not members.any():
-            raise UnresolvedError(f"fpr={fpr} has no member score with a null that resolves it.")
+            raise UnresolvedError(
+                f"fpr={fpr} is resolved for no member score: the null of every example is too small."
+            )
         return Calls(p_values <= fpr, counted, math.nan)
 
     return decide

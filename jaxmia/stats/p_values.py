@@ -1,6 +1,6 @@
-"""Calibrated p-values: each record at the same FPR, against its own statistics under models that never saw it.
+"""Calibrated p-values: every record has the same FPR, set by its statistics under models that never saw it.
 
-The choice of method and the arrays; the laws of the nulls themselves are in jaxmia.stats.nulls.
+This module checks arrays and chooses the method; jaxmia.stats.nulls computes the p-values.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ BLOCK_SIZE = 2**20  # pairs whose p-values are computed at a time: bounds the sc
 def calibrated_p_values(result: AttackResult, *, method: str = "residuals") -> np.ndarray:
     """Return the p-value of each pair under its example's own null: the other models that never saw it.
 
-    The target's own label enters nothing. Undefined statistics join no null and have p-value 1.
+    The target's own membership is not used. Undefined statistics are in no null and have p-value 1.
 
     Args:
         result: what the attack said, [models, examples].
-        method: "residuals", standardised by the example's own null and joined over all examples, or
-            "empirical", the rank, valid for any null but never below 1 / (1 + its size): see jaxmia.stats.nulls.
+        method: "residuals": statistics standardised by the example's own null and pooled over all examples; or
+            "empirical": the rank within the example's null, valid for any law but never below 1 / (1 + the null's
+            size). See jaxmia.stats.nulls.
 
     Returns:
         float64[models, examples] in [0, 1].

@@ -1,4 +1,4 @@
-"""The FPR that thresholds really had, shown beside the FPR they were set for."""
+"""The FPR that thresholds realised, to compare with the FPR that they were set for."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from jaxmia.stats.resolution import clopper_pearson
 
 
 class Realised(NamedTuple):
-    """The FPR of some rows together.
+    """The realised FPR of several rows together.
 
     Attributes:
-        fpr: false positives over non-members; NaN without a resolved row.
+        fpr: false positives / non-members, over all rows; NaN without a resolved row.
         low: lower end of its 95% interval (Clopper and Pearson).
         high: its upper end.
-        off: whether the FPR that the rows name lies outside of the interval: a TPR at another FPR than it says.
+        off: whether the nominal FPR of the rows lies outside this interval, so that their TPR is at a different FPR.
     """
 
     fpr: float
@@ -33,7 +33,7 @@ def realised_fpr(rows: pd.DataFrame) -> Realised:
     """Return the FPR that rows of one FPR, of several seeds say, realised together.
 
     Args:
-        rows: of results: fpr, status, false_positives and num_nonmembers.
+        rows: rows of results with columns fpr, status, false_positives and num_nonmembers.
     """
     resolved = rows[rows["status"] == "ok"]
     if resolved.empty:

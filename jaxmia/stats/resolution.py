@@ -1,4 +1,4 @@
-"""How many non-member scores an FPR needs before a TPR at it is reported, and Clopper and Pearson's interval."""
+"""How many non-member scores a TPR at an FPR needs before it is reported, and the Clopper-Pearson interval."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import scipy.stats
 
 from jaxmia._validate import InputError, check, check_fpr
 
-MIN_FALSE_POSITIVES = (
-    10  # a TPR at FPR f is resolved by 10 / f non-member scores: about ten of them lie above
-)
+MIN_FALSE_POSITIVES = 10  # 10 / f non-member scores resolve FPR f: about ten of them lie above the threshold
 
 
 class UnresolvedError(InputError):
-    """An FPR was asked for that the non-member scores are too few to resolve."""
+    """There are too few non-member scores to resolve the FPR that was asked for."""
 
 
 def required_nonmembers(fpr: float) -> int:
@@ -26,7 +24,7 @@ def required_nonmembers(fpr: float) -> int:
         InputError: unless 0 < fpr < 1.
     """
     check_fpr("fpr", fpr)
-    # Exact division first: 10 / fpr in floating point may land beside the integer that fpr was written for.
+    # 10 / fpr in floating point may miss the integer that the user meant, such as 1000 for fpr=0.01.
     number = math.ceil(MIN_FALSE_POSITIVES / fractions.Fraction(float(fpr)))
     return number - 1 if resolvable(fpr, number - 1) else number
 
@@ -59,7 +57,7 @@ def clopper_pearson(
     check(bool(np.all(n >= 1)), "trials", trials, "be at least 1")
     check(bool(np.all((k >= 0) & (k <= n))), "successes", successes, "lie between 0 and trials")
     tail = (1 - confidence) / 2
-    # A beta law needs positive parameters: the ends at 0 and n successes are set, not computed.
+    # The beta law needs positive parameters, so the ends for 0 and for n successes are set, not computed.
     low = np.where(k == 0, 0.0, scipy.stats.beta.ppf(tail, np.maximum(k, 1), n - k + 1))
     high = np.where(k == n, 1.0, scipy.stats.beta.isf(tail, k + 1, np.maximum(n - k, 1)))
     return low, high

@@ -1,4 +1,4 @@
-"""AttackResult, which every attack returns: a statistic for each model and example, and who was a member."""
+"""AttackResult, which every attack returns: a statistic for each model and example, and the membership."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ class AttackResult(Shown):
     Attributes:
         statistic: float64[models, examples], higher means more likely a member; never NaN.
         member: bool[models, examples], True where the example was in the model's training set.
-        defined: bool[models, examples], False where the shadows could not support a statistic (no IN
-            shadow is left, for example); the statistic then holds the attack's "no evidence" value and counts as such.
-        null: law of a non-member's statistic under the models, as far as its attack knows: "z", "gaussian",
-            "location_scale" (jaxmia.stats.nulls.residual_p_values) or "unknown", of which only ranks can be calibrated.
-        population: int64[models], how many scores each target's statistics are ranks among; None if they are no ranks.
+        defined: bool[models, examples], False where the shadows do not determine a statistic, for example because no IN
+            shadow is left; the statistic then is the attack's "no evidence" value.
+        null: law of a non-member's statistic over models, as far as the attack knows it: "z", "gaussian",
+            "location_scale" (jaxmia.stats.nulls.residual_p_values) or "unknown", which can be calibrated by ranks only.
+        population: int64[models], the number of scores that each target's statistics are ranks among; None unless the
+            statistic is a rank.
     """
 
     statistic: np.ndarray
@@ -64,10 +65,10 @@ def checked_arrays(result: AttackResult) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def of_targets(result: AttackResult, targets: Sequence[int] | None) -> AttackResult:
-    """Return the rows of some models, all for None.
+    """Return the result restricted to some models; all models for None.
 
     Raises:
-        InputError: for no row, or one that is not there.
+        InputError: if targets is empty or names a row that does not exist.
     """
     if targets is None:
         return result

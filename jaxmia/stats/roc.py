@@ -17,15 +17,15 @@ from jaxmia.stats.result import AttackResult, checked_arrays, of_targets
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Roc(Shown):
-    """Step ROC: one point per distinct statistic, from (0, 0), which calls nothing, to (1, 1).
+    """Step ROC: one point per distinct statistic, from (0, 0), where nothing is called, to (1, 1).
 
     Attributes:
         fpr: float64[points], nondecreasing, share of non-members with statistic >= threshold.
         tpr: float64[points], nondecreasing, share of members with statistic >= threshold.
-        threshold: float64[points], nonincreasing. The first is +inf and stands for calling nothing, even if
-            some statistics are +inf: those are the second point.
-        num_members: member scores behind the curve.
-        num_nonmembers: non-member scores behind the curve.
+        threshold: float64[points], nonincreasing. The first is +inf, where nothing is called; statistics of +inf belong
+            to the second point.
+        num_members: number of member scores.
+        num_nonmembers: number of non-member scores.
     """
 
     fpr: np.ndarray
@@ -45,7 +45,7 @@ class Roc(Shown):
         return pd.DataFrame({"fpr": self.fpr, "tpr": self.tpr, "threshold": self.threshold})
 
     def plot(self) -> Any:
-        """Figure of the curve on log axes, with chance and the FPR below which nothing is resolved."""
+        """Return a figure of the curve on log axes, with the chance line and the smallest resolved FPR."""
         return figure("rocs_figure", {"attack": self}, title=self.headline())
 
     @property
@@ -55,21 +55,21 @@ class Roc(Shown):
 
     @property
     def balanced_accuracy(self) -> float:
-        """Largest (TPR + 1 - FPR) / 2; its threshold is chosen on the audited labels, so it is optimistic."""
+        """Largest (TPR + 1 - FPR) / 2; optimistic, since its threshold is chosen with the audited memberships."""
         return float(np.max(self.tpr + 1 - self.fpr) / 2)
 
 
 def roc(result: AttackResult, *, evaluation: str = "pooled", targets: Sequence[int] | None = None) -> Roc:
     """Return the ROC over all (model, example) pairs under an evaluation of tpr_at_fpr. One sort.
 
-    Pooled, as the papers report, one threshold for all examples gives each example its own FPR. Under the
-    other evaluations pairs are ranked by the FPR from which on they are called, and thresholds are minus it;
-    the curve's own FPR is the realised one. No pair is left out, however small its null.
+    "pooled", as papers report, sets one threshold for all examples, whose FPRs then differ. The other evaluations rank
+    pairs by the smallest FPR at which they are called, and thresholds are minus that FPR; the curve's own FPR is the
+    realised one. No pair is left out, however small its null.
 
     Args:
         result: what the attack said, [models, examples].
         evaluation: one of the four.
-        targets: the models whose pairs are counted; all by default.
+        targets: rows of the models whose pairs are counted; all by default.
 
     Raises:
         InputError: for an unknown evaluation, a NaN statistic, or if members or non-members are missing.

@@ -204,7 +204,7 @@ UNNORMALISED[1, 4] *= 1.01
             r"got 1 pairs .* 1.01 at \(1, 4\)",
         ),
         ({"log_odds": None, "probabilities": softmax(LOGITS)}, "labels=None"),
-        ({"member": MEMBER.T}, r"one of them is transposed, and nothing tells which"),
+        ({"member": MEMBER.T}, r"one of them is transposed, and the shapes do not show which"),
         ({"member": MEMBER[:, 1:]}, r"member.shape=\(6, 9\) must equal the \(6, 10\)"),
         ({"member": MEMBER[:, 1:].astype(int)}, r"member.shape=\(6, 9\) must equal the \(6, 10\)"),
         ({"member": MEMBER / 2}, "member.dtype='float64' must be bool, or integers"),

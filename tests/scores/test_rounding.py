@@ -77,9 +77,7 @@ def test_saturated_float64_never_reaches_744():
 
 @pytest.mark.parametrize("decimals", [2, 4, 15])
 def test_probabilities_are_not_taken_for_logits(decimals):
-    with pytest.raises(
-        InputError, match="they are probabilities, rounded or not, and go under 'probabilities'"
-    ):
+    with pytest.raises(InputError, match="they are probabilities, so give them as 'probabilities'"):
         read(softmax(LOGITS).round(decimals), "logits")
 
 

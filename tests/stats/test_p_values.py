@@ -230,7 +230,7 @@ def test_a_resolved_fpr_without_members_is_unresolved():
     member = np.zeros((40, 2), bool)
     member[:39, 1] = True
     result = result_of(np.random.default_rng(23).normal(size=member.shape), member)
-    with pytest.raises(InputError, match="no member score with a null"):
+    with pytest.raises(InputError, match="resolved for no member score"):
         tpr_at_fpr(result, 0.5, evaluation="calibrated_empirical")
 
 
@@ -281,5 +281,5 @@ def test_any_statistic_gives_numbers_or_unresolved(evaluation, result):
         assert 0 <= point.tpr_low <= point.tpr <= point.tpr_high <= 1
         assert 0 <= point.fpr_realised <= 1
     else:
-        with pytest.raises(InputError, match=r"fpr=0\.9 (needs at least 12|has no member score)"):
+        with pytest.raises(InputError, match=r"fpr=0\.9 (needs at least 12|is resolved for no member score)"):
             tpr_at_fpr(result, 0.9, evaluation=evaluation)
