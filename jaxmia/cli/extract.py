@@ -11,10 +11,11 @@ from jaxmia import _terminal as terminal
 from jaxmia.cli import output
 
 EPILOG = """Examples: `jaxmia extract photos/ --backbone timm:resnet50 --out photos.npz`;
-`jaxmia extract notes.csv --backbone sentence-transformers:all-MiniLM-L6-v2 --label-column topic --out notes.npz`
+`jaxmia extract notes.csv --backbone sentence-transformers:all-MiniLM-L6-v2 --label-column topic --out notes.npz`;
+`jaxmia extract visits.csv --backbone tabular --label-column outcome --drop name --out visits.npz`
 
 Names are looked up on a hub; folders and files of weights need none. A killed extraction continues when it is started
-again. Needs the extra: `pip install 'jaxmia[extract]'`."""
+again. Needs the extra: `pip install 'jaxmia[extract]'`; tables `pip install 'jaxmia[audit]'`."""
 
 Source = Annotated[
     str,
@@ -27,7 +28,9 @@ Source = Annotated[
 Network = Annotated[
     str,
     typer.Option(
-        metavar="KIND:NAME", help="timm:, sentence-transformers: or transformers:, and a name or a folder."
+        metavar="KIND:NAME",
+        help="timm:, sentence-transformers: or transformers:, and a name or a folder; or tabular, for a table without"
+        " a network (tabular:FILE.skops as it was fitted before).",
     ),
 ]
 Weights = Annotated[
@@ -45,6 +48,21 @@ MemberColumn = Annotated[
     typer.Option(
         metavar="NAME", help="Column that says whether a head was trained on the row; for jaxmia audit."
     ),
+]
+Drop = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="tabular: a column to leave out; may be repeated.")
+]
+Categories = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="tabular: a column whose numbers are names; may be repeated."),
+]
+Fourier = Annotated[
+    int, typer.Option(metavar="D", help="tabular: random Fourier features; 0 for the columns themselves.")
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="tabular: of the random Fourier features.")]
+SaveTransformer = Annotated[
+    pathlib.Path | None,
+    typer.Option(metavar="FILE", help="tabular: write the fitted scikit-learn transformer, a .skops."),
 ]
 Split = Annotated[str | None, typer.Option(metavar="NAME", help="Split of a data set that has several.")]
 Subset = Annotated[str | None, typer.Option(metavar="NAME", help="Subset of a data set that has several.")]
@@ -91,17 +109,22 @@ def extract(
     std: Std = None,
     crop_pct: CropPct = None,
     interpolation: Interpolation = None,
+    drop: Drop = None,
+    categories: Categories = None,
+    fourier: Fourier = 256,
+    seed: Seed = 0,
+    save_transformer: SaveTransformer = None,
     batch_size: BatchSize = 64,
     device: Device = "auto",
     dtype: Dtype = "float32",
     on_error: OnError = "stop",
 ) -> None:
-    """Turn images or texts into features of a frozen pretrained network: the .npz that all other commands take.
+    """Turn images, texts or a table into features, as a rule of a pretrained network: what all other commands take.
 
     Everything is checked before a network is loaded. The file records the network, the hash of its weights, the
     preprocessing and versions. It has the names of items, never their contents.
     """
-    from jaxmia.extract import Columns, ImageOptions, extract_features, parse_numbers
+    from jaxmia.extract import Columns, ImageOptions, TabularOptions, extract_features, parse_numbers
 
     done = extract_features(
         source,
@@ -114,6 +137,7 @@ def extract(
         images=ImageOptions(
             image_size, parse_numbers("mean", mean), parse_numbers("std", std), crop_pct, interpolation
         ),
+        table=TabularOptions(fourier, seed, tuple(drop or ()), tuple(categories or ()), save_transformer),
         batch_size=batch_size,
         device=device,
         dtype=dtype,

@@ -1,4 +1,4 @@
-"""From images or texts to a file of features: what `jaxmia extract` does."""
+"""From images, texts or tables to a file of features: what `jaxmia extract` does."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from jaxmia._npz import read_npz
 from jaxmia._progress import item_progress
 from jaxmia._resumable import keyed_folder
 from jaxmia._validate import InputError, check, check_at_least, check_choice
+from jaxmia.extract import tabular
 from jaxmia.extract.backbones import (
+    TABULAR,
     Backbone,
+    BackboneSpec,
     ImageOptions,
     check_modality,
     load_backbone,
@@ -33,8 +36,9 @@ from jaxmia.extract.packages import check_installed, package_versions
 from jaxmia.extract.rows import Columns, Source
 from jaxmia.extract.screening import Screened, screen
 from jaxmia.extract.sources import open_source
+from jaxmia.extract.tabular import TabularOptions
 
-__all__ = ["Columns", "Extraction", "ImageOptions", "extract_features", "parse_numbers"]
+__all__ = ["Columns", "Extraction", "ImageOptions", "TabularOptions", "extract_features", "parse_numbers"]
 
 ON_ERROR = ("stop", "skip")
 _FORMAT = 1
@@ -90,13 +94,14 @@ def extract_features(
     split: str | None = None,
     subset: str | None = None,
     images: ImageOptions | None = None,
+    table: TabularOptions | None = None,
     batch_size: int = 64,
     device: str = "auto",
     dtype: str = "float32",
     on_error: str = "stop",
     console: rich.console.Console | None = None,
 ) -> Extraction:
-    """Turn images or texts into features of a frozen pretrained network, and write them as an .npz.
+    """Turn images or texts into features of a frozen pretrained network, or a table into numbers, and write an .npz.
 
     The file has `features` [examples, dim], `labels` int32[examples], `class_names`, `ids`, `member` (bool, if a column
     says so) and `provenance`, JSON: network, hash of its weights, preprocessing, versions, source, counts. It has names
@@ -108,13 +113,15 @@ def extract_features(
     Args:
         source: a folder with a sub-folder of images per class; a .csv, .parquet or .jsonl with texts and labels; or a
             data set of Hugging Face: a folder of `save_to_disk`, or "datasets:NAME_OR_FOLDER".
-        backbone: "timm:NAME_OR_FOLDER", "sentence-transformers:NAME_OR_FOLDER" or "transformers:NAME_OR_FOLDER".
+        backbone: "timm:NAME_OR_FOLDER", "sentence-transformers:NAME_OR_FOLDER" or "transformers:NAME_OR_FOLDER"; or
+            "tabular", for tables without a network: jaxmia.extract.tabular; "tabular:FILE.skops" as it was fitted.
         out: the .npz; its folder must exist.
         weights: a .safetensors, .pth or .pt for a timm network; never an arbitrary pickle.
         columns: of a table or data set.
         split: of a data set.
         subset: of a data set.
         images: preprocessing of a timm network, where it shall not be its own.
+        table: how a table becomes features.
         batch_size: items that the network sees at once.
         device: of torch; "auto" is a GPU if there is one.
         dtype: "float32" or "float16", of the features in the file.
@@ -132,7 +139,10 @@ def extract_features(
     spec = parse_backbone(
         backbone, weights=None if weights is None else pathlib.Path(weights), images=images, device=device
     )
-    rows = open_source(os.fspath(source), columns or Columns(), split=split, subset=subset)
+    table = _checked_table(spec, table or TabularOptions())
+    rows = open_source(
+        os.fspath(source), columns or Columns(), split=split, subset=subset, whole_rows=spec.kind == TABULAR
+    )
     check_modality(spec.kind, rows.modality)
     if rows.modality == "image":
         check_installed("PIL")
@@ -140,7 +150,10 @@ def extract_features(
         screened = screen(rows, advance)
     errors = _list_problems(out, rows, screened, on_error)
     class_names, labels = _labels(rows, screened)
-    network = load_backbone(spec, rows.modality)
+    if spec.kind == TABULAR:
+        network = tabular.load(spec.name, rows, screened.usable, table)
+    else:
+        network = load_backbone(spec, rows.modality)
     identity = _identity(rows, screened, network, batch_size)
     provenance = identity | {"dtype": dtype, "notes": _notes(rows, screened, network)}
     folder = out.with_name(f"{out.name}.parts")
@@ -159,6 +172,15 @@ def extract_features(
     sizes = tuple(np.bincount(labels, minlength=len(class_names)).tolist())
     skipped = len(screened.problems)
     return Extraction(out, class_names, sizes, dim, skipped, errors, computed, provenance)
+
+
+def _checked_table(spec: BackboneSpec, table: TabularOptions) -> TabularOptions:
+    """Options of a table, if they are for this backbone and make sense."""
+    fitted = spec.kind == TABULAR and not spec.name
+    rule = "be 'tabular' for fourier, seed, drop, categories and save_transformer"
+    check(fitted or table == TabularOptions(), "backbone", f"{spec.kind}:{spec.name}", rule)
+    table.check()
+    return table
 
 
 def _parts(folder: pathlib.Path, identity: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:

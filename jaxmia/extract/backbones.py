@@ -18,6 +18,7 @@ from jaxmia.extract.packages import check_installed, load_package
 from jaxmia.extract.rows import Modality
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt")
+TABULAR = "tabular"
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 _MODULES = {
     "timm": "timm_backbone",
@@ -28,6 +29,7 @@ _PACKAGES = {
     "timm": ("torch", "timm", "torchvision", "PIL"),
     "sentence-transformers": ("torch", "sentence_transformers"),
     "transformers": ("torch", "transformers"),
+    TABULAR: ("sklearn", "skops"),
 }
 
 
@@ -70,8 +72,8 @@ class BackboneSpec:
     """Which network, with which weights.
 
     Attributes:
-        kind: "timm", "sentence-transformers" or "transformers".
-        name: what that library calls it, or a folder.
+        kind: "timm", "sentence-transformers", "transformers" or "tabular".
+        name: what that library calls it, or a folder; of "tabular", a file of a fitted transformer or nothing.
         weights: a file of weights for a timm network.
         images: preprocessing for a timm network.
         device: that torch computes on: "cpu", "cuda", ...; "auto" is a GPU if there is one.
@@ -139,7 +141,7 @@ def parse_backbone(
     """Check what was asked for, without importing any of it.
 
     Args:
-        backbone: KIND:NAME or KIND:FOLDER.
+        backbone: KIND:NAME or KIND:FOLDER; "tabular", or "tabular:FILE" of a fitted transformer.
         weights: a .safetensors, .pth or .pt for a timm network.
         images: preprocessing for a timm network.
         device: as in BackboneSpec.
@@ -149,10 +151,12 @@ def parse_backbone(
             installed.
     """
     kind, colon, name = backbone.partition(":")
+    images = images or ImageOptions()
+    if kind == TABULAR:
+        return _tabular_spec(backbone, name, weights, images)
     if not colon or not name:
         raise InputError(f"backbone={backbone!r} must be KIND:NAME or KIND:FOLDER, as in timm:resnet50.")
-    check_choice("backbone: kind", kind, _MODULES)
-    images = images or ImageOptions()
+    check_choice("backbone: kind", kind, _PACKAGES)
     if kind != "timm":
         check(weights is None, "weights", str(weights), f"be left out: {kind} takes a folder")
         check(images == ImageOptions(), "backbone", backbone, "be of timm for sizes, mean, std and the like")
@@ -169,6 +173,18 @@ def parse_backbone(
     return BackboneSpec(kind, name, weights, images, device)
 
 
+def _tabular_spec(
+    backbone: str, name: str, weights: pathlib.Path | None, images: ImageOptions
+) -> BackboneSpec:
+    check(weights is None, "weights", str(weights), "be left out: tables need no network")
+    check(images == ImageOptions(), "backbone", backbone, "be of timm for sizes, mean, std and the like")
+    if name:
+        rule = "name a .skops file that --save-transformer wrote"
+        check(name.endswith(".skops") and pathlib.Path(name).is_file(), "backbone", backbone, rule)
+    check_installed(*_PACKAGES[TABULAR])
+    return BackboneSpec(TABULAR, name)
+
+
 def load_backbone(spec: BackboneSpec, modality: Modality) -> Backbone:
     """Load the network.
 
@@ -181,6 +197,8 @@ def load_backbone(spec: BackboneSpec, modality: Modality) -> Backbone:
 
 def check_modality(kind: str, modality: Modality) -> None:
     """Raise InputError unless backbones of a kind are for such items."""
+    if kind == TABULAR:  # whose source is opened as a table
+        return
     for_images, for_texts = kind != "sentence-transformers", kind != "timm"
     fits = for_images if modality == "image" else for_texts
     check(fits, "backbone: kind", kind, f"be for {modality}s, which the source holds")

@@ -1,4 +1,4 @@
-"""Packages of the extra `extract`, imported when they are first needed."""
+"""Packages of the extras `extract` and `audit`, imported when they are first needed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from jaxmia._validate import InputError
 
 EXTRA = "pip install 'jaxmia[extract]'"
+_OF_AUDIT = ("sklearn", "skops")  # packages of the extra `audit`
 _OPERATORS = ("nms", "qnms")  # those that torchvision describes to torch even where it could not load them
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
@@ -18,7 +19,8 @@ def check_installed(*names: str) -> None:
     """Raise InputError, naming the extra, unless the packages are there; nothing is imported."""
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise InputError(f"jaxmia extract needs {name} here: {EXTRA}.")
+            extra = EXTRA.replace("extract", "audit") if name in _OF_AUDIT else EXTRA
+            raise InputError(f"jaxmia extract needs {name} here: {extra}.")
 
 
 def load_package(name: str) -> Any:

@@ -13,7 +13,7 @@ from jaxmia._text import printable
 from jaxmia.data.labels import TRUTH
 from jaxmia.extract.images import UnusableError
 
-Modality = Literal["image", "text"]
+Modality = Literal["image", "text", "table"]
 _WHOLE = re.compile(r"-?\d+\.0+")
 
 
@@ -37,7 +37,8 @@ class Columns:
 
     def roles(self, modality: Modality) -> dict[str, str]:
         """The columns that must be there, by what they are for."""
-        named = {modality: getattr(self, modality), "label": self.label, "id": self.id, "member": self.member}
+        contents = {} if modality == "table" else {modality: getattr(self, modality)}
+        named = contents | {"label": self.label, "id": self.id, "member": self.member}
         return {role: name for role, name in named.items() if name is not None}
 
 
@@ -64,9 +65,9 @@ class Source:
 
     Attributes:
         name: of the file, folder or data set, without its place.
-        modality: "image" or "text".
+        modality: "image", "text" or "table", whose rows are values by column.
         rows: in order.
-        content: of the row at a place: the bytes of an image file, or a text, unchecked.
+        content: of the row at a place: the bytes of an image file, a text, or the whole row of a table, unchecked.
         columns: what was read from which column, if it has any.
         class_names: in the order of labels, if the source has one.
         notes: for the reader of the results.

@@ -16,7 +16,12 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "te
 
 
 def open_source(
-    source: str, columns: Columns, *, split: str | None = None, subset: str | None = None
+    source: str,
+    columns: Columns,
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    whole_rows: bool = False,
 ) -> Source:
     """List the rows of a source; contents are read later.
 
@@ -26,12 +31,15 @@ def open_source(
         columns: of a table or a data set.
         split: of a data set; needed if it has several.
         subset: of a data set, where it has some.
+        whole_rows: of a table, that all columns be contents, not a column of texts.
 
     Raises:
         InputError: if there is no such source, it cannot be read, has no rows, or lacks a column.
     """
     place = source.removeprefix(DATASETS)
     path = pathlib.Path(place)
+    rule = "be a .csv, .parquet or .jsonl for a tabular backbone"
+    check(not whole_rows or not (source.startswith(DATASETS) or path.is_dir()), "source", source, rule)
     if source.startswith(DATASETS) or is_saved(path):
         found = open_dataset(place, columns, split=split, subset=subset)
     else:
@@ -49,7 +57,7 @@ def open_source(
             )
             found = _open_folder(path)
         else:
-            found = open_table(path, columns)
+            found = open_table(path, columns, "table" if whole_rows else "text")
     if not found.rows:
         raise InputError(f"source={source!r} must hold at least one row; it has none.")
     return found

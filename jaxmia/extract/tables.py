@@ -1,4 +1,4 @@
-"""Tables of texts: CSV, Parquet, JSON lines. Values stay as they are written: "NA" is a text and "007" a label."""
+"""Tables: CSV, Parquet, JSON lines. Values stay as they are written: "NA" is a text and "007" a label."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from typing import Any
 from jaxmia._npz import check_read_size
 from jaxmia._text import encoding_of
 from jaxmia._validate import InputError, check, check_choice
-from jaxmia.extract.rows import Columns, Row, Source, row_of
+from jaxmia.extract.rows import Columns, Modality, Row, Source, row_of
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 _Record = Mapping[str, Any] | str  # or why there is none
 
 
-def open_table(path: pathlib.Path, columns: Columns) -> Source:
-    """The rows of a table of texts.
+def open_table(path: pathlib.Path, columns: Columns, modality: Modality = "text") -> Source:
+    """The rows of a table.
 
     Args:
         path: .csv (UTF-8, with a line of names), .parquet, or .jsonl (one object a line).
         columns: their names.
+        modality: "text" for the column of texts, "table" for all columns.
 
     Raises:
         InputError: for another ending, a file that cannot be read, or a missing column.
@@ -32,23 +33,26 @@ def open_table(path: pathlib.Path, columns: Columns) -> Source:
     suffix = path.suffix.lower()
     check(suffix in SUFFIXES, "source", path.name, f"be a folder, or end in one of {', '.join(SUFFIXES)}")
     rows: list[Row] = []
-    texts: list[Any] = []
+    contents: list[Any] = []
+    whole = modality == "table"
     try:
-        for number, record in enumerate(_READERS[suffix](path, columns)):
+        for number, record in enumerate(_READERS[suffix](path, columns, whole)):
             if isinstance(record, str):
                 rows.append(Row(str(number), problem=record))
-                texts.append(None)
+                contents.append(None)
             else:
                 rows.append(row_of(number, record, columns))
-                texts.append(record[columns.text])
+                contents.append(record if whole else record[columns.text])
     except OSError as error:
         raise InputError(f"{path} must be a file that can be read: {error.strerror}.") from None
-    return Source(path.name, "text", tuple(rows), texts.__getitem__, columns.roles("text"))
+    return Source(path.name, modality, tuple(rows), contents.__getitem__, columns.roles(modality))
 
 
-def _check_columns(path: pathlib.Path, columns: Columns, known: list[str]) -> None:
-    for name in columns.roles("text").values():
+def _check_columns(path: pathlib.Path, columns: Columns, known: list[str], whole: bool) -> None:
+    asked = columns.roles("table" if whole else "text").values()
+    for name in asked:
         check_choice(f"{path.name}: column", name, known)
+    for name in dict.fromkeys(known) if whole else asked:
         if known.count(name) > 1:
             raise InputError(
                 f"{path.name}: column={name!r} must stand there once, but {known.count(name)} columns have that name:"
@@ -60,7 +64,7 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _read_csv(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
+def _read_csv(path: pathlib.Path, columns: Columns, whole: bool) -> Iterator[_Record]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with path.open("rb") as raw:
         encoding = encoding_of(raw.read(4))
@@ -74,7 +78,7 @@ def _read_csv(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
             raise InputError(
                 f"{path.name} must have commas between its columns; it has {other!r}: save it with commas."
             )
-        _check_columns(path, columns, names)
+        _check_columns(path, columns, names, whole)
         while True:
             try:
                 fields = next(reader)
@@ -93,9 +97,9 @@ def _read_csv(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
                 yield dict(zip(names, fields, strict=True))
 
 
-def _read_jsonl(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
+def _read_jsonl(path: pathlib.Path, columns: Columns, whole: bool) -> Iterator[_Record]:
     known: dict[str, None] = {}
-    asked = columns.roles("text").values()
+    asked = columns.roles("table" if whole else "text").values()
     with open(path, "rb") as file:
         for line in file:
             if not line.strip():
@@ -115,9 +119,9 @@ def _read_jsonl(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
                 yield "malformed row (no object)"
                 continue
             known |= dict.fromkeys(record)
-            yield {name: record.get(name) for name in asked}
+            yield {name: record.get(name) for name in asked} | (record if whole else {})
     if known:
-        _check_columns(path, columns, list(known))
+        _check_columns(path, columns, list(known), whole)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,16 +131,17 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-def _read_parquet(path: pathlib.Path, columns: Columns) -> Iterator[_Record]:
+def _read_parquet(path: pathlib.Path, columns: Columns, whole: bool) -> Iterator[_Record]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            _check_columns(path, columns, file.schema_arrow.names)
+            _check_columns(path, columns, file.schema_arrow.names, whole)
             groups = (file.metadata.row_group(place) for place in range(file.metadata.num_row_groups))
             check_read_size(path, sum(max(0, group.total_byte_size) for group in groups))
-            for batch in file.iter_batches(columns=list(columns.roles("text").values())):
+            asked = None if whole else list(columns.roles("text").values())
+            for batch in file.iter_batches(columns=asked):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise InputError(
