@@ -1,4 +1,4 @@
-"""The power law between vulnerability and examples per class: fitted, published, and what it asks of a data set.
+"""The power law between vulnerability and examples per class: fits, published fits and required data set sizes.
 
-NumPy, pandas and statsmodels only: the table of results may be anyone's.
+The package needs only NumPy, pandas and statsmodels, so the table of results may come from other code.
 """

@@ -1,4 +1,4 @@
-"""The cells that a law is fitted to or compared with: their columns, checked, and which of them can be used."""
+"""Check the cells that a law is fitted to or compared with, and select those that can be used."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pandas as pd
 from jaxmia._validate import InputError, check
 
 COLUMNS = ("shots", "classes", "advantage", "fpr")
-SATURATED_TPR = 0.99  # from here on a TPR says that it cannot grow, not how it falls with S
+SATURATED_TPR = 0.99  # at larger TPRs the ceiling of 1, not S, determines the TPR
 
 
 def checked_columns(table: pd.DataFrame | Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The columns that a law needs, float64[cells].
+    """Return the columns that a law needs, each float64[cells].
 
     Raises:
-        InputError: one is missing, or has a value outside its range.
+        InputError: if a column is missing, or has a value outside its range.
     """
     missing = [name for name in COLUMNS if name not in table]
     if missing:

@@ -1,7 +1,7 @@
 """Fits of the power law between vulnerability and examples per class, by least squares.
 
 log10(TPR - FPR) = slope_shots log10 S + slope_classes log10 C + intercept, one law per FPR: Tobaben, Ito,
-Jälkö, He and Honkela 2025 (arXiv 2402.06674). NumPy, pandas and statsmodels only: serves anyone's results.
+Jälkö, He and Honkela 2025 (arXiv 2402.06674). The module needs only NumPy, pandas and statsmodels.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ SLOPE_CONFIDENCE = 0.95
 def fit_power_law(table: pd.DataFrame | Mapping[str, Any]) -> PowerLawFit:
     """Fit log10(advantage) on log10(shots) and log10(classes) by least squares, one law for each FPR.
 
-    The advantage may be an average over examples or a per-example quantile. Every row is used: pass the rows
-    of one attack, evaluation and privacy level.
+    The advantage may be an average over examples or a per-example quantile. All rows are used: pass the rows of one
+    attack, one evaluation and one privacy level.
 
-    Standard errors are clustered where the table names data sets and seeds: those of one seed are nested pools.
+    If the table names data sets and seeds, standard errors are clustered, since the pools of one seed are nested.
 
     Args:
         table: one row per cell (dataset, S, C, seed) and FPR, with columns shots (positive), classes (whole,
-            1 or more), advantage (TPR - FPR, missing if unresolved) and fpr (a fraction), and, for clustered errors,
-            dataset and seed. Others are ignored.
+            1 or more), advantage (TPR - FPR, missing if unresolved) and fpr (a fraction); for clustered errors also
+            dataset and seed. Other columns are ignored.
 
     Returns:
-        The laws. Cells without a logarithm and saturated ones are counted in each; a law that its cells do not
-        determine has status "saturated" or "undetermined", and a reason.
+        One law per FPR. Each counts the cells that were left out: those without a logarithm and saturated ones. A law
+        that its cells do not determine has status "saturated" or "undetermined", and a reason.
 
     Raises:
-        InputError: a column is missing, or a value is outside its range.
+        InputError: if a column is missing, or a value is outside its range.
     """
     columns = checked_columns(table)
     fprs = np.unique(columns["fpr"])[::-1]
@@ -53,7 +53,7 @@ def fit_power_law(table: pd.DataFrame | Mapping[str, Any]) -> PowerLawFit:
 
 
 def _clusters(table: pd.DataFrame | Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return numbers [cells] of data sets, and of data sets and seeds; None where the table does not name them."""
+    """Return cluster numbers [cells] by data set, and by data set and seed; None where the table lacks the columns."""
     if "dataset" not in table or "seed" not in table:
         return np.zeros(0, int), None
     frame = pd.DataFrame({name: np.asarray(table[name]) for name in ("dataset", "seed")})
@@ -91,7 +91,7 @@ def _fit_line(
 
 
 def _design(shots: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Regressors [cells, coefficients]: log10 S, log10 C if C varies, and 1."""
+    """Return the regressors [cells, coefficients]: log10 S, log10 C if C varies, and 1."""
     varying = [np.log10(shots)] + ([np.log10(classes)] if len(np.unique(classes)) > 1 else [])
     return np.column_stack([*varying, np.ones_like(shots)])
 
@@ -102,7 +102,7 @@ def _why_undetermined(shots: np.ndarray, design: np.ndarray) -> str | None:
     if distinct < 2:
         return f"a slope needs positive advantages at 2 or more values of shots, got {distinct}"
     if np.linalg.matrix_rank(design) < coefficients:
-        return "shots and classes vary together: their slopes cannot be told apart"
+        return "shots and classes vary together, so their slopes are not identified"
     if cells <= coefficients:
         return f"standard errors need more cells than the {coefficients} coefficients, got {cells}"
     return None
@@ -111,7 +111,7 @@ def _why_undetermined(shots: np.ndarray, design: np.ndarray) -> str | None:
 def _least_squares(
     design: np.ndarray, response: np.ndarray, groups: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """The fields of PowerLaw that the regression determines, with errors over the widest groups that are enough."""
+    """Return the fields of PowerLaw from the regression, with errors clustered by the widest groups that suffice."""
     plain = OLS(response, design).fit()
     result, errors, clusters = plain, "cells", None
     for name, group in groups.items():
@@ -146,5 +146,5 @@ def _least_squares(
 
 
 def _is_exact(residuals: np.ndarray, response: np.ndarray) -> bool:
-    """Whether a line goes through all points but for rounding, which no group of cells shares."""
+    """Return whether the line goes through all points up to rounding; clustered errors would then be meaningless."""
     return bool(np.abs(residuals).max() <= 1e-12 * max(1.0, np.abs(response).max()))

@@ -1,4 +1,4 @@
-"""A power law between vulnerability and examples per class: what it predicts, and how it fares on other cells.
+"""A power law between vulnerability and examples per class: predictions, and the fit to held-out cells.
 
 log10(TPR - FPR) = slope_shots log10 S + slope_classes log10 C + intercept, one law per FPR: Tobaben, Ito,
 Jälkö, He and Honkela 2025 (arXiv 2402.06674).
@@ -21,8 +21,8 @@ from jaxmia.laws.cells import COLUMNS, checked_columns, usable_cells
 MAX_EXPONENT = 300.0  # the largest float64 is 1.8e308
 MIN_CLUSTERS = 3  # with two, an error over clusters has one degree of freedom
 
-DEFAULT_RECIPE = "default"  # of runs, which have one and do not name it
-PER_RECORD = "per record"  # in place of an attack: the law is of a quantile of records' own TPR
+DEFAULT_RECIPE = "default"  # recipe of a run: it has only one, without a name
+PER_RECORD = "per record"  # attack of laws for a quantile of the records' own TPRs
 
 Interval = tuple[float, float]
 
@@ -32,12 +32,12 @@ class Prediction:
     """The prediction of a law for one cell.
 
     Attributes:
-        advantage: TPR - FPR on the line itself, not capped.
+        advantage: TPR - FPR on the line, not capped.
         low: lower end of the prediction interval for the advantage of one new cell, not capped; None if the
             law has no standard errors.
         high: its upper end.
         tpr: fpr + advantage, at most 1.
-        capped: True where fpr + advantage exceeds 1: the law has left its domain.
+        capped: True where fpr + advantage exceeds 1, outside the law's domain.
         extrapolated: True where shots or classes lie outside the fitted cells; None if those are not known.
     """
 
@@ -53,9 +53,9 @@ class HeldOutFit(NamedTuple):
     """How well a law predicts cells that it was not fitted to.
 
     Attributes:
-        num_cells: with an advantage above 0.
-        r_squared: 1 - (sum of squared errors) / (sum of squares about these cells' own mean), of log10(advantage);
-            below 0 if their mean predicts them better. None if they do not vary or the law does not cover them.
+        num_cells: number of cells with an advantage above 0.
+        r_squared: 1 - (sum of squared errors) / (sum of squares about these cells' mean), for log10(advantage);
+            negative if the mean predicts them better. None if they do not vary or the law does not cover them.
         factor: geometric mean of advantage over prediction; None if the law does not cover them.
     """
 
@@ -66,32 +66,33 @@ class HeldOutFit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PowerLaw:
-    """The least-squares line at one FPR, logarithms base 10. What is not known is None, never NaN.
+    """The least-squares line at one FPR, logarithms base 10. Unknown values are None, never NaN.
 
     Attributes:
         fpr: false positive rate, a fraction.
-        status: "ok"; "saturated" where too few cells are left below a TPR of 0.99, or "undetermined" where the cells
-            cannot carry a line with standard errors for other reasons.
-        reason: why there is no line.
+        status: "ok"; "saturated" if too few cells have a TPR below 0.99; or "undetermined" if the cells do not
+            determine a line with standard errors for another reason.
+        reason: why there is no line; None if there is one.
         num_cells: cells in the fit.
-        num_censored: cells left out since advantage <= 0 has no logarithm. Leaving them out lifts the line
-            where the attack is weakest, so the count belongs beside every slope.
-        num_unresolved: cells left out since their advantage is missing.
-        num_saturated: cells left out since their TPR is 0.99 or more: the ceiling at 1, not S, determines them.
+        num_censored: cells left out because advantage <= 0 has no logarithm. Leaving them out raises the line where the
+            attack is weakest, so report this count with every slope.
+        num_unresolved: cells left out because their advantage is missing.
+        num_saturated: cells left out because their TPR is 0.99 or more: the ceiling of 1, not S, determines it.
         classes: the numbers of classes of the cells in the fit, ascending.
         shots_range: smallest and largest S of the cells in the fit.
         slope_shots: d log10(advantage) / d log10(S).
         slope_classes: d log10(advantage) / d log10(C); None where C did not vary: the law holds at that C.
         intercept: log10(advantage) at log10 S = 0, and log10 C = 0 if there is a slope_classes.
         slope_shots_stderr, slope_classes_stderr, intercept_stderr: standard errors.
-        errors: what standard errors, confidence intervals and the covariance take as independent: "data sets" or
-            "pools" (data set and seed: cells of one pool are nested in one another), both CR1 with Student's t of
-            clusters - 1 degrees of freedom; or "cells" (plain), where there are fewer than 3 of these or not named.
+        errors: the units that standard errors, confidence intervals and the covariance treat as independent: "data
+            sets" or "pools" (data set and seed; the cells of one pool are nested), both CR1 with Student's t of
+            clusters - 1 degrees of freedom; or "cells" (plain errors) if there are fewer than 3 of either or the table
+            does not name them.
         clusters: number of data sets or pools; None for "cells".
         slope_shots_interval, slope_classes_interval: 95% confidence intervals (Student t).
-        covariance: of (slope_shots, [slope_classes,] intercept).
+        covariance: covariance matrix of (slope_shots, [slope_classes,] intercept).
         residual_scale: standard deviation of the residuals, in log10 units.
-        degrees_of_freedom: cells minus coefficients, those of residual_scale.
+        degrees_of_freedom: cells minus coefficients, for residual_scale.
         r_squared: share of the variance of log10(advantage) explained; None if that variance is 0.
     """
 
@@ -121,7 +122,7 @@ class PowerLaw:
 
     @property
     def errors_over(self) -> str:
-        """What its standard errors and intervals take as independent, in words."""
+        """Return the units that standard errors and intervals treat as independent, in words."""
         if self.errors is None:
             return "no errors"
         if self.clusters is None:
@@ -129,7 +130,7 @@ class PowerLaw:
         return f"{self.clusters} {self.errors}"
 
     def predict(self, *, shots: float, classes: int, confidence: float = 0.95) -> Prediction:
-        """Predict the advantage of one new cell, with the OLS prediction interval of its logarithm.
+        """Return the predicted advantage of one new cell, with the OLS prediction interval of its logarithm.
 
         Args:
             shots: examples per class, S > 0.
@@ -137,7 +138,7 @@ class PowerLaw:
             confidence: probability that the interval covers the advantage of a new cell (Gaussian residuals).
 
         Raises:
-            InputError: bad argument, undetermined law, or classes that the law does not cover.
+            InputError: for a bad argument, an undetermined law, or classes that the law does not cover.
         """
         check(0 < shots < math.inf, "shots", shots, "be a positive number")
         log_shots = math.log10(shots)
@@ -155,10 +156,11 @@ class PowerLaw:
         )
 
     def held_out_fit(self, table: pd.DataFrame | Mapping[str, Any]) -> HeldOutFit:
-        """Compare the law with other cells at its FPR, of another data set for example.
+        """Compare the law with other cells at its FPR, for example those of another data set.
 
         Args:
-            table: as for fit_power_law. Cells at or below chance, saturated or unresolved are left out, as there.
+            table: as for fit_power_law. Cells at or below chance, saturated or unresolved, are left out in the same
+                way.
 
         Raises:
             InputError: as fit_power_law.
@@ -179,7 +181,7 @@ class PowerLaw:
 
 @dataclasses.dataclass(frozen=True)
 class PowerLawFit:
-    """Power laws by FPR: `fit[0.01]` is the law at FPR 0.01, iteration runs over the FPRs, largest first.
+    """Power laws by FPR: `fit[0.01]` is the law at FPR 0.01; iteration yields the FPRs, largest first.
 
     Attributes:
         lines: one PowerLaw for each FPR of the table, undetermined ones included.
@@ -201,7 +203,7 @@ class PowerLawFit:
         return len(self.lines)
 
     def predict(self, *, shots: float, classes: int, fpr: float, confidence: float = 0.95) -> Prediction:
-        """Predict the advantage at one of the fitted FPRs: see PowerLaw.predict."""
+        """Return the prediction at one of the fitted FPRs: see PowerLaw.predict."""
         return self[fpr].predict(shots=shots, classes=classes, confidence=confidence)
 
     def to_dict(self) -> dict[str, Any]:
@@ -210,26 +212,26 @@ class PowerLawFit:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PowerLawFit:
-        """Rebuild a fit from to_dict's record, or from its JSON.
+        """Return the fit from the dict that to_dict returned, also after a round trip through JSON.
 
         Raises:
-            InputError: the record lacks its lines, or a line has a field that is not a PowerLaw's.
+            InputError: if the record has no lines, or a line has a field that PowerLaw does not have.
         """
         try:
             lines = [{name: as_tuple(value) for name, value in line.items()} for line in data["lines"]]
             return cls(tuple(PowerLaw(**line) for line in lines))
         except (AttributeError, KeyError, TypeError) as error:
-            raise InputError(f"The record must be one of PowerLawFit.to_dict, got {error!r}.") from error
+            raise InputError(f"The record must come from PowerLawFit.to_dict, got {error!r}.") from error
 
 
 class LawKey(NamedTuple):
-    """What a law is of.
+    """The rows of results that a law is fitted to.
 
     Attributes:
-        attack: its label.
+        attack: label of the attack.
         evaluation: as in jaxmia.stats.operating_points.
-        epsilon: of the training; inf for ordinary training.
-        recipe: its name in a sweep.
+        epsilon: epsilon of the training; inf for training without differential privacy.
+        recipe: name of the recipe in a sweep.
     """
 
     attack: str
@@ -238,14 +240,14 @@ class LawKey(NamedTuple):
     recipe: str = DEFAULT_RECIPE
 
     def __str__(self) -> str:
-        """As a title."""
+        """Return a title for the law."""
         private = "" if self.epsilon == math.inf else f", ε = {self.epsilon:g}"
         recipe = "" if self.recipe == DEFAULT_RECIPE else f", recipe {self.recipe}"
         return f"{self.attack}, {self.evaluation}{private}{recipe}"
 
 
 def coefficients_of(law: PowerLaw) -> np.ndarray:
-    """Slopes and intercept [coefficients], in the order of the covariance."""
+    """Return slopes and intercept, float64[coefficients], in the order of the covariance."""
     if law.slope_shots is None or law.intercept is None:
         raise InputError(f"The law at fpr={law.fpr} is {law.status}: {law.reason}.")
     slopes = [law.slope_shots] + ([] if law.slope_classes is None else [law.slope_classes])
@@ -253,18 +255,18 @@ def coefficients_of(law: PowerLaw) -> np.ndarray:
 
 
 def regressors(law: PowerLaw, log_shots: float, classes: int) -> np.ndarray:
-    """One row of the design matrix [coefficients]."""
+    """Return one row of the design matrix, float64[coefficients]."""
     if law.slope_classes is not None:
         check(1 <= classes < math.inf, "classes", classes, "be a number of at least 1")
         return np.array([log_shots, math.log10(classes), 1.0])
     if classes not in law.classes:
         only = law.classes[0]
-        raise InputError(f"classes={classes!r} must be {only}: this law is known at C = {only} only.")
+        raise InputError(f"classes={classes!r} must be {only}: this law was fitted at C = {only} only.")
     return np.array([log_shots, 1.0])
 
 
 def _half_width(law: PowerLaw, log_shots: float, classes: int, confidence: float) -> float | None:
-    """Half the width of the prediction interval of log10(advantage); None without standard errors."""
+    """Return half the width of the prediction interval of log10(advantage); None without standard errors."""
     noise = noise_of(law, confidence)
     if noise is None:
         return None
@@ -274,9 +276,9 @@ def _half_width(law: PowerLaw, log_shots: float, classes: int, confidence: float
 
 
 def noise_of(law: PowerLaw, confidence: float) -> tuple[np.ndarray, float] | None:
-    """Covariance of the coefficients and residual variance, each times the square of its Student t quantile.
+    """Return the coefficients' covariance and the residual variance, each times its squared Student t quantile.
 
-    A new cell misses a law by both, which have degrees of freedom of their own where errors are clustered.
+    Both add to the error of a prediction for a new cell. With clustered errors they have different degrees of freedom.
 
     Raises:
         InputError: unless 0 < confidence < 1.
@@ -292,7 +294,7 @@ def noise_of(law: PowerLaw, confidence: float) -> tuple[np.ndarray, float] | Non
 
 
 def is_outside(law: PowerLaw, shots: float, classes: int) -> bool | None:
-    """True where the cell lies outside the fitted range of shots or of classes."""
+    """Return True where the cell lies outside the fitted range of shots or classes; None if the range is unknown."""
     if law.shots_range is None:
         return None
     inside_shots = law.shots_range[0] <= shots <= law.shots_range[1]
@@ -300,10 +302,10 @@ def is_outside(law: PowerLaw, shots: float, classes: int) -> bool | None:
 
 
 def _power_of_ten(exponent: float) -> float:
-    """10 ** exponent, infinity where Python would raise OverflowError (a wide interval of a poor fit)."""
+    """Return 10 ** exponent, or infinity where Python would raise OverflowError (a wide interval of a poor fit)."""
     return 10.0**exponent if exponent < MAX_EXPONENT else math.inf
 
 
 def as_tuple(value: Any) -> Any:
-    """Lists, as JSON gives them, to the tuples of the dataclass, at any depth."""
+    """Convert JSON's lists to the tuples of the dataclass, at any depth."""
     return tuple(as_tuple(item) for item in value) if isinstance(value, list | tuple) else value

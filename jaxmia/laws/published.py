@@ -1,4 +1,4 @@
-"""Published lines, tables and slopes, to compare with: Tobaben, Ito, Jälkö, He and Honkela 2025 (arXiv 2402.06674)."""
+"""Published lines, tables and slopes for comparison: Tobaben, Ito, Jälkö, He and Honkela 2025 (arXiv 2402.06674)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class PublishedLine:
 
     Attributes:
         record: "average" over records, or the "worst" record.
-        law: the central line, without standard errors: they were not published.
-        slope_shots_range: slopes that the rounding of the table leaves possible; no confidence interval.
+        law: the central line, without standard errors, which were not published.
+        slope_shots_range: slopes consistent with the rounding of the table; this is no confidence interval.
         intercept_range: the same for the intercept.
-        required_shots: the published table: epsilon to examples per class, two significant digits.
+        required_shots: the published table, a dict from epsilon to examples per class, with two significant digits.
     """
 
     record: str
@@ -33,13 +33,13 @@ class PublishedLine:
 
 @dataclasses.dataclass(frozen=True)
 class PublishedLines:
-    """The published figures, to compare with.
+    """The published figures, for comparison.
 
     Attributes:
         source: the paper.
         setting: model, attack and number of shadow models.
-        derivation: how lines were recovered.
-        delta: of the table of required shots.
+        derivation: how the lines were recovered from the published table.
+        delta: delta of the table of required shots.
         lines: the lines at C = 2.
         quantile_slopes: slopes of quantiles over examples ("0.99", ..., "max") of the advantage at FPR 0.1.
     """
@@ -52,14 +52,14 @@ class PublishedLines:
     quantile_slopes: Mapping[str, float]
 
     def line(self, record: str, fpr: float) -> PublishedLine:
-        """Return the line of record "average" or "worst" at an FPR; InputError if there is none."""
+        """Return the line of record "average" or "worst" at an FPR; raises InputError if none was published."""
         check_choice("record", record, dict.fromkeys(line.record for line in self.lines))
         of_record = [line for line in self.lines if line.record == record]
         for line in of_record:
             if line.law.fpr == fpr:
                 return line
         known = ", ".join(str(line.law.fpr) for line in of_record)
-        raise InputError(f"fpr={fpr!r} must be one that was published for the {record} record: {known}.")
+        raise InputError(f"fpr={fpr!r} must be an FPR that was published for the {record} record: {known}.")
 
     def shots(self, record: str | None, *, fpr: float, epsilon: float, delta: float) -> float | None:
         """Return the published required examples per class; None where none were published."""

@@ -24,12 +24,12 @@ class RequiredShots:
     """Examples per class at which a law meets the ceiling that (epsilon, delta)-DP would set.
 
     Attributes:
-        shots: S on the line, not rounded; None unless status is "ok".
-        low: lower end of the calibration interval: all S whose prediction interval holds the ceiling. None
-            where the law has no standard errors or the interval is not bounded.
+        shots: S where the line meets the ceiling, not rounded; None unless status is "ok".
+        low: lower end of the calibration interval: all S whose prediction interval contains the ceiling. None where the
+            law has no standard errors or the interval is unbounded.
         high: its upper end.
         ceiling: the largest TPR that (epsilon, delta)-DP allows at the FPR.
-        extrapolated: True where shots or classes lie outside the fitted cells; None if not known.
+        extrapolated: True where shots or classes lie outside the fitted cells; None if those are not known.
         status: "ok"; "no_advantage" (the ceiling is the FPR itself, which no finite S reaches); "never" (the
             law does not fall with S, or meets the ceiling only beyond 1e300 examples).
         reason: why there are no shots, or no interval.
@@ -55,25 +55,27 @@ def required_shots(
 ) -> RequiredShots:
     """Solve a law for the S at which its TPR meets the ceiling of (epsilon, delta)-DP.
 
-    Meeting the ceiling at one FPR is no guarantee: it says what an attack of the fitted kind would achieve.
+    Meeting the ceiling at one FPR is no privacy guarantee: the law describes only attacks of the fitted kind.
 
     Args:
-        fit: a fit, or a published line.
-        epsilon: of the guarantee to compare with.
-        delta: of the guarantee to compare with.
+        fit: a fitted law, or a published line.
+        epsilon: epsilon of the guarantee to compare with.
+        delta: delta of the guarantee to compare with.
         fpr: one of the fitted FPRs.
         classes: number of classes; the fitted one where the law knows a single number of classes.
-        confidence: of the calibration interval [low, high] (the prediction band, inverted).
+        confidence: confidence of the calibration interval [low, high] (the inverted prediction band).
 
     Raises:
-        InputError: bad argument, undetermined law, or classes that the law does not cover.
+        InputError: for a bad argument, an undetermined law, or classes that the law does not cover.
     """
     ceiling = float(kairouz_ceiling(fpr, epsilon=epsilon, delta=delta))
     law = _law_at(fit, fpr)
     coefficients = coefficients_of(law)
     slope, at_one_shot = float(coefficients[0]), float(coefficients @ regressors(law, 0.0, classes))
     if ceiling <= fpr:
-        return _no_shots(ceiling, "no_advantage", "the ceiling leaves no advantage, the law some at every S")
+        return _no_shots(
+            ceiling, "no_advantage", "the ceiling allows no advantage, but the law predicts some at every S"
+        )
     if slope >= 0:
         return _no_shots(ceiling, "never", f"the advantage does not fall with S: its slope is {slope:.3g}")
     target = math.log10(ceiling - fpr)
@@ -90,21 +92,24 @@ def required_shots(
 def _calibration_interval(
     law: PowerLaw, target: float, classes: int, confidence: float
 ) -> tuple[Interval | None, str | None]:
-    """The log10 S whose prediction interval holds target, or None and the reason.
+    """Return the interval of log10 S whose prediction interval contains target, or None and the reason.
 
     With x(L) = x(0) + L e_1 these L satisfy (beta x(L) - target)² <= t² s² + u² x(L)ᵀ V x(L), quadratic in L:
     Fieller 1954; inverse regression in Draper and Smith 1998.
     """
     noise = noise_of(law, confidence)
     if noise is None:
-        return None, "the law has no standard errors, hence no interval"
+        return None, "the law has no standard errors, so there is no interval"
     covariance, variance = noise
     coefficients = coefficients_of(law)
     origin = regressors(law, 0.0, classes)
     slope, gap = coefficients[0], coefficients @ origin - target
     square = slope**2 - covariance[0, 0]
     if square <= 0:
-        return None, f"the slope cannot be told from 0 at confidence {confidence}: no bounded interval"
+        return (
+            None,
+            f"the slope does not differ from 0 at confidence {confidence}, so the interval is unbounded",
+        )
     linear = slope * gap - covariance[0] @ origin
     constant = gap**2 - variance - origin @ covariance @ origin
     root = math.sqrt(max(linear**2 - square * constant, 0.0))  # rounding may leave -1e-20 for an exact law

@@ -1,4 +1,4 @@
-"""Differential privacy: what a recipe guarantees, what that leaves to any attack, and what attacks prove about it.
+"""Differential privacy: guarantees of a recipe, the ceilings they set for any attack, and lower bounds from attacks.
 
-Accounting gives upper bounds on epsilon, attacks give lower bounds; a stated guarantee is tested against an attack.
+Accounting gives upper bounds on epsilon, and attacks give lower bounds. Attacks also test a stated guarantee.
 """

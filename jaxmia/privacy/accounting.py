@@ -1,20 +1,22 @@
 """Differential privacy of a DP-SGD recipe: epsilon, noise calibration and the ceiling on any attack.
 
-The mechanism: at each of T steps, every member joins the batch with probability q (the sampling rate), independently
-of all else; the gradients of the batch, each clipped to norm C (the clipping norm), are summed; Gaussian noise of
-standard deviation noise_multiplier · C is added to every coordinate. q = 1 is the full batch.
+The mechanism has T steps. At each step every member joins the batch independently with probability q (the sampling
+rate). The gradients of the batch are clipped to norm C (the clipping norm) and summed, and Gaussian noise of standard
+deviation noise_multiplier · C is added to every coordinate. q = 1 is the full batch.
 
-(epsilon, delta)-DP: P(M(D) in S) <= e^epsilon P(M(D') in S) + delta for all S and all adjacent D, D'. Adjacent means
+(epsilon, delta)-DP: P(M(D) in S) <= e^epsilon P(M(D') in S) + delta for all S and all adjacent D, D'. The two
+adjacencies are
 
-- "add_or_remove_one": one has a record more than the other, as in the "bernoulli" membership design;
-- "replace_one": they differ in one record, as in "fixed_size". The record may pull the sum from -C to C.
+- "add_or_remove_one": D or D' has one record more, as in the "bernoulli" membership design;
+- "replace_one": D and D' differ in one record, as in "fixed_size". This record may move the sum from -C to C.
 
-An epsilon without its adjacency says nothing: full-batch epsilons of the two are those of mu and of 2 mu.
+State the adjacency with every epsilon: on full batches the mechanism is mu-Gaussian DP under the first and 2
+mu-Gaussian DP under the second.
 
-Computed from the privacy loss distribution (dp-accounting; Doroshenko et al. 2022, arXiv 2207.04380), discretised so
-that epsilons and ceilings err upwards, and composed numerically. What they bound is the mechanism on
-paper: JAX's generators are not cryptographic and its Gaussians are floating-point ones, so that training simulated with
-them is evidence about DP-SGD, and no way to release a private model.
+Epsilons and ceilings come from the privacy loss distribution (dp-accounting; Doroshenko et al. 2022, arXiv 2207.04380),
+discretised so that they err upwards, and composed numerically. They bound the mathematical mechanism. JAX's generators
+are not cryptographic and its Gaussians are in floating point, so training simulated here is evidence about DP-SGD, but
+a model trained this way must not be released as private.
 """
 
 from __future__ import annotations
@@ -32,25 +34,25 @@ from jaxmia.privacy.tradeoff import kairouz_ceiling
 
 ADD_OR_REMOVE_ONE = "add_or_remove_one"
 REPLACE_ONE = "replace_one"
-# Adjacency: how far one record moves the sum of clipped gradients, in clipping norms.
+# Sensitivity by adjacency: how far one record moves the sum of clipped gradients, in clipping norms.
 SENSITIVITY = {ADD_OR_REMOVE_ONE: 1.0, REPLACE_ONE: 2.0}
 ADJACENCY_OF_DESIGN = {"bernoulli": ADD_OR_REMOVE_ONE, "fixed_size": REPLACE_ONE}
 
-MIN_DELTA = 1e-10  # below, the rounding of the numerical composition shows
-NOISE_TOLERANCE = 1e-4  # relative, of a calibrated noise multiplier
-# The grid of privacy losses. With 50 points to the standard deviation of a step's loss, epsilon is less than 1e-4 above
-# its limit, relatively; finer grids gain nothing, as the rounding of many compositions grows with their points. A step
-# gets at most 20 000 points, for speed, which coarsens the grid where rare losses are large.
+MIN_DELTA = 1e-10  # below it, rounding errors of the numerical composition matter
+NOISE_TOLERANCE = 1e-4  # relative tolerance of a calibrated noise multiplier
+# The grid of privacy losses. With 50 points per standard deviation of a step's loss, epsilon exceeds its limit by less
+# than 1e-4, relatively. Finer grids gain nothing, because rounding errors of many compositions grow with the number of
+# points. For speed a step gets at most 20 000 points, which makes the grid coarser where rare losses are large.
 POINTS_PER_DEVIATION = 50
 POINTS_PER_STEP = 20_000
-ALMOST_ONE = float(np.nextafter(1.0, 0.0))  # the delta of no privacy at all; a delta is less than 1
-MAX_EPSILON = 30.0  # of the trade-off curve: e^-30 is 1e-13, far below any FPR that scores could resolve
+ALMOST_ONE = float(np.nextafter(1.0, 0.0))  # for delta = 1, no privacy: a delta must be less than 1
+MAX_EPSILON = 30.0  # end of the trade-off curve: e^-30 is 1e-13, far below any FPR that scores resolve
 
 
 def adjacency_for(design: str) -> str:
     """Return the adjacency under which a membership design's attacks may be compared with an epsilon.
 
-    A model with the candidate and one without it are, over the draw of the others, adjacent in that sense.
+    A model with the candidate and a model without it are adjacent in this sense, over the draw of the other members.
 
     Args:
         design: "bernoulli" or "fixed_size".
@@ -65,15 +67,17 @@ def adjacency_for(design: str) -> str:
 def sampling_rate_of(batch: str | int, *, shots: int | None = None, classes: int | None = None) -> float:
     """Return q of a full batch, or of Poisson-sampled batches of an expected size among shots · classes members.
 
-    The rate is that of the recipe, never of a model's realised number of members: epsilon must not differ by model.
+    The rate follows from the recipe, never from a model's realised number of members, since epsilon must not depend on
+    the model.
 
     Args:
         batch: "full", or the expected number of members in a batch.
-        shots: S, needed by an expected size.
-        classes: C, needed by an expected size.
+        shots: S, needed with an expected size.
+        classes: C, needed with an expected size.
 
     Raises:
-        InputError: for a batch that is neither, without shots or classes, or larger than shots · classes.
+        InputError: if batch is neither "full" nor a positive integer, exceeds shots · classes, or needs shots and
+            classes that are missing.
     """
     if batch == "full":
         return 1.0
@@ -87,12 +91,12 @@ def sampling_rate_of(batch: str | int, *, shots: int | None = None, classes: int
 
 
 def delta_notes(delta: float, members: int) -> list[str]:
-    """A line if delta is above 1 / n: publishing one of n members whole satisfies (0, 1 / n)-differential privacy."""
+    """Return a warning if delta > 1 / n: publishing one of n members in full satisfies (0, 1 / n)-DP."""
     if delta * members <= 1:
         return []
     return [
-        f"delta={delta:g} is above 1/n = 1/{members} = {1 / members:.2g}, n the members: publishing one of them at"
-        f" random in full is within it. Take a delta well below, as {0.1 / members:.1g}."
+        f"delta={delta:g} is above 1/n = 1/{members} = {1 / members:.2g} for n members: it permits"
+        f" publishing one random member in full. Choose a much smaller delta, such as {0.1 / members:.1g}."
     ]
 
 
@@ -104,18 +108,18 @@ def dp_epsilon(
     delta: float,
     adjacency: str = ADD_OR_REMOVE_ONE,
 ) -> float:
-    """Return the epsilon of a recipe at a delta: an upper bound, as a rule within 0.01% of the exact value.
+    """Return the epsilon of a recipe at a delta: an upper bound, usually within 0.01% of the exact value.
 
     Args:
         noise_multiplier: standard deviation of the noise over the clipping norm; 0 gives inf.
         sampling_rate: q, the probability that a member joins the batch of a step.
-        steps: T.
-        delta: of the guarantee.
+        steps: number of steps T.
+        delta: delta of the guarantee.
         adjacency: "add_or_remove_one" or "replace_one".
 
     Raises:
-        InputError: noise negative or infinite, q outside (0, 1], T below 1, delta outside [1e-10, 1), or an unknown
-            adjacency.
+        InputError: if the noise multiplier is negative or infinite, q outside (0, 1], T below 1, delta outside [1e-10,
+            1), or the adjacency unknown.
     """
     _check_recipe(noise_multiplier, sampling_rate, steps, adjacency)
     check_delta(delta)
@@ -132,20 +136,20 @@ def noise_multiplier_for(
     steps: int,
     adjacency: str = ADD_OR_REMOVE_ONE,
 ) -> float:
-    """Return the least noise multiplier, to 0.01%, whose dp_epsilon does not exceed a target epsilon.
+    """Return the smallest noise multiplier, to 0.01%, whose dp_epsilon does not exceed a target epsilon.
 
-    Rounded towards more privacy. Searched once per recipe and process.
+    The result is rounded towards more privacy, and cached per recipe for the life of the process.
 
     Args:
-        epsilon: target, inf for no noise.
-        delta: of the guarantee.
+        epsilon: target epsilon; inf for no noise.
+        delta: delta of the guarantee.
         sampling_rate: q, the probability that a member joins the batch of a step.
-        steps: T.
+        steps: number of steps T.
         adjacency: "add_or_remove_one" or "replace_one".
 
     Raises:
-        InputError: epsilon not positive, q outside (0, 1], T below 1, delta outside [1e-10, 1), or an unknown
-            adjacency.
+        InputError: if epsilon is not positive, q outside (0, 1], T below 1, delta outside [1e-10, 1), or the adjacency
+            unknown.
     """
     check(epsilon > 0, "epsilon", epsilon, "be positive, or inf for no noise")
     _check_recipe(0.0, sampling_rate, steps, adjacency)
@@ -165,21 +169,21 @@ def tpr_ceiling(
 ) -> np.ndarray:
     """Return the largest TPR at an FPR that any attack on one record can have, from the full trade-off curve.
 
-    It is the least kairouz_ceiling over all (epsilon, delta(epsilon)) of the recipe with epsilon >= 0, and so covers
-    both directions of the adjacency (Dong, Roth and Su 2022, arXiv 1905.02383, Proposition 2.12).
+    It is the smallest kairouz_ceiling over all pairs (epsilon, delta(epsilon)) of the recipe with epsilon >= 0, so it
+    covers both directions of the adjacency (Dong, Roth and Su 2022, arXiv 1905.02383, Proposition 2.12).
 
     Args:
-        fpr: fractions, any shape.
+        fpr: fractions in (0, 1), any shape.
         noise_multiplier: standard deviation of the noise over the clipping norm; 0 allows a TPR of 1.
         sampling_rate: q, the probability that a member joins the batch of a step.
-        steps: T.
+        steps: number of steps T.
         adjacency: "add_or_remove_one" or "replace_one".
 
     Returns:
         float64 of fpr's shape, from fpr to 1.
 
     Raises:
-        InputError: fpr outside (0, 1), or as dp_epsilon.
+        InputError: if an fpr is outside (0, 1), or as dp_epsilon.
     """
     _check_recipe(noise_multiplier, sampling_rate, steps, adjacency)
     fprs = np.asarray(fpr, np.float64)
@@ -189,13 +193,13 @@ def tpr_ceiling(
 
 
 def gdp_mu(*, noise_multiplier: float, steps: int, adjacency: str = ADD_OR_REMOVE_ONE) -> float:
-    """Return mu of the full-batch recipe, which is exactly mu-Gaussian DP: sensitivity · sqrt(T) / noise_multiplier.
+    """Return mu = sensitivity · sqrt(T) / noise_multiplier of a full-batch recipe, which is exactly mu-Gaussian DP.
 
     Its ceiling is gaussian_ceiling(fpr, mu) (Dong, Roth and Su 2022, arXiv 1905.02383, Corollary 3.3). The sensitivity
     is 1 for "add_or_remove_one" and 2 for "replace_one".
 
     Raises:
-        InputError: noise not positive and finite, T below 1, or an unknown adjacency.
+        InputError: unless the noise multiplier is positive and finite, T at least 1, and the adjacency known.
     """
     check(noise_multiplier > 0, "noise_multiplier", noise_multiplier, "be positive")
     _check_recipe(noise_multiplier, 1.0, steps, adjacency)
@@ -210,29 +214,29 @@ def individual_mu(
     steps: int,
     adjacency: str = ADD_OR_REMOVE_ONE,
 ) -> np.ndarray:
-    """Return each record's own mu along a full-batch run: mu_i² = sum_t ||clip(g_i,t)||² / (noise_multiplier · C)².
+    """Return each record's mu in a full-batch run: mu_i² = sum_t ||clip(g_i,t)||² / (noise_multiplier · C)².
 
-    An odometer of the realised run (Feldman and Zrnic 2021, arXiv 2008.11193): it depends on the data, is no guarantee
-    without a filter that stops records at a bound fixed beforehand, and must not be published per record.
+    This is an odometer of the realised run (Feldman and Zrnic 2021, arXiv 2008.11193). It depends on the data, gives no
+    guarantee without a filter that stops each record at a bound fixed in advance, and must not be published per record.
 
     Args:
-        sum_of_squares: sum over the steps of squared clipped gradient norms, any shape.
+        sum_of_squares: sum over steps of each record's squared clipped gradient norm, any shape.
         noise_multiplier: standard deviation of the noise over the clipping norm.
-        clipping_norm: C.
-        steps: T, to check the sums: none exceeds T C².
-        adjacency: "add_or_remove_one"; the record that replaces another has a norm of its own, which is not known.
+        clipping_norm: C, positive.
+        steps: number of steps T, to check that no sum exceeds T C².
+        adjacency: "add_or_remove_one" only: for "replace_one" the norms of the replacing record are not known.
 
     Returns:
         float64 of sum_of_squares' shape, at most gdp_mu.
 
     Raises:
-        InputError: a sum outside [0, T C²], C not positive, "replace_one", or as gdp_mu.
+        InputError: if a sum is outside [0, T C²], C is not positive, for "replace_one", or as gdp_mu.
     """
     largest_mu = gdp_mu(noise_multiplier=noise_multiplier, steps=steps, adjacency=adjacency)
     check(adjacency == ADD_OR_REMOVE_ONE, "adjacency", adjacency, f"be {ADD_OR_REMOVE_ONE!r}")
     check(0 < clipping_norm < math.inf, "clipping_norm", clipping_norm, "be a positive number")
     share = np.asarray(sum_of_squares, np.float64) / (steps * clipping_norm**2)
-    rounding = 1e-5  # of sums in float32
+    rounding = 1e-5  # relative error of sums in float32
     check(
         bool(np.all((share >= 0) & (share <= 1 + rounding))),
         "sum_of_squares / (steps * clipping_norm**2)",
@@ -243,7 +247,7 @@ def individual_mu(
 
 
 def accountant_of(*, noise_multiplier: float, sampling_rate: float, steps: int, adjacency: str) -> str:
-    """What the epsilon of a recipe is computed by, and how finely losses of a step are discretised, in words."""
+    """Return how the epsilon of a recipe is computed, and the spacing of the grid of losses, in words."""
     if noise_multiplier == 0:
         return "none: there is no noise"
     noise, composed = _composed(noise_multiplier, sampling_rate, steps)
@@ -253,7 +257,7 @@ def accountant_of(*, noise_multiplier: float, sampling_rate: float, steps: int, 
 
 
 def check_noise(noise_multiplier: float) -> None:
-    """Raise InputError unless it is a finite number of at least 0."""
+    """Raise InputError unless the noise multiplier is a finite number of at least 0."""
     rule = "be a finite number of at least 0"
     check(0 <= noise_multiplier < math.inf, "noise_multiplier", noise_multiplier, rule)
 
@@ -263,7 +267,7 @@ def _check_sampling_rate(sampling_rate: float) -> None:
 
 
 def check_delta(delta: float) -> None:
-    """Raise InputError for no privacy at all, and for deltas too small to compute with."""
+    """Raise InputError for delta >= 1 (no privacy), and for deltas too small to compute with."""
     check(MIN_DELTA <= delta < 1, "delta", delta, f"lie in [{MIN_DELTA:g}, 1)")
 
 
@@ -274,10 +278,10 @@ def _check_recipe(noise_multiplier: float, sampling_rate: float, steps: int, adj
     check_choice("adjacency", adjacency, SENSITIVITY)
 
 
-@functools.lru_cache(maxsize=16)  # a distribution takes up to some megabytes
+@functools.lru_cache(maxsize=16)  # a distribution takes up to a few megabytes
 def _privacy_loss(noise: float, sampling_rate: float, steps: int, adjacency: str) -> Any:
     """Return the distribution of the privacy loss of all steps together."""
-    # Imported here: it takes a second, which commands without privacy need not wait.
+    # Imported here because it takes a second, which commands without privacy need not spend.
     import dp_accounting
     from dp_accounting.pld import privacy_loss_distribution
 
@@ -292,18 +296,19 @@ def _privacy_loss(noise: float, sampling_rate: float, steps: int, adjacency: str
 
 
 def _composed(noise: float, sampling_rate: float, steps: int) -> tuple[float, int]:
-    """Return noise and steps that are left to compose: on full batches T Gaussian mechanisms are one of less noise."""
+    """Return the noise and steps to compose: T full-batch Gaussian mechanisms equal one with noise / sqrt(T)."""
     return (noise / math.sqrt(steps), 1) if sampling_rate == 1 else (noise, steps)
 
 
 def _loss_interval(noise: float, sampling_rate: float, sensitivity: float) -> float:
     """Return the spacing of the grid of losses of one step, in nats."""
-    # chi² of a sampled Gaussian against the unsampled, q² (e^(1/noise²) - 1), is the variance of small losses; a step's
-    # loss is no more spread than that of the full batch, 1/noise. The cut keeps the exponential finite.
+    # For small losses the variance is chi² of the sampled Gaussian, q² (e^(1/noise²) - 1). A step's standard deviation
+    # is at most that of the full batch, 1/noise. The cut keeps the exponential finite.
     chi = sampling_rate * math.sqrt(math.expm1(min(noise**-2, 50.0)))
     deviation = sensitivity * min(1 / noise, chi)
-    # The largest loss, log(1 + q e^loss of the full batch), noise beyond 10 deviations cut: at small rates it is far
-    # above the deviation, and a grid as fine as that would take millions of points, hundreds of millions when composed.
+    # The largest loss is log(1 + q e^(loss of the full batch)), with noise cut at 10 standard deviations. At small
+    # rates it is far above the standard deviation: a grid that fine would need millions of points, and hundreds of
+    # millions when composed.
     largest = float(np.logaddexp(0.0, math.log(sampling_rate) + (10 + 0.5 / noise) / noise))
     return max(deviation / POINTS_PER_DEVIATION, largest / POINTS_PER_STEP)
 
@@ -312,17 +317,17 @@ def _loss_interval(noise: float, sampling_rate: float, sensitivity: float) -> fl
 def _privacy_profile(
     noise: float, sampling_rate: float, steps: int, adjacency: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return points (epsilon, delta) of a recipe, on a scale that is fine wherever the losses are."""
+    """Return points (epsilon, delta) of a recipe, on a grid that is fine where its losses lie."""
     if noise == 0:
         return np.zeros(1), np.array([ALMOST_ONE])
     losses = _privacy_loss(noise, sampling_rate, steps, adjacency)
     top = min(losses.get_epsilon_for_delta(MIN_DELTA), MAX_EPSILON)
-    if top == 0:  # the losses are below the resolution of delta
+    if top == 0:  # all losses are below the resolution of delta
         epsilons = np.zeros(1)
     else:
         epsilons = np.unique(np.append(np.linspace(0, top, 4000), np.geomspace(1e-6 * top, top, 4000)))
     deltas = losses.get_delta_for_epsilon(epsilons)
-    return epsilons, np.clip(deltas, 0.0, ALMOST_ONE)  # rounding may leave [0, 1)
+    return epsilons, np.clip(deltas, 0.0, ALMOST_ONE)  # rounding may fall outside [0, 1)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -350,7 +355,7 @@ def _calibrated_noise(
 
 
 def _guessed_noise(epsilon: float, delta: float, sampling_rate: float, steps: int, adjacency: str) -> float:
-    """Return about the noise for a target: the mu of a Gaussian mechanism there, and the central limit of the steps."""
+    """Return a first guess of the noise: the target's mu as a Gaussian mechanism, and the steps' central limit."""
     quantile = max(scipy.stats.norm.isf(delta), 0.0)
     mu = math.sqrt(quantile**2 + 2 * epsilon) - quantile  # epsilon is about mu²/2 + quantile mu
     per_step = mu / (SENSITIVITY[adjacency] * math.sqrt(steps))

@@ -1,4 +1,4 @@
-"""The privacy that a run is to have, and what its training then guarantees."""
+"""The privacy that a run asks for (PrivacySpec), and the guarantee of its training (PrivacyGuarantee)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from jaxmia.privacy.accounting import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivacyGuarantee:
-    """What a recipe guarantees, and under which adjacency.
+    """The guarantee of a recipe, with its adjacency.
 
     Attributes:
-        epsilon: achieved, an upper bound; inf without noise.
-        delta: of the guarantee.
+        epsilon: achieved epsilon, an upper bound; inf without noise.
+        delta: delta of the guarantee.
         adjacency: "add_or_remove_one" or "replace_one".
         noise_multiplier: standard deviation of the noise over the clipping norm.
-        sampling_rate: q.
-        steps: T.
+        sampling_rate: q, the probability that a member joins the batch of a step.
+        steps: number of steps T.
     """
 
     epsilon: float
@@ -41,7 +41,7 @@ class PrivacyGuarantee:
 
     @property
     def accountant(self) -> str:
-        """What epsilon was computed by, and how finely losses of a step were discretised, in words."""
+        """Return how epsilon was computed, and the spacing of the grid of losses, in words."""
         return accountant_of(
             noise_multiplier=self.noise_multiplier,
             sampling_rate=self.sampling_rate,
@@ -50,12 +50,12 @@ class PrivacyGuarantee:
         )
 
     def record(self) -> dict[str, float | int | str]:
-        """Attributes and accountant, for JSON, which has no infinity."""
+        """Return attributes and accountant for JSON; infinity, which JSON lacks, becomes a string."""
         epsilon = "inf" if self.epsilon == math.inf else self.epsilon
         return dataclasses.asdict(self) | {"epsilon": epsilon, "accountant": self.accountant}
 
     def tpr_ceiling(self, fpr: np.ndarray | float) -> np.ndarray:
-        """Return the largest TPR at an FPR that the recipe leaves to any attack: see jaxmia.tpr_ceiling."""
+        """Return the largest TPR that any attack can have at an FPR: see jaxmia.tpr_ceiling."""
         return tpr_ceiling(
             fpr,
             noise_multiplier=self.noise_multiplier,
@@ -67,13 +67,13 @@ class PrivacyGuarantee:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivacySpec:
-    """The privacy that a run is to have: a target epsilon, or a noise multiplier.
+    """The privacy that a run asks for: either a target epsilon or a noise multiplier.
 
     Attributes:
-        epsilon: target, inf for clipping without noise; or None.
+        epsilon: target epsilon, inf for clipping without noise; or None.
         noise_multiplier: standard deviation of the noise over the clipping norm; or None.
-        delta: of the guarantee.
-        clipping_norm: C, the largest norm of one example's gradient in the sum; it does not enter the accounting.
+        delta: delta of the guarantee.
+        clipping_norm: C, the norm to which each example's gradient is clipped; it does not affect the accounting.
     """
 
     epsilon: float | None = None
@@ -82,7 +82,7 @@ class PrivacySpec:
     clipping_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what no run can have."""
+        """Check the values; raises InputError."""
         if (self.epsilon is None) == (self.noise_multiplier is None):
             raise InputError(
                 f"Exactly one of epsilon={self.epsilon} and noise_multiplier={self.noise_multiplier} must be given."
@@ -101,7 +101,7 @@ class PrivacySpec:
             InputError: as dp_epsilon.
         """
         if self.epsilon is None:
-            noise = cast(float, self.noise_multiplier)  # __post_init__ saw to it that one is given
+            noise = cast(float, self.noise_multiplier)  # __post_init__ checks that exactly one is given
         else:
             noise = noise_multiplier_for(
                 epsilon=self.epsilon,

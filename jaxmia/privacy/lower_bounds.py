@@ -1,23 +1,24 @@
-"""Empirical lower bounds on epsilon from the statistics of an attack, by jax_privacy.auditing.
+"""Empirical lower bounds on epsilon from the statistics of an attack, computed by jax_privacy.auditing.
 
-A bound above the epsilon that accounting states shows, at its confidence, that training is less private than stated.
-Two settings are valid, and each has methods of its own:
+A bound above the stated epsilon shows, at the bound's confidence, that training is less private than stated. Two
+settings are valid, each with its own methods:
 
 - One record, many models ("clopper_pearson"): the statistics of one canary under independently trained models. Each
-  must depend on its own model alone: the canary's log-odds, or an attack whose shadow models are not among the audited.
-- Many records, one model ("one_run", "one_run_fdp"): every record was included by a fair coin of its own, and all
-  statistics come from that one model (and from whatever is independent of its coins). An ensemble gives a bound for
-  each of its models: median_epsilon_lower_bound joins them.
+  statistic must depend on its own model alone, as the canary's log-odds do, or an attack whose shadow models are not
+  among the audited models.
+- Many records, one model ("one_run", "one_run_fdp"): every record was included by an independent fair coin, and all
+  statistics depend only on that one model (and on data independent of its coins). An ensemble gives one bound per
+  model: median_epsilon_lower_bound combines them.
 
-Statistics pooled over different records and many models are neither, and do not bound any record's epsilon (Jälkö,
-Pradhan, Räisä and Honkela 2026, arXiv 2605.25819): they are refused.
+Statistics pooled over different records and many models fit neither setting and do not bound any record's epsilon
+(Jälkö, Pradhan, Räisä and Honkela 2026, arXiv 2605.25819), so they are refused.
 
-The threshold is one that was chosen elsewhere, on shadow models say, or the best of a few ranks that are fixed before
-the labels are seen, at a confidence corrected for their number. jax_privacy's own correction counts the corners of the
-audited ROC, which depend on the labels, so that no proof covers it: at epsilon 0 with 1 000 members and non-members its
-one-run bounds were positive in 4.6% of 1 500 runs at a stated 5%, those by ranks in 1.3%. Its bound from Gaussian DP
-is not offered: it takes upper ends for lower ones where an attack is worse than chance, and was positive in all of 200
-such runs.
+The threshold is either given (chosen on other data, for example on shadow models), or the best of a few ranks that are
+fixed before the memberships are seen, at a confidence corrected for their number. jax_privacy's own correction counts
+the corners of the audited ROC. These depend on the memberships, so no proof covers it: at epsilon 0 with 1 000 members
+and non-members, its one-run bounds were positive in 4.6% of 1 500 runs at a stated 5%, and those by ranks in 1.3%. Its
+bound from Gaussian DP is not offered: where an attack is worse than chance it confuses upper with lower ends, and it
+was positive in all of 200 such runs.
 """
 
 from __future__ import annotations
@@ -32,24 +33,22 @@ from jaxmia._validate import InputError, check, check_choice
 from jaxmia.stats.result import AttackResult, checked_arrays
 
 METHODS = ("clopper_pearson", "one_run", "one_run_fdp")
-AUDITED_MODELS = (
-    32  # of an ensemble: the median of more differs little, and "one_run_fdp" takes up to a second for each
-)
+AUDITED_MODELS = 32  # more models change the median little, and "one_run_fdp" takes up to a second each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EpsilonBound:
-    """What an audit shows: with the confidence, the training is not (e, delta)-DP for any e < epsilon.
+    """The result of an audit: at this confidence, the training is not (e, delta)-DP for any e < epsilon.
 
     Attributes:
         epsilon: lower bound, 0 if the audit shows nothing.
-        delta: at which epsilon is bounded.
-        confidence: probability, at least, that a bound of this kind lies below the true epsilon.
+        delta: delta at which epsilon is bounded.
+        confidence: smallest probability that such a bound lies below the true epsilon.
         method: "clopper_pearson", "one_run" or "one_run_fdp".
-        threshold: of the statistic, where the bound was attained; NaN if the bound is 0.
-        num_thresholds: thresholds tried, which the confidence is corrected for.
-        num_members: statistics of members.
-        num_nonmembers: statistics of non-members.
+        threshold: threshold on the statistic that gave the bound; NaN if the bound is 0.
+        num_thresholds: number of thresholds tried; the confidence is corrected for it.
+        num_members: number of statistics of members.
+        num_nonmembers: number of statistics of non-members.
     """
 
     epsilon: float
@@ -72,29 +71,29 @@ def epsilon_lower_bound(
     design: str | None = None,
     inclusion_rate: float | None = None,
 ) -> EpsilonBound:
-    """Bound epsilon from below, at a confidence, by how well an attack tells members from non-members.
+    """Return a lower bound on epsilon, at a confidence, from how well an attack tells members from non-members.
 
     Methods:
-        "clopper_pearson": e^epsilon >= (TPR - delta) / FPR, each rate at the end of its exact interval that counts
-            against the attack (Jagielski, Ullman and Oprea 2020, arXiv 2006.07709). One record.
-        "one_run": the number of correct guesses among the records called members (Steinke, Nasr and Jagielski 2023,
+        "clopper_pearson": e^epsilon >= (TPR - delta) / FPR, with the lower end of TPR's exact interval and the upper
+        end of FPR's (Jagielski, Ullman and Oprea 2020, arXiv 2006.07709). One record. "one_run": the number of correct
+        guesses among the records called members (Steinke, Nasr and Jagielski 2023,
             arXiv 2305.08846, Theorem 5.2). One model; needs delta > 0.
         "one_run_fdp": the same under the assumption that the training is Gaussian DP, as full-batch DP-SGD is, which
             tightens the bound (Mahloujifar, Melis and Chaudhuri 2024, arXiv 2410.22235).
 
     Args:
         result: statistics [models, 1] of one record for "clopper_pearson", [1, examples] of one model for the others.
-        delta: at which to bound epsilon.
-        method: one of the three.
-        confidence: of the bound.
-        threshold: call members what is at or above it; chosen without the audited statistics. None tries the largest
-            1/1, 1/2, 1/4, ... of the non-members' statistics ("clopper_pearson") or of all (the others), each at a
-            confidence corrected by Bonferroni.
-        design: of the membership, needed by the one-run methods, which hold for "bernoulli".
-        inclusion_rate: of the membership, needed by the one-run methods, which hold for 1/2.
+        delta: delta at which to bound epsilon.
+        method: one of the three above.
+        confidence: confidence of the bound.
+        threshold: statistics at or above it are called members; choose it without the audited statistics. None tries
+            the largest 1/1, 1/2, 1/4, ... of the non-members' statistics ("clopper_pearson") or of all (the others),
+            each at a Bonferroni-corrected confidence.
+        design: membership design; the one-run methods need it and hold for "bernoulli" only.
+        inclusion_rate: inclusion rate of the membership; the one-run methods need it and hold for 1/2 only.
 
     Raises:
-        InputError: statistics pooled over records and models, a design or inclusion rate for which the method does
+        InputError: for statistics pooled over records and models, a design or inclusion rate for which the method does
             not hold, a delta outside [0, 1) (or 0 with a one-run method), a confidence outside (0.5, 1), an unknown
             method, a NaN statistic, or if members or non-members are missing.
     """
@@ -136,21 +135,21 @@ def median_epsilon_lower_bound(
     design: str | None,
     inclusion_rate: float | None,
 ) -> float:
-    """Bound epsilon from below by an ensemble: the median of the one-run bounds of its first 32 models.
+    """Return a lower bound on epsilon from an ensemble: the median of the one-run bounds of its first 32 models.
 
-    Each model's bound is taken at confidence 1 - (1 - confidence) / 2. If the median lies above the true epsilon, so do
-    at least half of the bounds, which by Markov's inequality has a probability of at most 2 (1 - confidence) / 2,
-    however the models depend on each other (the rule of twice the median p-value: Rüschendorf 1982; Meinshausen, Meier
-    and Bühlmann 2009, arXiv 0811.2177). Unlike the bound of one model, it hardly depends on the seed.
+    Each model's bound has confidence 1 - (1 - confidence) / 2. If the median lies above the true epsilon, so do at
+    least half of the bounds. By Markov's inequality the probability of this is at most 2 (1 - confidence) / 2, for any
+    dependence between the models (the rule of twice the median p-value: Rüschendorf 1982; Meinshausen, Meier and
+    Bühlmann 2009, arXiv 0811.2177). Unlike the bound of one model, it hardly depends on the seed.
 
     Args:
-        result: statistics [models, examples]; a model's row may depend on its own membership through that model alone,
-            as leave-one-out attacks do.
-        delta: at which to bound epsilon.
+        result: statistics [models, examples]; a model's row may depend on that model's membership only through the
+            model itself, as in leave-one-out attacks.
+        delta: delta at which to bound epsilon.
         method: "one_run" or "one_run_fdp", as in epsilon_lower_bound.
-        confidence: of the median.
-        design: of the membership.
-        inclusion_rate: of the membership.
+        confidence: confidence of the median.
+        design: membership design.
+        inclusion_rate: inclusion rate of the membership.
 
     Raises:
         InputError: as epsilon_lower_bound.
@@ -163,7 +162,7 @@ def median_epsilon_lower_bound(
     bounds = []
     for model in range(min(len(statistic), AUDITED_MODELS)):
         row = slice(model, model + 1)
-        one_sided = member[row].all() or not member[row].any()  # coins that all fell alike show nothing
+        one_sided = member[row].all() or not member[row].any()  # one side alone gives no bound
         bound = (
             None
             if one_sided
@@ -181,13 +180,13 @@ def median_epsilon_lower_bound(
 
 
 def best_epsilon(rows: pd.DataFrame) -> float:
-    """Return the median over seeds of the best bound of all attacks: the bounds of one cell hold together.
+    """Return the median over seeds of the largest bound of any attack.
 
     Args:
-        rows: of results of one privacy level and size, with seed and epsilon_lower_bound.
+        rows: rows of results of one privacy level and size, with columns seed and epsilon_lower_bound.
 
     Returns:
-        NaN without a bound.
+        The median epsilon; NaN without a bound.
     """
     return float(rows.groupby("seed")["epsilon_lower_bound"].max().median())
 
@@ -196,7 +195,7 @@ def _check_one_record(shape: tuple[int, ...]) -> None:
     if shape[1] != 1:
         raise InputError(
             f"statistic.shape={shape} must be (models, 1) for method='clopper_pearson': statistics pooled over records"
-            " do not bound any record's epsilon. Take one record's column, or audit one model by method='one_run'."
+            " do not bound any record's epsilon. Pass one record's column, or audit one model with method='one_run'."
         )
 
 
@@ -205,8 +204,8 @@ def _check_one_run(
 ) -> None:
     if shape[0] != 1:
         raise InputError(
-            f"statistic.shape={shape} must be (1, examples) for a one-run method: its guarantee is for the records of"
-            " one model. Take one model's row."
+            f"statistic.shape={shape} must be (1, examples) for a one-run method: its guarantee is for"
+            " the records of one model. Pass one model's row."
         )
     check(delta > 0, "delta", delta, "be positive for a one-run method")
     check(
@@ -216,7 +215,7 @@ def _check_one_run(
 
 
 def _ranked(statistic: np.ndarray) -> np.ndarray:
-    """Return the statistics that all, half, a quarter, ..., one of them reach: no label enters."""
+    """Return the statistics at rank n, n/2, n/4, ..., 1 from the top; memberships are not used."""
     ranks = statistic.size // 2 ** np.arange(statistic.size.bit_length())
     return np.sort(statistic)[-ranks]
 
@@ -230,13 +229,13 @@ def _bounds(
     delta: float,
     confidence: float,
 ) -> np.ndarray:
-    """Return the bound at each threshold, at a confidence that holds for all of them together."""
+    """Return the bound at each threshold, at a confidence that holds for all of them jointly."""
     significance = (1 - confidence) / thresholds.size
     bounds = []
     for threshold in thresholds:
         correct, wrong = (int(np.count_nonzero(side >= threshold)) for side in (inside, outside))
         left_in, left_out = inside.size - correct, outside.size - wrong
-        if method != "clopper_pearson":  # how many of those not called were members plays no part
+        if method != "clopper_pearson":  # one-run bounds ignore which uncalled records were members
             left_in, left_out = 0, left_in + left_out
         bounds.append(_bound_of_counts(method, correct, wrong, left_in, left_out, significance, delta))
     return np.array(bounds)
@@ -246,12 +245,13 @@ def _bounds(
 def _bound_of_counts(
     method: str, correct: int, wrong: int, left_in: int, left_out: int, significance: float, delta: float
 ) -> float:
-    """Return jax_privacy's bound where so many members and non-members are called members, and so many are not."""
+    """Return jax_privacy's bound for these counts of correct, wrong and missing calls (members, non-members)."""
     if correct == 0:
         return 0.0
-    from jax_privacy import auditing  # here, since it brings in all of jax_privacy
+    from jax_privacy import auditing  # imported here because it loads all of jax_privacy
 
-    # Only counts matter. Scores of 1 and 0 stand for called and not called; infinite statistics it would lose count of.
+    # Only counts matter, so scores of 1 and 0 stand for called and not called: jax_privacy miscounts infinite
+    # statistics.
     auditor = auditing.CanaryScoreAuditor(
         np.repeat([1.0, 0.0], [correct, left_in]), np.repeat([1.0, 0.0], [wrong, left_out])
     )

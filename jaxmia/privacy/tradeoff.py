@@ -1,6 +1,6 @@
-"""The largest TPR that a differential privacy guarantee leaves to any attack at an FPR, in closed form.
+"""The largest TPR that a differential privacy guarantee allows any attack at an FPR, in closed form.
 
-Ceilings of a whole training run, from its accounting: jaxmia.privacy.accounting.tpr_ceiling.
+For the ceiling of a training run by accounting see jaxmia.privacy.accounting.tpr_ceiling.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from scipy.special import ndtr, ndtri
 
 from jaxmia._validate import check, check_fpr
 
-MAX_EXPONENT = 700.0  # e^709 is the largest float64; the ceiling is 1 long before
+MAX_EXPONENT = 700.0  # e^709 is close to the largest float64; the ceiling is 1 at far smaller exponents
 
 
 def kairouz_ceiling(
@@ -21,12 +21,12 @@ def kairouz_ceiling(
     min{e^epsilon fpr + delta, 1 - e^-epsilon (1 - delta - fpr)}: Kairouz et al. 2015 (arXiv 1311.0776).
 
     Args:
-        fpr: fractions, any shape.
-        epsilon: broadcast against fpr.
-        delta: broadcast likewise.
+        fpr: fractions in (0, 1), any shape.
+        epsilon: finite and at least 0, broadcast against fpr.
+        delta: in [0, 1), broadcast against fpr.
 
     Raises:
-        InputError: fpr outside (0, 1), epsilon negative or infinite, delta outside [0, 1).
+        InputError: if fpr is outside (0, 1), epsilon negative or infinite, or delta outside [0, 1).
     """
     fprs, epsilons, deltas = (np.asarray(value, np.float64) for value in (fpr, epsilon, delta))
     _check_fprs(fprs)
@@ -34,21 +34,21 @@ def kairouz_ceiling(
     check(bool(np.all((epsilons >= 0) & np.isfinite(epsilons))), "epsilon", epsilon, rule)
     check(bool(np.all((deltas >= 0) & (deltas < 1))), "delta", delta, "lie in [0, 1)")
     relaxed = np.exp(np.minimum(epsilons, MAX_EXPONENT)) * fprs + deltas
-    swapped = 1.0 - np.exp(-epsilons) * (1.0 - deltas - fprs)  # with the roles of the two worlds swapped
+    swapped = 1.0 - np.exp(-epsilons) * (1.0 - deltas - fprs)  # the bound with D and D' swapped
     return np.asarray(np.minimum(np.minimum(relaxed, swapped), 1.0))
 
 
 def gaussian_ceiling(fpr: np.ndarray | float, mu: np.ndarray | float) -> np.ndarray:
     """Return the largest TPR at an FPR that mu-Gaussian DP allows: Phi(Phi^-1(fpr) + mu).
 
-    The trade-off of telling N(0, 1) from N(mu, 1): Dong, Roth and Su 2022 (arXiv 1905.02383, equation 6).
+    This is the trade-off of testing N(0, 1) against N(mu, 1): Dong, Roth and Su 2022 (arXiv 1905.02383, equation 6).
 
     Args:
-        fpr: fractions, any shape.
+        fpr: fractions in (0, 1), any shape.
         mu: at least 0, broadcast against fpr.
 
     Raises:
-        InputError: fpr outside (0, 1), or mu negative, infinite or NaN.
+        InputError: if fpr is outside (0, 1), or mu negative, infinite or NaN.
     """
     fprs, mus = np.asarray(fpr, np.float64), np.asarray(mu, np.float64)
     _check_fprs(fprs)

@@ -1,4 +1,4 @@
-"""Whether what attacks found in one model contradicts a stated differential privacy, by a test with a stated error."""
+"""Test whether attacks on one model contradict a stated differential privacy guarantee, with a stated error rate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxmia.privacy.accounting import ADD_OR_REMOVE_ONE, REPLACE_ONE
 from jaxmia.privacy.tradeoff import MAX_EXPONENT, kairouz_ceiling
 from jaxmia.stats.resolution import allowed_false_positives, clopper_pearson
 
-SIGNIFICANCE = 0.05  # probability, at most, that a true guarantee is called contradicted
+SIGNIFICANCE = 0.05  # largest probability that a true guarantee is called contradicted
 
 
 class Statement(NamedTuple):
@@ -29,10 +29,11 @@ class Statement(NamedTuple):
     adjacency: str
 
     def ceiling(self, fpr: np.ndarray) -> np.ndarray:
-        """Return the largest TPR at an FPR between members and non-members that chance chose.
+        """Return the largest TPR at an FPR for randomly chosen members and non-members.
 
-        Whether chance drew a record or another in its place is an exchange. A guarantee on adding or removing one holds
-        for it twice over, as (2 epsilon, (1 + e^epsilon) delta) (group privacy: Dwork and Roth 2014, Theorem 2.2).
+        A random choice between a record and another in its place is a replacement. A guarantee for adding or removing
+        one record implies one for replacement, as (2 epsilon, (1 + e^epsilon) delta) (group privacy: Dwork and Roth
+        2014, Theorem 2.2).
 
         Args:
             fpr: fractions in (0, 1), any shape.
@@ -46,13 +47,13 @@ class Statement(NamedTuple):
 
 
 class Tested(NamedTuple):
-    """One test of a statement, or several [tests].
+    """The result of one test of a statement, or of several [tests].
 
     Attributes:
-        tpr_low: lower end of the TPR.
-        fpr_high: upper end of the FPR.
+        tpr_low: lower end of the TPR's one-sided interval.
+        fpr_high: upper end of the FPR's one-sided interval.
         ceiling: the largest TPR that the statement allows at that FPR.
-        contradicted: whether tpr_low lies above it.
+        contradicted: whether tpr_low exceeds the ceiling.
     """
 
     tpr_low: np.ndarray
@@ -70,24 +71,24 @@ def contradictions(
     statement: Statement,
     tests: int,
 ) -> Tested:
-    """Test a statement by the TPR at thresholds set on one model's own non-members, at each FPR.
+    """Test a statement by the TPR at thresholds that were set on one model's non-members, at each FPR.
 
-    The threshold is the highest that keeps so many non-members below it, and its FPR beyond them is not known: it is
-    bounded from above, as is the TPR from below, by one-sided exact intervals (Clopper and Pearson), each at half of
-    SIGNIFICANCE / tests. A guarantee bounds each record's TPR by its FPR, by a concave curve, and so the average over
-    records whatever they are like (Jensen), if chance alone chose the members. Given the membership, statistics of
-    different records are taken as independent, as those of one model nearly are.
+    The threshold's true FPR is not known, because it was set on these non-members. One-sided exact intervals (Clopper
+    and Pearson) bound it from above and the TPR from below, each at half of SIGNIFICANCE / tests. The guarantee bounds
+    each record's TPR by a concave function of its FPR, and so bounds the averages over records (Jensen) if members were
+    chosen at random. Given the membership, the test treats statistics of different records as independent, which is
+    nearly true for one model.
 
     Args:
-        true_positives: members called, any shape.
-        num_members: in all.
-        fpr: requested, in (0, 1).
-        num_nonmembers: in all.
-        statement: what was stated.
-        tests: attacks times FPRs that are tried (Bonferroni).
+        true_positives: number of members called members, any shape.
+        num_members: number of members.
+        fpr: requested FPR, in (0, 1).
+        num_nonmembers: number of non-members.
+        statement: the stated guarantee.
+        tests: number of attacks times number of FPRs tried (Bonferroni).
     """
     check(tests >= 1, "tests", tests, "be at least 1")
-    confidence = 1 - SIGNIFICANCE / tests  # of two-sided intervals, whose ends each miss half as often
+    confidence = 1 - SIGNIFICANCE / tests  # of two-sided intervals: each end misses half as often
     tpr_low, _ = clopper_pearson(true_positives, num_members, confidence=confidence)
     allowed = allowed_false_positives(fpr, num_nonmembers)
     _, fpr_high = clopper_pearson(allowed, num_nonmembers, confidence=confidence)
@@ -96,11 +97,11 @@ def contradictions(
 
 
 def statement_tests(rows: pd.DataFrame, statement: Statement) -> pd.DataFrame:
-    """Return the resolved rows of one model with the fields of Tested: tests of all attacks and FPRs together.
+    """Return the resolved rows of one model with the fields of Tested as columns, corrected for all of these tests.
 
     Args:
-        rows: of results: evaluation "per_target" of one model.
-        statement: what was stated.
+        rows: rows of results with evaluation "per_target" of one model.
+        statement: the stated guarantee.
     """
     resolved = rows[rows["status"] == "ok"]
     numbers = [
@@ -120,14 +121,18 @@ def why_no_test(*, randomised: bool | Literal["not stated"], adjacency: str) -> 
     """Return why a statement cannot be tested, or None if it can.
 
     Args:
-        randomised: whether chance alone chose the members, as far as was stated.
-        adjacency: of the statement, as far as it was stated.
+        randomised: whether members were chosen at random, or "not stated".
+        adjacency: adjacency of the statement, or "not stated".
     """
     if randomised is not True:
-        said = "it was stated that not" if randomised is False else "it was not stated whether"
+        said = (
+            "the context says that members were not"
+            if randomised is False
+            else "the context does not say whether members were"
+        )
         return (
-            f"no verdict: {said} chance alone chose the members ([context] randomised): records that were chosen may be"
-            " easier to tell apart than others for reasons of their own"
+            f"no verdict: {said} chosen at random ([context] randomised). Members that were selected may"
+            " differ from non-members even without any leak"
         )
     if adjacency not in (ADD_OR_REMOVE_ONE, REPLACE_ONE):
         return "no verdict: the adjacency of the guarantee was not stated ([context] adjacency)"
