@@ -1,4 +1,4 @@
-"""Membership inference attacks: functions of Scores, every model once the target and the others its shadows.
+"""Membership inference attacks: functions of Scores. Every model is the target once, with the others as shadows.
 
 A new attack is one file and one line in REGISTRY; the shared contract tests then run on it.
 """
@@ -51,12 +51,12 @@ REGISTRY: MappingProxyType[str, Callable[..., AttackResult]] = MappingProxyType(
     }
 )
 
-# Attacks that compare with the target's own non-members, and so read which of the *other* candidates it trained on.
-# Differential privacy bounds them like any other, but one-run audits of a model need statistics blind to all its coins.
+# Attacks that compare with the target's own non-members, so they use its membership of the *other* candidates.
+# Differential privacy bounds them like any attack, but one-run audits need statistics that use none of it.
 READS_TARGET_MEMBERSHIP = frozenset({"rmia", "quantile"})
 
-# Attacks that need Scores.white_box: what the weights of the models say, which their scores do not hold.
+# Attacks that need Scores.white_box, statistics of the models' weights, which cannot be computed from scores.
 READS_WEIGHTS = frozenset({"whitebox"})
 
-# Attacks that need Scores.prior_mean and Scores.prior_variance: what is known of ridge heads without shadows.
+# Attacks that need Scores.prior_mean and Scores.prior_variance, which are known for ridge heads without shadows.
 READS_PRIOR = frozenset({"analytic"})

@@ -1,4 +1,4 @@
-"""LiRA without shadows: the target's log-odds against the Gaussians that are known of each record beforehand."""
+"""LiRA without shadows: the likelihood ratio of the target's log-odds under analytic Gaussians of each record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxmia.stats.result import AttackResult
 def analytic(scores: Scores, *, calibrated: bool = False) -> AttackResult:
     """Return log N(s; mean_in, variance_in) - log N(s; mean_out, variance_out) with analytic means and variances.
 
-    What LiRA tends to with infinitely many shadows, for heads at the minimum of a ridge objective.
+    This is the limit of LiRA with infinitely many shadows, for heads at the minimum of a ridge objective.
 
     Args:
         scores: log_odds and member [models, examples] of at least 1 model, with prior_mean and prior_variance
@@ -24,7 +24,7 @@ def analytic(scores: Scores, *, calibrated: bool = False) -> AttackResult:
         float64 statistic [models, examples], always defined.
 
     Raises:
-        InputError: bad scores, or scores without analytic means and variances.
+        InputError: for bad scores, or scores without analytic means and variances.
     """
     log_odds, member = score_arrays(scores, min_models=1)
     (mean_in, mean_out), (variance_in, variance_out) = prior_means(scores), prior_variances(scores)

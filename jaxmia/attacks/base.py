@@ -1,4 +1,4 @@
-"""BASE (Lassila et al. 2025, arXiv 2505.24089): the target's probability against its shadows' mean."""
+"""BASE (Lassila et al. 2025, arXiv 2505.24089): the target's probability divided by the shadows' mean."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from jaxmia.stats.result import AttackResult
 def base(
     scores: Scores, *, offline: bool = False, a: float | None = None, paired: bool = False
 ) -> AttackResult:
-    """Return log p - log p̄, which orders the examples of a target as RMIA does, without population queries.
+    """Return log p - log p̄, which ranks the examples of a target as RMIA does, without queries on a population.
 
     Online: p̄ = (p̄_in + p̄_out) / 2. Offline: p̄ = ((1 + a) p̄_out + 1 - a) / 2, from OUT shadows alone.
-    Ratios are rounded to 1e-12 nats, so that what is equal in exact arithmetic stays equal.
+    Log ratios are rounded to 1e-12 nats, so that values that are equal in exact arithmetic stay equal.
 
     Args:
         scores: log_odds and member [models, examples], at least 3 models.
         offline: use OUT shadows alone.
-        a: of the offline form, in [0, 1]; by default tuned for each target on one of its shadows.
-        paired: every shadow on both sides, by scores.flipped_log_odds.
+        a: coefficient of the offline form, in [0, 1]; by default tuned for each target on one of its shadows.
+        paired: use every shadow on both sides, by scores.flipped_log_odds.
 
     Returns:
-        float64 statistic [models, examples]; 0 and undefined where a side that is needed has no shadow.
+        float64 statistic [models, examples]; 0 and undefined where a needed side has no shadow.
 
     Raises:
-        InputError: bad scores, a outside [0, 1] or without offline, paired without flipped scores.
+        InputError: for bad scores, a outside [0, 1] or without offline, or paired without flipped scores.
     """
     log_odds, member = score_arrays(scores)
     shadows = sides(scores, paired=paired)

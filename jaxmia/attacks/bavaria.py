@@ -22,7 +22,7 @@ from jaxmia.scores import Scores
 from jaxmia.stats.result import AttackResult
 
 _MAX_STRENGTH = (
-    1000.0  # shadows that a prior may count for: beyond it, examples differ by sampling error alone
+    1000.0  # largest weight of a prior, in shadows; at this weight examples differ by sampling error alone
 )
 
 
@@ -41,28 +41,27 @@ _Density = Callable[[np.ndarray, _NormalInverseGamma], np.ndarray]
 def bavaria_t(scores: Scores, *, paired: bool = False) -> AttackResult:
     """Return log p_in(s) - log p_out(s), each the posterior predictive Student-t of one side.
 
-    Per example and side, over n shadows with mean x̄, a normal-inverse-gamma prior is updated to kappa_n =
-    kappa_0 + n, mu_n = (kappa_0 mu_0 + n x̄) / kappa_n, alpha_n = alpha_0 + n / 2 and beta_n = beta_0 + sum
-    (x_i - x̄)^2 / 2 + kappa_0 n (x̄ - mu_0)^2 / (2 kappa_n). The predictive law of s has 2 alpha_n degrees
-    of freedom, location mu_n and scale^2 = beta_n (kappa_n + 1) / (alpha_n kappa_n).
+    For each example and side, n shadows with mean x̄ update a normal-inverse-gamma prior to kappa_n = kappa_0 + n, mu_n
+    = (kappa_0 mu_0 + n x̄) / kappa_n, alpha_n = alpha_0 + n / 2 and beta_n = beta_0 + sum (x_i - x̄)^2 / 2 + kappa_0 n
+    (x̄ - mu_0)^2 / (2 kappa_n). The predictive distribution of s has 2 alpha_n degrees of freedom, location mu_n and
+    scale^2 = beta_n (kappa_n + 1) / (alpha_n kappa_n).
 
-    The prior is ours, not the paper's: empirical Bayes by the method of moments, per target and side, over
-    the examples. With v the pooled variance within examples (ddof 1): beta_0 / (alpha_0 - 1) = v; alpha_0 =
-    2 + 1 / (R - 1), R the mean square of the examples' variances (each divided by 1 + 2 / (n - 1) for its
-    sampling error) over their squared mean; mu_0 the mean of the examples' means; kappa_0 = v / tau^2,
-    tau^2 their variance less its sampling part. Neither alpha_0 - 2 nor kappa_0 exceeds 1000. Where no
-    example has 2 shadows or all scores are equal, v is that of the other side, or else 1 square nat, and
-    alpha_0 is 3.
+    The prior is ours, not the paper's: empirical Bayes by the method of moments over the examples, for each target and
+    side. Let v be the pooled variance within examples (ddof 1). Then beta_0 / (alpha_0 - 1) = v; alpha_0 = 2 + 1 / (R -
+    1), where R is the mean square of the examples' variances (each divided by 1 + 2 / (n - 1) for its sampling error)
+    over their squared mean; mu_0 is the mean of the examples' means; kappa_0 = v / tau^2, where tau^2 is their variance
+    minus its sampling part. Neither alpha_0 - 2 nor kappa_0 exceeds 1000. Where no example has 2 shadows or all scores
+    are equal, v is that of the other side, or else 1 square nat, and alpha_0 is 3.
 
     Args:
         scores: log_odds and member [models, examples], at least 3 models.
-        paired: every shadow on both sides, by scores.flipped_log_odds.
+        paired: use every shadow on both sides, by scores.flipped_log_odds.
 
     Returns:
         float64 statistic [models, examples]; 0 and undefined where a side has no shadow.
 
     Raises:
-        InputError: bad scores, or paired without flipped ones.
+        InputError: for bad scores, or paired without flipped scores.
     """
     return _attack(scores, _student_t, paired)
 
@@ -70,25 +69,25 @@ def bavaria_t(scores: Scores, *, paired: bool = False) -> AttackResult:
 def bavaria_n(scores: Scores, *, paired: bool = False) -> AttackResult:
     """Return log N(s; mu_n, v_n) of the IN side minus that of the OUT side, v_n = beta_n / (alpha_n - 1).
 
-    The posterior means of mean and variance stand in for LiRA's estimates: with many shadows it is LiRA with
-    per-example deviations, with few they are drawn to what the examples have in common. Prior and update are
+    The posterior means of mean and variance replace LiRA's estimates. With many shadows this equals LiRA with
+    per-example deviations; with few, the estimates shrink towards values common to all examples. Prior and update are
     those of bavaria_t.
 
     Args:
         scores: log_odds and member [models, examples], at least 3 models.
-        paired: every shadow on both sides, by scores.flipped_log_odds.
+        paired: use every shadow on both sides, by scores.flipped_log_odds.
 
     Returns:
         float64 statistic [models, examples]; 0 and undefined where a side has no shadow.
 
     Raises:
-        InputError: bad scores, or paired without flipped ones.
+        InputError: for bad scores, or paired without flipped scores.
     """
     return _attack(scores, _normal, paired)
 
 
 def _student_t(log_odds: np.ndarray, posterior: _NormalInverseGamma) -> np.ndarray:
-    """Return the log density of the posterior predictive law."""
+    """Return the log density of the posterior predictive distribution."""
     location, kappa, alpha, beta = posterior
     spread = 2 * beta * (kappa + 1) / kappa  # degrees of freedom times squared scale
     constant = scipy.special.gammaln(alpha + 0.5) - scipy.special.gammaln(alpha)
@@ -133,7 +132,7 @@ def _update(prior: _NormalInverseGamma, side: SideMoments) -> _NormalInverseGamm
 
 def _priors(log_odds: np.ndarray, shadows: Sides) -> list[_NormalInverseGamma]:
     """Fit the priors [models, 1] of the IN and the OUT side by the method of moments over the examples."""
-    centre = float(log_odds.mean(dtype=np.float64))  # keeps digits in the variance of the means
+    centre = float(log_odds.mean(dtype=np.float64))  # prevents cancellation in the variance of the means
     sums = [_prior_sums(side, centre) for side in shadows]
     own = [_ratio(total["squares"], total["degrees"]) for total in sums]
     largest = np.maximum(*own)
@@ -145,7 +144,7 @@ def _priors(log_odds: np.ndarray, shadows: Sides) -> list[_NormalInverseGamma]:
 
 
 def _prior_sums(side: Side, centre: float) -> dict[str, np.ndarray]:
-    """Sum what the prior of one side needs over the examples, each float64[models, 1]."""
+    """Return the sums over examples that the prior of one side needs, each float64[models, 1]."""
     sums: dict[str, np.ndarray] = {}
     for columns in blocks_of(*side.log_odds.shape):
         number, mean, variance = side_moments(*side.block(columns))
@@ -180,5 +179,5 @@ def _prior(sums: dict[str, np.ndarray], within: np.ndarray, centre: float) -> _N
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Return the quotient, 0 where there is nothing to divide by."""
+    """Return the quotient, 0 where the denominator is 0."""
     return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), 0.0)

@@ -1,4 +1,4 @@
-"""Difficulty calibration (Watson et al. 2022, arXiv 2111.08440): the loss against models without x."""
+"""Difficulty calibration (Watson et al. 2022, arXiv 2111.08440): the loss relative to models trained without x."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxmia.stats.result import AttackResult
 
 
 def difficulty(scores: Scores) -> AttackResult:
-    """Return log p minus its mean over OUT shadows: how much better the target does than models without x.
+    """Return log p minus its mean over OUT shadows: how far the target's loss is below that of models without x.
 
     Args:
         scores: log_odds and member [models, examples], at least 3 models.
@@ -19,7 +19,7 @@ def difficulty(scores: Scores) -> AttackResult:
         float64 statistic [models, examples]; 0 and undefined where no OUT shadow is left.
 
     Raises:
-        InputError: bad scores.
+        InputError: for bad scores.
     """
     log_odds, member = score_arrays(scores)
     statistic, defined = np.empty(log_odds.shape), np.empty(log_odds.shape, bool)

@@ -34,7 +34,7 @@ from jaxmia.scores import Scores
 from jaxmia.stats.result import AttackResult
 
 IN, OUT = True, False
-_OfBlock = Callable[[bool, slice], np.ndarray]  # of a side, for the examples of a block
+_OfBlock = Callable[[bool, slice], np.ndarray]  # takes a side and a block of examples
 
 
 class _Gaussian(NamedTuple):
@@ -57,34 +57,33 @@ def lira(
     """Compare each target's log-odds s with Gaussians fitted to its shadows with and without the example.
 
     Online: log N(s; mu_in, s_in) - log N(s; mu_out, s_out). Offline: log Phi((s - mu_out) / s_out),
-    one-sided, from OUT shadows alone. Calibrated: z = sign(mu_in - mu_out) (s - mu_out) / s_out, to be
-    compared with Phi^-1(1 - fpr): for many OUT shadows the same FPR for every example (Jälkö et al. 2026,
-    arXiv 2605.25819). With n Gaussian OUT shadows and the mean as centre, z of a non-member is distributed
-    as sqrt((n + 1) / (n - 1)) times a Student-t of n - 1 degrees, so the FPR reached is above the nominal
-    one where n is small.
+    one-sided, from OUT shadows alone. Calibrated: z = sign(mu_in - mu_out) (s - mu_out) / s_out, to be compared with
+    Phi^-1(1 - fpr): with many OUT shadows every example has the same FPR (Jälkö et al. 2026, arXiv 2605.25819). With n
+    Gaussian OUT shadows and the mean as centre, z of a non-member follows sqrt((n + 1) / (n - 1)) times a Student-t
+    with n - 1 degrees of freedom, so the realised FPR exceeds the nominal one for small n.
 
-    A deviation is taken about the mean with ddof 0, even where the median is the centre. A side with fewer
-    than 2 shadows of an example, or with equal scores, takes its own global deviation; if that is 0, the
-    other side's; if that is 0 too, 1 nat, which orders the examples of a target as any other common
-    deviation would. No evidence is 0 (offline log 1/2), where a side that is needed has no shadow.
+    Standard deviations are about the mean with ddof 0, even if the median is the centre. If a side has fewer than 2
+    shadows of an example, or equal scores, the side's global deviation is used; if that is 0, the other side's; if that
+    is 0 too, 1 nat (any common deviation gives the same ranking of a target's examples). Where a needed side has no
+    shadow, the statistic is its "no evidence" value, 0 (offline log 1/2).
 
     Args:
         scores: log_odds and member [models, examples], at least 3 models.
-        variance: "per_example"; or "global": one deviation per side, that of the residuals about the
-            examples' centres over all shadows of the target; or "shrunk": per example, drawn towards
-            scores.prior_variance as far as the shadows are few (jaxmia.attacks.shrinkage).
-        location: the centre of a side: "mean"; "median"; or "shrunk": the mean, drawn towards
-            scores.prior_mean as far as the shadows are few. It is known without any shadow.
+        variance: "per_example"; "global": one deviation per side, of the residuals about the examples' centres over all
+            shadows of the target; or "shrunk": per example, shrunk towards scores.prior_variance, the more so the fewer
+            the shadows (jaxmia.attacks.shrinkage).
+        location: the centre of a side: "mean"; "median"; or "shrunk": the mean, shrunk towards scores.prior_mean, the
+            more so the fewer the shadows. "shrunk" is defined even without shadows.
         offline: use OUT shadows alone.
         calibrated: return z.
-        paired: every shadow on both sides, by scores.flipped_log_odds.
+        paired: use every shadow on both sides, by scores.flipped_log_odds.
 
     Returns:
-        float64 statistic [models, examples], every model once the target and the others its shadows.
+        float64 statistic [models, examples]; every model is the target once, with the others as its shadows.
 
     Raises:
-        InputError: bad scores or an unknown option, offline and calibrated together, paired without flipped scores, or
-            shrunk without prior means and variances.
+        InputError: for bad scores, an unknown option, offline with calibrated, paired without flipped scores, or shrunk
+            without prior means and variances.
     """
     check_choice("variance", variance, ("per_example", "global", "shrunk"))
     check_choice("location", location, ("mean", "median", "shrunk"))
@@ -151,7 +150,7 @@ def _fit(
 
 
 def _global_variances(shadows: dict[bool, Side], location: str) -> _OfBlock:
-    """A function to each side's residual variance [models, 1] over all examples of a target, never 0."""
+    """Return a function to each side's residual variance [models, 1] over all examples of a target, never 0."""
     variances = {}
     for side, scored in shadows.items():
         number, total, squares = np.zeros((3, len(scored.log_odds), 1))
@@ -171,7 +170,7 @@ def _global_variances(shadows: dict[bool, Side], location: str) -> _OfBlock:
 
 
 def _centres(shadows: dict[bool, Side], location: str, scores: Scores) -> _OfBlock:
-    """A function to the centres [models, block] of a side and a block of examples, other than the mean."""
+    """Return a function to the centres [models, block] of a side and a block of examples, for centres but the mean."""
     if location == "median":
         return lambda side, columns: side_medians(*shadows[side].block(columns))
     (mean_in, mean_out), (variance_in, variance_out) = prior_means(scores), prior_variances(scores)
@@ -193,7 +192,7 @@ def _centres(shadows: dict[bool, Side], location: str, scores: Scores) -> _OfBlo
 
 
 def _shrunk_variances(shadows: dict[bool, Side], prior: np.ndarray) -> _OfBlock:
-    """A function to the shrunk variances [models, block] of a side and a block of examples."""
+    """Return a function to the shrunk variances [models, block] of a side and a block of examples."""
     of_side = {IN: prior[0], OUT: prior[1]}
 
     def of_block(side: bool, columns: slice) -> Residuals:

@@ -1,9 +1,9 @@
-"""Attacks on persons: all records of a person, in the training set together or not at all, joined into one.
+"""Attacks on persons, whose records are either all in a training set or all out of it.
 
-A person with several records can be told from all of them together. person_scores makes of log-odds [models, examples]
-one score a person [models, persons]: Scores like any other, on which attacks, operating points, controls and laws work
-with the person as the unit. joint_lira weighs the records by what the shadows tell of them; sum_by_person adds up what
-an attack says of each.
+The records of a person are evidence together. person_scores turns log-odds [models, examples] into one score per person
+[models, persons]. These are ordinary Scores: attacks, operating points, controls and laws then have the person as their
+unit. joint_lira weights records by how much the shadows show them to reveal. sum_by_person adds up an attack's
+statistics over a person's records.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jaxmia.data.persons import checked_persons
 from jaxmia.scores import Scores
 from jaxmia.stats.result import AttackResult, checked_arrays
 
-FOLDS = 8  # of the models: the weights of a fold's models come from the models of the other folds
-_SHRINKAGE = 0.1  # of the correlations between a person's records
+FOLDS = 8  # folds of models: the weights for a fold come from the models of the other folds
+_SHRINKAGE = 0.1  # shrinkage of the correlations between a person's records
 
 
 class PersonScores(NamedTuple):
@@ -29,8 +29,9 @@ class PersonScores(NamedTuple):
 
     Attributes:
         persons: [persons], the names, ascending.
-        records: int64[persons], how many each has.
-        scores: log_odds float64[models, persons], what a person's records say together; member bool[models, persons].
+        records: int64[persons], number of records of each.
+        scores: log_odds float64[models, persons], the (weighted) sum over a person's records; member bool[models,
+            persons].
     """
 
     persons: np.ndarray
@@ -39,7 +40,7 @@ class PersonScores(NamedTuple):
 
 
 class _Grouped(NamedTuple):
-    """Examples sorted by person: order [examples], first places and numbers of records [persons]."""
+    """Examples sorted by person: order [examples], position of the first record and number of records [persons]."""
 
     persons: np.ndarray
     order: np.ndarray
@@ -48,18 +49,18 @@ class _Grouped(NamedTuple):
 
 
 def person_scores(scores: Scores, person: np.ndarray) -> PersonScores:
-    """Add up the log-odds of each person's records.
+    """Return Scores with one log-odds per person: the sum over the person's records.
 
-    The sum asks no shadow anything, so that every attack of scores may be made on it. Where the records of a person
-    tell unlike amounts, joint_lira finds more.
+    The sum uses no shadows, so every attack on scores is valid on it. Where a person's records differ in how much they
+    reveal, joint_lira finds more.
 
     Args:
         scores: log_odds and member [models, examples], at least 3 models.
-        person: [examples], integers or strings: whose record each example is.
+        person: [examples], integers or strings, the person of each example.
 
     Raises:
-        InputError: for bad scores; persons that are missing or empty; or a person with some records in a model's
-            training set and others out of it.
+        InputError: for bad scores, missing or empty persons, or a person with some records in a model's training set
+            and others out of it.
     """
     log_odds, member = score_arrays(scores)
     grouped = _grouped(person, log_odds.shape[1])
@@ -68,15 +69,15 @@ def person_scores(scores: Scores, person: np.ndarray) -> PersonScores:
 
 
 def weighed_person_scores(scores: Scores, person: np.ndarray) -> PersonScores:
-    """Weigh the log-odds of each person's records by Fisher's linear discriminant, and add them up.
+    """Return Scores with one log-odds per person: records weighted by Fisher's linear discriminant and added up.
 
-    w = S^-1 (mean_in - mean_out), S the covariance of a person's records over models of either side, its correlations
-    shrunk by a tenth: records that tell more weigh more, and records that say the same count once. No model sets its
-    own weights: they come from the other folds of the models.
+    w = S^-1 (mean_in - mean_out), where S is the covariance of a person's records over the models of either side, with
+    correlations shrunk by a tenth. Records that reveal more have more weight, and redundant records count once. A
+    model's weights come from the models of the other folds, never from itself.
 
-    For estimates of how vulnerable persons are (jaxmia.per_example_vulnerability), not for attacks: a target's
-    membership enters the weights of its shadows, and an attack that compares with them would find that. joint_lira
-    keeps it out.
+    Use it to estimate how vulnerable persons are (jaxmia.per_example_vulnerability), not for attacks: a target's
+    membership affects the weights of its shadows, so an attack that compares the target with them would see it.
+    joint_lira avoids this.
 
     Args:
         scores: log_odds and member [models, examples], at least 2 FOLDS models.
@@ -94,10 +95,10 @@ def weighed_person_scores(scores: Scores, person: np.ndarray) -> PersonScores:
 
 
 def joint_lira(scores: Scores, person: np.ndarray, *, calibrated: bool = False) -> AttackResult:
-    """LiRA on persons: the log-odds of all records of a person, weighed by a discriminant from the shadows alone.
+    """Return LiRA on persons: a person's log-odds, weighted by a discriminant that is fitted to the shadows alone.
 
-    The target's fold of the models gives neither weights (weighed_person_scores) nor the two Gaussians of the weighed
-    sum with and without the person.
+    Models in the target's fold are used neither for the weights (weighed_person_scores) nor for the two Gaussians of
+    the weighted sum with and without the person.
 
     Args:
         scores: log_odds and member [models, examples], at least 2 FOLDS models.
@@ -131,15 +132,15 @@ def joint_lira(scores: Scores, person: np.ndarray, *, calibrated: bool = False) 
 def sum_by_person(result: AttackResult, person: np.ndarray) -> AttackResult:
     """Add up an attack's statistic over each person's records, persons ascending by name.
 
-    Of log likelihood ratios, as of lira(scores), it is the ratio of all records together, were they independent. What
-    the law of such a sum is nobody knows: of the calibrated evaluations only that by ranks holds.
+    The sum of log likelihood ratios, as from lira(scores), is the joint ratio if the records are independent. The null
+    law of such a sum is unknown, so of the calibrated evaluations only the one by ranks is valid.
 
     Args:
-        result: of an attack, [models, examples].
-        person: [examples], integers or strings: whose record each example is.
+        result: an attack's result, [models, examples].
+        person: [examples], integers or strings, the person of each example.
 
     Returns:
-        AttackResult [models, persons]; defined where the statistic of at least one record is.
+        AttackResult [models, persons]; defined where the statistic of at least one record is defined.
 
     Raises:
         InputError: as person_scores.
@@ -165,13 +166,13 @@ def _grouped(person: np.ndarray, examples: int) -> _Grouped:
 
 
 def _member_by_person(member: np.ndarray, grouped: _Grouped) -> np.ndarray:
-    """Return bool[models, persons]; InputError for a person who is in a training set in part."""
+    """Return bool[models, persons]; raises InputError for a person with only some records in a training set."""
     inside = np.add.reduceat(member[:, grouped.order], grouped.starts, axis=1, dtype=np.int64)
     split = ((inside > 0) & (inside < grouped.records)).any(axis=0)
     if split.any():
         raise InputError(
             f"person={grouped.persons[split.argmax()]} has some records in a model's training set and others out of it,"
-            f" and so have {np.count_nonzero(split) - 1} more persons; membership must be drawn by person."
+            f" and so do {np.count_nonzero(split) - 1} more persons; draw membership by person."
         )
     return inside > 0
 
@@ -179,7 +180,8 @@ def _member_by_person(member: np.ndarray, grouped: _Grouped) -> np.ndarray:
 def _checked(scores: Scores, person: np.ndarray) -> tuple[np.ndarray, np.ndarray, _Grouped]:
     """Return (log-odds by person and standardised [models, examples], member [models, persons], the grouping).
 
-    In units of a record's own deviation over all models, whoever was a member, folds share one scale.
+    Log-odds are divided by each record's standard deviation over all models, members or not, so that folds share one
+    scale.
     """
     log_odds, member = score_arrays(scores, min_models=2 * FOLDS)
     grouped = _grouped(person, log_odds.shape[1])
@@ -189,30 +191,30 @@ def _checked(scores: Scores, person: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _folds(models: int) -> Iterator[np.ndarray]:
-    """Yield bool[models], the targets of each fold."""
+    """Yield bool[models], True for the targets of each fold."""
     for fold in range(FOLDS):
         yield np.arange(models) % FOLDS == fold
 
 
 def _blocks(grouped: _Grouped) -> Iterator[np.ndarray]:
-    """Yield the places [persons, records] of the records of all persons with as many."""
+    """Yield the positions [persons, records] of records, for all persons with the same number of records at once."""
     for number in np.unique(grouped.records):
         persons = np.flatnonzero(grouped.records == number)
         yield grouped.starts[persons, None] + np.arange(number)
 
 
 def _weighed(log_odds: np.ndarray, weights: np.ndarray, grouped: _Grouped) -> np.ndarray:
-    """Return the weighed sums [models, persons]."""
+    """Return the weighted sums [models, persons]."""
     return np.add.reduceat(log_odds * weights, grouped.starts, axis=1)
 
 
 def _of_shadows(log_odds: np.ndarray, member: np.ndarray, grouped: _Grouped) -> tuple[np.ndarray, np.ndarray]:
-    """Return the discriminants' weights [examples], |w| adding up to 1 for each person, and who has both sides."""
+    """Return the weights [examples], with sum |w| = 1 for each person, and which persons have shadows on both sides."""
     weights = np.empty(log_odds.shape[1])
     seen = (member.sum(axis=0) >= 2) & ((~member).sum(axis=0) >= 2)
     inside = np.repeat(member, grouped.records, axis=1)
     (_, mean_in, of_in), (_, mean_out, of_out) = (centred(log_odds, side) for side in (inside, ~inside))
-    offsets = of_in + of_out  # each score is on one side
+    offsets = of_in + of_out  # each score is on exactly one side
     deviation = np.maximum(offsets.std(axis=0), RESOLUTION)
     scaled = offsets / deviation
     shift = np.where(np.repeat(seen, grouped.records), mean_in - mean_out, 0.0) / deviation

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jaxmia._buckets import in_float32
 
 _LEARNING_RATE = (
-    0.1  # of Adam at the start, decayed to 0 along a cosine; scores and features have deviation 1
+    0.1  # Adam's initial rate, decayed to 0 along a cosine; scores and features have standard deviation 1
 )
 
 
@@ -30,16 +30,18 @@ def quantile_predictions(
 ) -> Float[Array, "targets examples"]:
     """Return each target's fitted quantile of its scores at every example.
 
-    Minimises, for each target, mean over weight of max(level r, (level - 1) r) + ridge / (2 n) |w|^2 for the
-    residual r = score - intercept - w x, n the sum of the weights, full batch.
+    Minimises for each target, on full batches, the weighted mean of max(level r, (level - 1) r) + ridge / (2 n) |w|^2,
+    where r = score - intercept - w x is the residual and n the sum of the weights.
 
     Args:
-        scores: standardised by target.
-        weights: 1 for the examples to fit on, 0 for the others.
-        features: standardised; the last column is the constant 1 and not penalised.
-        level: of the quantile, in (0, 1).
-        ridge: penalty, in examples.
-        steps: Adam steps.
+        scores: scores standardised within each target.
+        weights: 1 for examples to fit on, 0 for the others.
+        features: standardised features; the last column is the constant 1, which is not penalised.
+        level: level of the quantile, in (0, 1).
+        ridge: penalty on w, in units of examples.
+        steps: number of Adam steps.
+
+        Returns: float32[targets, examples], in units of the standardised scores.
     """
     one = functools.partial(_fit_one, features=features, level=level, ridge=ridge, steps=steps)
     return jax.vmap(one)(scores, weights)
@@ -69,7 +71,7 @@ def _fit_one(
             updates, moments = optimizer.update(jax.grad(loss)(coefficients), moments)
         return (optax.apply_updates(coefficients, updates), moments), None
 
-    # Start at the quantile of a standard normal score that the features say nothing of.
+    # Start at the quantile of a standard normal score that is independent of the features.
     start = jnp.zeros(features.shape[1]).at[-1].set(scipy.stats.norm.ppf(level))
     (coefficients, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=steps)
     return features @ coefficients

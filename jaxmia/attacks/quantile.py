@@ -12,19 +12,21 @@ from jaxmia.scores import Scores
 from jaxmia.stats.result import AttackResult
 
 _FLOOR = (
-    1e-3  # of the mean squared residual, added before the logarithm: an exact fit of one score says little
+    # Share of the mean squared residual, added before the logarithm so that one exact fit has little weight.
+    1e-3
 )
-_MAX_LOG_FACTOR = np.log(100.0)  # a variance may leave the mean squared residual by this factor, either way
+# A variance differs from the mean squared residual by at most this factor, up or down.
+_MAX_LOG_FACTOR = np.log(100.0)
 
 
 class _Design(NamedTuple):
-    """What the regressions of every target share.
+    """The design that the regressions of all targets share.
 
     Attributes:
-        features: float64[examples, dim + 1], standardised, the last column constant 1, sorted by fold.
-        order: int64[examples], the example in each sorted place.
-        folds: slices of the sorted places.
-        penalty: float64[dim + 1], ridge of each coefficient.
+        features: float64[examples, dim + 1], standardised, sorted by fold; the last column is the constant 1.
+        order: int64[examples], the example at each sorted position.
+        folds: slices of the sorted positions.
+        penalty: float64[dim + 1], ridge penalty of each coefficient.
     """
 
     features: np.ndarray
@@ -43,38 +45,38 @@ def quantile(
     ridge: float | None = None,
     steps: int = 500,
 ) -> AttackResult:
-    """Compare each score with what a regression on the features expects of a non-member.
+    """Compare each score with a regression's prediction for a non-member with the same features.
 
-    Gaussian: (s - mu(x)) / sigma(x), both from ridge regressions: mu of s, log sigma^2 of the log squared
-    residuals (Harvey 1976), scaled so that the squared residuals over sigma^2 average 1. Pinball:
-    s - q(x), q the 1 - fpr quantile, linear in x: positive calls a member at that FPR. It assumes no
-    law of the scores, which is why it is kept beside the Gaussian, which serves every FPR at once.
+    Gaussian: (s - mu(x)) / sigma(x), where ridge regressions fit mu to s and log sigma^2 to the log squared residuals
+    (Harvey 1976), scaled so that the squared residuals over sigma^2 average 1. It serves every FPR at once. Pinball: s
+    - q(x), where q is the 1 - fpr quantile, linear in x; a positive value calls a member at that FPR. It assumes no law
+    of the scores.
 
-    The paper trains on public data that are known not to be members. Here the known non-members of a target
-    are its own, cross-fitted: the examples fall into folds, and the prediction at x comes from the target's
-    non-members in the other folds. So whether the target trained on x never enters x's own statistic, which
-    a regression that had seen x only as a non-member would give away. Folds follow the features alone
-    (every folds-th example in their lexicographic order), not the order of the examples.
+    The paper trains on public data that are known not to be members. Here the regressions use the target's own
+    non-members, cross-fitted: examples are split into folds, and the prediction at x comes from the target's
+    non-members in the other folds. So x's statistic does not depend on whether the target trained on x; without folds
+    it would, since only non-members are fitted. Folds depend on the features alone (every folds-th example in their
+    lexicographic order), not on the order of the examples.
 
-    The regressions are linear, the paper's are networks. Cost: models x examples x dim^2.
+    The regressions are linear; the paper uses networks. Cost: models x examples x dim^2.
 
     Args:
         scores: log_odds and member [models, examples].
-        features: float[examples, dim], what the attacker knows of each example.
+        features: float[examples, dim], the features that the attacker knows for each example.
         method: "gaussian" or "pinball" (float32, Adam).
-        fpr: of the pinball quantile.
-        folds: at least 2.
-        ridge: penalty on coefficients of standardised features, in examples: minimises the sum of losses +
-            ridge |w|^2 (pinball, of scores standardised by target: ridge / 2). By default dim, the
-            posterior mean where features explain half of the variance.
-        steps: Adam steps of the pinball fit.
+        fpr: FPR of the pinball quantile.
+        folds: number of folds, at least 2.
+        ridge: penalty on coefficients of standardised features, in units of examples: the fit minimises the sum of
+            losses + ridge |w|^2 (pinball, on scores standardised by target: ridge / 2 |w|^2). By default dim, which
+            gives the posterior mean if features explain half of the variance.
+        steps: number of Adam steps of the pinball fit.
 
     Returns:
         float64 statistic [models, examples]; 0 and undefined where the other folds hold fewer than 2
         non-members.
 
     Raises:
-        InputError: bad scores, features or options.
+        InputError: for bad scores, features or options.
     """
     check_choice("method", method, ("gaussian", "pinball"))
     check_fpr("fpr", fpr)
@@ -84,8 +86,8 @@ def quantile(
     design = _design(np.asarray(features), log_odds.shape[1], folds, ridge)
     statistic, defined = np.empty(log_odds.shape), np.empty(log_odds.shape, bool)
     examples, dim = design.features.shape
-    # A block of targets for the Gaussian holds a Gram matrix and a residual per fold; the products of the
-    # pinball fit need many targets to be fast.
+    # The Gaussian fit holds a Gram matrix and residuals per target and fold, so its blocks are small. The pinball fit
+    # needs many targets at once for fast matrix products.
     size = folds * max(examples, dim**2) if method == "gaussian" else max(1, examples // 16)
     for rows in blocks_of(size, len(log_odds)):
         block = log_odds[rows][:, design.order].astype(np.float64)
@@ -104,7 +106,7 @@ def quantile(
 
 
 def _design(features: np.ndarray, examples: int, folds: int, ridge: float | None) -> _Design:
-    """Check and standardise the features and sort the examples by fold.
+    """Return the checked and standardised features, with examples sorted by fold.
 
     Raises:
         InputError: unless features is finite [examples, at least 1] and ridge not negative.
@@ -130,7 +132,7 @@ def _design(features: np.ndarray, examples: int, folds: int, ridge: float | None
         np.concatenate([ordered, np.ones((examples, 1))], axis=1),
         order,
         [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)],
-        # A trace of penalty keeps the regressions of collinear features solvable.
+        # A tiny penalty keeps regressions on collinear features solvable.
         np.append(np.full(shape[1], max(ridge, 1e-9 * examples)), 0.0),
     )
 
@@ -147,7 +149,7 @@ def _gaussian(log_odds: np.ndarray, known: np.ndarray, design: _Design) -> np.nd
     mean_square = _training_mean(squares, training)
     logs = np.log(squares + np.maximum(_FLOOR * mean_square, RESOLUTION**2))
     level = _training_mean(logs, training)
-    # Coefficients of the deviation from the mean log, so that the penalty draws towards one common sigma.
+    # Fit deviations from the mean log, so that the penalty shrinks towards a common sigma.
     factor = np.clip(_ridge(gram, training, logs - level, features), -_MAX_LOG_FACTOR, _MAX_LOG_FACTOR)
     variance = np.exp(factor)
     variance *= np.maximum(_training_mean(squares / variance, training), RESOLUTION**2)
@@ -166,7 +168,7 @@ def _training_grams(known: np.ndarray, design: _Design) -> np.ndarray:
     ]
     inside = np.stack(parts, axis=1)
     gram = inside.sum(axis=1, keepdims=True) - inside
-    gram[..., -1, -1] += gram[..., -1, -1] == 0  # no non-member: anything that can be solved
+    gram[..., -1, -1] += gram[..., -1, -1] == 0  # without non-members: any solvable matrix
     return gram + np.diag(design.penalty)
 
 
@@ -178,7 +180,7 @@ def _ridge(gram: np.ndarray, training: np.ndarray, response: np.ndarray, feature
 
 
 def _training_mean(values: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Return the mean over the training examples [targets, folds, 1], 0 if there is none."""
+    """Return the mean over the training examples [targets, folds, 1], 0 if there are none."""
     number = np.maximum(training.sum(axis=-1, keepdims=True), 1)
     return np.sum(values, axis=-1, keepdims=True, where=training) / number
 
@@ -189,7 +191,7 @@ def _pinball(
     """Return s - q(x) of a block of targets [targets, examples], cross-fitted."""
     features = design.features.astype(np.float32)
     values = np.empty(log_odds.shape)
-    from jaxmia.attacks.pinball import quantile_predictions  # the one part of the attacks that loads JAX
+    from jaxmia.attacks.pinball import quantile_predictions  # the only part of the attacks that loads JAX
 
     for fold in design.folds:
         training = known.copy()

@@ -1,4 +1,4 @@
-"""The ratio of the target's probability of an example to the probability p̄ to expect, for RMIA and BASE."""
+"""The ratio of the target's probability of an example to the expected probability p̄, for RMIA and BASE."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import numpy as np
 from jaxmia._validate import check
 from jaxmia.attacks.shadows import Side, Sides, blocks_of, log_probability, side_log_means
 
-DECIMALS = 12  # of log ratios: what is equal in exact arithmetic must stay equal after rounding
+DECIMALS = 12  # decimals of log ratios: values that are equal in exact arithmetic must stay equal
 OFFLINE_GRID = np.arange(11) / 10
 
 
 def offline_coefficients(
     log_odds: np.ndarray, member: np.ndarray, outside: Side, *, offline: bool, a: float | None
 ) -> np.ndarray | None:
-    """Return the a of every target float64[models, 1], tuned unless it is given; None online.
+    """Return the coefficient a of every target, float64[models, 1], tuned unless given; None for the online form.
 
     Raises:
-        InputError: for an a outside [0, 1], or without offline.
+        InputError: if a is outside [0, 1], or given without offline.
     """
     if a is None:
         return tuned_offline_a(log_odds, member, outside) if offline else None
@@ -29,16 +29,16 @@ def offline_coefficients(
 def log_ratios(
     log_odds: np.ndarray, shadows: Sides, offline_a: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return log p - log p̄ of every target, 0 where a side that is needed has no shadow, and where it has.
+    """Return log p - log p̄ of every target, 0 where a needed side has no shadow, and where it is defined.
 
     Args:
-        log_odds: [models, examples], of the targets.
-        shadows: what they are compared with.
+        log_odds: float[models, examples] of the targets.
+        shadows: scores of the shadows on each side.
         offline_a: None for p̄ = (p̄_in + p̄_out) / 2; else a, float64[models, 1], for
             p̄ = ((1 + a) p̄_out + 1 - a) / 2 (Zarifzadeh et al. 2024, arXiv 2312.03262, section 3).
 
     Returns:
-        float64[models, examples] and bool[models, examples].
+        Log ratios float64[models, examples], and bool[models, examples], True where defined.
     """
     ratios, known = np.empty(log_odds.shape), np.empty(log_odds.shape, bool)
     for columns in blocks_of(*log_odds.shape):
@@ -76,7 +76,7 @@ def count_below(values: np.ndarray, population: np.ndarray) -> np.ndarray:
 
     Args:
         values: float64[rows, values].
-        population: float64[rows, population]; +inf stands for no entry.
+        population: float64[rows, population]; +inf marks a missing entry.
 
     Returns:
         int64[rows, values].
@@ -86,7 +86,7 @@ def count_below(values: np.ndarray, population: np.ndarray) -> np.ndarray:
     ordered = np.take_along_axis(both, order, axis=1)
     is_population = order >= values.shape[1]
     before = np.cumsum(is_population, axis=1) - is_population
-    # Equal values share the count of their first: entries that are equal are not smaller.
+    # Equal values get the count of the first of them, since equal entries are not smaller.
     is_first = np.ones(both.shape, bool)
     np.not_equal(ordered[:, 1:], ordered[:, :-1], out=is_first[:, 1:])
     below = np.empty(both.shape, np.int64)
@@ -95,17 +95,17 @@ def count_below(values: np.ndarray, population: np.ndarray) -> np.ndarray:
 
 
 def tuned_offline_a(log_odds: np.ndarray, member: np.ndarray, outside: Side) -> np.ndarray:
-    """Return, for every target, the a of OFFLINE_GRID that attacks one of its shadows best.
+    """Return for every target the a of OFFLINE_GRID that best attacks one of its shadows.
 
-    The shadow plays target with the remaining models as its shadows, and a maximises the AUC over its
-    members and non-members (ties count against it; the smallest a wins a draw). Neither the target's
-    membership nor its scores of the audited examples enter: only its mean score, which picks its neighbour
-    in that order.
+    The shadow acts as the target and the remaining models as its shadows. The chosen a maximises the AUC over the
+    shadow's members and non-members (ties count against a; of equally good ones the smallest is taken). The target's
+    membership and its scores of single examples are not used: only its mean score, which selects its neighbour in the
+    order of mean scores as that shadow.
 
     Args:
-        log_odds: [models, examples].
+        log_odds: float[models, examples].
         member: bool[models, examples].
-        outside: the shadows without each example.
+        outside: scores of the shadows without each example.
 
     Returns:
         float64[models, 1].
@@ -118,8 +118,7 @@ def tuned_offline_a(log_odds: np.ndarray, member: np.ndarray, outside: Side) -> 
         log_p = log_probability(scored[order])
         number, log_out[:, columns] = side_log_means(log_p, on_side[order], leave_out=2)
         known[:, columns] = number > 0
-    # Model j of the order and its shadow j + 1 leave the same gap; the last model's shadow is the one
-    # before it.
+    # Model j and its shadow j + 1 in the order are left out together; the last model's shadow is the one before it.
     gaps = np.minimum(np.arange(models), models - 2)
     shadows = np.where(gaps == np.arange(models), gaps + 1, gaps)
     tuned = np.empty((models, 1))
@@ -137,6 +136,6 @@ def tuned_offline_a(log_odds: np.ndarray, member: np.ndarray, outside: Side) -> 
 
 
 def _auc(statistic: np.ndarray, member: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Return each row's P(member > non-member) over what is known, up to a factor that no a changes."""
+    """Return each row's P(member > non-member) over known entries, up to a factor that does not depend on a."""
     below = count_below(statistic, np.where(known & ~member, statistic, np.inf))
     return np.sum(below, axis=1, where=known & member)

@@ -19,37 +19,38 @@ def rmia(
     a: float | None = None,
     paired: bool = False,
 ) -> AttackResult:
-    """Return the share of population examples z with [p(x) / p̄(x)] / [p(z) / p̄(z)] > gamma (their eq. 4).
+    """Return the share of population examples z with [p(x) / p̄(x)] / [p(z) / p̄(z)] > gamma (eq. 4 of the paper).
 
-    Online: p̄(x) = (p̄_in + p̄_out) / 2, each side's mean over all its shadows. Offline: p̄(x) = ((1 + a)
-    p̄_out + 1 - a) / 2, from OUT shadows alone. The population is the target's own non-members other than x,
-    or scores.population_log_odds, whose p̄(z) is the mean over all shadows (online) or the offline form (offline),
-    since no model trained on z. Log ratios are rounded to 1e-12 nats, so that what is equal in exact arithmetic
-    stays equal.
+    Online: p̄(x) = (p̄_in + p̄_out) / 2, with each side's mean over all its shadows. Offline: p̄(x) = ((1 + a) p̄_out +
+    1 - a) / 2, from OUT shadows alone. The population is the target's non-members other than x, or
+    scores.population_log_odds. No model trained on the latter, so p̄(z) is the mean over all shadows (online) or the
+    offline form (offline). Log ratios are rounded to 1e-12 nats, so that values that are equal in exact arithmetic stay
+    equal.
 
-    Published code compares a non-member x with itself too. Then its share is out of one more than a member's and never
-    reaches 1, which tells members from non-members whatever the model: with 320 non-members TPR 0.006 at FPR
-    0.001 on heads of epsilon 0.5, whose ceiling is 0.0016.
+    Published code also compares a non-member x with itself. The share of a non-member is then out of one more example
+    than a member's and never reaches 1, which reveals membership for any model: with 320 non-members it gives TPR 0.006
+    at FPR 0.001 on heads with epsilon 0.5, whose ceiling is 0.0016.
 
-    For one target the population and gamma change only ties and how targets compare with one another (for
-    gamma other than 1 up to one example in the population, which has x as a member and not as a non-member).
+    Within one target the population and gamma change only ties, and otherwise only the comparison between targets. (For
+    gamma other than 1 this holds up to one example of the population, because a member is compared with one more
+    population example than a non-member.)
 
     Args:
         scores: log_odds and member [models, examples], at least 3 models; population_log_odds
             [models, population] or None.
         offline: use OUT shadows alone.
         gamma: positive threshold on the ratio.
-        a: of the offline form, in [0, 1]; by default tuned for each target on one of its shadows.
-        paired: every shadow on both sides, by scores.flipped_log_odds.
+        a: coefficient of the offline form, in [0, 1]; by default tuned for each target on one of its shadows.
+        paired: use every shadow on both sides, by scores.flipped_log_odds.
 
     Returns:
-        float64 statistic [models, examples] in [0, 1]. An example without the shadows it needs is undefined
-        and treated as if p(x) = p̄(x); so is every example, at 1/2, of a target without population. A share of few is a
-        coarse statistic: the result's population says of how many, and an FPR f takes 10 / f of them.
+        float64 statistic [models, examples] in [0, 1]. An example without the shadows it needs is undefined and treated
+        as if p(x) = p̄(x). Every example of a target without population is undefined and has 1/2. The statistic is a
+        rank within the population, whose size the result's `population` holds: an FPR f needs at least 10 / f.
 
     Raises:
-        InputError: bad scores or population, gamma not positive, a outside [0, 1] or without offline,
-            paired without flipped scores.
+        InputError: for bad scores or population, gamma not positive, a outside [0, 1] or without offline, or paired
+            without flipped scores.
     """
     check(0 < gamma < np.inf, "gamma", gamma, "be positive and finite")
     log_odds, member = score_arrays(scores)
@@ -59,8 +60,7 @@ def rmia(
     population = None
     if scores.population_log_odds is not None:
         outside = _checked_population(np.asarray(scores.population_log_odds), len(log_odds))
-        # With a = 1 the offline form is the plain mean over OUT shadows, which for a population are all of
-        # them.
+        # With a = 1 the offline form is the mean over OUT shadows. For a population all shadows are OUT.
         mean_a = np.ones((len(log_odds), 1)) if offline_a is None else offline_a
         nobody = np.zeros(outside.shape, bool)
         population, _ = log_ratios(outside, Sides(Side(outside, nobody), Side(outside, ~nobody)), mean_a)

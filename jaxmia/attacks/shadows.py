@@ -1,8 +1,8 @@
-"""Leave-one-out statistics of the shadows: every model once the target, the other models its shadows.
+"""Leave-one-out statistics of the shadows: every model is the target once, and the others are its shadows.
 
-All of them come in closed form from the sums (or the order) over all models, in float64, for a block of
-examples at a time. A *side* is the set of models that contain an example (IN) or do not (OUT); the target
-never counts among its own shadows.
+They are computed in closed form from sums (or the order) over all models, in float64, for one block of examples at a
+time. A *side* is the set of models that trained on an example (IN) or did not (OUT). The target is never among its own
+shadows.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import scipy.special
 from jaxmia._validate import InputError, check
 from jaxmia.scores import Scores
 
-BLOCK_SIZE = 1 << 15  # values of one temporary array: 256 kB in float64, so that a few stay in a core's cache
-RESOLUTION = 1e-9  # nats of log-odds; a smaller deviation is rounding, not information
-LARGEST = 1e60  # nats of log-odds; fourth powers of larger scores overflow
+BLOCK_SIZE = 1 << 15  # values per temporary array: 256 kB in float64, so that a few fit into a core's cache
+RESOLUTION = 1e-9  # nats of log-odds; smaller deviations are rounding error
+LARGEST = 1e60  # nats of log-odds; fourth powers of larger values overflow
 
 
 class Side(NamedTuple):
-    """Scores of the models that count on one side, with (IN) or without (OUT) each example.
+    """Scores of the models of one side: with (IN) or without (OUT) each example.
 
     Attributes:
-        log_odds: [models, examples]; off the side, anything.
+        log_odds: [models, examples]; arbitrary where on_side is False.
         on_side: bool[models, examples].
     """
 
@@ -34,24 +34,24 @@ class Side(NamedTuple):
     on_side: np.ndarray
 
     def block(self, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-        """The same of some examples, in float64."""
+        """Return log_odds and on_side of a block of examples, in float64."""
         return self.log_odds[:, columns].astype(np.float64), self.on_side[:, columns]
 
 
 class Sides(NamedTuple):
-    """The shadows' scores with and without each example."""
+    """The scores of the shadows with (IN) and without (OUT) each example."""
 
     inside: Side
     outside: Side
 
 
 class SideMoments(NamedTuple):
-    """Moments of one side's shadows for every target; where number is 0 the others hold finite placeholders.
+    """Moments of one side's shadows for every target; where number is 0, mean and variance are finite placeholders.
 
     Attributes:
-        number: float64[models, block], shadows on this side, the target excluded.
-        mean: float64[models, block].
-        variance: float64[models, block], about the mean, with denominator number (ddof 0).
+        number: float64[models, block], number of shadows on this side without the target.
+        mean: float64[models, block], in nats.
+        variance: float64[models, block], about the mean with ddof 0, in square nats.
     """
 
     number: np.ndarray
@@ -60,11 +60,11 @@ class SideMoments(NamedTuple):
 
 
 class SideLogMeans(NamedTuple):
-    """Log of the mean probability over one side; log_mean is 0 where number is 0.
+    """Log of the mean probability over the models of one side; log_mean is 0 where number is 0.
 
     Attributes:
-        number: int64[gaps, block], models behind the mean.
-        log_mean: float64[gaps, block].
+        number: int64[gaps, block], number of models in the mean.
+        log_mean: float64[gaps, block], in nats.
     """
 
     number: np.ndarray
@@ -75,11 +75,11 @@ def score_arrays(scores: Scores, *, min_models: int = 3) -> tuple[np.ndarray, np
     """Return (log_odds, member) as NumPy arrays [models, examples], checked.
 
     Args:
-        scores: from any framework.
+        scores: Scores with arrays of any framework.
         min_models: 3 for an attack with shadows: a target and one shadow on each side.
 
     Raises:
-        InputError: wrong shapes or dtypes, too few models, no example, or scores that are not finite.
+        InputError: for wrong shapes or dtypes, too few models, no example, or scores that are not finite.
     """
     log_odds, member = np.asarray(scores.log_odds), np.asarray(scores.member)
     shape = log_odds.shape
@@ -93,11 +93,11 @@ def score_arrays(scores: Scores, *, min_models: int = 3) -> tuple[np.ndarray, np
 
 
 def sides(scores: Scores, *, paired: bool = False) -> Sides:
-    """Return what the attacks compare a target with.
+    """Return the shadow scores that attacks compare a target with.
 
     Args:
         scores: checked by score_arrays.
-        paired: every model on both sides, off its own with its flipped_log_odds.
+        paired: put every model on both sides; the side it is not on takes its flipped_log_odds.
 
     Raises:
         InputError: for paired without flipped_log_odds, or with bad ones.
@@ -118,7 +118,7 @@ def sides(scores: Scores, *, paired: bool = False) -> Sides:
 
 
 def check_log_odds(name: str, log_odds: np.ndarray) -> None:
-    """Raise InputError unless the scores are floating point numbers of at most LARGEST in size."""
+    """Raise InputError unless all scores are floating point numbers with an absolute value of at most LARGEST."""
     dtype = log_odds.dtype
     check(_is_floating(dtype), f"{name}.dtype", str(dtype), "be floating")
     largest = max(abs(float(log_odds.min())), abs(float(log_odds.max())))
@@ -126,7 +126,7 @@ def check_log_odds(name: str, log_odds: np.ndarray) -> None:
 
 
 def _is_floating(dtype: np.dtype) -> bool:
-    """Whether a type is of floating point numbers; JAX's bfloat16 is, though NumPy does not know it."""
+    """Return whether a dtype is floating point, including JAX's bfloat16, which NumPy does not know."""
     try:
         ml_dtypes.finfo(dtype)
     except ValueError:
@@ -140,7 +140,7 @@ def log_probability(log_odds: np.ndarray) -> np.ndarray:
 
 
 def blocks_of(rows: int, columns: int) -> Iterator[slice]:
-    """Yield slices of the columns such that a [rows, block] array keeps within BLOCK_SIZE."""
+    """Yield slices of the columns such that a [rows, block] array has at most BLOCK_SIZE values."""
     width = max(1, BLOCK_SIZE // rows)
     for start in range(0, columns, width):
         yield slice(start, min(start + width, columns))
@@ -149,12 +149,11 @@ def blocks_of(rows: int, columns: int) -> Iterator[slice]:
 def side_moments(log_odds: np.ndarray, on_side: np.ndarray) -> SideMoments:
     """Return the moments of one side's shadows for every target.
 
-    Removing y = x_k - mean from n values takes y / (n - 1) off the mean and y^2 n / (n - 1) off the sum of
-    squares.
+    Removing y = x_k - mean from n values reduces the mean by y / (n - 1) and the sum of squares by y^2 n / (n - 1).
 
     Args:
         log_odds: float64[models, block].
-        on_side: bool[models, block], True where a model is on the side in question.
+        on_side: bool[models, block], True where a model is on this side.
     """
     total, mean, offset = centred(log_odds, on_side)
     squares = np.sum(offset * offset, axis=0)
@@ -162,8 +161,8 @@ def side_moments(log_odds: np.ndarray, on_side: np.ndarray) -> SideMoments:
     rest = np.maximum(total - 1, 1)
     means = mean - offset / rest
     sum_squares = squares - offset * offset * (total / rest)
-    # Where the target makes up almost all of the sum the difference has no digits left. At most one target
-    # per example can be so far out, so doing these again costs no more than one pass.
+    # Where the target makes up almost all of the sum, the difference loses all digits. At most one target per example
+    # can be such an outlier, so recomputing these costs no more than one pass.
     target, example = np.nonzero((sum_squares < 1e-4 * squares) & (number >= 2))
     others = on_side[:, example]
     others[target, np.arange(target.size)] = False
@@ -173,9 +172,9 @@ def side_moments(log_odds: np.ndarray, on_side: np.ndarray) -> SideMoments:
 
 
 def centred(log_odds: np.ndarray, on_side: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (number [block], mean [block], log-odds minus mean, 0 off the side [models, block]) of one side.
+    """Return number [block], mean [block] and log-odds minus mean (0 off the side) [models, block] of one side.
 
-    One score of the side is subtracted first: equal scores then have a deviation of exactly 0.
+    One score of the side is subtracted first, so that equal scores have a deviation of exactly 0.
     """
     total = on_side.sum(axis=0, dtype=np.float64)
     reference = log_odds[on_side.argmax(axis=0), np.arange(log_odds.shape[1])]
@@ -185,10 +184,10 @@ def centred(log_odds: np.ndarray, on_side: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def side_medians(log_odds: np.ndarray, on_side: np.ndarray) -> np.ndarray:
-    """Return the median of one side's shadows for every target, 0 where it has none.
+    """Return the median of one side's shadows for every target, 0 where there are none.
 
-    One sort per example serves all targets: without a value v, place q of the sorted side holds what place
-    q held if that was below v, and else what place q + 1 held.
+    One sort per example serves all targets: after removing a value v, position q of the sorted side holds its old value
+    if that was below v, and otherwise the old value of position q + 1.
 
     Args:
         log_odds: float64[models, block].
@@ -208,14 +207,14 @@ def side_medians(log_odds: np.ndarray, on_side: np.ndarray) -> np.ndarray:
 
 
 def _place(ordered: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """Return the value at a rank of each row, [block]; ranks beyond either end mean that end."""
+    """Return the value at a rank of each row, [block]; ranks beyond an end are clipped to it."""
     return ordered[np.arange(len(ordered)), np.clip(rank, 0, ordered.shape[1] - 1)]
 
 
 def side_log_means(log_p: np.ndarray, on_side: np.ndarray, *, leave_out: int = 1) -> SideLogMeans:
-    """Return the log of the mean probability of one side's models, neighbouring models left out.
+    """Return the log of the mean probability over one side's models, with each gap of neighbouring models left out.
 
-    Sums of the models before and after the gap lose no digits, whatever the models in the gap hold.
+    Adding the sums before and after the gap avoids cancellation, whatever the models in the gap hold.
 
     Args:
         log_p: float64[models, block], at most 0.
@@ -223,7 +222,7 @@ def side_log_means(log_p: np.ndarray, on_side: np.ndarray, *, leave_out: int = 1
         leave_out: 1 for every target's shadows; 2 leaves out models k and k + 1 for every k.
 
     Returns:
-        Arrays [models - leave_out + 1, block].
+        Arrays [gaps, block], gaps = models - leave_out + 1.
     """
     gaps = len(log_p) - leave_out + 1
     counts = _with_zero(np.cumsum(on_side, axis=0))
@@ -234,7 +233,7 @@ def side_log_means(log_p: np.ndarray, on_side: np.ndarray, *, leave_out: int = 1
     before = _with_zero(np.cumsum(shares, axis=0))[:gaps]
     after = _with_zero(np.cumsum(shares[::-1], axis=0))[::-1][leave_out:]
     total = before + after
-    # Where the gap holds a model far above the others, theirs underflow: start again from their own largest.
+    # Where a model in the gap lies far above the others, their terms underflow: rescale by their own largest.
     gap, example = np.nonzero((total < 1e-290) & (number > 0))
     others = on_side[:, example]
     for offset in range(leave_out):
@@ -246,5 +245,5 @@ def side_log_means(log_p: np.ndarray, on_side: np.ndarray, *, leave_out: int = 1
 
 
 def _with_zero(sums: np.ndarray) -> np.ndarray:
-    """Put a row of zeros before the cumulative sums: the sum of no model."""
+    """Prepend a row of zeros, the sum over no model, to the cumulative sums."""
     return np.concatenate([np.zeros_like(sums[:1]), sums])

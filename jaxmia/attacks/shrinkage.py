@@ -1,10 +1,10 @@
-"""Means and deviations from few shadows, drawn towards those that are known without any (priors of Scores).
+"""Means and variances from few shadows, shrunk towards analytic ones (the priors of Scores).
 
-The log of a sample variance of nu degrees of freedom has the mean log sigma² + psi(nu / 2) - log(nu / 2) and the
-variance psi'(nu / 2), whatever sigma. What remains of its spread about the log of the prior, over examples, is the
-prior's own error: an empirical Bayes estimate of the variance of a Gaussian prior on the log, as limma's of gene
-expression (Smyth 2004, doi 10.2202/1544-6115.1027). Means likewise, in units of the known deviation: the square of
-their distance from the prior, beyond what sampling makes of it, is the square of the prior's error on average.
+The log of a sample variance with nu degrees of freedom has mean log sigma² + psi(nu / 2) - log(nu / 2) and variance
+psi'(nu / 2), for any sigma. Its spread over examples about the log of the prior, beyond this sampling variance, is the
+error of the prior. This gives an empirical Bayes estimate of the variance of a Gaussian prior on the log, as in limma
+for gene expression (Smyth 2004, doi 10.2202/1544-6115.1027). Means are treated in the same way, in units of the known
+standard deviation.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from jaxmia._validate import InputError, check
 from jaxmia.attacks.shadows import RESOLUTION
 from jaxmia.scores import Scores
 
-LEVEL_ERROR = 0.04  # of the logs of analytic variances, in common to all examples: docs/frontier.md
+LEVEL_ERROR = 0.04  # error of the logs of analytic variances that all examples share: docs/frontier.md
 
 
 class Residuals(NamedTuple):
-    """How far samples are from their prior, and the sampling variance of that; 0 and infinite if unknown."""
+    """Differences of sample values from their prior, and their sampling variance; 0 and infinite if unknown."""
 
     values: np.ndarray
     sampling: np.ndarray
 
 
 class Levels(NamedTuple):
-    """Of every target [targets, 1]: what the examples' residuals have in common, and their own spread beyond sampling.
+    """The residuals' common level and their spread beyond sampling error, for every target [targets, 1].
 
     Attributes:
         found: mean residual.
-        kept: the part of it that is believed: the rest may be the few shadows' own.
-        spread: variance of the prior's error from example to example.
+        kept: the part of `found` that is kept; the rest may be sampling error of the few shadows.
+        spread: variance of the prior's error over examples.
         error: variance of kept.
     """
 
@@ -45,19 +45,19 @@ class Levels(NamedTuple):
 
 
 def prior_means(scores: Scores) -> np.ndarray:
-    """Return float64[2, examples], checked.
+    """Return the checked prior, float64[2, examples].
 
     Raises:
-        InputError: without them, or with bad ones.
+        InputError: if it is missing or bad.
     """
     return _prior(scores, "prior_mean")
 
 
 def prior_variances(scores: Scores) -> np.ndarray:
-    """Return float64[2, examples], checked.
+    """Return the checked prior, float64[2, examples].
 
     Raises:
-        InputError: without them, or with bad ones.
+        InputError: if it is missing or bad.
     """
     prior = _prior(scores, "prior_variance")
     check(bool((prior > 0).all()), "lowest prior_variance", float(prior.min()), "be positive")
@@ -66,7 +66,9 @@ def prior_variances(scores: Scores) -> np.ndarray:
 
 def _prior(scores: Scores, name: str) -> np.ndarray:
     if getattr(scores, name) is None:
-        raise InputError(f"{name}=None must be given: jaxmia.analytic_vulnerability has it of ridge heads.")
+        raise InputError(
+            f"{name}=None must be given: jaxmia.analytic_vulnerability computes it for ridge heads."
+        )
     prior = np.asarray(getattr(scores, name), np.float64)
     expected = (2, np.asarray(scores.log_odds).shape[1])
     check(prior.shape == expected, f"{name}.shape", prior.shape, f"be {expected}")
@@ -76,11 +78,11 @@ def _prior(scores: Scores, name: str) -> np.ndarray:
 
 
 def residuals(variance: np.ndarray, degrees: np.ndarray, prior: np.ndarray) -> Residuals:
-    """Return the logs of sample variances over their prior.
+    """Return the log ratios of sample variances to their prior.
 
     Args:
-        variance: unbiased, [targets, examples].
-        degrees: nu of each.
+        variance: unbiased sample variances, [targets, examples].
+        degrees: nu, degrees of freedom of each.
         prior: [examples].
     """
     known = (degrees >= 1) & (variance > RESOLUTION**2)
@@ -93,13 +95,13 @@ def residuals(variance: np.ndarray, degrees: np.ndarray, prior: np.ndarray) -> R
 def mean_residuals(
     number: np.ndarray, mean: np.ndarray, prior: np.ndarray, variance: np.ndarray
 ) -> Residuals:
-    """Return sample means less their prior, in deviations.
+    """Return sample means minus their prior, in standard deviations.
 
     Args:
-        number: [targets, examples], scores behind each mean.
-        mean: likewise.
+        number: [targets, examples], number of scores in each mean.
+        mean: [targets, examples], sample means.
         prior: [examples].
-        variance: of one score, [examples].
+        variance: [examples], variance of one score.
     """
     values = np.where(number > 0, (mean - prior) / np.sqrt(variance), 0.0)
     return Residuals(values, np.where(number > 0, 1 / np.maximum(number, 1), np.inf))
@@ -112,7 +114,7 @@ def prior_error(sums: np.ndarray) -> np.ndarray:
 
 
 def posterior(residual: Residuals, error: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-    """Return what is believed of residuals, under a Gaussian prior of this variance, and its variance."""
+    """Return the posterior means of residuals under a Gaussian prior with variance `error`, and their variances."""
     exact = residual.sampling == 0
     weight = np.where(exact, 1.0, error / (error + np.where(exact, 1.0, residual.sampling)))
     known = np.isfinite(residual.sampling)
@@ -120,12 +122,12 @@ def posterior(residual: Residuals, error: np.ndarray | float) -> tuple[np.ndarra
 
 
 def levels(sums: np.ndarray, own_error: float | None = None) -> Levels:
-    """Return the levels of all targets, each from shadows without the target.
+    """Return the levels of all targets, each computed from the shadows without the target.
 
     Args:
-        sums: float64[4, targets, 1], over the known examples of each target: their number, and the sums of residuals,
-            of their squares, and of their sampling variances.
-        own_error: variance of a level over draws of the shadows; by default the jackknife's from the targets.
+        sums: float64[4, targets, 1], sums over the known examples of each target: their number, residuals, squared
+            residuals, and sampling variances.
+        own_error: variance of a level over draws of the shadows; by default the jackknife estimate over targets.
     """
     number, total, squares, sampling = sums
     number = np.maximum(number, 1)
@@ -137,13 +139,13 @@ def levels(sums: np.ndarray, own_error: float | None = None) -> Levels:
 
 
 def jackknife(replicates: np.ndarray) -> float:
-    """Return the variance of an estimate from its values with each shadow left out once, as the targets' levels."""
+    """Return the jackknife variance of an estimate, from its values with each shadow left out once."""
     number = len(replicates)
     return float((number - 1) / number * np.sum((replicates - replicates.mean()) ** 2))
 
 
 def sums_of(residual: Residuals) -> np.ndarray:
-    """Return what levels takes, of a block of examples: add up the blocks."""
+    """Return the sums that `levels` takes, for one block of examples; add them up over blocks."""
     known = np.isfinite(residual.sampling)
     terms = (
         known,
@@ -155,6 +157,6 @@ def sums_of(residual: Residuals) -> np.ndarray:
 
 
 def shrunk(residual: Residuals, level: Levels, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the variances, and the variance of their logs."""
+    """Return the shrunk variances, and the variance of their logs."""
     beyond, own = posterior(Residuals(residual.values - level.found, residual.sampling), level.spread)
     return prior * np.exp(level.kept + beyond), own + level.error

@@ -1,4 +1,4 @@
-"""The loss threshold attack (Yeom et al. 2018, arXiv 1709.01604): no shadows, the floor for other attacks."""
+"""The loss threshold attack (Yeom et al. 2018, arXiv 1709.01604): a baseline without shadows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxmia.stats.result import AttackResult
 
 
 def threshold(scores: Scores) -> AttackResult:
-    """Return minus the loss: log p of the true class under the target.
+    """Return the negative loss, log p of the true class under the target.
 
     Args:
         scores: log_odds and member [models, examples].
@@ -19,7 +19,7 @@ def threshold(scores: Scores) -> AttackResult:
         float64 statistic [models, examples], always defined.
 
     Raises:
-        InputError: bad scores.
+        InputError: for bad scores.
     """
     log_odds, member = score_arrays(scores, min_models=1)
     statistic = np.empty(log_odds.shape)

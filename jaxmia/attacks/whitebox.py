@@ -1,4 +1,4 @@
-"""The white-box attack: statistics of heads' weights (jaxmia.attacks.weights) as an attack among the others."""
+"""The white-box attack: statistics of heads' weights (jaxmia.attacks.weights) in the registry of attacks."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ def whitebox(scores: Scores, *, method: str = "mahalanobis") -> AttackResult:
 
     Args:
         scores: log_odds and member [models, examples], and white_box with the method's statistic.
-        method: "mahalanobis", for heads however they were trained; "stationarity", for heads trained to the minimum of
-            their objective; or "inverse_hessian".
+        method: "mahalanobis", for heads trained in any way; "stationarity", for heads trained to the minimum of their
+            objective; or "inverse_hessian".
 
     Returns:
         float64 statistic [models, examples], always defined.
 
     Raises:
-        InputError: bad scores, an unknown method, or scores without its statistic.
+        InputError: for bad scores, an unknown method, or scores without its statistic.
     """
     check_choice("method", method, METHODS)
     log_odds, member = score_arrays(scores, min_models=1)
     held = scores.white_box or {}
     if method not in held:
         raise InputError(
-            f"white_box={sorted(held)} must hold the statistic {method!r} of the models' weights for attack 'whitebox':"
-            " scores alone do not have it; experiments and audits of linear heads compute it."
+            f"white_box={sorted(held)} must hold the statistic {method!r} of the models' weights for"
+            " attack 'whitebox'. It cannot be computed from scores; experiments and audits of linear"
+            " heads compute it."
         )
     statistic = np.asarray(held[method], np.float64)
     name = f"white_box[{method!r}]"

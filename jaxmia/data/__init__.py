@@ -1,4 +1,4 @@
-"""What models are trained on, and who is in which training set.
+"""The data that models train on, and their membership in training sets.
 
-Feature sets are read and checked here, candidates drawn from them, and memberships drawn over the candidates.
+This wing reads and checks feature sets, draws candidates from them, and draws memberships over the candidates.
 """

@@ -1,4 +1,4 @@
-"""Bags of words: texts as counts of their tokens, which networks from scratch are trained on."""
+"""Bags of words: texts as token counts, the inputs of networks from scratch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.normalization import unit_norm
 from jaxmia.data.pool import CandidatePool
 
-_VOCABULARY_STEP = 512  # pools of another seed have about as many tokens: their bags share compiled programs
+_VOCABULARY_STEP = 512  # pools of other seeds have similar numbers of tokens and so share compiled programs
 
 
 def bag_of_words(pool: CandidatePool) -> CandidatePool:
     """Replace token ids by the counts of each token in an example, divided by their norm.
 
-    A first layer over them is a table of embeddings, of which every example takes a weighted sum. The tokens are those
-    of the candidates, members and non-members alike; others, which the test split alone has, are dropped. Columns of
-    no token fill up a multiple of 512.
+    A first layer on them acts as a table of embeddings: every example gets a weighted sum. The vocabulary consists of
+    the candidates' tokens, of members and non-members; tokens found in the test split only are dropped. Empty columns
+    pad the vocabulary to a multiple of 512.
 
     Args:
-        pool: of token ids.
+        pool: a pool of token ids.
     """
     vocabulary = np.unique(pool.data.features)
     vocabulary = vocabulary[vocabulary > 0]

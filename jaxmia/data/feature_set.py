@@ -27,14 +27,14 @@ _DEMO_FILE = "demo_wordnet10.npz"
 
 @flax.struct.dataclass
 class FeatureSet(Shown):
-    """Outputs of a frozen pretrained extractor, or what it was given, with class labels.
+    """Outputs of a frozen pretrained extractor, or its raw inputs, with class labels.
 
     Attributes:
         features: float32[examples, dim].
-        labels: int32[examples], places among class_names.
+        labels: int32[examples], indices into class_names.
         class_names: one name per class, in label order.
-        input_shape: of an example that is not an extractor's output: (height, width, channels) of pixels in -1 .. 1, or
-            (length,) of token ids in whole numbers, 0 for none; else ().
+        input_shape: shape of one raw input: (height, width, channels) of pixels in -1 .. 1, or (length,) of token ids,
+            whole numbers with 0 as padding; () for an extractor's outputs.
     """
 
     features: Float[np.ndarray, "examples dim"]
@@ -56,7 +56,7 @@ class FeatureSet(Shown):
     def content_hash(self) -> str:
         """SHA-256 of features (as little-endian float32), labels, class names, and the shape of raw inputs.
 
-        Equal content, equal hash.
+        Equal contents have equal hashes.
         """
         shapes = (self.features.shape, self.class_names, *([self.input_shape] if self.input_shape else []))
         digest = hashlib.sha256(repr(shapes).encode())
@@ -71,9 +71,9 @@ def feature_set(
     """Check arrays and build a FeatureSet from them.
 
     Args:
-        features: float16/float32/float64 [examples, dim]; computed with in float32.
-        labels: [examples], values: what occurs are the classes, in sorted order, named by value. Whole numbers (also as
-            1.0), strings or bools. With class_names, integers that are places among the names, or names.
+        features: float16/float32/float64 [examples, dim], converted to float32.
+        labels: [examples]: whole numbers (also as 1.0), strings or bools. The distinct values, sorted, are the classes
+            and name them. With class_names: indices into the names, or names.
         class_names: one name per class, all different.
 
     Raises:
@@ -94,7 +94,8 @@ def feature_set(
         str(features.dtype),
         f"be floating point{numbers}",
     )
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite here and is refused below
+    # float64 values beyond float32 become infinite here and are refused below.
+    with np.errstate(over="ignore"):
         features = features.astype(np.float32)
     bad_rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if bad_rows.size:
@@ -110,15 +111,15 @@ def load_features(source: str | os.PathLike[str], *, inputs: str = "features") -
     """Load a feature set from an .npz file, or the bundled one by the name "demo".
 
     The file holds `features` (floating [examples, dim]), `labels` ([examples], as of feature_set), and optionally
-    `class_names` (unicode [classes]) and `raw`, what the extractor was given. Pickled objects are never loaded.
+    `class_names` (unicode [classes]) and `raw`, the extractor's inputs. Never loads pickled objects.
 
     Args:
         source: the file.
-        inputs: "features", or "raw" for what the extractor was given, as of raw_set.
+        inputs: "features", or "raw" for the extractor's inputs (see raw_set).
 
     Raises:
-        InputError: for a missing or unreadable file, a missing key, object arrays, or what feature_set or raw_set
-            refuses.
+        InputError: for a missing or unreadable file, a missing key, object arrays, or arrays that feature_set or
+            raw_set refuses.
     """
     check_choice("inputs", inputs, INPUTS)
     if str(source) == DEMO_NAME:
@@ -149,13 +150,13 @@ def raw_set(raw: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | No
     """Check raw inputs and build a FeatureSet from them, with the input_shape of pixels or token ids.
 
     Args:
-        raw: uint8 pixels [examples, height, width] or [examples, height, width, channels], mapped to x / 127.5 - 1: no
-            statistic of the data moves them; or integer token ids [examples, length], padded by 0.
+        raw: uint8 pixels [examples, height, width] or [examples, height, width, channels], mapped to x / 127.5 - 1
+            without statistics of the data; or integer token ids [examples, length], padded by 0.
         labels: as of feature_set.
         class_names: as of feature_set.
 
     Raises:
-        InputError: for another shape or dtype, token ids below 0 or above 2^24, or what feature_set refuses.
+        InputError: for another shape or dtype, token ids below 0 or above 2^24, or arrays that feature_set refuses.
     """
     raw, labels = np.asarray(raw), np.asarray(labels)
     shapes = "be token ids [examples, length] or pixels [examples, height, width(, channels)], not empty"
@@ -183,7 +184,7 @@ def save_features(data: FeatureSet, path: str | os.PathLike[str], *, dtype: str 
         dtype: "float32", or "float16" for half the size at a relative error of up to 2^-11.
 
     Raises:
-        InputError: if the two are exchanged, as they stood in version 0.1, or for another dtype.
+        InputError: if the arguments are in the order of version 0.1 (path first), or for another dtype.
     """
     check(
         isinstance(data, FeatureSet),
@@ -205,7 +206,7 @@ def demo_features() -> FeatureSet:
     """The bundled real feature set: 10 000 WordNet 3.0 noun glosses embedded with all-MiniLM-L6-v2, 10 classes x 1 000.
 
     The class is the noun's lexicographer file (artifact, person, plant, ...). Features are stored as int8 with a scale
-    per dimension (relative error 0.9%). WordNet's licence stands beside the file in jaxmia/data.
+    per dimension (relative error 0.9%). WordNet's licence is next to the file in jaxmia/data.
     """
     with importlib.resources.as_file(importlib.resources.files("jaxmia") / "data" / _DEMO_FILE) as path:
         arrays = read_npz(path, name="features", required=("q", "scale", "labels", "class_names"))

@@ -1,4 +1,4 @@
-"""Labels, membership and ids as people have them: values of whatever type, and what they stand for."""
+"""Convert labels, memberships and ids of any type to the arrays that jaxmia uses."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false"
 def class_places(
     labels: np.ndarray, class_names: Sequence[str] | None, num_examples: int
 ) -> tuple[Int[np.ndarray, "examples"], tuple[str, ...]]:
-    """Places of the classes of all examples, and the classes' names.
+    """Return each example's class as an index into the class names, and these names.
 
     Args:
         labels: [examples]: whole numbers, strings or bools.
-        class_names: if given, labels are places among them (integers) or are among them (strings); without, what
-            occurs are the classes, in sorted order.
-        num_examples: that there must be.
+        class_names: if given, labels are indices into them (integers) or names (strings); if not, the distinct labels
+            are the classes, in sorted order.
+        num_examples: required length of labels.
 
     Raises:
-        InputError: for another shape or type, names that are not different, or labels that no name belongs to.
+        InputError: for another shape or type, duplicate names, or labels without a name.
     """
     _check_shape(labels, num_examples)
     values = label_values(labels)
@@ -65,7 +65,7 @@ def _check_shape(labels: np.ndarray, num_examples: int) -> None:
 
 
 def label_values(labels: np.ndarray) -> np.ndarray:
-    """Labels as integers or text.
+    """Return labels as integers or strings.
 
     Raises:
         InputError: for values that are neither whole numbers nor strings nor bools.
@@ -115,7 +115,7 @@ def _places_of_names(values: np.ndarray, names: tuple[str, ...]) -> Int[np.ndarr
 
 
 def _shifted(values: np.ndarray, classes: int) -> str:
-    """What to type, if the labels are numbered from 1 or have as many values as there are classes."""
+    """Return a hint for labels that start at 1, or that have as many distinct values as there are classes."""
     if int(values.min()) == 1 and int(values.max()) == classes:
         return " Labels from 1: give labels - 1."
     if len(np.unique(values)) == classes:
@@ -124,7 +124,7 @@ def _shifted(values: np.ndarray, classes: int) -> str:
 
 
 def truth(member: np.ndarray, name: str, num_examples: int) -> Bool[np.ndarray, "examples"]:
-    """Membership as bool: from bools, 0 and 1 as integers or floats, or "true" and "false".
+    """Return membership as bool, from bools, from 0 and 1 as integers or floats, or from "true" and "false".
 
     Raises:
         InputError: for another shape or other values.
@@ -145,7 +145,7 @@ def truth(member: np.ndarray, name: str, num_examples: int) -> Bool[np.ndarray, 
 
 
 def record_ids(ids: np.ndarray | None, num_examples: int) -> np.ndarray:
-    """Names of the records as text that any file can hold; their numbers from 0 without any.
+    """Return names of the records as strings without control characters; their row numbers if ids is None.
 
     Raises:
         InputError: for another shape.

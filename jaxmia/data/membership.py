@@ -1,7 +1,6 @@
-"""Who is in whose training set: the masks and the designs that draw them.
+"""Membership: which candidates are in which model's training set, and the designs that draw it.
 
-Apart from the features because the sampling design is a scientific choice: it decides which differential privacy
-adjacency a bound may be compared under.
+The design is a scientific choice: it decides for which adjacency of differential privacy a bound is valid.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class MembershipMasks(Shown):
 
     Attributes:
         member: bool[models, examples], True if the model trains on the example.
-        model_ids: int32[models]; all of a model's randomness follows from the seed and its id.
+        model_ids: int32[models]; all of a model's randomness is derived from the seed and this id.
         design: "bernoulli" (an add/remove game) or "fixed_size" (a replace-one game).
         inclusion_rate: r, the probability that a candidate is a member.
     """
@@ -42,7 +41,7 @@ class MembershipMasks(Shown):
     __repr__ = Shown.__repr__
 
     def headline(self) -> str:
-        """Sizes and design."""
+        """Return one line with sizes and design."""
         models, examples = self.member.shape
         return (
             f"{models} models x {examples} candidates, {self.design}, inclusion rate {self.inclusion_rate:g}"
@@ -62,22 +61,22 @@ def draw_membership(
 ) -> MembershipMasks:
     """Draw the training sets of models first_model .. first_model + num_models - 1.
 
-    The row of a model depends on the key, its id, the labels and the design alone, never on the other models.
+    A model's row depends only on the key, its id, the labels and the design, never on other models.
 
     Args:
         key: random key, or a seed.
         labels: classes of the candidates.
-        num_models: M.
+        num_models: number of models M.
         design: "bernoulli" makes each candidate a member with probability r, independently; "fixed_size" takes exactly
             r times the candidates of each class.
         inclusion_rate: r.
         first_model: id of the first model.
-        person: [examples], integers or strings, whose record each candidate is: persons are drawn then, each with all
-            records or none. "fixed_size" takes exactly r times the persons, whatever the classes of their records.
+        person: [examples], integers or strings, the person of each candidate. If given, persons are drawn, each with
+            all records or none. "fixed_size" takes exactly r times the persons, whatever the classes of their records.
 
     Raises:
-        InputError: for an unknown design, r outside (0, 1), a class (or the persons) that r does not divide
-            (fixed_size), or persons that are missing.
+        InputError: for an unknown design, r outside (0, 1), a number of candidates of a class (or of persons) whose
+            r-fold is not whole (fixed_size), or missing persons.
     """
     if person is not None:
         names, whose = np.unique(checked_persons(person, len(labels)), return_inverse=True)
@@ -103,7 +102,8 @@ def draw_membership(
             jnp.asarray(_members_per_class(labels, inclusion_rate)[labels]),
             jnp.asarray(labels),
         )
-    padding = (0, bucket(len(labels)) - len(labels))  # of candidates of a class of their own, never members
+    # Padding candidates have a class of their own and are never members.
+    padding = (0, bucket(len(labels)) - len(labels))
     limit = jnp.pad(limit, padding)
     rank_labels = (
         None if rank_labels is None else jnp.pad(rank_labels, padding, constant_values=labels.max() + 1)
@@ -133,7 +133,7 @@ def _draw_one(key: jax.Array, model_id: Array, *, limit: Array, rank_labels: Arr
     uniform = jax.random.uniform(jax.random.fold_in(key, model_id), limit.shape)
     if rank_labels is None:
         return uniform < limit
-    order = jnp.lexsort((uniform, rank_labels))  # by class, at random within
+    order = jnp.lexsort((uniform, rank_labels))  # sorted by class, in random order within a class
     sorted_labels = rank_labels[order]
     first_of_class = jnp.searchsorted(sorted_labels, sorted_labels, side="left")
     rank_in_class = (

@@ -1,4 +1,4 @@
-"""Normalisation of features: by statistics that are given, or by the pool's own."""
+"""Normalisation of features, by given statistics or by those of the pool."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NORMALIZATIONS = ("none", "unit", "standardize")
 
 @dataclasses.dataclass(frozen=True)
 class FeatureStatistics:
-    """What features are standardised by.
+    """The statistics that standardise features.
 
     Attributes:
         mean: float64[dim].
-        scale: float64[dim], what the centred features are divided by: a deviation; 0 for a dead dimension.
+        scale: float64[dim], divisor of the centred features, a standard deviation; 0 for a constant (dead) dimension.
     """
 
     mean: Float[np.ndarray, "dim"]
@@ -39,9 +39,9 @@ class FeatureStatistics:
 
 
 def feature_statistics(features: Float[np.ndarray, "examples dim"]) -> FeatureStatistics:
-    """Mean and deviation of each dimension over all examples given, in float64.
+    """Return mean and standard deviation of each dimension over all given examples, in float64.
 
-    A dimension whose values lie within a few steps of float32 is constant but for rounding: dead, its scale 0.
+    A dimension whose values differ by only a few float32 steps is constant up to rounding: it is dead, with scale 0.
     """
     mean = features.mean(axis=0, dtype=np.float64)
     scale = features.std(axis=0, dtype=np.float64)
@@ -54,7 +54,7 @@ def load_statistics(path: str | os.PathLike[str], *, dim: int) -> FeatureStatist
 
     Args:
         path: the file.
-        dim: of the features that they are for.
+        dim: dimension of the features to normalise.
 
     Raises:
         InputError: for a missing or unreadable file, a missing key, another shape, values that are not finite, or a
@@ -72,10 +72,10 @@ def load_statistics(path: str | os.PathLike[str], *, dim: int) -> FeatureStatist
 
 
 def standardized(data: FeatureSet, statistics: FeatureStatistics) -> FeatureSet:
-    """(x - mean) / scale / sqrt(dim), computed in float64; dead dimensions (scale 0) become zero.
+    """Return (x - mean) / scale / sqrt(dim), computed in float64; dead dimensions (scale 0) become zero.
 
-    By the data's own statistics the mean square norm is the share of dimensions that live: about 1, what learning
-    rates and clipping norms are chosen for.
+    With the data's own statistics the mean squared norm is the share of dimensions that are not dead, about 1. Default
+    learning rates and clipping norms assume this scale.
     """
     live = statistics.scale > 0
     divisor = np.where(live, statistics.scale, 1.0) * np.sqrt(data.features.shape[1])
@@ -84,7 +84,7 @@ def standardized(data: FeatureSet, statistics: FeatureStatistics) -> FeatureSet:
 
 
 def unit_norm(data: FeatureSet) -> FeatureSet:
-    """Every example by its own norm, computed in float64; a zero stays zero."""
+    """Return every example divided by its norm, computed in float64; zero vectors stay zero."""
     norms = np.linalg.norm(data.features.astype(np.float64), axis=1, keepdims=True)
     features = (data.features / np.where(norms > 0, norms, 1.0)).astype(np.float32)
     return dataclasses.replace(data, features=features)
@@ -93,7 +93,7 @@ def unit_norm(data: FeatureSet) -> FeatureSet:
 def in_span(
     features: Float[np.ndarray, "examples dim"],
 ) -> tuple[Float[np.ndarray, "examples examples"], Float[np.ndarray, "examples dim"]]:
-    """Coordinates of the examples in an orthonormal basis of their span, and that basis."""
+    """Return coordinates of the examples in an orthonormal basis of their span, and this basis."""
     directions, coordinates = np.linalg.qr(features.T.astype(np.float64))
     return coordinates.T.astype(np.float32), directions.T.astype(np.float32)
 
@@ -103,18 +103,18 @@ def normalized_pool(
 ) -> CandidatePool:
     """Normalise candidates and test split alike.
 
-    Whose data the statistics see: all candidates of the pool, members and non-members of any model alike, and no test
-    example. So every model of a cell trains on the same features and membership is not given away by them, but a
-    candidate moves them a little whether it is a member or not. An (epsilon, delta) of DP-SGD is that of training on
-    the features as they are: statistics of private data would have to be paid for, given ones (of public data) not.
+    By default the statistics use all candidates of the pool, members and non-members of any model, and no test example.
+    Every model of a cell then trains on the same features, so the statistics reveal no membership, though every
+    candidate affects them a little. An (epsilon, delta) of DP-SGD covers training on fixed features only: statistics of
+    private data would need extra privacy budget, while given statistics (of public data) need none.
 
     Args:
-        pool: as of candidate_pool.
+        pool: the pool that candidate_pool returned.
         how: "none"; "unit" (each example by its own norm); or "standardize" (each dimension, as in standardized).
-        statistics: to standardise by; by default those of the pool's candidates.
+        statistics: statistics for "standardize"; by default those of the pool's candidates.
 
     Raises:
-        InputError: for another word.
+        InputError: for an unknown `how`.
     """
     check_choice("normalize", how, NORMALIZATIONS)
     if how == "none":

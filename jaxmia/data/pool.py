@@ -1,4 +1,4 @@
-"""The candidate pool: classes chosen from a feature set, the examples models may train on, and a test split."""
+"""The candidate pool: the chosen classes of a feature set, the candidates for training, and a test split."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class CandidatePool(Shown):
     __repr__ = Shown.__repr__
 
     def headline(self) -> str:
-        """Candidates and test examples."""
+        """Return one line with the numbers of candidates and test examples."""
         return f"{self.data.headline()}, and {len(self.test.labels)} test examples"
 
 
 def choose_classes(data: FeatureSet, classes: int | Sequence[str]) -> tuple[int, ...]:
-    """Labels of the chosen classes: the largest C (ties by label order), or the named ones, in label order.
+    """Return the labels of the C largest classes (ties by label order) or of the named classes, in label order.
 
     Raises:
         InputError: for fewer than 2 classes, more than the data have, or an unknown name.
@@ -87,8 +87,8 @@ def candidate_pool(
 ) -> CandidatePool:
     """Choose classes, a pool of multiplier x shots candidates of each, and a disjoint test split.
 
-    With one key, the pool of a smaller number of shots is a subset of a larger one's, so that a curve over shots
-    compares like with like.
+    For the same key, the pool for fewer shots is a subset of the pool for more shots, so that curves over shots are
+    comparable.
 
     Args:
         data: where candidates are drawn from.
@@ -96,7 +96,7 @@ def candidate_pool(
         shots: S, training examples per class of each model.
         multiplier: m; a model trains on 1/m of the pool.
         key: random key, or a seed of the draw.
-        test_per_class: at most this many test examples of each class, from what the pool leaves.
+        test_per_class: largest number of test examples of each class, taken from examples outside the pool.
 
     Raises:
         InputError: naming the class and its count, if one has fewer than multiplier x shots examples.

@@ -213,7 +213,7 @@ def test_what_is_wrong_is_named():
         person_scores(scores, np.array(["a", "b", " ", "c", "a", "b", "d", "c"]))
     with pytest.raises(InputError, match=r"person\[1\] is missing"):
         person_scores(scores, np.array(["a", None, "a", "c", "a", "b", "d", "c"], dtype=object))
-    with pytest.raises(InputError, match=r"person=\d has some records .* and so have \d more"):
+    with pytest.raises(InputError, match=r"person=\d has some records .* and so do \d more"):
         person_scores(scores, np.roll(person, 1) if (np.roll(person, 1) != person).any() else person[::-1])
     few = Scores(scores.log_odds[:8], scores.member[:8])
     with pytest.raises(InputError, match="at least 16"):

@@ -147,7 +147,7 @@ def test_the_target_may_be_named_in_the_file(source, tmp_path, audited):
         ),
         (
             {"attack": ["whitebox"]},
-            "white_box=.* must hold the statistic 'mahalanobis' .* scores alone do not",
+            "white_box=.* must hold the statistic 'mahalanobis' .* cannot be computed from scores",
         ),
         ({"fpr": [1e-6]}, "1e-06 needs 10000000 non-member scores, the audit has"),
         ({"fpr": [0.01], "target": 0}, "0.01 needs 1000 non-member scores, row 0 has"),

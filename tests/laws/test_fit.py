@@ -386,7 +386,7 @@ def test_published_lines_are_known_at_two_classes_only():
     line = published_lines().line("average", 0.01)
     with pytest.raises(InputError, match="fitted at C = 2 only"):
         required_shots(line, epsilon=1.0, delta=1e-5, fpr=0.01, classes=10)
-    with pytest.raises(InputError, match=r"fpr=0\.1 must be one"):
+    with pytest.raises(InputError, match=r"fpr=0\.1 must be an FPR"):
         required_shots(line, epsilon=1.0, delta=1e-5, fpr=0.1, classes=2)
 
 
@@ -394,6 +394,6 @@ def test_published_lines_that_do_not_exist_are_refused():
     with pytest.raises(InputError, match="record='mean'"):
         published_lines().line("mean", 0.1)
     with pytest.raises(
-        InputError, match=r"fpr=0\.01 must be one that was published for the worst record: 0\.1"
+        InputError, match=r"fpr=0\.01 must be an FPR that was published for the worst record: 0\.1"
     ):
         published_lines().line("worst", 0.01)
