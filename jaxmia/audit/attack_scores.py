@@ -17,6 +17,7 @@ from jaxmia._hashes import file_hash
 from jaxmia._shown import Shown, figure
 from jaxmia._validate import check, check_choice, check_different, check_fpr
 from jaxmia.plots import plot_rocs, thinned
+from jaxmia.scores import Scores
 from jaxmia.scores.reading import ExternalScores, check_target, load_scores, scores_from_arrays
 from jaxmia.stats.result import AttackResult
 from jaxmia.stats.roc import Roc, roc
@@ -56,7 +57,7 @@ class AttackRun(Shown):
 
     def headline(self) -> str:
         """Sizes, and the attack that found most at the lowest FPR that is resolved."""
-        return f"{self.read.scores.headline()}; {found_most(self.results)}"
+        return f"{self.read.headline()}; {found_most(self.results)}"
 
     def to_frame(self) -> pd.DataFrame:
         """The results."""
@@ -90,7 +91,7 @@ def found_most(results: pd.DataFrame) -> str:
 
 
 def attack_scores(
-    source: str | os.PathLike[str] | Mapping[str, np.ndarray],
+    source: str | os.PathLike[str] | Mapping[str, np.ndarray] | Scores,
     out: str | os.PathLike[str],
     *,
     attack: Sequence[str] = (),
@@ -106,7 +107,7 @@ def attack_scores(
     (the arrays of an AttackResult) and plots/.
 
     Args:
-        source: an .npz file for load_scores, or the arrays of scores_from_arrays.
+        source: an .npz file for load_scores, the arrays of scores_from_arrays, or Scores.
         out: a new or empty folder.
         attack: names of attacks; by default all that work from scores alone.
         fpr: fractions.
@@ -125,15 +126,25 @@ def attack_scores(
     for value in fpr:
         check_fpr("fpr", value)
     with new_folder(out) as folder:
-        file = None if isinstance(source, Mapping) else source
-        read = scores_from_arrays(source) if isinstance(source, Mapping) else load_scores(source)
+        file = None if isinstance(source, (Mapping, Scores)) else source
+        read = _read(source)
         if target is not None:
-            read = dataclasses.replace(read, target=check_target(target, len(read.scores.member)))
+            read = dataclasses.replace(read, target=check_target(target, len(read.member)))
         audited = slice(None) if read.target is None else read.target
-        num_nonmembers = int(np.count_nonzero(~np.asarray(read.scores.member)[audited]))
+        num_nonmembers = int(np.count_nonzero(~np.asarray(read.member)[audited]))
         check_resolvable(fpr, num_nonmembers, "the audit" if read.target is None else f"row {read.target}")
         results, controls = write_attacks(folder, file, read, settings, fpr)
     return AttackRun(pathlib.Path(out), read, results, controls)
+
+
+def _read(source: str | os.PathLike[str] | Mapping[str, np.ndarray] | Scores) -> ExternalScores:
+    if isinstance(source, ExternalScores):
+        return source
+    if isinstance(source, Scores):  # whose fields nobody has checked
+        names = ("log_odds", "member", "population_log_odds")
+        held = {name: getattr(source, name) for name in names}
+        source = {name: np.asarray(values) for name, values in held.items() if values is not None}
+    return scores_from_arrays(source) if isinstance(source, Mapping) else load_scores(source)
 
 
 def write_attacks(
@@ -157,7 +168,7 @@ def write_attacks(
     """
     results = _run(settings, read, list(fpr), folder)
     write_parquet(folder / "results.parquet", results)
-    controls = control_rows(settings, read.scores, fprs=fpr, seed=CONTROL_SEED)
+    controls = control_rows(settings, read, fprs=fpr, seed=CONTROL_SEED)
     write_parquet(folder / "controls.parquet", controls)
     write_parquet(folder / "per_example.parquet", _per_example(read, fpr))
     write_json(folder / "manifest.json", _manifest(source, settings, read, fpr))
@@ -168,7 +179,7 @@ def _target_groups(read: ExternalScores) -> list[_Targets]:
     """Return all models as targets, or the one under audit and the others."""
     if read.target is None:
         return [_Targets("all", None)]
-    others = tuple(row for row in range(len(read.scores.member)) if row != read.target)
+    others = tuple(row for row in range(len(read.member)) if row != read.target)
     # One target has one threshold: pooled over it is per target.
     return [
         _Targets(f"row {read.target}", (read.target,), left_out=("pooled",)),
@@ -185,7 +196,7 @@ def _run(
     groups, tables = _target_groups(read), []
     curves: dict[tuple[str, str], dict[str, Roc]] = {}
     for attack in settings:
-        results = evaluated_results(attack, read.scores, EVALUATIONS)
+        results = evaluated_results(attack, read, EVALUATIONS)
         _save_statistics(folder / "statistics" / f"{attack.label}.npz", results["pooled"])
         for group in groups:
             of_group = {name: result for name, result in results.items() if name not in group.left_out}
@@ -221,11 +232,11 @@ def _statistics(path: pathlib.Path) -> AttackResult:
 
 
 def _per_example(read: ExternalScores, fprs: Sequence[float]) -> pd.DataFrame:
-    member = np.asarray(read.scores.member)
+    member = np.asarray(read.member)
     examples = pd.DataFrame({"example": np.arange(member.shape[1])})
     if read.labels is not None:
         examples["label"] = read.labels
-    return per_example_rows(read.scores, fprs, examples, inclusion_rate=float(member.mean()))
+    return per_example_rows(read, fprs, examples, inclusion_rate=float(member.mean()))
 
 
 def _manifest(
@@ -234,7 +245,7 @@ def _manifest(
     read: ExternalScores,
     fprs: Sequence[float],
 ) -> dict[str, object]:
-    num_models, num_examples = np.asarray(read.scores.member).shape
+    num_models, num_examples = np.asarray(read.member).shape
     return {
         "source": "in memory" if source is None else str(source),
         "sha256": None if source is None else file_hash(source),

@@ -17,14 +17,14 @@ from jaxmia._validate import InputError, check
 from jaxmia.audit.attack_scores import FPRS, AttackRun, attack_scores
 from jaxmia.audit.records import audit_records
 from jaxmia.audit.released.base import ReleasedHead
-from jaxmia.audit.released.estimators import head_of_model
+from jaxmia.audit.released.estimators import classifier_within, head_of_model
 from jaxmia.audit.released.tensors import head_of_tensors
 from jaxmia.audit.run import AuditResult, audit_given, check_audit_attacks
 from jaxmia.audit.settings import AuditConfig
-from jaxmia.data.feature_set import FeatureSet, feature_set
+from jaxmia.data.feature_set import IN_MEMORY, FeatureSet, feature_set
+from jaxmia.scores import Scores
 from jaxmia.studies.settings.errors import describe_error
 
-_IN_MEMORY = "in memory"
 _INERT = (
     "Identity",
     "Dropout",
@@ -58,8 +58,8 @@ def audit_head(
         head: a fitted classifier, Pipeline or search of scikit-learn; a torch Linear, or a Sequential that is one but
             for dropout and softmax; (weight [classes, dim], bias [classes]); or a mapping of tensors by name, or of
             'logits' or 'probabilities' [records, classes] where only outputs are known.
-        features: [records, dim], as the head is given them; a DataFrame, where a Pipeline's first steps make numbers
-            of it.
+        features: [records, dim], as the head is given them: an array, or a DataFrame of numbers. Where a Pipeline's
+            first steps make numbers of them, whatever it takes: a DataFrame with columns of text, a list of texts.
         labels: [records], values: integers, strings, or places among class_names.
         member: bool [records], true where the head was trained on the record.
         ids: [records], names for reports; by default the records' places.
@@ -77,11 +77,12 @@ def audit_head(
     check(
         "data" not in settings, "data", settings.get("data"), "be left out: the records are given as arrays"
     )
-    given = features
     notes: tuple[str, ...] = ()
-    if hasattr(features, "columns"):  # a DataFrame
-        head, given, notes = _without_frames(head, features)
-    data = feature_set(np.asarray(given), np.asarray(labels), class_names)
+    if (
+        hasattr(features, "columns") or np.asarray(features).dtype.kind not in "biuf"
+    ):  # a Pipeline makes numbers
+        head, features, _, notes = classifier_within(head, features)
+    data = feature_set(np.asarray(features), np.asarray(labels), class_names)
     records = audit_records(
         data, np.asarray(member), None if ids is None else np.asarray(ids), source="member"
     )
@@ -89,7 +90,7 @@ def audit_head(
     released = dataclasses.replace(released, notes=(*notes, *released.notes))
     try:
         config = AuditConfig.model_validate(
-            {"data": {"features": _IN_MEMORY}, "head": {"file": _IN_MEMORY}} | settings
+            {"data": {"features": IN_MEMORY}, "head": {"file": IN_MEMORY}} | settings
         )
     except pydantic.ValidationError as error:
         raise InputError(describe_error(error, AuditConfig)) from None
@@ -99,7 +100,7 @@ def audit_head(
 
 
 def audit_scores(
-    scores: Mapping[str, Any],
+    scores: Mapping[str, Any] | Scores,
     *,
     out: str | os.PathLike[str] | None = None,
     attack: Sequence[str] = (),
@@ -109,7 +110,8 @@ def audit_scores(
     """Run attacks on scores that are in memory: what attack_scores does for a file.
 
     Args:
-        scores: arrays as of scores_from_arrays: log_odds, logits or probabilities, member, and labels.
+        scores: what load_scores or jaxmia.score returned, or arrays as of scores_from_arrays: log_odds, logits or
+            probabilities, member, and labels.
         out: a new folder; by default a temporary one, result.path.
         attack: as of attack_scores.
         fpr: fractions.
@@ -118,9 +120,10 @@ def audit_scores(
     Raises:
         InputError: as attack_scores.
     """
-    arrays = {name: np.asarray(values) for name, values in scores.items()}
+    if isinstance(scores, Mapping):
+        scores = {name: np.asarray(values) for name, values in scores.items()}
     path = pathlib.Path(tempfile.mkdtemp(prefix="jaxmia-attack-") if out is None else out)
-    return attack_scores(arrays, path, attack=attack, fpr=fpr, target=target)
+    return attack_scores(scores, path, attack=attack, fpr=fpr, target=target)
 
 
 def head_in_memory(head: Any, data: FeatureSet) -> ReleasedHead:
@@ -155,20 +158,3 @@ def _torch_tensors(module: Any) -> dict[str, np.ndarray]:
         "be one torch Linear: give the last layer, and as features what it is given",
     )
     return {name: values.detach().cpu().numpy() for name, values in linear[0].state_dict().items()}
-
-
-def _without_frames(head: Any, features: Any) -> tuple[Any, np.ndarray, tuple[str, ...]]:
-    """Head and numbers: a Pipeline's first steps are applied to the DataFrame, where there are any."""
-    while hasattr(head, "best_estimator_"):
-        head = head.best_estimator_
-    steps = getattr(head, "steps", [])
-    if len(steps) < 2:
-        return head, features.to_numpy(), ()
-    try:
-        made = head[:-1].transform(features)
-    except Exception as error:  # whatever a step of anyone's Pipeline raises
-        said = " ".join(str(error).split())[:300]
-        raise InputError(f"features must be what the Pipeline takes; it says: {said}") from None
-    made = np.asarray(made.toarray() if hasattr(made, "toarray") else made, np.float64)
-    names = ", ".join(type(step).__name__ for _, step in steps[:-1])
-    return steps[-1][1], made, (f"The records are what the Pipeline's {names} make of the DataFrame.",)

@@ -31,7 +31,7 @@ from jaxmia.audit.shadows import WEIGHTS, Trainer, open_folder, shadow_scores, s
 from jaxmia.data.membership import MembershipMasks
 from jaxmia.ridge.influence import check_size
 from jaxmia.scores import Scores, WeightsUnder
-from jaxmia.scores.reading import ExternalScores
+from jaxmia.scores.reading import external_scores
 from jaxmia.studies.assess import (
     check_attacks,
     check_resolvable,
@@ -255,7 +255,7 @@ def _audited(
     train, recipe_from, of_recipe = shadows_recipe(config.train, head)
     config = config.model_copy(update={"train": train})
     external = head.scores(records.data.labels, records.member)
-    own = HeadScores(np.asarray(external.scores.log_odds)[0].astype(np.float64), external.rounding)
+    own = HeadScores(np.asarray(external.log_odds)[0].astype(np.float64), external.rounding)
     of_shadows = (1 - records.inclusion_rate) * len(records.member) * config.shadows.models
     check_resolvable(config.fpr, max(records.num_others, int(of_shadows)), "the audit")
     if needs_prior(config.attack):
@@ -355,7 +355,7 @@ def _attacked(audited: _Audited, stacked: Scores, path: pathlib.Path) -> AttackR
     write_arrays(path / "scores.npz", {name: np.asarray(array) for name, array in arrays.items()})
     shutil.rmtree(path / "attack", ignore_errors=True)
     target = 0 if audited.records.num_others else None
-    read = ExternalScores(stacked, labels, target, ())
+    read = external_scores(stacked, labels=labels, target=target)
     with new_folder(path / "attack") as folder:
         results, controls = write_attacks(
             folder, path / "scores.npz", read, audited.config.attack, audited.config.fpr

@@ -36,7 +36,7 @@ def attack(
     from jaxmia.cli.tables import attack_problems, attack_tables, control_lines
 
     run = attack_scores(scores, out, attack=name or (), fpr=fpr or FPRS, target=target)
-    num_models, num_examples = run.read.scores.member.shape
+    num_models, num_examples = run.read.member.shape
     output.show("\n".join((f"{scores}: {num_models} models, {num_examples} examples", *run.read.notes)))
     output.show(*attack_tables(run.results))
     output.warn((*control_lines(run.controls), *attack_problems(run.results)))

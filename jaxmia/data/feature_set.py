@@ -21,6 +21,7 @@ from jaxmia._validate import InputError, check, check_choice
 from jaxmia.data.labels import class_places
 
 DEMO_NAME = "demo"
+IN_MEMORY = "in memory"  # where settings name a file, and there is none
 INPUTS = ("features", "raw")
 _DEMO_FILE = "demo_wordnet10.npz"
 
@@ -173,6 +174,27 @@ def raw_set(raw: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | No
         shape = raw.shape[1:] if raw.ndim == 4 else (*raw.shape[1:], 1)
         values = raw.reshape(len(raw), -1).astype(np.float32) / np.float32(127.5) - np.float32(1)
     return dataclasses.replace(feature_set(values, labels, class_names), input_shape=tuple(shape))
+
+
+def check_given(name: str, data: object, *, inputs: str) -> None:
+    """Check a feature set that is given in memory, where settings would name a file.
+
+    Args:
+        name: of the argument.
+        data: what is given.
+        inputs: "features" or "raw", what is trained on.
+
+    Raises:
+        InputError: for anything but a FeatureSet, or one of the other inputs.
+    """
+    if not isinstance(data, FeatureSet):
+        raise InputError(
+            f"{name} must be a FeatureSet, got {type(data).__name__}: jm.feature_set(features, labels) makes one."
+        )
+    check_choice("inputs", inputs, INPUTS)
+    held = "raw" if data.input_shape else "features"
+    rule = f"be {held!r}, which is what the feature set in memory holds"
+    check(inputs == held, f"inputs for {name}", inputs, rule)
 
 
 def save_features(data: FeatureSet, path: str | os.PathLike[str], *, dtype: str = "float32") -> None:

@@ -56,7 +56,9 @@ class Scores(Shown):
     def headline(self) -> str:
         """Return one line: sizes, share of members, and the fields that are present besides the log-odds."""
         models, examples = np.shape(self.log_odds)
-        names = [field.name for field in dataclasses.fields(self) if field.name not in ("log_odds", "member")]
+        names = [
+            field.name for field in dataclasses.fields(Scores) if field.name not in ("log_odds", "member")
+        ]
         more = [name for name in names if getattr(self, name) is not None]
         beside = f", with {', '.join(more)}" if more else ""
         return f"{models} models x {examples} examples, {np.mean(self.member):.0%} members{beside}"

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import scipy.special
@@ -20,12 +21,11 @@ KINDS = ("log_odds", "logits", "probabilities")
 LARGEST = 1e30  # largest |logit|: sums of larger ones overflow float32
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ExternalScores:
-    """Scores read from arrays, with notes on what was changed.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ExternalScores(Scores):
+    """Scores read from arrays, with notes on what was changed. Every attack takes them as they are.
 
     Attributes:
-        scores: log_odds (float32 or float64) and member (bool), [models, examples]; population_log_odds if given.
         labels: int64[examples], the true classes, or None if not given.
         target: row of the model under audit, or None if not given.
         notes: what was changed while reading (arrays transposed, log-odds cut off), one sentence each.
@@ -33,11 +33,26 @@ class ExternalScores:
             compare them with these.
     """
 
-    scores: Scores
-    labels: np.ndarray | None
-    target: int | None
-    notes: tuple[str, ...]
+    labels: np.ndarray | None = None
+    target: int | None = None
+    notes: tuple[str, ...] = ()
     rounding: Rounding | None = None
+
+    def headline(self) -> str:
+        """Sizes and share of members, the row under audit, and the notes."""
+        under_audit = () if self.target is None else (f"row {self.target} under audit",)
+        return "; ".join((super().headline(), *under_audit, *self.notes))
+
+    @property
+    def scores(self) -> ExternalScores:
+        """The same object, for code that expects the scores apart from the notes."""
+        return self
+
+
+def external_scores(scores: Scores, **more: Any) -> ExternalScores:
+    """Turn Scores into ExternalScores; more holds labels, target, notes or rounding."""
+    held = {field.name: getattr(scores, field.name) for field in dataclasses.fields(Scores)}
+    return ExternalScores(**held, **more)
 
 
 def load_scores(source: str | os.PathLike[str]) -> ExternalScores:
@@ -108,11 +123,13 @@ def scores_from_arrays(arrays: Mapping[str, np.ndarray]) -> ExternalScores:
         )
         population = population.astype(_precision(population))
     return ExternalScores(
-        Scores(log_odds, member, population),
-        labels,
-        _checked_target(arrays, len(values)),
-        tuple(notes),
-        rounding,
+        log_odds,
+        member,
+        population,
+        labels=labels,
+        target=_checked_target(arrays, len(values)),
+        notes=tuple(notes),
+        rounding=rounding,
     )
 
 

@@ -123,7 +123,7 @@ def tpr_at_fpr(
 
 def operating_points(
     result: AttackResult,
-    fprs: Iterable[float],
+    fprs: float | Iterable[float],
     *,
     evaluation: str = "pooled",
     targets: Sequence[int] | None = None,
@@ -132,14 +132,14 @@ def operating_points(
 
     Args:
         result: an attack's statistics, [models, examples].
-        fprs: fractions.
+        fprs: one fraction, or several of them.
         evaluation: as in tpr_at_fpr.
         targets: rows of the models whose pairs are counted, all by default; nulls always come from all models.
 
     Raises:
         InputError: as tpr_at_fpr, but never for an unresolved FPR.
     """
-    fprs = [float(fpr) for fpr in fprs]
+    fprs = [float(fpr) for fpr in (fprs if isinstance(fprs, Iterable) else (fprs,))]
     check(len(fprs) > 0, "number of FPRs", len(fprs), "be at least 1")
     for fpr in fprs:
         check_fpr("fpr", fpr)

@@ -13,7 +13,7 @@ import rich.console
 
 from jaxmia._progress import grid_progress
 from jaxmia._shown import Shown, figure, report
-from jaxmia.data.feature_set import DEMO_NAME, FeatureSet, load_features
+from jaxmia.data.feature_set import DEMO_NAME, IN_MEMORY, FeatureSet, check_given, load_features
 from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.studies.cell import Cell, cells_of
 from jaxmia.studies.checks import check_experiment
@@ -125,9 +125,15 @@ def _run(
     features: FeatureSet | None,
 ) -> RunResult:
     """What run_experiment does, as one of the processes."""
-    if features is not None and config.data.features == DEMO_NAME:  # the default is not its name
-        config = config.model_copy(update={"data": config.data.model_copy(update={"features": "in memory"})})
-    data = features or load_features(config.data.features, inputs=config.train.inputs)
+    if features is None:
+        data = load_features(config.data.features, inputs=config.train.inputs)
+    else:
+        check_given("features", features, inputs=config.train.inputs)
+        data = features
+        if config.data.features == DEMO_NAME:  # the default is not its name
+            config = config.model_copy(
+                update={"data": config.data.model_copy(update={"features": IN_MEMORY})}
+            )
     cells = cells_of(config)
     check_experiment(config, data, cells, memory)
     study = study_of(config, data)

@@ -16,13 +16,14 @@ from jaxmia._atomic import is_disk_full
 from jaxmia._progress import SweepProgress, sweep_progress
 from jaxmia._shown import Shown, figure, report
 from jaxmia._validate import check_choice
+from jaxmia.data.feature_set import FeatureSet
 from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.studies.executors import EXECUTORS, Executor, LocalExecutor, LostError, RayExecutor
 from jaxmia.studies.folder.sweep import SweepFolder
 from jaxmia.studies.folder.tables import load_results
 from jaxmia.studies.laws import laws_to_json, load_laws
 from jaxmia.studies.settings.sweep import SweepConfig
-from jaxmia.studies.settings.toml import load_sweep, parse_sweep
+from jaxmia.studies.settings.toml import parse_sweep, read_settings
 from jaxmia.studies.sweep_plan import LeftOut, SweepPlan, check_sweep, inputs_of, plan_sweep
 from jaxmia.studies.sweep_tasks import (
     CellTask,
@@ -108,6 +109,7 @@ def run_sweep(
     memory: int | None = None,
     executor: Executor | str = "local",
     console: rich.console.Console | None = None,
+    features: Mapping[str, FeatureSet] | None = None,
 ) -> SweepResult:
     """Run a sweep into a folder; what the folder already holds is kept and not computed again.
 
@@ -123,17 +125,21 @@ def run_sweep(
         memory: bytes that training may hold on each device, as in train_ensemble; more or less of it changes rounding.
         executor: where cells are computed: "local", "ray", or one of jaxmia.studies.executors with settings of its own.
         console: where progress is shown, if anywhere.
+        features: feature sets that are in memory, by name, in the place of files: those of settings that have no
+            [[datasets]], or of entries of these names, whose features are then not read.
 
     Raises:
         InputError: for whatever is wrong with settings, features or folder; before any training.
         SweepStoppedError: if no cell could be computed any more, as with a full disk.
     """
     if isinstance(config, (str, os.PathLike)):
-        config = load_sweep(config)
-    elif isinstance(config, Mapping):
-        config = parse_sweep(dict(config))
+        config = read_settings(config)
+    elif isinstance(config, SweepConfig) and features:
+        config = config.model_dump(exclude={"data", "train"})
+    if isinstance(config, Mapping):
+        config = parse_sweep(dict(config), features or ())
     runner = _executor(executor)
-    plan = plan_sweep(config)
+    plan = plan_sweep(config, features)
     runner.start()
     try:
         check_sweep(plan, memory)

@@ -7,8 +7,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from jaxmia._validate import InputError
-from jaxmia.data.feature_set import DEMO_NAME, FeatureSet, load_features
+from jaxmia._validate import InputError, check_choice
+from jaxmia.data.feature_set import DEMO_NAME, IN_MEMORY, FeatureSet, check_given, load_features
 from jaxmia.data.pool import check_candidates
 from jaxmia.studies.cell import Cell
 from jaxmia.studies.checks import check_evaluations, check_plans
@@ -58,13 +58,17 @@ def inputs_of(study: Study) -> Inputs:
     return study.columns["dataset"], study.config.train.inputs
 
 
-def plan_sweep(config: SweepConfig) -> SweepPlan:
+def plan_sweep(config: SweepConfig, given: Mapping[str, FeatureSet] | None = None) -> SweepPlan:
     """Read the feature sets of a sweep and list its studies and cells.
+
+    Args:
+        config: settings.
+        given: feature sets that are in memory, by name; no file of theirs is read.
 
     Raises:
         InputError: for a feature set that cannot be read, a recipe that does not go with it, or no cell at all.
     """
-    data, skipped = _load_datasets(config)
+    data, skipped = _load_datasets(config, given or {})
     studies = {
         (dataset.name, recipe.name): _study(config, dataset, recipe, data[dataset.name, recipe.inputs])
         for dataset in config.datasets
@@ -92,18 +96,32 @@ def check_sweep(plan: SweepPlan, memory: int | None) -> None:
     check_evaluations(config, itertools.chain(*plan.cells.values()))
 
 
-def _load_datasets(config: SweepConfig) -> tuple[dict[Inputs, FeatureSet], tuple[str, ...]]:
+def _load_datasets(
+    config: SweepConfig, given: Mapping[str, FeatureSet]
+) -> tuple[dict[Inputs, FeatureSet], tuple[str, ...]]:
     """The feature sets, each input of a file read once, and the names of the optional ones that are absent."""
+    for name in given:
+        check_choice("features: name", name, [dataset.name for dataset in config.datasets])
     data: dict[Inputs, FeatureSet] = {}
     skipped = []
     read: dict[Inputs, FeatureSet] = {}
     for dataset in config.datasets:
         path = dataset.features
+        recipes = config.recipes_of(dataset)
+        if dataset.name in given:
+            for recipe in recipes:
+                check_given(f"features[{dataset.name!r}]", given[dataset.name], inputs=recipe.inputs)
+                data[dataset.name, recipe.inputs] = given[dataset.name]
+            continue
+        if path == IN_MEMORY:
+            raise InputError(
+                f"dataset {dataset.name!r} is in memory: give features={{{dataset.name!r}: ...}}."
+            )
         if dataset.optional and path != DEMO_NAME and not pathlib.Path(path).exists():
             skipped.append(dataset.name)
             continue
         try:
-            for inputs in dict.fromkeys(recipe.inputs for recipe in config.recipes_of(dataset)):
+            for inputs in dict.fromkeys(recipe.inputs for recipe in recipes):
                 place = path, inputs
                 data[dataset.name, inputs] = read[place] = read.get(place) or load_features(
                     path, inputs=inputs

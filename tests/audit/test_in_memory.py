@@ -10,6 +10,7 @@ from commands import jaxmia
 
 import jaxmia as jm
 from jaxmia._validate import InputError
+from jaxmia.audit.released.estimators import classifier_within
 
 SETTINGS = {"fpr": (0.1,), "attack": ("lira", "threshold"), "shadows": {"models": 16}}
 TRAIN = {"optimizer": "newton", "ridge": 1.0, "steps": 30}
@@ -110,6 +111,10 @@ def test_scores_in_memory_are_attacked_as_files_are(tmp_path):
     np.savez(tmp_path / "scores.npz", **scores)
     of_file = jm.attack_scores(tmp_path / "scores.npz", tmp_path / "file", fpr=(0.1,))
     given = jm.audit_scores(scores, out=tmp_path / "memory", fpr=(0.1,))
+    for kind, same in (("read", jm.load_scores(tmp_path / "scores.npz")), ("scores", jm.Scores(**scores))):
+        pd.testing.assert_frame_equal(
+            jm.audit_scores(same, out=tmp_path / kind, fpr=(0.1,)).results, of_file.results
+        )
     pd.testing.assert_frame_equal(given.results, of_file.results)
     manifest = json.loads((given.path / "manifest.json").read_text())
     assert manifest["source"] == "in memory"
@@ -152,3 +157,53 @@ def test_a_scikit_learn_pipeline_with_a_data_frame_and_names_of_classes(records,
     assert not result.void
     # The recipe is the estimator's own, C = 1, and the head comes near its shadows.
     assert result.match.train.ridge == 1.0
+
+
+def test_columns_are_numbers_in_the_order_of_the_fit_or_named(records, tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not here")
+    from sklearn.linear_model import LogisticRegression
+
+    features, labels, member, *_ = records
+    table = pd.DataFrame(features, columns=[f"x{number}" for number in range(DIM)])
+    table["old"] = labels > 0
+    table["visits"] = pd.array(labels, dtype="Int64")
+    head = LogisticRegression().fit(table[member].astype(float), labels[member])
+    read = classifier_within(head, table)
+    np.testing.assert_array_equal(read.features, table.astype(float))
+    assert (read.model, read.transformed, read.notes) == (head, False, ())
+    with pytest.raises(
+        InputError, match=r"features\.columns=.*must be those that the LogisticRegression was fitted"
+    ):
+        jm.audit_head(head, table[table.columns[::-1]], labels, member)
+    table["visits"] = "many"
+    with pytest.raises(
+        InputError, match=r"the columns=\['visits'\] must be numbers, or what the first steps"
+    ):
+        jm.audit_head(head, table, labels, member)
+
+
+def test_texts_go_through_a_pipeline_and_are_those_of_its_numbers(records, tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not here")
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+
+    _, labels, member, *_ = records
+    words = np.array([["ant", "bee", "cat"][label] for label in labels])
+    rng = np.random.default_rng(0)
+    texts = [
+        f"{word} {rng.choice(['by', 'on', 'in'])} {rng.choice(['sea', 'air', 'land'])}" for word in words
+    ]
+    search = GridSearchCV(
+        make_pipeline(CountVectorizer(), LogisticRegression()), {"logisticregression__C": [1.0]}
+    )
+    search.fit([text for text, inside in zip(texts, member, strict=True) if inside], words[member])
+    read = classifier_within(search, texts)
+    best = search.best_estimator_
+    np.testing.assert_array_equal(read.features, best[:-1].transform(texts).toarray())
+    assert read.model is best[-1]
+    assert "GridSearchCV" in read.notes[0]
+    assert "CountVectorizer" in read.notes[1]
+    with pytest.raises(InputError, match="must be numbers, or what the first steps"):
+        jm.audit_head(best[-1], texts, labels, member)

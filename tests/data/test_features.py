@@ -3,7 +3,15 @@ import numpy as np
 import pytest
 
 from jaxmia._validate import InputError
-from jaxmia.data.feature_set import FeatureSet, demo_features, feature_set, load_features, save_features
+from jaxmia.data.feature_set import (
+    FeatureSet,
+    check_given,
+    demo_features,
+    feature_set,
+    load_features,
+    raw_set,
+    save_features,
+)
 from jaxmia.data.normalization import (
     FeatureStatistics,
     feature_statistics,
@@ -68,6 +76,18 @@ def test_content_hash_follows_content():
     }
     assert len(hashes) == 4
     assert data.replace(features=data.features.copy()).content_hash() == data.content_hash()
+
+
+def test_what_is_given_in_memory_is_a_feature_set_of_what_is_trained_on():
+    data = blobs([4, 5])
+    check_given("features", data, inputs="features")
+    for given in (data.features, {"features": data.features}, None):
+        with pytest.raises(InputError, match=r"features must be a FeatureSet, got \w+: jm.feature_set\("):
+            check_given("features", given, inputs="features")
+    with pytest.raises(InputError, match="inputs for features='raw' must be 'features'"):
+        check_given("features", data, inputs="raw")
+    pixels = raw_set(np.zeros((4, 2, 2), np.uint8), np.arange(4) % 2)
+    check_given("features", pixels, inputs="raw")
 
 
 GOOD = {"features": np.ones((4, 2), np.float32), "labels": np.array([0, 1, 0, 1])}

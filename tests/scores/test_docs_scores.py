@@ -28,7 +28,7 @@ def test_examples_and_command_run(tmp_path, monkeypatch, capsys):
     for name in re.findall(r"^\| `([\w.]+)` \|", PAGE.split("## What comes out")[1], re.M):
         assert (tmp_path / "audits" / "mine" / name).exists()
     stored = AttackResult(**np.load("audits/mine/statistics/lira.npz"))
-    np.testing.assert_array_equal(stored.statistic, attacks.lira(load_scores("scores.npz").scores).statistic)
+    np.testing.assert_array_equal(stored.statistic, attacks.lira(load_scores("scores.npz")).statistic)
     assert (pd.read_parquet("audits/mine/controls.parquet")["status"] == "ok").all()
 
 

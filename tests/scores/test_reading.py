@@ -6,7 +6,11 @@ import references_external as references
 
 from jaxmia import attacks
 from jaxmia._validate import InputError
+from jaxmia.scores import Scores
 from jaxmia.scores.reading import load_scores, scores_from_arrays
+from jaxmia.stats.operating_points import operating_points
+from jaxmia.vulnerability.controls import permuted_control
+from jaxmia.vulnerability.curves import per_example_vulnerability
 
 MODELS, EXAMPLES, CLASSES = 6, 10, 4
 RNG = np.random.default_rng(0)
@@ -265,3 +269,30 @@ def test_labels_of_scores_are_columns_or_values_in_the_order_of_the_columns(valu
     more = np.array([*values[:2], "x"] if isinstance(values[0], str) else [*values[:2], 1000])[places]
     with pytest.raises(InputError, match=r"labels must lie in 0..3, or have 4 values"):
         scores_from_arrays({"logits": np.zeros((4, 6, 4)), "labels": more, "member": member})
+
+
+def test_every_attack_takes_what_was_read():
+    rng = np.random.default_rng(3)
+    member = rng.random((12, 40)) < 0.5
+    arrays = {"log_odds": rng.normal(size=member.shape) + member, "member": member}
+    arrays["population_log_odds"] = rng.normal(size=(12, 30))
+    read, plain = scores_from_arrays(arrays | {"target": np.array(2)}), Scores(**arrays)
+    for name in set(attacks.REGISTRY) - attacks.READS_WEIGHTS - attacks.READS_PRIOR:
+        options = {"features": rng.normal(size=(40, 3))} if name == "quantile" else {}
+        found, wanted = (attacks.REGISTRY[name](scores, **options) for scores in (read, plain))
+        np.testing.assert_array_equal(found.statistic, wanted.statistic, err_msg=name)
+        points = operating_points(found, 0.1)
+        assert points == operating_points(wanted, [0.1])
+    for name in attacks.READS_WEIGHTS | attacks.READS_PRIOR:  # which scores from elsewhere have not
+        with pytest.raises(InputError, match=r"white_box|prior"):
+            attacks.REGISTRY[name](read)
+    curve = per_example_vulnerability(read, 0.1)
+    np.testing.assert_array_equal(curve.tpr, per_example_vulnerability(plain, 0.1).tpr)
+    assert permuted_control(attacks.lira, read, 0.1, seed=0) == permuted_control(
+        attacks.lira, plain, 0.1, seed=0
+    )
+    assert read.scores is read
+    assert repr(read) == (
+        "ExternalScores: 12 models x 40 examples, "
+        f"{member.mean():.0%} members, with population_log_odds; row 2 under audit"
+    )

@@ -67,6 +67,51 @@ def duckdb():
     return pytest.importorskip("duckdb", reason="DuckDB is not installed: it is one of the dev extra")
 
 
+def test_feature_sets_in_memory_are_those_of_their_files(settings, finished, tmp_path):
+    given = {"large": synthetic(0, per_class=30), "small": synthetic(1, per_class=12)}
+    unnamed = {name: value for name, value in settings.items() if name != "datasets"}
+    made = run_sweep(
+        unnamed | {"grid": settings["grid"] | {"seeds": [0]}}, tmp_path / "sweep", features=given
+    )
+    assert made.cells_computed == 6
+    # Grown by a seed; one of the two named with shots of its own, the other from its file: the content decides.
+    entries = [{"name": "large", "shots": [4, 8]}, settings["datasets"][1]]
+    grown = run_sweep(settings | {"datasets": entries}, made.path, features={"large": given["large"]})
+    assert grown.cells_computed == 6
+    pd.testing.assert_frame_equal(grown.results(), finished.results())
+    other = {"large": synthetic(5, per_class=30), "small": given["small"]}
+    with pytest.raises(InputError, match="large/plain: features"):
+        run_sweep(unnamed, made.path, features=other)
+    again = run_sweep(parse_sweep(settings), made.path, features=given)
+    assert again.cells_computed == 0
+    held = json.loads((made.path / "manifest.json").read_text())["settings"]["datasets"]
+    assert [entry["features"] for entry in held] == ["in memory", entries[1]["features"]]
+    assert made.report().exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "said"),
+    [
+        ({"other": synthetic(0, per_class=30)}, {}, "features: name='other' must be one of large, small"),
+        (
+            {"large": synthetic(0, per_class=30)},
+            {"train": {"inputs": "raw"}},
+            r"inputs for features\['large'\]='raw' must be 'features'",
+        ),
+    ],
+)
+def test_what_no_feature_set_in_memory_can_be_is_refused(settings, tmp_path, given, more, said):
+    with pytest.raises(InputError, match=said):
+        run_sweep(settings | more, tmp_path / "sweep", features=given)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_of_memory_alone_asks_for_it(settings, tmp_path):
+    entries = [{"name": "mine", "features": "in memory"}]
+    with pytest.raises(InputError, match=r"dataset 'mine' is in memory: give features=\{'mine'"):
+        run_sweep(settings | {"datasets": entries}, tmp_path / "sweep")
+
+
 def console():
     return rich.console.Console(file=io.StringIO(), width=200)
 

@@ -6,14 +6,15 @@ Others have scores too, but no probabilities that a softmax head's shadows could
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
 
-from jaxmia._validate import InputError, check
+from jaxmia._validate import InputError, check, listed
 from jaxmia.audit.released.base import ReleasedHead, class_order, linear_head, ordered_rows, shown
 from jaxmia.audit.released.sklearn_recipe import logistic_recipe, weighting_of
 from jaxmia.data.feature_set import FeatureSet
@@ -33,6 +34,58 @@ _WAY_OUT = (
 )
 
 
+class Classifier(NamedTuple):
+    """The classifier at the end of a model, and what it is given of the records.
+
+    Attributes:
+        model: a fitted classifier, no search, wrapper or Pipeline.
+        features: float64[records, dim], what it is given.
+        transformed: whether a Pipeline made them of what the whole model is given.
+        notes: what was read of what, for the reader of the results.
+    """
+
+    model: Any
+    features: np.ndarray
+    transformed: bool
+    notes: tuple[str, ...]
+
+
+def classifier_within(model: Any, features: Any) -> Classifier:
+    """Look through searches, wrappers and Pipelines for the classifier, and apply the Pipelines' first steps.
+
+    Args:
+        model: fitted; anything but such a wrapper is the classifier itself.
+        features: records as the whole model takes them: numbers [records, dim], a DataFrame, texts.
+
+    Raises:
+        InputError: for a search that is not fitted, records that the Pipeline does not take, or what is then no table
+            of finite numbers.
+    """
+    notes: list[str] = []
+    seen, transformed = features, False
+    while (name := type(model).__name__) in _WRAPPERS or name == "Pipeline":
+        if name == "Pipeline":
+            steps = [step for _, step in model.steps[:-1] if step not in (None, "passthrough")]
+            if steps:
+                seen, transformed = _transformed(steps, seen), True
+                names = ", ".join(type(step).__name__ for step in steps)
+                notes.append(
+                    f"The features are transformed by the Pipeline's {names} first, as fitted to the head's members,"
+                    " for the head and its shadows alike."
+                )
+            model = model.steps[-1][1]
+            continue
+        inner = getattr(model, _WRAPPERS[name], None)
+        check(inner is not None, "model", name, f"be fitted, with {_WRAPPERS[name]} (refit=True)")
+        notes.append(
+            f"Read from {name}: {_WRAPPERS[name]}, a {type(inner).__name__}; settings chosen by it are held fixed for"
+            " the shadows."
+        )
+        model = inner
+    _check_columns(model, seen)
+    return Classifier(model, _numbers(seen), transformed, tuple(notes))
+
+
 def head_of_model(model: Any, data: FeatureSet, warned: Sequence[str] = ()) -> ReleasedHead:
     """A fitted estimator as a head, with what it sees of the records.
 
@@ -45,30 +98,8 @@ def head_of_model(model: Any, data: FeatureSet, warned: Sequence[str] = ()) -> R
         InputError: for a model that is not fitted, no softmax of linear scores, of other classes, or that the features
             do not fit.
     """
-    notes: list[str] = []
-    said = list(warned)
-    features: np.ndarray | None = None
-    seen = data.features.astype(np.float64)
-    while (name := type(model).__name__) in _WRAPPERS or name == "Pipeline":
-        if name == "Pipeline":
-            steps = [step for _, step in model.steps[:-1] if step not in (None, "passthrough")]
-            seen = _transformed(steps, seen)
-            # As the shadows and the attacks see them.
-            seen = seen.astype(np.float32).astype(np.float64)
-            features = seen.astype(np.float32)
-            names = [type(step).__name__ for step in steps]
-            if names:
-                notes.append(
-                    f"The features are transformed by the Pipeline's {', '.join(names)} first, as fitted to the head's"
-                    " members, for the head and its shadows alike."
-                )
-            model = model.steps[-1][1]
-            continue
-        inner = getattr(model, _WRAPPERS[name], None)
-        check(inner is not None, "model", name, f"be fitted, with {_WRAPPERS[name]} (refit=True)")
-        what = "chosen by it are held fixed for the shadows" if inner is not None else ""
-        notes.append(f"Read from {name}: {_WRAPPERS[name]}, a {type(inner).__name__}; settings {what}.")
-        model = inner
+    found = classifier_within(model, data.features.astype(np.float64))
+    model, name = found.model, type(found.model).__name__
     if name not in READABLE:
         raise InputError(
             f"model={name} must be a classifier whose probabilities are those of linear scores, one of"
@@ -76,34 +107,61 @@ def head_of_model(model: Any, data: FeatureSet, warned: Sequence[str] = ()) -> R
             f" {_WAY_OUT}."
         )
     check(hasattr(model, "classes_"), "model", name, "be fitted: it has no classes_")
-    own = getattr(model, "n_features_in_", seen.shape[1])
-    rule = f"be {own}, the inputs of the {name} in the file"
-    check(own == seen.shape[1], "features.shape[1]", seen.shape[1], rule)
-    inside = dataclasses.replace(data, features=seen.astype(np.float32))
-    head = READABLE[name](model, inside)
+    dim = found.features.shape[1]
+    own = getattr(model, "n_features_in_", dim)
+    check(own == dim, "features.shape[1]", dim, f"be {own}, the inputs of the {name}")
+    seen = found.features.astype(np.float32)  # as the shadows and the attacks see them
+    head = READABLE[name](model, dataclasses.replace(data, features=seen))
     return dataclasses.replace(
-        head, features=features, notes=(*notes, *head.notes), warnings=(*said, *head.warnings)
+        head,
+        features=seen if found.transformed else None,
+        notes=(*found.notes, *head.notes),
+        warnings=(*warned, *head.warnings),
     )
 
 
-def _transformed(steps: Sequence[Any], features: np.ndarray) -> np.ndarray:
+def _transformed(steps: Sequence[Any], features: Any) -> Any:
     for step in steps:
-        name = type(step).__name__
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of names of columns, which arrays have not
                 features = step.transform(features)
-            if hasattr(features, "toarray"):
-                features = features.toarray()
-            features = np.asarray(features, np.float64)
         except Exception as error:  # whatever a step of anyone's Pipeline raises
             raise InputError(
-                f"the features must be what the Pipeline in the file takes; its {name} says: {_one_line(error)}."
+                f"the features must be what the Pipeline takes; its {type(step).__name__} says: {_one_line(error)}."
                 " Or give pipe[:-1].transform(X) as features and pipe[-1] as the head."
             ) from None
-        bad = int(np.count_nonzero(~np.isfinite(features)))
-        check(bad == 0, f"NaN or infinite values after the Pipeline's {name}", bad, "be 0")
+    bad = int(np.count_nonzero(~np.isfinite(_numbers(features))))
+    check(bad == 0, f"NaN or infinite values after the Pipeline's {type(steps[-1]).__name__}", bad, "be 0")
     return features
+
+
+def _numbers(features: Any) -> np.ndarray:
+    """Records as float64[records, dim], from an array, a sparse matrix or a DataFrame of numbers."""
+    rule = "be numbers, or what the first steps of a fitted Pipeline make numbers of"
+    if hasattr(features, "columns"):
+        others = [str(name) for name in features.columns if not _is_numeric(features[name])]
+        check(not others, "features: the columns", others, rule)
+    elif hasattr(features, "toarray"):
+        features = features.toarray()
+    values = np.asarray(features)
+    check(_is_numeric(values.ravel()), "features.dtype", str(values.dtype), rule)
+    return values.astype(np.float64)
+
+
+def _is_numeric(column: Any) -> bool:
+    kind: str = np.asarray(column).dtype.kind
+    return kind in "biuf" or (kind == "O" and all(isinstance(value, numbers.Real) for value in column))
+
+
+def _check_columns(model: Any, features: Any) -> None:
+    """Refuse a DataFrame whose columns are not those that a classifier was fitted to, in their order."""
+    known = getattr(model, "feature_names_in_", None)
+    if known is None or not hasattr(features, "columns"):
+        return
+    given, known = list(map(str, features.columns)), list(map(str, known))
+    rule = f"be those that the {type(model).__name__} was fitted to, in their order: {listed(known)}"
+    check(given == known, "features.columns", given, rule)
 
 
 def _one_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.resources.abc import Traversable
 from typing import Any
 
@@ -16,6 +16,7 @@ import pydantic
 
 from jaxmia._text import read_toml
 from jaxmia._validate import InputError, check_choice, listed
+from jaxmia.data.feature_set import IN_MEMORY
 from jaxmia.laws.law import DEFAULT_RECIPE
 from jaxmia.studies.settings.errors import describe_error
 from jaxmia.studies.settings.experiment import ExperimentConfig
@@ -60,7 +61,7 @@ def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
     return parse_sweep(read_settings(source, overrides))
 
 
-def parse_sweep(settings: dict[str, Any]) -> SweepConfig:
+def parse_sweep(settings: dict[str, Any], in_memory: Collection[str] = ()) -> SweepConfig:
     """Check the settings of a sweep, or of an experiment, given as nested dictionaries.
 
     [data] and [train] hold what the entries of [[datasets]] and [[recipes]] have in common; without entries they are
@@ -68,11 +69,15 @@ def parse_sweep(settings: dict[str, Any]) -> SweepConfig:
 
     Args:
         settings: as in the TOML file.
+        in_memory: names of feature sets that are not read from files: entries of these names need no features, and
+            without entries they are the feature sets.
 
     Raises:
         InputError: as parse_config.
     """
     settings = dict(settings)
+    if in_memory and "datasets" not in settings:
+        settings["datasets"] = [{"name": name} for name in in_memory]
     for shared_name, name, one in (("data", "datasets", _only_dataset), ("train", "recipes", _only_recipe)):
         shared = settings.pop(shared_name, {})
         if not isinstance(shared, dict):
@@ -80,13 +85,15 @@ def parse_sweep(settings: dict[str, Any]) -> SweepConfig:
         entries = settings.setdefault(name, [one(shared)])
         if isinstance(entries, list):  # of tables, or what the model refuses
             settings[name] = [_merged(shared, entry) for entry in entries]
+    if isinstance(settings["datasets"], list):
+        settings["datasets"] = [_without_file(entry, in_memory) for entry in settings["datasets"]]
     try:
         return SweepConfig.model_validate(settings)
     except pydantic.ValidationError as error:
         raise InputError(describe_error(error, SweepConfig)) from None
 
 
-def read_settings(source: str | os.PathLike[str], overrides: Sequence[str]) -> dict[str, Any]:
+def read_settings(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A TOML file, or a built-in one, as nested dictionaries, with overrides; unchecked.
 
     Paths that stand in the file start at its folder, those of overrides and of a built-in one at the present folder;
@@ -201,6 +208,11 @@ def _only_dataset(data: dict[str, Any]) -> dict[str, Any]:
 
 def _only_recipe(train: dict[str, Any]) -> dict[str, Any]:
     return {"name": DEFAULT_RECIPE}
+
+
+def _without_file(entry: Any, in_memory: Collection[str]) -> Any:
+    named = isinstance(entry, dict) and entry.get("name") in in_memory
+    return {**entry, "features": IN_MEMORY} if named else entry
 
 
 def _merged(shared: dict[str, Any], entry: Any) -> Any:
