@@ -386,7 +386,7 @@ def test_published_lines_are_known_at_two_classes_only():
     line = published_lines().line("average", 0.01)
     with pytest.raises(InputError, match="fitted at C = 2 only"):
         required_shots(line, epsilon=1.0, delta=1e-5, fpr=0.01, classes=10)
-    with pytest.raises(InputError, match=r"fpr=0\.1 must be an FPR"):
+    with pytest.raises(InputError, match=r"fpr=0\.1 must be one"):
         required_shots(line, epsilon=1.0, delta=1e-5, fpr=0.1, classes=2)
 
 
