@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import rich.box
 import rich.console
@@ -13,6 +16,8 @@ import rich.table
 import rich.text
 
 _LINES = 12  # of a live table: it must fit on a screen
+_REDRAW = 0.25  # seconds between pictures in a notebook
+_NOTEBOOK_WIDTH = 100  # letters
 
 
 class GridProgress:
@@ -50,9 +55,55 @@ class _HeadsPerSecond(rich.progress.ProgressColumn):
         return f"{heads / elapsed:.0f} heads/s" if elapsed and heads else "- heads/s"
 
 
+class _NotebookProgress(rich.progress.Progress):
+    """A bar in a notebook's cell, and nothing once it is done.
+
+    rich itself would need ipywidgets for that. Drawn when something is counted, a few times a second.
+    """
+
+    def __enter__(self) -> _NotebookProgress:
+        self._cell = _NotebookCell(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._cell.clear()
+
+    def update(self, *args: Any, **values: Any) -> None:
+        super().update(*args, **values)
+        self._cell.draw()
+
+
+class _NotebookCell:
+    """The place in a notebook's output where something is drawn, again and again."""
+
+    def __init__(self, shown: rich.console.RenderableType):
+        import IPython.display  # there is one, in a notebook
+
+        self._shown = shown
+        self._html = IPython.display.HTML
+        self._place: Any = IPython.display.display(self._html(""), display_id=True)
+        self._next = 0.0
+
+    def draw(self) -> None:
+        """Draw what is shown as it is now, unless that was done just now."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _REDRAW
+        drawn = rich.console.Console(
+            file=io.StringIO(), record=True, width=_NOTEBOOK_WIDTH, force_jupyter=False
+        )
+        drawn.print(self._shown)
+        code = '<pre style="font-family:monospace;line-height:1.2;background:none;color:inherit">{code}</pre>'
+        self._place.update(self._html(drawn.export_html(inline_styles=True, code_format=code)))
+
+    def clear(self) -> None:
+        """Leave nothing."""
+        self._place.update(self._html(""))
+
+
 @contextlib.contextmanager
 def grid_progress(console: rich.console.Console | None, total_work: float) -> Iterator[GridProgress]:
-    """Show progress on a console; on None, or where it is no terminal, nothing is drawn."""
+    """Show progress on a console; on None, or where it is no terminal and no notebook, nothing is drawn."""
     progress = _bar(console, disable=console is None, counted=_of_heads())
     with progress:
         yield GridProgress(progress, progress.add_task("starting", total=total_work, heads=0))
@@ -89,14 +140,16 @@ def _of_heads() -> tuple[rich.progress.ProgressColumn, ...]:
 def _bar(
     console: rich.console.Console | None, *, disable: bool, counted: tuple[rich.progress.ProgressColumn, ...]
 ) -> rich.progress.Progress:
-    return rich.progress.Progress(
+    in_notebook = console is not None and console.is_jupyter and not disable
+    kind = _NotebookProgress if in_notebook else rich.progress.Progress
+    return kind(
         _Description(),
         rich.progress.BarColumn(bar_width=16, table_column=rich.table.Column(no_wrap=True)),
         *counted,
         rich.progress.TimeRemainingColumn(compact=True, table_column=rich.table.Column(no_wrap=True)),
         rich.progress.TextColumn("left", table_column=rich.table.Column(no_wrap=True)),
         console=console,
-        disable=disable,
+        disable=disable or in_notebook,
     )
 
 
@@ -113,6 +166,7 @@ class SweepProgress:
         self._last: dict[str, str] = {}
         self._count, self._todo = 0, sum(total - done for done, total in cells.values())
         self._progress = _bar(console, disable=True, counted=_of_heads())
+        self._cell: _NotebookCell | None = None
         self._task = self._progress.add_task("", total=total_work, heads=0)
         self._heads = 0
 
@@ -130,11 +184,23 @@ class SweepProgress:
         self._progress.update(
             self._task, advance=work, heads=self._heads, description=f"{self._count} of {self._todo} cells"
         )
-        if self._console is not None and (failed or not self._console.is_terminal):
+        if self._cell is not None:
+            self._cell.draw()
+        if self._console is not None and (failed or not (self._console.is_terminal or self._cell)):
             line = f"[{self._count}/{self._todo}] {group}/{name}: {said}"
             self._console.print(
                 line, style="red" if failed else None, highlight=False, markup=False, soft_wrap=True
             )
+
+    @contextlib.contextmanager
+    def in_notebook(self) -> Iterator[None]:
+        """Draw the table in a notebook's cell while this is open."""
+        self._cell = _NotebookCell(self)
+        try:
+            self._cell.draw()
+            yield
+        finally:
+            self._cell.clear()
 
     def __rich__(self) -> rich.console.RenderableType:
         """The table and the bar as they are now."""
@@ -159,11 +225,15 @@ def sweep_progress(
     """Show the progress of a sweep on a console; on None nothing is drawn.
 
     Args:
-        console: a terminal gets a live table, anything else a line per cell.
+        console: a terminal or a notebook gets a live table, anything else a line per cell.
         cells: for each feature set and recipe, how many cells are there already, and how many there shall be.
         total_work: of the cells to be computed, in an arbitrary unit.
     """
     progress = SweepProgress(console, cells, total_work)
+    if console is not None and console.is_jupyter and total_work:
+        with progress.in_notebook():
+            yield progress
+        return
     if console is None or not console.is_terminal or not total_work:
         yield progress
         return

@@ -13,6 +13,7 @@ import numpy as np
 import pydantic
 import rich.console
 
+from jaxmia._terminal import progress_console
 from jaxmia._validate import InputError, check
 from jaxmia.audit.attack_scores import FPRS, AttackRun, attack_scores
 from jaxmia.audit.records import audit_records
@@ -50,6 +51,7 @@ def audit_head(
     force: bool = False,
     memory: int | None = None,
     console: rich.console.Console | None = None,
+    progress: bool = True,
     **settings: Any,
 ) -> AuditResult:
     """Audit a head that is in memory: what run_audit does for files.
@@ -67,7 +69,8 @@ def audit_head(
         out: a new folder, or the same audit's; by default a temporary one, result.path.
         force: go on where head and records do not go together.
         memory: bytes that training may hold.
-        console: where progress is shown, if anywhere.
+        console: where progress is shown; by default in a notebook, or on standard error where that is a terminal.
+        progress: False to show none.
         settings: tables and keys of an audit file: fpr=(0.1,), attack=("lira",), seed=0, train={...},
             shadows={"models": 128}, privacy={...}, context={...}.
 
@@ -96,7 +99,8 @@ def audit_head(
         raise InputError(describe_error(error, AuditConfig)) from None
     check_audit_attacks(config)
     path = pathlib.Path(tempfile.mkdtemp(prefix="jaxmia-audit-") if out is None else out)
-    return audit_given(config, records, released, path, force=force, memory=memory, console=console)
+    shown = progress_console(console, progress)
+    return audit_given(config, records, released, path, force=force, memory=memory, console=shown)
 
 
 def audit_scores(

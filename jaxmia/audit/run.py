@@ -17,6 +17,7 @@ import rich.console
 from jaxmia._atomic import new_folder, write_arrays, write_json, write_parquet
 from jaxmia._hashes import content_key, file_hash, json_number
 from jaxmia._shown import Shown, report
+from jaxmia._terminal import progress_console
 from jaxmia._validate import check
 from jaxmia.attacks.weights import check_memory, check_methods
 from jaxmia.audit.attack_scores import AttackRun, found_most, write_attacks
@@ -130,6 +131,7 @@ def run_audit(
     force: bool = False,
     memory: int | None = None,
     console: rich.console.Console | None = None,
+    progress: bool = True,
 ) -> AuditResult:
     """Audit one released head: how well attacks tell its training members, and which records are most at risk.
 
@@ -146,7 +148,8 @@ def run_audit(
         out: the folder.
         force: go on where head and records do not go together (jaxmia.audit.checks).
         memory: bytes that training may hold, and that the Hessian of analytic attacks may; see jaxmia.training.memory.
-        console: where progress is shown, if anywhere.
+        console: where progress is shown; by default in a notebook, or on standard error where that is a terminal.
+        progress: False to show none.
 
     Raises:
         InputError: for whatever is wrong with settings, records, head or folder; before any training. VoidAuditError,
@@ -165,7 +168,7 @@ def run_audit(
         head_hash=file_hash(config.head.file),
         force=force,
         memory=memory,
-        console=console,
+        console=progress_console(console, progress),
     )
 
 
@@ -190,7 +193,7 @@ def audit_given(
         head_hash: of the head's file; by default of its outputs on the records.
         force: as of run_audit.
         memory: as of run_audit.
-        console: as of run_audit.
+        console: where progress is shown, if anywhere.
 
     Raises:
         InputError: as run_audit.

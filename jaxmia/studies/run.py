@@ -13,6 +13,7 @@ import rich.console
 
 from jaxmia._progress import grid_progress
 from jaxmia._shown import Shown, figure, report
+from jaxmia._terminal import progress_console
 from jaxmia.data.feature_set import DEMO_NAME, IN_MEMORY, FeatureSet, check_given, load_features
 from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.studies.cell import Cell, cells_of
@@ -84,6 +85,7 @@ def run_experiment(
     resume: bool = False,
     memory: int | None = None,
     console: rich.console.Console | None = None,
+    progress: bool = True,
     features: FeatureSet | None = None,
 ) -> RunResult:
     """Run an experiment into a folder; what the folder already holds is kept and not computed again.
@@ -99,7 +101,8 @@ def run_experiment(
         out: the run folder.
         resume: continue an unfinished run.
         memory: bytes that training may hold on each device, as in train_ensemble; more or less of it changes rounding.
-        console: where progress is shown, if anywhere.
+        console: where progress is shown; by default in a notebook, or on standard error where that is a terminal.
+        progress: False to show none.
         features: the feature set, if it is in memory; data.features of the settings is then its name.
 
     Raises:
@@ -112,6 +115,7 @@ def run_experiment(
             config = load_config(config)
         elif isinstance(config, Mapping):
             config = parse_config(dict(config))
+        console = progress_console(console, progress and (console is not None or processes.index == 0))
         return _run(config, pathlib.Path(out), resume, memory, console, processes, features)
 
 

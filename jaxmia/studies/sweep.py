@@ -15,6 +15,7 @@ import rich.console
 from jaxmia._atomic import is_disk_full
 from jaxmia._progress import SweepProgress, sweep_progress
 from jaxmia._shown import Shown, figure, report
+from jaxmia._terminal import progress_console
 from jaxmia._validate import check_choice
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.laws.law import LawKey, PowerLawFit
@@ -109,6 +110,7 @@ def run_sweep(
     memory: int | None = None,
     executor: Executor | str = "local",
     console: rich.console.Console | None = None,
+    progress: bool = True,
     features: Mapping[str, FeatureSet] | None = None,
 ) -> SweepResult:
     """Run a sweep into a folder; what the folder already holds is kept and not computed again.
@@ -124,7 +126,8 @@ def run_sweep(
         resume: continue an unfinished sweep.
         memory: bytes that training may hold on each device, as in train_ensemble; more or less of it changes rounding.
         executor: where cells are computed: "local", "ray", or one of jaxmia.studies.executors with settings of its own.
-        console: where progress is shown, if anywhere.
+        console: where progress is shown; by default in a notebook, or on standard error where that is a terminal.
+        progress: False to show none.
         features: feature sets that are in memory, by name, in the place of files: those of settings that have no
             [[datasets]], or of entries of these names, whose features are then not read.
 
@@ -150,7 +153,7 @@ def run_sweep(
             models=config.shadows.models,
             resume=resume,
         ) as folder:
-            return _Sweep(folder, plan, memory, runner).complete(console)
+            return _Sweep(folder, plan, memory, runner).complete(progress_console(console, progress))
     except Exception as error:
         if is_disk_full(error):
             raise SweepStoppedError(disk_full(pathlib.Path(out))) from error
