@@ -38,6 +38,7 @@ FINITE_POOL = ["--shots", "4", "--targets", "2", "--classes", "2", "--models", "
 FINITE_POOL += ["--multipliers", "2", "--designs", "fixed_size", "--steps", "5"]
 
 
+@pytest.mark.thorough
 def test_finite_pool_runs_and_corrects_by_its_factor(benchmark, tmp_path, capsys):
     benchmark("finite_pool").main([*FINITE_POOL, "--json", str(tmp_path / "rows.json")])
     rows = rows_of(tmp_path / "rows.json")
@@ -507,6 +508,7 @@ def test_audits_of_scikit_learn_s_files_train_by_the_file(benchmark, tmp_path):
     assert "link = one_vs_rest" in facts["trained with"]
 
 
+@pytest.mark.thorough
 def test_whitebox_runs_below_every_ceiling(benchmark, tmp_path):
     sizes = ["--models", "48", "--shots", "12", "--projected", "30", "--dim", "4", "--classes", "2"]
     recipes = ["--recipes", "ridge", "sgd, ε = 1", "--json", str(tmp_path / "rows.json")]
@@ -574,6 +576,7 @@ def test_flips_agree_with_trainings(benchmark, tmp_path):
         assert row["50%"] < 0.02  # docs/frontier.md has 0.4% of 1 000 flips
 
 
+@pytest.mark.thorough
 def test_per_record_compares_estimates_with_heads_that_did_not_make_them(benchmark, tmp_path, capsys):
     per_record = benchmark("per_record")
     scores = tmp_path / "scores.npz"
@@ -590,6 +593,7 @@ def test_per_record_compares_estimates_with_heads_that_did_not_make_them(benchma
     assert "K" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("near", [[], ["--near"]])
 def test_persons_are_told_better_than_records(benchmark, tmp_path, near):
     sizes = ["--classes", "2", "--shots", "12", "--models", "17", "--records", "3"]

@@ -32,6 +32,7 @@ RANKS = {
     "ridge": 5,
     "extract": 5,
     "studies": 6,
+    "advice": 6,
     "audit": 7,
     "features": 8,  # two former places, until version 0.2
     "released": 8,

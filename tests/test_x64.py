@@ -55,6 +55,7 @@ def in_64_bits(tmp_path_factory):
     return dict(np.load(place / "found.npz"))
 
 
+@pytest.mark.thorough
 def test_a_process_with_64_bit_types_computes_the_same(in_64_bits):
     expected = everything()
     assert in_64_bits.keys() == expected.keys()

@@ -131,6 +131,7 @@ def test_a_target_is_reported_apart_from_the_others(audited):
     assert of.loc["lira", "row 5", "per_target"]["num_nonmembers"] == np.count_nonzero(~member[TARGET])
 
 
+@pytest.mark.thorough
 def test_the_target_may_be_named_in_the_file(source, tmp_path, audited):
     np.savez(tmp_path / "scores.npz", target=TARGET, **np.load(source))
     run = attack_scores(tmp_path / "scores.npz", tmp_path / "audit", attack=["lira", "threshold"], fpr=(0.1,))

@@ -165,6 +165,7 @@ def test_what_makes_results_mean_something_else_is_said(place, records, change, 
     assert any(message in line for line in result.warnings), result.warnings
 
 
+@pytest.mark.thorough
 def test_what_is_known_without_shadows_joins_an_audit_of_a_ridge_head(place, monkeypatch):
     """Shadows at their minimum, as the head is: the attack without them finds members, 24 shadows at most as many."""
     monkeypatch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])

@@ -104,6 +104,7 @@ def test_results_show_themselves(audited, tmp_path):
     assert audited.attack.to_frame() is audited.attack.results
 
 
+@pytest.mark.thorough
 def test_scores_in_memory_are_attacked_as_files_are(tmp_path):
     rng = np.random.default_rng(0)
     member = rng.random((16, 200)) < 0.5

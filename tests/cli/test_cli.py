@@ -27,6 +27,7 @@ def run_folder(tmp_path_factory):
     return out
 
 
+@pytest.mark.thorough
 def test_a_private_run_prints_one_table_of_levels_and_grows_a_plot_of_each_kind(capsys, tmp_path):
     settings = [
         "--set",

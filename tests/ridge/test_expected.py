@@ -82,6 +82,7 @@ def literal(pool, ridge, rate):
     return np.array(found).T
 
 
+@pytest.mark.thorough
 def test_solves_its_equations():
     # The literal variance removes records i and j from the Hessian together; ours one at a time, which differs by the
     # squared overlap of two of 60 records: leverage is at most a few tenths here.
@@ -104,6 +105,7 @@ def against_shadows():
     return pool, analytic_vulnerability(pool, ridge=1.0), score(shadows, pool)
 
 
+@pytest.mark.thorough
 def test_agrees_with_shadows_on_real_features(against_shadows):
     # What the docs promise at ridge 1: rank correlation 0.98 and mean TPR within 5%, beyond the shadows' own error.
     pool, found, scores = against_shadows
@@ -138,6 +140,7 @@ def test_tails_of_gaussians_give_the_closed_form():
         np.testing.assert_allclose(found.tpr(fpr, tails), expected, atol=4 * 4 * 0.004 * 0.4 + 4 * 0.0005)
 
 
+@pytest.mark.thorough
 def test_two_classes_agree_with_shadows_of_the_same_ridge():
     """Half or twice the penalty moves the mean separation by a fifth and more."""
     pool = candidate_pool(demo_features(), classes=2, shots=16, key=jax.random.key(0), test_per_class=0).data

@@ -77,6 +77,7 @@ def test_adding_undoes_removing(size):
     np.testing.assert_allclose(added(half, block, jnp.eye(4)[1], directions, 0.5), inside, atol=1e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("ridge", "dim", "classes"), [(3.0, 5, 3), (3.0, 5, 2), (100.0, 5, 3), (100.0, 100, 3)]
 )

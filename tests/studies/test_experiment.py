@@ -132,6 +132,7 @@ def test_per_example_rows_point_into_the_feature_set(finished):
     assert rows["flagged_by"].isna().all()  # some eight non-members of a record resolve no FPR by ranks
 
 
+@pytest.mark.thorough
 def test_correction_is_applied_and_recorded_per_example(tmp_path):
     """At inclusion rate r it multiplies every separation by sqrt(1 - r), trains nothing and leaves ROCs alone."""
     settings = changed(shadows={"models": 17, "pool_multiplier": 4})
@@ -170,6 +171,7 @@ def test_same_settings_give_the_same_bytes(finished, tmp_path):
     assert contents(tmp_path / "run") == contents(finished.path)
 
 
+@pytest.mark.thorough
 def test_more_shots_seeds_and_models_add_only_what_is_missing(tmp_path):
     run_experiment(changed(grid={"shots": [4]}), tmp_path / "grown")
     more_shots = run_experiment(changed(grid={"shots": [4, 8]}), tmp_path / "grown")
@@ -232,6 +234,7 @@ def test_a_folder_is_free_again_after_a_run(finished):
         pass
 
 
+@pytest.mark.thorough
 def test_rows_of_an_evaluation_cut_short_are_not_taken_for_another_ones(tmp_path, monkeypatch):
     """New attacks overwrite a cell's rows; killed before the manifest knows, the old settings must not find them."""
     path = tmp_path / "run"
@@ -249,6 +252,7 @@ def _interrupt(*args):
     raise KeyboardInterrupt
 
 
+@pytest.mark.thorough
 def test_damage_is_said_and_mended(finished, tmp_path):
     """Rows of one cell and heads of another: both are computed again, and the folder is what it was."""
     path, console = tmp_path / "run", rich.console.Console(file=io.StringIO(), width=200)
@@ -459,6 +463,7 @@ def test_pooled_rows_are_recomputed_from_public_parts(finished):
 WHITE_BOX = ["lira", "whitebox", {"name": "whitebox", "method": "stationarity"}]
 
 
+@pytest.mark.thorough
 def test_attacks_on_weights_stand_beside_the_others_and_below_the_ceiling(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "plot_power_law", lambda *_: [])
     monkeypatch.setattr(grid, "plot_privacy", lambda *_: [])
@@ -506,6 +511,7 @@ FRONTIER = [
 RIDGE = {"optimizer": "newton", "ridge": 1.0}
 
 
+@pytest.mark.thorough
 def test_pairs_and_priors_stand_beside_the_others_and_at_chance_under_permuted_labels(tmp_path, monkeypatch):
     """Of 9 heads, 96 records: TPR has a standard error of at most 0.5 / sqrt(432)."""
     monkeypatch.setattr(grid, "plot_power_law", lambda *_: [])

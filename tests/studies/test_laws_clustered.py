@@ -32,6 +32,7 @@ def cells(data_sets, seeds, *, of_set=(0.0, 0.0), of_pool=(0.0, 0.0), noise=0.05
     return pd.concat(tables, ignore_index=True).assign(classes=2, fpr=0.01)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("data_sets", "seeds", "planted", "errors", "clusters"),
     [
@@ -76,6 +77,7 @@ def test_clustered_covariance_is_the_sandwich():
     np.testing.assert_allclose(law.covariance, factor * bread @ meat @ bread, rtol=1e-9)
 
 
+@pytest.mark.thorough
 def test_prediction_of_a_new_pools_cell_covers():
     rng, repeats = np.random.default_rng(9), 250
     hits = 0

@@ -58,6 +58,7 @@ def exceeding(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[low > ceilings]
 
 
+@pytest.mark.thorough
 def test_no_attack_exceeds_its_ceiling(run):
     private = run.results.query("epsilon < inf and status == 'ok'")
     # RMIA's statistic is a rank among its target's own non-members, which are too few for these FPRs.
@@ -157,6 +158,7 @@ def test_an_ordinary_run_grows_by_privacy_levels_and_keeps_its_rows(tmp_path):
     assert again.cells_computed == 0
 
 
+@pytest.mark.thorough
 def test_poisson_batches_and_replace_one_are_accounted_as_such(tmp_path):
     settings = changed(
         train={"batch_size": 20, "sampling": "poisson"},

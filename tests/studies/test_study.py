@@ -57,6 +57,7 @@ def assert_standard_normal(z):
     assert low < np.sum(z**2) < high
 
 
+@pytest.mark.thorough
 def test_every_example_has_the_separation_of_the_closed_form(study):
     scores, exact = study
     curve = per_example_vulnerability(scores, FPR)

@@ -424,6 +424,7 @@ def test_a_file_that_cannot_be_read_empties_no_laws(settings, finished, tmp_path
     assert run_sweep(settings, path, resume=True).laws == finished.laws
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_checkpoints_are_noticed_and_trained_again(settings, finished, tmp_path, damage):
     """Of all files of a checkpoint: whatever is damaged, the rows are the same in the end."""
@@ -520,6 +521,7 @@ def test_data_and_train_are_what_entries_have_in_common(settings):
     assert (study.train.steps, study.data.test_per_class) == (4, 3)
 
 
+@pytest.mark.thorough
 def test_sets_may_have_grids_of_their_own(settings, tmp_path):
     datasets = [settings["datasets"][0], settings["datasets"][1] | {"shots": [2], "classes": [2, 3]}]
     changed = settings | {"datasets": datasets, "recipes": settings["recipes"][:1]}

@@ -333,6 +333,7 @@ def test_a_sweep_tunes_the_recipes_that_it_shall(settings, tmp_path):
     assert steps["searched"] == Tuning.from_json(json.loads(search.read_text())).chosen.steps
 
 
+@pytest.mark.thorough
 def test_private_trials_search_the_clip_and_keep_the_full_batch_without_poisson_sampling(settings):
     private = settings | {"privacy": {"epsilon": [2.0]}, "tuning": SEARCH | {"trials": 2}}
     full = tune_cell(parse_config(private), synthetic(0), Cell(3, 20, 0, 2.0))

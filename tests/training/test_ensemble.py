@@ -86,6 +86,7 @@ def test_chunks_change_no_score_beyond_rounding(pool, batch_size):
         assert sum(counted) == 11
 
 
+@pytest.mark.thorough
 def test_products_in_bfloat16_change_scores_by_less_than_a_tenth_of_what_another_order_of_batches_does():
     """At three times the size of the fixture, where orders matter; on real features."""
     pool = candidate_pool(demo_features(), classes=5, shots=20, key=KEY).data
@@ -127,6 +128,7 @@ def test_same_seed_same_bits(pool):
     assert np.abs(other - runs[0]).max() > 1e-3  # the shared order follows the key
 
 
+@pytest.mark.thorough
 def test_models_added_later_are_the_models_trained_at_once(pool):
     config, hyper = TrainConfig(steps=20), Hyperparams(0.1)
     masks = draw_membership(KEY, pool.labels, num_models=6)
@@ -214,6 +216,7 @@ def test_bad_hyperparameters_of_single_models_are_refused(pool, hyper, message):
         train_ensemble(KEY, pool, masks, Hyperparams(**hyper), TrainConfig("sgd", steps=12))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("examples", [10, 5000])
 def test_an_order_takes_each_eligible_example_once_before_any_again(examples):
     """With one word to sort by, and with two."""
@@ -377,6 +380,7 @@ def test_recipes_that_leave_the_span_are_not_trained_in_it(config):
     assert not planned(config, np.array([18])).span
 
 
+@pytest.mark.thorough
 def test_a_grid_over_shots_compiles_a_program_for_each_bucket(monkeypatch):
     """12 pools of 66 to 132 candidates, in shared batches, whose order is that of the pool's own size: 5 programs."""
     config, hyper = TrainConfig(steps=3, batch_size=4), Hyperparams(0.1)

@@ -227,6 +227,7 @@ def test_only_members_move_a_network(sampling):
     assert_same(left.params, right.params, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_networks_fit_a_small_set_and_generalise():
     images, labels = pixels(per_class=40)
     pool = candidate_pool(raw_set(images, labels), classes=3, shots=8, key=jax.random.key(0))
@@ -405,6 +406,7 @@ def test_a_sweep_compares_recipes_on_the_same_candidates(settings, finished):
         assert all(each == records[0] for each in records)
 
 
+@pytest.mark.thorough
 def test_negative_controls_of_networks_are_at_chance(finished):
     controls = load_table(finished.path, "controls")
     networks = controls[controls["recipe"] != "head"]
@@ -422,6 +424,7 @@ def test_networks_on_disk_are_read_and_not_trained_again(settings, finished, tmp
     assert after[after["attack"] == "lira"].reset_index(drop=True).equals(before.reset_index(drop=True))
 
 
+@pytest.mark.thorough
 def test_an_interrupted_run_ends_in_the_same_results(settings, tmp_path, monkeypatch):
     images = {"features": settings["datasets"][1]["features"]}
     train = {**settings["train"], "network": "conv", "widths": [4, 8], "inputs": "raw"}

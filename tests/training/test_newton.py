@@ -65,6 +65,7 @@ def test_newton_finds_the_minimum(ridge, dim):
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("ridge", [0.1, 100.0])
 def test_ridge_is_scikit_learns_for_any_number_of_classes(classes, ridge):
@@ -84,6 +85,7 @@ def test_ridge_is_scikit_learns_for_any_number_of_classes(classes, ridge):
     np.testing.assert_allclose(bias, theirs.intercept_, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize(
     ("class_weight", "intercept"), [("balanced", True), ("none", False), ((0.5, 3.0, 1.0), False)]
@@ -116,6 +118,7 @@ def test_class_weights_and_no_intercept_are_scikit_learns(classes, class_weight,
         assert (params["bias"] == 0).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batches", [{}, {"batch_size": 8, "sampling": "independent"}, {"batch_size": 8}])
 def test_gradient_steps_take_the_weighted_mean_and_no_bias(batches):
     """Many small steps come to the minimum of the weighted mean loss, that newton finds with the ridge that this is."""
@@ -138,6 +141,7 @@ def test_gradient_steps_take_the_weighted_mean_and_no_bias(batches):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("class_weight", ["none", "balanced"])
 def test_one_against_the_rest_is_scikit_learns(class_weight):
     linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
@@ -212,6 +216,7 @@ def test_steps_that_overshoot_are_shortened():
         assert value <= 2e-7  # the tolerance, and the rounding of the features' products
 
 
+@pytest.mark.thorough
 def test_stationarity_is_the_norm_of_the_slow_gradient():
     pool, rng = small_pool(), np.random.default_rng(0)
     member = rng.random(60) < 0.5
@@ -232,6 +237,7 @@ def test_stationarity_is_the_norm_of_the_slow_gradient():
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_chunks_and_models_of_their_own_ridge_change_nothing():
     pool = small_pool()
     masks = draw_membership(jax.random.key(1), pool.labels, num_models=5)
@@ -245,6 +251,7 @@ def test_chunks_and_models_of_their_own_ridge_change_nothing():
     )
 
 
+@pytest.mark.thorough
 def test_heads_without_a_class_are_said_as_their_bias_is_what_the_tolerance_makes_it():
     pool = small_pool(examples=30)
     member = np.stack([pool.labels != 2, np.arange(30) < 15])
@@ -257,6 +264,7 @@ def test_heads_without_a_class_are_said_as_their_bias_is_what_the_tolerance_make
     assert unbounded_note(np.arange(2000)[:, None] % 1000 > 0, np.zeros(1, int)) == []  # up to a thousandth
 
 
+@pytest.mark.thorough
 def test_contrasts_are_the_softmaxs_own_coordinates():
     directions = jnp.asarray(basis(4))
     np.testing.assert_allclose(directions.T @ directions, np.eye(3), atol=1e-6)
@@ -331,6 +339,7 @@ def test_folders_from_before_newton_keep_their_identity():
     assert not {"ridge", "tolerance", "two_class_penalty"} & identity["train"].keys()
 
 
+@pytest.mark.thorough
 def test_folders_from_before_the_ridge_of_two_classes_was_scikit_learns_are_refused(tmp_path):
     """In one sentence, though features and versions are the same: those heads had half of the ridge."""
     config = {
