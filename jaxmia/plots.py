@@ -360,3 +360,42 @@ def _draw_published(axes: Axes, fpr: float, shots_range: tuple[float, float], co
             advantage = [line.law.predict(shots=float(shots), classes=2).advantage for shots in shots_range]
             label = f"FPR {fpr:g}: published, C = 2: {line.law.slope_shots:.3f}"
             axes.plot(shots_range, advantage, color=colour, linewidth=1, linestyle=":", label=label)
+
+
+def advice_figure(options: pd.DataFrame, *, fpr: float, max_tpr: float) -> Figure:
+    """Options by accuracy and by the TPR of the most vulnerable record, with the limit and the frontier.
+
+    Args:
+        options: of jaxmia.advice.advice.Advice.
+        fpr: of every record.
+        max_tpr: the limit.
+    """
+    with mpl.rc_context(STYLE):
+        drawn = Picture(figsize=(8, 5), layout="constrained")
+        axes = drawn.subplots()
+        for (lever, rows), colour, marker in zip(
+            options.groupby("lever", sort=False),
+            itertools.cycle(COLOURS),
+            itertools.cycle("osD^vP*X"),
+            strict=False,
+        ):
+            worst = rows["worst_tpr"].to_numpy()
+            ends = np.clip([worst - rows["worst_low"], rows["worst_high"] - worst], 0, None)
+            bounds = (rows["how"] == "bound").to_numpy()
+            ends[0, bounds] = 0  # a bound, not an estimate
+            axes.errorbar(
+                rows["accuracy"], worst, yerr=ends, fmt=marker, color=colour, label=str(lever), elinewidth=1
+            )
+        front = options[options["pareto"]].sort_values("accuracy")
+        axes.plot(front["accuracy"], front["worst_tpr"], color="0.6", linewidth=1, zorder=0, label="frontier")
+        axes.axhline(max_tpr, color="0.3", linestyle="--", linewidth=1, label=f"limit {max_tpr:g}")
+        for _, row in options[options["recommended"]].iterrows():
+            place = (row["accuracy"], row["worst_tpr"])
+            axes.annotate(row["option"], place, xytext=(-8, 12), textcoords="offset points", ha="right")
+        axes.set(
+            xlabel="accuracy on records outside of the training set",
+            ylabel=f"TPR of the most vulnerable record at FPR {fpr:g}",
+            yscale="log",
+        )
+        axes.legend(frameon=False, fontsize=8)
+    return drawn

@@ -11,7 +11,7 @@ import typer
 
 from jaxmia._text import show_in_any_encoding
 from jaxmia._validate import InputError
-from jaxmia.cli import attack, audit, errors, extract, laws, privacy, report, run, sweep, triage, tune
+from jaxmia.cli import advise, attack, audit, errors, extract, laws, privacy, report, run, sweep, triage, tune
 
 app = typer.Typer(
     name="jaxmia",
@@ -32,6 +32,7 @@ for _command, _epilog in (
     (tune.tune, tune.EPILOG),
     (attack.attack, attack.EPILOG),
     (triage.triage, triage.EPILOG),
+    (advise.advise, advise.EPILOG),
     (extract.extract, extract.EPILOG),
     (audit.audit, audit.EPILOG),
     (report.report, report.EPILOG),

@@ -114,6 +114,25 @@ def candidate_pool(
     return CandidatePool(_take(data, rows, chosen), _take(data, np.concatenate(test_rows), chosen), rows)
 
 
+def some_records(
+    data: FeatureSet, *, classes: int | None, shots: int | None, key: jax.Array | int
+) -> tuple[FeatureSet, Int[np.ndarray, "examples"]]:
+    """The candidates of candidate_pool without a test split, or all records where neither classes nor shots are given.
+
+    Returns:
+        The records, and the row of each in data.
+
+    Raises:
+        InputError: for one of both without the other, or as candidate_pool.
+    """
+    if (classes is None) != (shots is None):
+        raise InputError("classes and shots must be given together, or neither.")
+    if classes is None or shots is None:
+        return data, np.arange(len(data.labels))
+    pool = candidate_pool(data, classes=classes, shots=shots, key=key, test_per_class=0)
+    return pool.data, pool.rows
+
+
 def _take(data: FeatureSet, rows: np.ndarray, chosen: Sequence[int]) -> FeatureSet:
     labels = np.searchsorted(np.array(chosen), data.labels[rows]).astype(np.int32)
     names = tuple(data.class_names[label] for label in chosen)

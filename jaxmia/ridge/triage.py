@@ -13,15 +13,16 @@ import pandas as pd
 
 from jaxmia._atomic import check_writable, write_parquet, write_text
 from jaxmia._npz import read_npz
-from jaxmia._validate import InputError, check, check_different, check_fpr
+from jaxmia._validate import check, check_different, check_fpr
 from jaxmia.attacks.shadows import sides
 from jaxmia.data.feature_set import DEMO_NAME, FeatureSet, load_features
 from jaxmia.data.labels import record_ids
 from jaxmia.data.membership import draw_membership
-from jaxmia.data.pool import candidate_pool
+from jaxmia.data.pool import some_records
 from jaxmia.ridge.expected import AnalyticVulnerability, analytic_vulnerability
+from jaxmia.scores import Scores
 from jaxmia.stats.resolution import required_nonmembers
-from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.ensemble import ShadowEnsemble, train_ensemble
 from jaxmia.training.scoring import score
 from jaxmia.training.settings import Hyperparams, TrainConfig
 from jaxmia.vulnerability.residuals import pooled
@@ -78,19 +79,15 @@ def triage_features(
     for value in fpr:
         check_fpr("fpr", value)
     check_different("fpr", fpr)
-    if (classes is None) != (shots is None):
-        raise InputError("classes and shots must be given together, or neither.")
     if out is not None:
         place = pathlib.Path(out)
         suffix = place.suffix.lower()
         check(suffix in SUFFIXES, "out", place.name, f"end in one of {', '.join(SUFFIXES)}")
         check_writable(place)
     data = load_features(source)
-    ids = _ids(source, data)
-    if classes is not None and shots is not None:
-        key = jax.random.key(seed)
-        pool = candidate_pool(data, classes=classes, shots=shots, key=key, test_per_class=0)
-        data, ids = pool.data, ids[pool.rows]
+    ids = ids_of(source, data)
+    data, rows = some_records(data, classes=classes, shots=shots, key=seed)
+    ids = ids[rows]
     found = analytic_vulnerability(data, ridge=ridge, inclusion_rate=inclusion_rate, memory=memory)
     tails = ridge_tails(data, found, min(fpr), jax.random.key(seed))
     table = pd.DataFrame(
@@ -116,33 +113,54 @@ def ridge_tails(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Residuals of members and of non-members, by a few heads: the tails that means and deviations do not tell.
 
-    Standardised by what is known without shadows, the scores of all records join into two laws
-    (jaxmia.vulnerability.residuals), so that few heads, 16 or more, are enough for 10 / fpr residuals on either side.
-
     Args:
         pool: the candidates.
         found: their means and deviations.
         fpr: the lowest that the tails are for.
         key: of the heads' training sets.
     """
+    return tails_of(score(ridge_heads(pool, found, fpr, key), pool), found)
+
+
+def ridge_heads(
+    pool: FeatureSet, found: AnalyticVulnerability, fpr: float, key: jax.Array, *, fewest: int = _HEADS[0]
+) -> ShadowEnsemble:
+    """The few shadow heads that ridge_tails needs: enough for 10 / fpr residuals on either side.
+
+    Args:
+        pool: the candidates.
+        found: what gives their ridge and inclusion rate.
+        fpr: the lowest that the tails are for.
+        key: of the heads' training sets.
+        fewest: heads to train at least.
+    """
     rate = found.inclusion_rate
     needed = required_nonmembers(fpr) / (len(pool.labels) * min(rate, 1 - rate))
     masks = draw_membership(
         jax.random.fold_in(key, 0),
         pool.labels,
-        num_models=int(np.clip(np.ceil(1.25 * needed), *_HEADS)),
+        num_models=int(np.clip(np.ceil(1.25 * needed), fewest, _HEADS[1])),
         inclusion_rate=rate,
     )
     hyper = Hyperparams(0.0, weight_decay=None, ridge=found.ridge)
     config = TrainConfig("newton", steps=200, tolerance=1e-4)
-    scores = score(train_ensemble(jax.random.fold_in(key, 1), pool, masks, hyper, config), pool)
+    return train_ensemble(jax.random.fold_in(key, 1), pool, masks, hyper, config)
+
+
+def tails_of(scores: Scores, found: AnalyticVulnerability) -> tuple[np.ndarray, np.ndarray]:
+    """Residuals of members and of non-members, ascending, of all records together.
+
+    Standardised by what is known without shadows, the scores of all records join into two laws
+    (jaxmia.vulnerability.residuals), so that few heads, 16 or more, are enough.
+    """
     both = sides(scores)
     inside, *_ = pooled(both.inside, found.mean_in, found.std_in, None)
     outside, *_ = pooled(both.outside, found.mean_out, found.std_out, None)
     return inside, outside
 
 
-def _ids(source: str | os.PathLike[str], data: FeatureSet) -> np.ndarray:
+def ids_of(source: str | os.PathLike[str], data: FeatureSet) -> np.ndarray:
+    """Ids of the records of a file, or their numbers."""
     if str(source) == DEMO_NAME:
         return record_ids(None, len(data.labels))
     held = read_npz(pathlib.Path(source), name="features", required=(), optional=("ids",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxmia.cli.tables.advice import advice_tables
 from jaxmia.cli.tables.attacks import attack_problems, attack_tables, audit_tables, triage_tables
 from jaxmia.cli.tables.brief import brief_note, brief_tables
 from jaxmia.cli.tables.laws import held_out_tables, laws_tables, prediction_tables, published_tables
@@ -17,6 +18,7 @@ from jaxmia.cli.tables.results import (
 )
 
 __all__ = [
+    "advice_tables",
     "attack_problems",
     "attack_tables",
     "audit_tables",

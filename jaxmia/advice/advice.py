@@ -1,0 +1,100 @@
+"""What the advisor found: options with their judgements, shown as a table and a figure."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from jaxmia._shown import Shown, figure
+from jaxmia.advice.settings import AdviceSettings
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Advice(Shown):
+    """Options for a release.
+
+    Attributes:
+        options: one row for each: lever, option, ridge (missing for private heads), records, classes; accuracy on
+            records outside of the training set with its 95% interval over records (accuracy_low, accuracy_high); tpr,
+            the mean over records; worst_tpr, the most vulnerable record's, with worst_low and worst_high; how it was
+            obtained, "analytic", "labels of a few heads" or "bound"; meets, "yes", "no" or "not decided"; pareto,
+            whether no option of the same task is better in accuracy and in worst_tpr; recommended; note. After
+            confirm also measured_accuracy, measured_tpr, measured_worst_tpr, measured_worst_low, measured_worst_high.
+        settings: the question.
+        warnings: of the estimates.
+    """
+
+    options: pd.DataFrame
+    settings: AdviceSettings
+    warnings: tuple[str, ...]
+
+    __repr__ = Shown.__repr__
+
+    def headline(self) -> str:
+        """The recommended option in one sentence."""
+        limit = f"TPR {self.settings.max_tpr:g} at FPR {self.settings.fpr:g} for every record"
+        chosen = self.recommended
+        if chosen is not None:
+            return (
+                f"{chosen['lever']}, {chosen['option']}, keeps within {limit} with an accuracy of"
+                f" {chosen['accuracy']:.3f}"
+            )
+        nearest = self.nearest
+        return (
+            f"no option keeps within {limit}; the nearest is {nearest['lever']}, {nearest['option']}, with"
+            f" {nearest['worst_tpr']:.3g}"
+        )
+
+    @property
+    def recommended(self) -> pd.Series | None:
+        """The option that keeps most accuracy of those that meet the limit; None if none does."""
+        rows = self.options[self.options["recommended"]]
+        return None if rows.empty else rows.iloc[0]
+
+    @property
+    def nearest(self) -> pd.Series:
+        """The option of the same task whose most vulnerable record has the lowest TPR."""
+        return _same_task(self.options).sort_values("worst_tpr", kind="stable").iloc[0]
+
+    def to_frame(self) -> pd.DataFrame:
+        """The options."""
+        return self.options
+
+    def plot(self) -> Any:
+        """Accuracy against the most vulnerable record's TPR, with the limit and the frontier."""
+        return figure("advice_figure", self.options, fpr=self.settings.fpr, max_tpr=self.settings.max_tpr)
+
+
+def judged(options: pd.DataFrame, settings: AdviceSettings) -> pd.DataFrame:
+    """Add what each option means for the limit: columns meets, pareto, recommended.
+
+    Where weights are released, estimates of outputs show at least what the weights do: such an option may be beyond the
+    limit, but never within it. A bound that lies beyond the limit decides nothing.
+    """
+    options = options.copy()
+    bound = options["how"] == "bound"
+    weights = settings.release == "weights"
+    within = (options["worst_high"] <= settings.max_tpr) & (bound | (not weights))
+    beyond = (options["worst_low"] > settings.max_tpr) & ~bound
+    options["meets"] = np.select([within, beyond], ["yes", "no"], "not decided")
+    same = _same_task(options)
+    accuracy, worst = same["accuracy"].to_numpy(), same["worst_tpr"].to_numpy()
+    better = (accuracy[None] >= accuracy[:, None]) & (worst[None] <= worst[:, None])
+    better &= (accuracy[None] > accuracy[:, None]) | (worst[None] < worst[:, None])
+    options["pareto"] = options.index.isin(same.index.to_numpy()[~better.any(axis=1)])
+    able = _same_task(options)
+    able = able[able["meets"] == "yes"].sort_values("accuracy", kind="stable")
+    options["recommended"] = options.index.isin(able.index[-1:])
+    if weights:
+        outputs = ~bound & (options["note"] == "")
+        options.loc[outputs, "note"] = "of outputs: the weights show at least as much"
+    return options
+
+
+def _same_task(options: pd.DataFrame) -> pd.DataFrame:
+    """Options whose accuracy is of the classes that were given: accuracies of other tasks do not compare."""
+    same: pd.DataFrame = options[options["classes"] == options["classes"].iloc[0]]
+    return same

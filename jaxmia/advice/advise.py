@@ -1,0 +1,257 @@
+"""`jm.advise`: the options at hand, each with accuracy and vulnerability, and the one that keeps most accuracy.
+
+Ridge heads are estimated without shadows (jaxmia.ridge.expected), a few heads give accuracy and tails. Private heads
+are bounded by their guarantee. Every figure is of heads that train on a random half of the records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+import rich.console
+
+from jaxmia._atomic import read_json, write_json
+from jaxmia._hashes import content_key
+from jaxmia._progress import item_progress
+from jaxmia._validate import check
+from jaxmia.advice.advice import Advice, judged
+from jaxmia.advice.confirm import measured_ridge
+from jaxmia.advice.estimates import RidgeEstimate, ridge_estimate
+from jaxmia.advice.levers import (
+    Change,
+    fewer_records,
+    merged_classes,
+    other_features,
+    without_the_most_vulnerable,
+)
+from jaxmia.advice.private import private_estimate
+from jaxmia.advice.settings import AdviceSettings
+from jaxmia.data.feature_set import FeatureSet, load_features
+from jaxmia.data.labels import record_ids
+
+_HALVINGS = 3  # of the interval between the ridges on either side of the limit
+_VERSION = 1  # of what a row holds
+
+
+def advise(
+    source: FeatureSet | str | os.PathLike[str],
+    settings: AdviceSettings | None = None,
+    *,
+    ids: np.ndarray | None = None,
+    out: str | os.PathLike[str] | None = None,
+    console: rich.console.Console | None = None,
+    **options: Any,
+) -> Advice:
+    """Return what each lever does to the accuracy and the vulnerability of a ridge head, and what meets a limit.
+
+    Args:
+        source: the records that the head would train on, an .npz or "demo"; 8 records of each class or more.
+        settings: the question, or its fields by name: fpr=0.01, max_tpr=0.1, ...
+        ids: names [records] of the records, to name the most vulnerable; by default their places.
+        out: a folder that keeps each option once it is known, so that a stopped run goes on from there.
+        console: where progress is shown, if anywhere.
+        options: fields of AdviceSettings.
+
+    Raises:
+        InputError: for settings out of range, or records that the estimates cannot be made from; before any work.
+    """
+    settings = dataclasses.replace(settings or AdviceSettings(), **options)
+    pool = source if isinstance(source, FeatureSet) else load_features(source)
+    smallest = int(np.bincount(pool.labels, minlength=pool.num_classes).min())
+    check(smallest >= 8, "records of the smallest class", smallest, "be 8 or more, to be halved at random")
+    check(pool.num_classes > 1, "classes", pool.num_classes, "be 2 or more")
+    names = record_ids(ids, len(pool.labels))
+    work = _Work(pool, settings, names, None if out is None else pathlib.Path(out))
+    planned = len(settings.ridges) + _HALVINGS + len(settings.epsilons) + len(settings.leave_out)
+    planned += 7 + len(settings.components)
+    with item_progress(console, "options", planned) as done:
+        rows = []
+        for row in work.rows():
+            rows.append(row)
+            done(1)
+    frame = judged(pd.DataFrame(rows), settings)
+    if settings.confirm:
+        frame = work.confirmed(frame)
+    return Advice(frame, settings, work.said)
+
+
+class _Work:
+    """The options of one pool, in the order in which they are worked out."""
+
+    def __init__(
+        self, pool: FeatureSet, settings: AdviceSettings, ids: np.ndarray, out: pathlib.Path | None
+    ) -> None:
+        self.pool, self.settings, self.ids, self.out = pool, settings, ids, out
+        self.key, self.content = jax.random.key(settings.seed), pool.content_hash()
+        self.changes: dict[tuple[str, str], Change] = {}
+        self.said: tuple[str, ...] = ()
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One option after the other."""
+        settings = self.settings
+        base = self.estimate(self.pool, settings.ridge)
+        self.said = base.found.warnings
+        yield self.row(base, "as it is", f"ridge {settings.ridge:g}", self.pool)
+        if settings.release == "probabilities":
+            yield self.labels_only(base)
+        path = {settings.ridge: float(base.tpr_high.max())}
+        for ridge in sorted(set(settings.ridges) - {settings.ridge}):
+            row = self.kept_row(self.pool, ridge, "ridge", f"ridge {ridge:g}")
+            path[ridge] = row["worst_high"]
+            yield row
+        yield from self.between(path)
+        changes = (
+            *other_features(self.pool, settings.components),
+            *fewer_records(self.pool, jax.random.fold_in(self.key, 1)),
+            *merged_classes(self.pool, base.confusion, self.fewer_classes()),
+            *without_the_most_vulnerable(self.pool, base.found.separation, settings.leave_out),
+        )
+        for change in changes:
+            self.changes[change.lever, change.option] = change
+            row = self.kept_row(change.pool, settings.ridge, change.lever, change.option, change.rows)
+            yield row | {"note": change.note}
+        for epsilon in settings.epsilons:
+            yield self.kept(("private", epsilon), functools.partial(self.private, epsilon))
+
+    def fewer_classes(self) -> tuple[int, ...]:
+        classes = self.pool.num_classes
+        return tuple(sorted({max(2, classes - 1), max(2, classes // 2)} - {classes}))
+
+    def between(self, path: dict[float, float]) -> Iterator[dict[str, Any]]:
+        """Ridges between the largest that is beyond the limit and the next that is within."""
+        ridges = sorted(path)
+        within = [ridge for ridge in ridges if path[ridge] <= self.settings.max_tpr]
+        if not within or within[0] == ridges[0]:
+            return
+        high = within[0]
+        low = max(ridge for ridge in ridges if ridge < high)
+        for _ in range(_HALVINGS):
+            ridge = float(f"{np.sqrt(low * high):.3g}")
+            if ridge in (low, high):
+                return
+            row = self.kept_row(self.pool, ridge, "ridge", f"ridge {ridge:g}")
+            low, high = (low, ridge) if row["worst_high"] <= self.settings.max_tpr else (ridge, high)
+            yield row
+
+    def estimate(self, pool: FeatureSet, ridge: float) -> RidgeEstimate:
+        return ridge_estimate(
+            pool, ridge=ridge, fpr=self.settings.fpr, key=self.key, memory=self.settings.memory
+        )
+
+    def kept_row(
+        self, pool: FeatureSet, ridge: float, lever: str, option: str, rows: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """The row of an option, read where it was written before."""
+        return self.kept(
+            (pool.content_hash(), ridge, lever, option),
+            lambda: self.row(self.estimate(pool, ridge), lever, option, pool, rows),
+        )
+
+    def kept(self, what: tuple[Any, ...], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if self.out is None:
+            return compute()
+        settings = self.settings
+        key = content_key(
+            [_VERSION, self.content, settings.fpr, settings.release, settings.delta, settings.seed, *what]
+        )
+        path = self.out / "options" / f"{key[:16]}.json"
+        found = read_json(path)
+        if isinstance(found, dict):
+            return found
+        row = compute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, row)
+        return row
+
+    def row(
+        self,
+        found: RidgeEstimate,
+        lever: str,
+        option: str,
+        pool: FeatureSet,
+        rows: np.ndarray | None = None,
+    ) -> dict[str, Any]:
+        ids = self.ids if rows is None else self.ids[rows]
+        labels = self.settings.release == "labels"
+        tprs = (found.tpr_labels,) * 3 if labels else (found.tpr, found.tpr_low, found.tpr_high)
+        return {
+            "lever": lever,
+            "option": option,
+            "ridge": found.found.ridge,
+            "records": len(pool.labels),
+            "classes": pool.num_classes,
+            "accuracy": found.accuracy,
+            "accuracy_low": found.accuracy_low,
+            "accuracy_high": found.accuracy_high,
+            "tpr": float(tprs[0].mean()),
+            "worst_tpr": float(tprs[0].max()),
+            "worst_low": float(tprs[1].max()),
+            "worst_high": float(tprs[2].max()),
+            "worst_record": str(ids[tprs[0].argmax()]),
+            "how": "labels of a few heads" if labels else "analytic",
+            "note": "",
+        }
+
+    def labels_only(self, found: RidgeEstimate) -> dict[str, Any]:
+        """The head as it is, whose outputs are cut down to the predicted label."""
+        worst = float(found.tpr_labels.max())
+        changed = {
+            "worst_record": str(self.ids[found.tpr_labels.argmax()]),
+            "tpr": float(found.tpr_labels.mean()),
+            "how": "labels of a few heads",
+            "note": "the most vulnerable record's is overstated: it is the largest of noisy estimates",
+        }
+        return (
+            self.row(found, "outputs", "predicted labels only", self.pool)
+            | changed
+            | dict.fromkeys(("worst_tpr", "worst_low", "worst_high"), worst)
+        )
+
+    def private(self, epsilon: float) -> dict[str, Any]:
+        settings, key = self.settings, jax.random.fold_in(self.key, 2)
+        found = private_estimate(self.pool, epsilon=epsilon, delta=settings.delta, fpr=settings.fpr, key=key)
+        return {
+            "lever": "privacy",
+            "option": f"epsilon {epsilon:g}, delta {settings.delta:g}",
+            "ridge": None,
+            "records": len(self.pool.labels),
+            "classes": self.pool.num_classes,
+            "accuracy": found.accuracy,
+            "accuracy_low": found.accuracy_low,
+            "accuracy_high": found.accuracy_high,
+            "tpr": found.ceiling,
+            "worst_tpr": found.ceiling,
+            "worst_low": settings.fpr,
+            "worst_high": found.ceiling,
+            "worst_record": "any",
+            "how": "bound",
+            "note": "the largest TPR of any attack, of outputs and of weights",
+        }
+
+    def confirmed(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Measure the head as it is and the recommended option with shadow heads."""
+        settings, frame = self.settings, frame.copy()
+        names = ("accuracy", "tpr", "worst_tpr", "worst_low", "worst_high")
+        for name in names:
+            frame[f"measured_{name}"] = np.nan
+        chosen = (frame["lever"] == "as it is") | frame["recommended"]
+        for place in frame.index[chosen & frame["ridge"].notna() & (frame["lever"] != "outputs")]:
+            row = frame.loc[place]
+            change = self.changes.get((row["lever"], row["option"]))
+            found = measured_ridge(
+                self.pool if change is None else change.pool,
+                ridge=float(row["ridge"]),
+                fpr=settings.fpr,
+                shadows=settings.confirm,
+                key=jax.random.fold_in(self.key, 3),
+            )
+            frame.loc[place, [f"measured_{name}" for name in names]] = list(found)
+        return frame

@@ -1,0 +1,54 @@
+"""Recommended options with shadow heads: what was estimated, measured."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxmia.advice.estimates import held_out_accuracy, held_out_answers
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.membership import draw_membership
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
+from jaxmia.vulnerability.curves import per_example_vulnerability
+
+
+class Measurement(NamedTuple):
+    """By shadow heads: accuracy, mean TPR, and the most vulnerable record's TPR with its simultaneous interval."""
+
+    accuracy: float
+    tpr: float
+    worst_tpr: float
+    worst_low: float
+    worst_high: float
+
+
+def measured_ridge(
+    pool: FeatureSet, *, ridge: float, fpr: float, shadows: int, key: jax.Array
+) -> Measurement:
+    """Train shadow heads of a ridge recipe on random halves of a pool, and measure them.
+
+    Args:
+        pool: the records.
+        ridge: lambda.
+        fpr: of every record.
+        shadows: heads to train.
+        key: of their training sets.
+    """
+    masks = draw_membership(jax.random.fold_in(key, 0), pool.labels, num_models=shadows)
+    hyper = Hyperparams(0.0, weight_decay=None, ridge=ridge)
+    config = TrainConfig("newton", steps=200, tolerance=1e-4)
+    ensemble = train_ensemble(jax.random.fold_in(key, 1), pool, masks, hyper, config)
+    curve = per_example_vulnerability(score(ensemble, pool), fpr=fpr)
+    margin, _ = held_out_answers(ensemble, pool)
+    worst = int(np.nanargmax(curve.tpr_drawn))
+    return Measurement(
+        held_out_accuracy(margin, ~np.asarray(masks.member))[0],
+        float(np.nanmean(curve.tpr)),
+        float(curve.tpr_drawn[worst]),
+        float(np.nanmax(curve.tpr_low_all)),
+        float(np.nanmax(curve.tpr_high_all)),
+    )

@@ -1,0 +1,133 @@
+"""The levers that change what a ridge head gives away, each a list of options for one pool."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.normalization import feature_statistics, standardized, unit_norm
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Change:
+    """One option of a lever: other records, features or classes, to be estimated at the ridge that is given.
+
+    Attributes:
+        lever: its name.
+        option: what is changed, in words.
+        pool: what the head would train on.
+        rows: int64[records], places of the pool's records among those that were given.
+        note: what a reader must know of it.
+    """
+
+    lever: str
+    option: str
+    pool: FeatureSet
+    rows: np.ndarray
+    note: str = ""
+
+
+def take(pool: FeatureSet, rows: np.ndarray) -> FeatureSet:
+    """Some records of a pool."""
+    return dataclasses.replace(pool, features=pool.features[rows], labels=pool.labels[rows])
+
+
+def other_features(pool: FeatureSet, components: Sequence[int]) -> list[Change]:
+    """Unit norm, standardised features, and projections on leading principal components of the records."""
+    everyone = np.arange(len(pool.labels))
+    own = "what is estimated from the records themselves (their statistics) is not counted"
+    found = [
+        Change("features", "unit norm", unit_norm(pool), everyone),
+        Change(
+            "features", "standardised", standardized(pool, feature_statistics(pool.features)), everyone, own
+        ),
+    ]
+    mean = pool.features.mean(axis=0, dtype=np.float64)
+    _, _, directions = np.linalg.svd(pool.features - mean, full_matrices=False)
+    for number in components:
+        if number < min(pool.features.shape):
+            projected = ((pool.features - mean) @ directions[:number].T).astype(np.float32)
+            changed = dataclasses.replace(pool, features=projected)
+            found.append(Change("features", f"{number} principal components", changed, everyone, own))
+    return found
+
+
+def fewer_records(pool: FeatureSet, key: jax.Array, shares: Sequence[float] = (0.5, 0.25)) -> list[Change]:
+    """Shares of each class's records, nested."""
+    order = np.asarray(jax.random.permutation(key, len(pool.labels)))
+    place = np.empty(len(order), np.int64)
+    for label in range(pool.num_classes):
+        own = order[pool.labels[order] == label]
+        place[own] = np.arange(own.size)
+    counts = np.bincount(pool.labels, minlength=pool.num_classes)
+    found = []
+    for share in shares:
+        kept = np.maximum(2, np.round(share * counts)).astype(np.int64)
+        rows = np.flatnonzero(place < kept[pool.labels])
+        if (kept < counts).all():
+            found.append(Change("records", f"{share:.0%} of each class", take(pool, rows), rows))
+    return found
+
+
+def merged_classes(pool: FeatureSet, confusion: np.ndarray, numbers: Sequence[int]) -> list[Change]:
+    """Merge the two classes that are confused most, again and again.
+
+    Args:
+        pool: the records.
+        confusion: float64[classes, classes], share of a class's records (rows) that are given each label.
+        numbers: of classes, at which to stop for an option.
+    """
+    weights = np.bincount(pool.labels, minlength=pool.num_classes)[:, None]
+    mistaken = confusion * weights
+    groups = [[label] for label in range(pool.num_classes)]
+    found = []
+    while len(groups) > min(numbers, default=len(groups)):
+        between = [
+            (mistaken[np.ix_(one, other)].sum() + mistaken[np.ix_(other, one)].sum(), i, j)
+            for i, one in enumerate(groups)
+            for j, other in enumerate(groups[:i])
+        ]
+        _, i, j = max(between)
+        groups[j] = groups[j] + groups.pop(i)
+        if len(groups) in numbers:
+            found.append(_merged(pool, groups))
+    return found
+
+
+def _merged(pool: FeatureSet, groups: Sequence[Sequence[int]]) -> Change:
+    to_group = np.empty(pool.num_classes, np.int32)
+    for number, group in enumerate(groups):
+        to_group[list(group)] = number
+    names = tuple(" + ".join(pool.class_names[label] for label in sorted(group)) for group in groups)
+    changed = dataclasses.replace(pool, labels=to_group[pool.labels], class_names=names)
+    merged = "; ".join(name for name, group in zip(names, groups, strict=True) if len(group) > 1)
+    return Change(
+        "classes",
+        f"{len(groups)} classes: {merged}",
+        changed,
+        np.arange(len(pool.labels)),
+        "accuracy is that of the easier task",
+    )
+
+
+def without_the_most_vulnerable(
+    pool: FeatureSet, separation: np.ndarray, shares: Sequence[float]
+) -> list[Change]:
+    """Leave out the records with the largest separation; the rest has to be estimated again.
+
+    Others take their place (the onion effect: Carlini, Jagielski, Zhang, Papernot, Terzis and Tramer 2022, arXiv
+    2206.10469).
+    """
+    order, found = np.argsort(-separation, kind="stable"), []
+    for share in shares:
+        rows = np.sort(order[int(np.ceil(share * len(order))) :])
+        counts = np.bincount(pool.labels[rows], minlength=pool.num_classes)
+        if counts.min() >= 2:
+            found.append(
+                Change("leave out", f"the {share:.0%} most vulnerable records", take(pool, rows), rows)
+            )
+    return found
