@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxmia._validate import InputError
+from jaxmia._validate import InputError, check, check_choice
 from jaxmia.laws.law import LawKey, PowerLaw, PowerLawFit
 from jaxmia.laws.published import published_lines
 from jaxmia.stats.realised import realised_fpr
@@ -96,6 +96,36 @@ def laws_figure(results: pd.DataFrame, laws: Mapping[LawKey, PowerLawFit]) -> Fi
     for _, figure in _law_figures(results, laws):
         return figure
     raise InputError("results must hold a cell above chance, that has a law.")
+
+
+def study_figure(
+    results: pd.DataFrame, laws: Mapping[LawKey, PowerLawFit], *, kind: str, evaluation: str
+) -> Figure:
+    """Draw the results of a run or sweep.
+
+    Args:
+        results: its rows.
+        laws: its laws.
+        kind: "law" (advantage against examples per class), "accuracy" (TPR against accuracy over levels of privacy) or
+            "ceiling" (TPR and its ceiling against epsilon).
+        evaluation: of the rows that are drawn, where kind is not "law".
+
+    Raises:
+        InputError: for another kind or evaluation, for a law without a cell above chance, or for levels of privacy
+            where no cell is private.
+    """
+    check_choice("kind", kind, ("law", *PRIVACY_FIGURES))
+    if kind == "law":
+        return laws_figure(results, laws)
+    check_choice("evaluation", evaluation, results["evaluation"].unique())
+    check(
+        bool(np.isfinite(results["epsilon"]).any()),
+        "privacy.epsilon",
+        "inf",
+        f"name a level for kind={kind!r}",
+    )
+    with mpl.rc_context(STYLE):
+        return privacy_figure(results[results["evaluation"] == evaluation], kind)
 
 
 def _law_figures(
@@ -246,23 +276,33 @@ def _save(figure: Figure, stem: pathlib.Path) -> list[pathlib.Path]:
     return paths
 
 
-def plot_rocs(curves: Mapping[str, Roc], stem: pathlib.Path, *, title: str) -> list[pathlib.Path]:
-    """ROC curves on log axes, with chance and the FPR below which a TPR is not resolved.
+def plot_rocs(
+    curves: Mapping[str, Roc], stem: pathlib.Path, *, title: str, results: pd.DataFrame | None = None
+) -> list[pathlib.Path]:
+    """Draw ROC curves into files, as rocs_figure.
 
     Args:
-        curves: by attack, at least one.
+        curves: as of rocs_figure.
         stem: path of the pictures without suffix; its folder must exist.
-        title: what the curves have in common.
+        title: as of rocs_figure.
+        results: as of rocs_figure.
 
     Returns:
         The files written: STEM.png and STEM.svg.
     """
     with mpl.rc_context(STYLE):
-        return _save(rocs_figure(curves, title=title), stem)
+        return _save(rocs_figure(curves, title=title, results=results), stem)
 
 
-def rocs_figure(curves: Mapping[str, Roc], *, title: str) -> Figure:
-    """What plot_rocs draws."""
+def rocs_figure(curves: Mapping[str, Roc], *, title: str, results: pd.DataFrame | None = None) -> Figure:
+    """Draw ROC curves on log axes, with chance and the FPR below which a TPR is not resolved.
+
+    Args:
+        curves: by attack, at least one.
+        title: what the curves have in common.
+        results: rows with attack, fpr, tpr, tpr_low and tpr_high. Each is drawn on the curve of its attack as
+            a point with its interval. None draws no intervals.
+    """
     figure = Picture(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for number, (attack, curve) in enumerate(curves.items()):
@@ -272,10 +312,27 @@ def rocs_figure(curves: Mapping[str, Roc], *, title: str) -> Figure:
         # No false positive at all has no place on a log axis: it is drawn at a single one.
         fpr = np.maximum(thin.fpr, 1 / thin.num_nonmembers)
         axes.plot(fpr, thin.tpr, style, drawstyle="steps-post", color=colour, linewidth=1.5, label=attack)
+        if results is not None:
+            _draw_intervals(axes, results[results["attack"] == attack], colour, shift=1.03**number)
     _draw_chance_and_resolution(axes, min(curve.num_nonmembers for curve in curves.values()))
     axes.set_title(title)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
+
+
+def _draw_intervals(axes: Axes, rows: pd.DataFrame, colour: str, *, shift: float) -> None:
+    """Draw points with intervals, each attack's a little to the right of the last, so that bars can be told apart."""
+    rows = rows[np.isfinite(rows["tpr_low"]) & (rows["tpr"] > 0)]
+    beyond = rows["tpr"] - rows["tpr_low"], rows["tpr_high"] - rows["tpr"]
+    axes.errorbar(
+        rows["fpr"] * shift,
+        rows["tpr"],
+        np.maximum(beyond, 0),
+        fmt="o",
+        color=colour,
+        markersize=3,
+        capsize=2,
+    )
 
 
 def thinned(curve: Roc, *, num_points: int = 300) -> Roc:

@@ -56,6 +56,10 @@ def test_a_run_of_features_in_memory_is_that_of_their_file(tmp_path):
     assert len(given.records) == len(of_file.records) > 0
     assert repr(given).startswith("RunResult: 2 cells in ")
     assert given.plot()._repr_png_().startswith(PNG)
+    with pytest.raises(jm.InputError, match=r"privacy\.epsilon='inf' must name a level for kind='ceiling'"):
+        given.plot("ceiling")
+    with pytest.raises(jm.InputError, match="kind='roc' must be one of law, accuracy, ceiling"):
+        given.plot("roc")
 
 
 def test_a_seed_is_the_key_of_that_seed():

@@ -19,6 +19,7 @@ from jaxmia._validate import check, check_choice, check_different, check_fpr
 from jaxmia.plots import plot_rocs, thinned
 from jaxmia.scores import Scores
 from jaxmia.scores.reading import ExternalScores, check_target, load_scores, scores_from_arrays
+from jaxmia.stats.p_values import CALIBRATED
 from jaxmia.stats.result import AttackResult
 from jaxmia.stats.roc import Roc, roc
 from jaxmia.studies.assess import (
@@ -63,11 +64,39 @@ class AttackRun(Shown):
         """The results."""
         return self.results
 
-    def plot(self, *, evaluation: str = "pooled") -> Any:
-        """Figure of the attacks' ROC curves over all targets under an evaluation."""
-        found = (self.path / "statistics").glob("*.npz")
-        curves = {file.stem: roc(_statistics(file), evaluation=evaluation) for file in sorted(found)}
-        return figure("rocs_figure", curves, title=f"{evaluation}, all targets")
+    @property
+    def records(self) -> pd.DataFrame:
+        """One row per example and FPR, with its vulnerability over the models."""
+        return pd.read_parquet(self.path / "per_example.parquet")
+
+    def plot(self, *, evaluation: str | None = None, targets: str | None = None) -> Any:
+        """Return a figure of the attacks' ROC curves, with the intervals of the results.
+
+        Args:
+            evaluation: "pooled", the default where several models are targets, or "per_target". Calibrated curves are
+                files in the folder's plots.
+            targets: "all", or with a model under audit "others" (the default) or "row N", that model alone.
+
+        Raises:
+            InputError: for targets, or an evaluation of them, that the results have not.
+        """
+        groups = {group.name: group for group in _target_groups(self.read)}
+        targets = list(groups)[-1] if targets is None else targets
+        check_choice("targets", targets, groups)
+        rows = self.results[self.results["targets"] == targets]
+        evaluations = [name for name in rows["evaluation"].unique() if name not in CALIBRATED]
+        evaluation = evaluations[0] if evaluation is None else evaluation
+        check_choice("evaluation", evaluation, evaluations)
+        curves = {
+            attack: roc(
+                _statistics(self.path / "statistics" / f"{attack}.npz"),
+                evaluation=evaluation,
+                targets=groups[targets].rows,
+            )
+            for attack in rows["attack"].unique()
+        }
+        rows = rows[rows["evaluation"] == evaluation]
+        return figure("rocs_figure", curves, title=f"{evaluation}, targets: {targets}", results=rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,17 +234,13 @@ def _run(
             tables.append(rows.assign(targets=group.name))
             for name, curve in curves_of_group.items():
                 curves.setdefault((group.name, name), {})[attack.label] = thinned(curve)
-    _plot(curves, folder / "plots")
     rows = pd.concat(tables, ignore_index=True)
     rows.insert(0, "targets", rows.pop("targets"))
-    return rows
-
-
-def _plot(curves: Mapping[tuple[str, str], Mapping[str, Roc]], folder: pathlib.Path) -> None:
     for (targets, evaluation), of_attacks in curves.items():
-        plot_rocs(
-            of_attacks, folder / f"roc-{targets}-{evaluation}", title=f"{evaluation}, targets: {targets}"
-        )
+        of_plot = rows[(rows["targets"] == targets) & (rows["evaluation"] == evaluation)]
+        title = f"{evaluation}, targets: {targets}"
+        plot_rocs(of_attacks, folder / "plots" / f"roc-{targets}-{evaluation}", title=title, results=of_plot)
+    return rows
 
 
 def _save_statistics(path: pathlib.Path, result: AttackResult) -> None:

@@ -86,9 +86,9 @@ class AuditResult(Shown):
         """The records, the most vulnerable first."""
         return self.records
 
-    def plot(self, *, evaluation: str = "pooled") -> Any:
-        """Figure of the attacks' ROC curves over the head and its shadows."""
-        return self.attack.plot(evaluation=evaluation)
+    def plot(self, *, evaluation: str | None = None, targets: str | None = None) -> Any:
+        """Return a figure of the attacks' ROC curves, as AttackRun.plot: row 0 is the head, the others its shadows."""
+        return self.attack.plot(evaluation=evaluation, targets=targets)
 
     def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> pathlib.Path:
         """Write the report, as jaxmia.write_report; return its page."""

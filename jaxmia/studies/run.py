@@ -69,9 +69,9 @@ class RunResult(Shown):
         """One row per cell, candidate and FPR."""
         return load_table(self.path, "per_example")
 
-    def plot(self) -> Any:
-        """Figure of the law: advantage against examples per class, fitted and published."""
-        return figure("laws_figure", self.results, self.laws)
+    def plot(self, kind: str = "law", *, evaluation: str = "pooled") -> Any:
+        """Return the figure of the law, or over levels of privacy of kind "accuracy" or "ceiling" (study_figure)."""
+        return figure("study_figure", self.results, self.laws, kind=kind, evaluation=evaluation)
 
     def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> pathlib.Path:
         """Write the report, as jaxmia.write_report; return its page."""

@@ -89,9 +89,9 @@ class SweepResult(Shown):
         """The results."""
         return self.results()
 
-    def plot(self) -> Any:
-        """Figure of the law over all feature sets."""
-        return figure("laws_figure", self.results(), self.laws)
+    def plot(self, kind: str = "law", *, evaluation: str = "pooled") -> Any:
+        """Return the figure of the law, or over levels of privacy of kind "accuracy" or "ceiling" (study_figure)."""
+        return figure("study_figure", self.results(), self.laws, kind=kind, evaluation=evaluation)
 
     def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> pathlib.Path:
         """Write the report, as jaxmia.write_report; return its page."""

@@ -97,7 +97,12 @@ def test_results_show_themselves(audited, tmp_path):
     assert len(repr(audited)) < 200
     assert "<table" in audited._repr_html_()
     assert list(audited.to_frame()) == list(audited.records)
-    assert audited.plot()._repr_png_().startswith(b"\x89PNG")
+    for which in ({}, {"targets": "row 0"}, {"targets": "others", "evaluation": "per_target"}):
+        assert audited.plot(**which)._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(InputError, match="targets='all' must be one of row 0, others"):
+        audited.plot(targets="all")
+    with pytest.raises(InputError, match=r"evaluation='pooled' must be one of per_target\."):
+        audited.plot(targets="row 0", evaluation="pooled")
     page = audited.report(tmp_path / "page.html")
     assert "Membership inference report" in page.read_text()
     assert len(repr(audited.attack)) < 250
@@ -120,7 +125,12 @@ def test_scores_in_memory_are_attacked_as_files_are(tmp_path):
     manifest = json.loads((given.path / "manifest.json").read_text())
     assert manifest["source"] == "in memory"
     assert repr(given).startswith("AttackRun: 16 models x 200 examples, ")
-    assert given.plot()._repr_png_().startswith(b"\x89PNG")
+    axes = given.plot().axes[0]
+    assert axes.get_title() == "pooled, targets: all"
+    rows = given.results[given.results["evaluation"] == "pooled"].dropna(subset="tpr")  # resolved
+    bars = [ends[:, 1] for bar in axes.containers for ends in bar.lines[2][0].get_segments()]
+    np.testing.assert_allclose(bars, rows[["tpr_low", "tpr_high"]])
+    assert set(given.records["example"]) == set(range(200))
 
 
 def test_what_cannot_be_read_is_named(records):
