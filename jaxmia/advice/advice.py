@@ -20,7 +20,7 @@ class Advice(Shown):
         options: one row for each: lever, option, ridge (missing for private heads), records, classes; accuracy on
             records outside of the training set with its 95% interval over records (accuracy_low, accuracy_high); tpr,
             the mean over records; worst_tpr, the most vulnerable record's, with worst_low and worst_high; how it was
-            obtained, "analytic", "labels of a few heads" or "bound"; meets, "yes", "no" or "not decided"; pareto,
+            found, "analytic", "labels of a few heads", "law" or "bound"; meets, "yes", "no" or "not decided"; pareto,
             whether no option of the same task is better in accuracy and in worst_tpr; recommended; note. After
             confirm also measured_accuracy, measured_tpr, measured_worst_tpr, measured_worst_low, measured_worst_high.
         settings: the question.
@@ -95,6 +95,7 @@ def judged(options: pd.DataFrame, settings: AdviceSettings) -> pd.DataFrame:
 
 
 def _same_task(options: pd.DataFrame) -> pd.DataFrame:
-    """Options whose accuracy is of the classes that were given: accuracies of other tasks do not compare."""
-    same: pd.DataFrame = options[options["classes"] == options["classes"].iloc[0]]
+    """Options that compare: accuracy and the most vulnerable record are known, for the classes that were given."""
+    known = options["accuracy"].notna() & options["worst_tpr"].notna()
+    same: pd.DataFrame = options[known & (options["classes"] == options["classes"].iloc[0])]
     return same

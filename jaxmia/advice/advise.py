@@ -26,9 +26,11 @@ from jaxmia.advice.advice import Advice, judged
 from jaxmia.advice.confirm import measured_ridge
 from jaxmia.advice.estimates import RidgeEstimate, ridge_estimate
 from jaxmia.advice.levers import (
+    MORE,
     Change,
     fewer_records,
     merged_classes,
+    more_records,
     other_features,
     without_the_most_vulnerable,
 )
@@ -71,7 +73,7 @@ def advise(
     names = record_ids(ids, len(pool.labels))
     work = _Work(pool, settings, names, None if out is None else pathlib.Path(out))
     planned = len(settings.ridges) + _HALVINGS + len(settings.epsilons) + len(settings.leave_out)
-    planned += 7 + len(settings.components)
+    planned += 7 + len(settings.components) + len(MORE)
     with item_progress(console, "options", planned) as done:
         rows = []
         for row in work.rows():
@@ -108,18 +110,26 @@ class _Work:
             path[ridge] = row["worst_high"]
             yield row
         yield from self.between(path)
+        sizes = [self.row(base, "records", "all", self.pool)]
+        for change in fewer_records(self.pool, jax.random.fold_in(self.key, 1)):
+            sizes.append(self.changed(change))
+            yield sizes[-1]
+        yield from more_records(sizes, settings.fpr)
         changes = (
             *other_features(self.pool, settings.components),
-            *fewer_records(self.pool, jax.random.fold_in(self.key, 1)),
             *merged_classes(self.pool, base.confusion, self.fewer_classes()),
             *without_the_most_vulnerable(self.pool, base.found.separation, settings.leave_out),
         )
         for change in changes:
-            self.changes[change.lever, change.option] = change
-            row = self.kept_row(change.pool, settings.ridge, change.lever, change.option, change.rows)
-            yield row | {"note": change.note}
+            yield self.changed(change)
         for epsilon in settings.epsilons:
             yield self.kept(("private", epsilon), functools.partial(self.private, epsilon))
+
+    def changed(self, change: Change) -> dict[str, Any]:
+        """The row of a changed pool, at the ridge of the head as it is."""
+        self.changes[change.lever, change.option] = change
+        row = self.kept_row(change.pool, self.settings.ridge, change.lever, change.option, change.rows)
+        return row | {"note": change.note}
 
     def fewer_classes(self) -> tuple[int, ...]:
         classes = self.pool.num_classes

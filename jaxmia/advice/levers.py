@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.normalization import feature_statistics, standardized, unit_norm
+from jaxmia.laws.fit import fit_power_law
+
+MORE = (2, 4)
+"""Times as many records that the power law is asked about."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,7 +58,7 @@ def other_features(pool: FeatureSet, components: Sequence[int]) -> list[Change]:
         if number < min(pool.features.shape):
             projected = ((pool.features - mean) @ directions[:number].T).astype(np.float32)
             changed = dataclasses.replace(pool, features=projected)
-            found.append(Change("features", f"{number} principal components", changed, everyone, own))
+            found.append(Change("features", f"{number} components", changed, everyone, own))
     return found
 
 
@@ -69,7 +75,45 @@ def fewer_records(pool: FeatureSet, key: jax.Array, shares: Sequence[float] = (0
         kept = np.maximum(2, np.round(share * counts)).astype(np.int64)
         rows = np.flatnonzero(place < kept[pool.labels])
         if (kept < counts).all():
-            found.append(Change("records", f"{share:.0%} of each class", take(pool, rows), rows))
+            found.append(Change("records", f"{share:.0%} of them", take(pool, rows), rows))
+    return found
+
+
+def more_records(rows: Sequence[Mapping[str, Any]], fpr: float) -> list[dict[str, Any]]:
+    """Mean TPR with more records, extrapolated by the power law from estimates with fewer.
+
+    Accuracy and the most vulnerable record's TPR are not extrapolated: no law of theirs was tested.
+
+    Args:
+        rows: of all records and of fewer, as advise makes them.
+        fpr: of every record.
+
+    Returns:
+        A row for each factor of MORE; none where the estimates determine no law, or one that does not fall.
+    """
+    whole = rows[0]
+    table = pd.DataFrame(rows)
+    law = fit_power_law(
+        pd.DataFrame(
+            {
+                "shots": table["records"] / table["classes"] / 2,
+                "classes": table["classes"],
+                "advantage": table["tpr"] - fpr,
+                "fpr": fpr,
+            }
+        )
+    )[fpr]
+    if law.slope_shots is None or law.slope_shots >= 0:
+        return []
+    unknown = ("accuracy", "accuracy_low", "accuracy_high", "worst_tpr", "worst_low", "worst_high")
+    found = []
+    for factor in MORE:
+        shots = factor * whole["records"] / whole["classes"] / 2
+        tpr = law.predict(shots=shots, classes=whole["classes"]).tpr
+        found.append(
+            {**whole, **dict.fromkeys(unknown, np.nan), "option": f"{factor} times as many", "tpr": tpr}
+            | {"records": factor * whole["records"], "how": "law", "worst_record": "", "note": "extrapolated"}
+        )
     return found
 
 
@@ -105,13 +149,8 @@ def _merged(pool: FeatureSet, groups: Sequence[Sequence[int]]) -> Change:
     names = tuple(" + ".join(pool.class_names[label] for label in sorted(group)) for group in groups)
     changed = dataclasses.replace(pool, labels=to_group[pool.labels], class_names=names)
     merged = "; ".join(name for name, group in zip(names, groups, strict=True) if len(group) > 1)
-    return Change(
-        "classes",
-        f"{len(groups)} classes: {merged}",
-        changed,
-        np.arange(len(pool.labels)),
-        "accuracy is that of the easier task",
-    )
+    note = f"{merged}; the accuracy is that of an easier task"
+    return Change("classes", f"merged to {len(groups)}", changed, np.arange(len(pool.labels)), note)
 
 
 def without_the_most_vulnerable(
@@ -127,7 +166,5 @@ def without_the_most_vulnerable(
         rows = np.sort(order[int(np.ceil(share * len(order))) :])
         counts = np.bincount(pool.labels[rows], minlength=pool.num_classes)
         if counts.min() >= 2:
-            found.append(
-                Change("leave out", f"the {share:.0%} most vulnerable records", take(pool, rows), rows)
-            )
+            found.append(Change("leave out", f"the worst {share:.0%}", take(pool, rows), rows))
     return found

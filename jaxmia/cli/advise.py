@@ -84,7 +84,7 @@ def advise(
     found = ask(data, settings, ids=ids[rows], out=out, console=console(stderr=True))
     output.show(*advice_tables(found))
     output.warn(found.warnings)
-    output.show(found.headline().capitalize() + ".")
+    output.show(f"Advice: {found.headline()}.")
     if out is not None:
         write_text(out / "advice.csv", found.options.to_csv(index=False, lineterminator="\n"))
         found.plot().savefig(out / "advice.png", dpi=150)

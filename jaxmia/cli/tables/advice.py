@@ -17,10 +17,11 @@ def advice_tables(found: Advice) -> Iterator[Table]:
     settings, options = found.settings, found.options
     yield Table(
         f"Options at FPR {settings.fpr:g}; limit: TPR {settings.max_tpr:g} for every record",
-        ("lever", "option", "accuracy", "mean TPR", "most vulnerable record", "limit", "obtained"),
+        ("lever", "option", "accuracy", "mean TPR", "most vulnerable", "limit"),
         tuple(_row(row) for _, row in options.iterrows()),
         note="Accuracy: on records outside of a head's training set. Heads train on a random half of the records."
-        " *: no option of the same classes is better in accuracy and for the most vulnerable record.",
+        " *: no option of the same classes is better in accuracy and for the most vulnerable record."
+        " At most: what a guarantee leaves to any attack. More records: extrapolated by the power law.",
         ruled=1,
     )
     if "measured_tpr" in options:
@@ -55,9 +56,8 @@ def advice_tables(found: Advice) -> Iterator[Table]:
 
 def _row(row: pd.Series) -> tuple[str | Measured, ...]:
     bound = row["how"] == "bound"
-    at_most = "at most " if bound else ""
     worst = (
-        f"{at_most}{row['worst_tpr']:.3f}"
+        f"at most {row['worst_tpr']:.3f}"
         if bound
         else Measured(row["worst_tpr"], row["worst_low"], row["worst_high"])
     )
@@ -65,8 +65,7 @@ def _row(row: pd.Series) -> tuple[str | Measured, ...]:
         str(row["lever"]),
         f"{row['option']}{' *' if row['pareto'] else ''}",
         number(row["accuracy"]),
-        f"{at_most}{row['tpr']:.3f}",
+        number(row["tpr"]) if not bound else "",
         worst,
         _MARKS[row["meets"]],
-        str(row["how"]),
     )
