@@ -4,6 +4,7 @@ from ._validate import InputError as InputError
 from .advice.advice import Advice as Advice
 from .advice.advise import advise as advise
 from .advice.settings import AdviceSettings as AdviceSettings
+from .attacks.by_person import attack_persons as attack_persons
 from .attacks.persons import joint_lira as joint_lira
 from .attacks.persons import person_scores as person_scores
 from .attacks.persons import sum_by_person as sum_by_person

@@ -67,7 +67,8 @@ def plot_power_law(
     paths = []
     for name, figure in _law_figures(results, laws):
         with mpl.rc_context(STYLE):
-            paths += _save(figure, folder / f"advantage-{name.attack}-{name.evaluation}")
+            of = "" if name.unit == "record" else f"-{name.unit}s"
+            paths += _save(figure, folder / f"advantage-{name.attack}-{name.evaluation}{of}")
     return paths
 
 
@@ -136,7 +137,7 @@ def _law_figures(
     for name, fit in laws.items():
         rows = results
         for column, value in name._asdict().items():
-            rows = rows[rows[column] == value]
+            rows = rows[rows[column] == value] if column in rows else rows
         if name.epsilon == least_private and (rows["advantage"] > 0).any():
             with mpl.rc_context(STYLE):
                 figure = power_law_figure(

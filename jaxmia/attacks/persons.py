@@ -14,14 +14,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxmia._validate import InputError
-from jaxmia.attacks.shadows import RESOLUTION, centred, score_arrays
+from jaxmia._validate import InputError, check
+from jaxmia.attacks.shadows import RESOLUTION, score_arrays
 from jaxmia.data.persons import checked_persons
 from jaxmia.scores import Scores
 from jaxmia.stats.result import AttackResult, checked_arrays
 
 FOLDS = 8  # folds of models: the weights for a fold come from the models of the other folds
+MOST_RECORDS = 1024  # of one person, whose covariances are held for every fold
 _SHRINKAGE = 0.1  # shrinkage of the correlations between a person's records
+_LEAST = 1e-6  # of a record's deviation over all models: a smaller deviation is rounding, not information
+_BLOCK = 1 << 18  # values of one temporary array
 
 
 class PersonScores(NamedTuple):
@@ -46,6 +49,20 @@ class _Grouped(NamedTuple):
     order: np.ndarray
     starts: np.ndarray
     records: np.ndarray
+
+
+class _Discriminants(NamedTuple):
+    """Persons' records, weighed: each fold of the models by the others' discriminant.
+
+    Attributes:
+        sums: [models, persons], the weighed sums.
+        laws: (mean, deviation), each [folds, persons], of the other folds' sums with and without the person.
+        seen: bool[folds, persons], whether the other folds have two models of either side.
+    """
+
+    sums: np.ndarray
+    laws: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    seen: np.ndarray
 
 
 def person_scores(scores: Scores, person: np.ndarray) -> PersonScores:
@@ -81,16 +98,16 @@ def weighed_person_scores(scores: Scores, person: np.ndarray) -> PersonScores:
 
     Args:
         scores: log_odds and member [models, examples], at least 2 FOLDS models.
-        person: as in person_scores.
+        person: as in person_scores; nobody with more than MOST_RECORDS records.
 
     Raises:
-        InputError: as person_scores.
+        InputError: as person_scores, or for more records of a person.
     """
     log_odds, member, grouped = _checked(scores, person)
     joined = np.empty(member.shape)
-    for targets in _folds(len(log_odds)):
-        weights, _ = _of_shadows(log_odds[~targets], member[~targets], grouped)
-        joined[targets] = _weighed(log_odds[targets], weights, grouped)
+    for persons, records in _blocks(grouped, len(log_odds)):
+        found = _discriminants(log_odds[:, records], member[:, persons])
+        joined[:, persons] = found.sums
     return PersonScores(grouped.persons, grouped.records, Scores(joined, member))
 
 
@@ -98,11 +115,12 @@ def joint_lira(scores: Scores, person: np.ndarray, *, calibrated: bool = False) 
     """Return LiRA on persons: a person's log-odds, weighted by a discriminant that is fitted to the shadows alone.
 
     Models in the target's fold are used neither for the weights (weighed_person_scores) nor for the two Gaussians of
-    the weighted sum with and without the person.
+    the weighted sum with and without the person. The statistic is undefined in a fold if the other folds have fewer
+    than two models with the person, or fewer than two without.
 
     Args:
         scores: log_odds and member [models, examples], at least 2 FOLDS models.
-        person: as in person_scores.
+        person: as in person_scores; nobody with more than MOST_RECORDS records.
         calibrated: return z = (sum - mean_out) / deviation_out, for the calibrated evaluations; else the log likelihood
             ratio.
 
@@ -110,26 +128,23 @@ def joint_lira(scores: Scores, person: np.ndarray, *, calibrated: bool = False) 
         float64 statistic [models, persons], persons ascending by name.
 
     Raises:
-        InputError: as person_scores.
+        InputError: as person_scores, or for more records of a person.
     """
     log_odds, member, grouped = _checked(scores, person)
-    statistic, defined = np.zeros(member.shape), np.zeros(member.shape, bool)
-    for targets in _folds(len(log_odds)):
-        weights, seen = _of_shadows(log_odds[~targets], member[~targets], grouped)
-        shadows, own = (_weighed(log_odds[rows], weights, grouped) for rows in (~targets, targets))
-        sides = (centred(shadows, side) for side in (member[~targets], ~member[~targets]))
-        (mean_in, std_in), (mean_out, std_out) = (
-            (mean, np.maximum(np.sqrt(np.sum(offset**2, axis=0) / np.maximum(number, 1)), RESOLUTION))
-            for number, mean, offset in sides
-        )
-        z = (own - mean_out) / std_out
-        ratio = np.log(std_out / std_in) + (z**2 - ((own - mean_in) / std_in) ** 2) / 2
-        statistic[targets] = np.where(seen, z if calibrated else ratio, 0.0)
-        defined[targets] = seen
+    statistic, defined = np.empty(member.shape), np.empty(member.shape, bool)
+    fold = np.arange(len(log_odds)) % FOLDS
+    for persons, records in _blocks(grouped, len(log_odds)):
+        found = _discriminants(log_odds[:, records], member[:, persons])
+        (mean_in, std_in), (mean_out, std_out) = ((law[0][fold], law[1][fold]) for law in found.laws)
+        z = (found.sums - mean_out) / std_out
+        ratio = np.log(std_out / std_in) + (z**2 - ((found.sums - mean_in) / std_in) ** 2) / 2
+        seen = found.seen[fold]
+        statistic[:, persons] = np.where(seen, z if calibrated else ratio, 0.0)
+        defined[:, persons] = seen
     return AttackResult(statistic, member, defined, "gaussian" if calibrated else "unknown")
 
 
-def sum_by_person(result: AttackResult, person: np.ndarray) -> AttackResult:
+def sum_by_person(result: AttackResult, person: np.ndarray, *, mean: bool = False) -> AttackResult:
     """Add up an attack's statistic over each person's records, persons ascending by name.
 
     The sum of log likelihood ratios, as from lira(scores), is the joint ratio if the records are independent. The null
@@ -138,6 +153,7 @@ def sum_by_person(result: AttackResult, person: np.ndarray) -> AttackResult:
     Args:
         result: an attack's result, [models, examples].
         person: [examples], integers or strings, the person of each example.
+        mean: divide by the number of a person's records.
 
     Returns:
         AttackResult [models, persons]; defined where the statistic of at least one record is defined.
@@ -151,7 +167,7 @@ def sum_by_person(result: AttackResult, person: np.ndarray) -> AttackResult:
     total = np.add.reduceat(statistic[:, grouped.order], grouped.starts, axis=1)
     return dataclasses.replace(
         result,
-        statistic=total,
+        statistic=total / grouped.records if mean else total,
         member=_member_by_person(member, grouped),
         defined=known,
         null="unknown",
@@ -178,51 +194,93 @@ def _member_by_person(member: np.ndarray, grouped: _Grouped) -> np.ndarray:
 
 
 def _checked(scores: Scores, person: np.ndarray) -> tuple[np.ndarray, np.ndarray, _Grouped]:
-    """Return (log-odds by person and standardised [models, examples], member [models, persons], the grouping).
+    """Return (log-odds [models, examples], member [models, persons], the grouping).
 
-    Log-odds are divided by each record's standard deviation over all models, members or not, so that folds share one
-    scale.
+    Raises:
+        InputError: as joint_lira.
     """
     log_odds, member = score_arrays(scores, min_models=2 * FOLDS)
     grouped = _grouped(person, log_odds.shape[1])
-    ordered = log_odds[:, grouped.order].astype(np.float64)
-    scale = np.maximum(ordered.std(axis=0), RESOLUTION)
-    return (ordered - ordered.mean(axis=0)) / scale, _member_by_person(member, grouped), grouped
+    most = int(grouped.records.max())
+    check(most <= MOST_RECORDS, "records of one person", most, f"be at most {MOST_RECORDS} for joint LiRA")
+    return log_odds, _member_by_person(member, grouped), grouped
 
 
-def _folds(models: int) -> Iterator[np.ndarray]:
-    """Yield bool[models], True for the targets of each fold."""
-    for fold in range(FOLDS):
-        yield np.arange(models) % FOLDS == fold
-
-
-def _blocks(grouped: _Grouped) -> Iterator[np.ndarray]:
-    """Yield the positions [persons, records] of records, for all persons with the same number of records at once."""
+def _blocks(grouped: _Grouped, models: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield positions [persons] of persons with the same number of records, and [persons, records] of these."""
     for number in np.unique(grouped.records):
-        persons = np.flatnonzero(grouped.records == number)
-        yield grouped.starts[persons, None] + np.arange(number)
+        alike = np.flatnonzero(grouped.records == number)
+        width = max(1, _BLOCK // int(number * max(models, FOLDS * number)))
+        for start in range(0, alike.size, width):
+            persons = alike[start : start + width]
+            yield persons, grouped.order[grouped.starts[persons, None] + np.arange(number)]
 
 
-def _weighed(log_odds: np.ndarray, weights: np.ndarray, grouped: _Grouped) -> np.ndarray:
-    """Return the weighted sums [models, persons]."""
-    return np.add.reduceat(log_odds * weights, grouped.starts, axis=1)
+def _discriminants(log_odds: np.ndarray, member: np.ndarray) -> _Discriminants:
+    """Return the weighted sums of persons with the same number of records, each fold weighted by the others' shadows.
+
+    Sums over the other folds are added up from the folds' own sums; none is subtracted, so that no digits are lost.
+    Log-odds are divided by each record's standard deviation over all models, members or not, so that folds share one
+    scale.
+
+    Args:
+        log_odds: [models, persons, records].
+        member: bool[models, persons].
+    """
+    models, persons, number = log_odds.shape
+    by_fold = np.argsort(np.arange(models) % FOLDS, kind="stable")
+    values = np.ascontiguousarray(log_odds[by_fold].transpose(1, 2, 0), np.float64)
+    values -= values.mean(axis=2, keepdims=True)
+    values /= np.maximum(np.sqrt(np.mean(values**2, axis=2, keepdims=True)), RESOLUTION)
+    inside = np.ascontiguousarray(member[by_fold].T)
+    ends = np.cumsum(np.bincount(np.arange(models) % FOLDS))
+    folds = [slice(end - size, end) for end, size in zip(ends, np.diff(ends, prepend=0), strict=True)]
+    others = 1.0 - np.eye(FOLDS)
+
+    def elsewhere(of_folds: list[np.ndarray]) -> np.ndarray:
+        return np.tensordot(others, np.stack(of_folds), 1)
+
+    within, sides, seen = np.zeros((FOLDS, persons, number, number)), [], np.ones((FOLDS, persons), bool)
+    for on_side in (inside, ~inside):
+        chosen = values * on_side[:, None]
+        count = elsewhere([on_side[:, fold].sum(axis=1, dtype=np.float64) for fold in folds])
+        mean = elsewhere([chosen[:, :, fold].sum(axis=2) for fold in folds]) / np.maximum(count, 1)[..., None]
+        squares = elsewhere([chosen[:, :, fold] @ values[:, :, fold].transpose(0, 2, 1) for fold in folds])
+        squares -= count[..., None, None] * mean[..., :, None] * mean[..., None, :]
+        within += squares
+        seen &= count >= 2
+        sides.append((count, mean, squares))
+    weights = _weights(within, sides[0][1] - sides[1][1], seen, models)
+    sums = np.empty((models, persons))
+    for fold, of_fold in zip(folds, weights, strict=True):
+        sums[by_fold[fold]] = (of_fold[:, None] @ values[:, :, fold])[:, 0].T
+    laws = []
+    for count, mean, squares in sides:
+        variance = np.einsum("fpr,fprs,fps->fp", weights, squares, weights, optimize=True) / np.maximum(
+            count, 1
+        )
+        deviation = np.sqrt(np.maximum(variance, _LEAST**2))
+        laws.append((np.sum(weights * mean, axis=2), deviation))
+    return _Discriminants(sums, (laws[0], laws[1]), seen)
 
 
-def _of_shadows(log_odds: np.ndarray, member: np.ndarray, grouped: _Grouped) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights [examples], with sum |w| = 1 for each person, and which persons have shadows on both sides."""
-    weights = np.empty(log_odds.shape[1])
-    seen = (member.sum(axis=0) >= 2) & ((~member).sum(axis=0) >= 2)
-    inside = np.repeat(member, grouped.records, axis=1)
-    (_, mean_in, of_in), (_, mean_out, of_out) = (centred(log_odds, side) for side in (inside, ~inside))
-    offsets = of_in + of_out  # each score is on exactly one side
-    deviation = np.maximum(offsets.std(axis=0), RESOLUTION)
-    scaled = offsets / deviation
-    shift = np.where(np.repeat(seen, grouped.records), mean_in - mean_out, 0.0) / deviation
-    for records in _blocks(grouped):
-        own = scaled[:, records]
-        correlation = (1 - _SHRINKAGE) * np.einsum("mpr,mps->prs", own, own) / len(own)
-        places = np.arange(records.shape[1])
-        correlation[:, places, places] = 1.0
-        found = np.linalg.solve(correlation, shift[records][:, :, None])[:, :, 0] / deviation[records]
-        weights[records] = found / np.maximum(np.abs(found).sum(axis=1, keepdims=True), RESOLUTION)
-    return weights, seen
+def _weights(within: np.ndarray, shift: np.ndarray, seen: np.ndarray, models: int) -> np.ndarray:
+    """Return the discriminants' weights [folds, persons, records], |w| adding up to 1 for each person.
+
+    Args:
+        within: [folds, persons, records, records], sums of squares about the mean of either side.
+        shift: [folds, persons, records], mean_in - mean_out.
+        seen: bool[folds, persons], who has both sides.
+        models: of all folds.
+    """
+    left = models - np.bincount(np.arange(models) % FOLDS)
+    places = np.arange(within.shape[2])
+    variance = within[..., places, places] / left[:, None, None]
+    deviation = np.sqrt(np.maximum(variance, _LEAST**2))
+    correlation = within / (left[:, None, None, None] * deviation[..., :, None] * deviation[..., None, :])
+    correlation *= 1 - _SHRINKAGE
+    correlation[..., places, places] = 1.0
+    scaled = np.where(seen[..., None], shift, 0.0) / deviation
+    found = np.linalg.solve(correlation, scaled[..., None])[..., 0] / deviation
+    weights: np.ndarray = found / np.maximum(np.abs(found).sum(axis=2, keepdims=True), RESOLUTION)
+    return weights

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxmia._validate import check, check_at_least, check_choice, check_fpr
 from jaxmia.attacks.shadows import RESOLUTION, blocks_of, score_arrays
+from jaxmia.data.persons import checked_persons, grouped
 from jaxmia.scores import Scores
 from jaxmia.stats.result import AttackResult
 
@@ -44,6 +45,7 @@ def quantile(
     folds: int = 5,
     ridge: float | None = None,
     steps: int = 500,
+    person: np.ndarray | None = None,
 ) -> AttackResult:
     """Compare each score with a regression's prediction for a non-member with the same features.
 
@@ -56,7 +58,8 @@ def quantile(
     non-members, cross-fitted: examples are split into folds, and the prediction at x comes from the target's
     non-members in the other folds. So x's statistic does not depend on whether the target trained on x; without folds
     it would, since only non-members are fitted. Folds depend on the features alone (every folds-th example in their
-    lexicographic order), not on the order of the examples.
+    lexicographic order), not on the order of the examples. If membership is by person, all records of a person are in
+    one fold: otherwise x's statistic would depend on the person's membership through the person's other records.
 
     The regressions are linear; the paper uses networks. Cost: models x examples x dim^2.
 
@@ -70,20 +73,21 @@ def quantile(
             losses + ridge |w|^2 (pinball, on scores standardised by target: ridge / 2 |w|^2). By default dim, which
             gives the posterior mean if features explain half of the variance.
         steps: number of Adam steps of the pinball fit.
+        person: [examples], integers or strings, the person of each example, if membership is by person.
 
     Returns:
         float64 statistic [models, examples]; 0 and undefined where the other folds hold fewer than 2
         non-members.
 
     Raises:
-        InputError: for bad scores, features or options.
+        InputError: for bad scores, features or options, or for fewer persons than folds.
     """
     check_choice("method", method, ("gaussian", "pinball"))
     check_fpr("fpr", fpr)
     check_at_least("folds", folds, 2)
     check_at_least("steps", steps, 1)
     log_odds, member = score_arrays(scores, min_models=1)
-    design = _design(np.asarray(features), log_odds.shape[1], folds, ridge)
+    design = _design(np.asarray(features), log_odds.shape[1], folds, ridge, person)
     statistic, defined = np.empty(log_odds.shape), np.empty(log_odds.shape, bool)
     examples, dim = design.features.shape
     # The Gaussian fit holds a Gram matrix and residuals per target and fold, so its blocks are small. The pinball fit
@@ -105,7 +109,9 @@ def quantile(
     return AttackResult(statistic, member, defined)
 
 
-def _design(features: np.ndarray, examples: int, folds: int, ridge: float | None) -> _Design:
+def _design(
+    features: np.ndarray, examples: int, folds: int, ridge: float | None, person: np.ndarray | None
+) -> _Design:
     """Return the checked and standardised features, with examples sorted by fold.
 
     Raises:
@@ -122,8 +128,9 @@ def _design(features: np.ndarray, examples: int, folds: int, ridge: float | None
     ridge = float(shape[1]) if ridge is None else ridge
     check(0 <= ridge < np.inf, "ridge", ridge, "be finite and not negative")
     order = np.lexsort(features.T)
-    order = np.concatenate([order[fold::folds] for fold in range(folds)])
-    ends = np.cumsum([len(range(fold, examples, folds)) for fold in range(folds)])
+    fold_of = np.arange(examples) % folds if person is None else _folds_of_persons(person, order, folds)
+    order = order[np.argsort(fold_of, kind="stable")]
+    ends = np.cumsum(np.bincount(fold_of, minlength=folds))
     ordered = features[order].astype(np.float64)
     ordered -= ordered.mean(axis=0)
     scale = ordered.std(axis=0)
@@ -135,6 +142,19 @@ def _design(features: np.ndarray, examples: int, folds: int, ridge: float | None
         # A tiny penalty keeps regressions on collinear features solvable.
         np.append(np.full(shape[1], max(ridge, 1e-9 * examples)), 0.0),
     )
+
+
+def _folds_of_persons(person: np.ndarray, order: np.ndarray, folds: int) -> np.ndarray:
+    """Return the fold of each example of an order, int64[examples]: that of its person.
+
+    Persons are dealt to the folds in the order of their first examples.
+    """
+    whose = grouped(checked_persons(person, len(order)))[1][order]
+    _, first, place = np.unique(whose, return_index=True, return_inverse=True)
+    check(len(first) >= folds, "persons", len(first), f"be at least {folds}, the folds of attack 'quantile'")
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return np.asarray(rank[place] % folds)
 
 
 def _gaussian(log_odds: np.ndarray, known: np.ndarray, design: _Design) -> np.ndarray:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from jaxmia._validate import check
+from jaxmia.attacks.base import base
+from jaxmia.attacks.persons import sum_by_person
 from jaxmia.attacks.ratios import count_below, log_ratios, offline_coefficients
 from jaxmia.attacks.shadows import Side, Sides, blocks_of, check_log_odds, score_arrays, sides
 from jaxmia.scores import Scores
@@ -64,8 +68,41 @@ def rmia(
         mean_a = np.ones((len(log_odds), 1)) if offline_a is None else offline_a
         nobody = np.zeros(outside.shape, bool)
         population, _ = log_ratios(outside, Sides(Side(outside, nobody), Side(outside, ~nobody)), mean_a)
-    sizes = np.empty(len(log_odds), np.int64)
-    for rows in blocks_of(2 * log_odds.shape[1], len(log_odds)):
+    return _ranks(AttackResult(statistic, member, defined), gamma, population)
+
+
+def rmia_by_person(scores: Scores, person: np.ndarray, *, gamma: float = 1.0, **options: Any) -> AttackResult:
+    """RMIA on persons: the share of the target's other non-member persons with a smaller ratio.
+
+    The ratio of a person is the product of those of their records, p(x) / p̄(x): the population are persons too.
+
+    Args:
+        scores: log_odds and member [models, examples], at least 3 models.
+        person: [examples], integers or strings: whose record each example is.
+        gamma: as of rmia.
+        options: offline, a and paired of rmia.
+
+    Returns:
+        float64 statistic [models, persons] in [0, 1], persons ascending by name.
+
+    Raises:
+        InputError: as rmia, or for a person with some records in a model's training set and others out of it.
+    """
+    check(0 < gamma < np.inf, "gamma", gamma, "be positive and finite")
+    return _ranks(sum_by_person(base(scores, **options), person), gamma, None)
+
+
+def _ranks(ratios: AttackResult, gamma: float, population: np.ndarray | None) -> AttackResult:
+    """Return the share of a population with a ratio smaller by gamma, for every target.
+
+    Args:
+        ratios: log p - log p̄ [models, examples or persons].
+        gamma: positive.
+        population: log ratios [models, population]; None for the target's own non-members.
+    """
+    statistic, member, defined = ratios.statistic.copy(), ratios.member, ratios.defined.copy()
+    sizes = np.empty(len(statistic), np.int64)
+    for rows in blocks_of(2 * statistic.shape[1], len(statistic)):
         values, line = statistic[rows], statistic[rows] - np.log(gamma)
         itself = ~member[rows] & defined[rows] & (population is None)
         others = np.where(itself, values, np.inf) if population is None else population[rows]

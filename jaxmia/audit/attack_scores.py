@@ -27,12 +27,12 @@ from jaxmia.studies.assess import (
     control_rows,
     evaluated_results,
     needs_scores_alone,
-    per_example_rows,
     result_rows,
     rocs,
 )
 from jaxmia.studies.folder.manifest import versions
 from jaxmia.studies.settings.attacks import AttackSettings
+from jaxmia.studies.unit_rows import per_example_rows
 from jaxmia.tables.rates import best_at_the_lowest
 
 FPRS = (0.1, 0.01, 0.001)

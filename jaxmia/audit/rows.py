@@ -17,8 +17,9 @@ from jaxmia.privacy.tradeoff import kairouz_ceiling
 from jaxmia.scores import Scores
 from jaxmia.stats.calls import call_members, conformal_p_values
 from jaxmia.stats.p_values import calibrated_p_values
-from jaxmia.studies.assess import per_example_rows, rates_by_fpr, run_attack
+from jaxmia.studies.assess import run_attack
 from jaxmia.studies.settings.attacks import AttackSettings
+from jaxmia.studies.unit_rows import per_example_rows, rates_by_fpr
 
 FDR = 0.1  # at which records are called members
 

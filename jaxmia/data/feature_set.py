@@ -19,6 +19,7 @@ from jaxmia._shown import Shown
 from jaxmia._text import printable
 from jaxmia._validate import InputError, check, check_choice
 from jaxmia.data.labels import class_places
+from jaxmia.data.persons import checked_persons
 
 DEMO_NAME = "demo"
 IN_MEMORY = "in memory"  # where settings name a file, and there is none
@@ -36,18 +37,21 @@ class FeatureSet(Shown):
         class_names: one name per class, in label order.
         input_shape: shape of one raw input: (height, width, channels) of pixels in -1 .. 1, or (length,) of token ids,
             whole numbers with 0 as padding; () for an extractor's outputs.
+        person: integers or strings [examples], the person of each example; None if the persons are not known.
     """
 
     features: Float[np.ndarray, "examples dim"]
     labels: Int[np.ndarray, "examples"]
     class_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
     input_shape: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
+    person: np.ndarray | None = flax.struct.field(pytree_node=False, default=None)
 
     __repr__ = Shown.__repr__
 
     def headline(self) -> str:
         """Sizes."""
-        return f"{len(self.labels)} examples, dimension {self.features.shape[1]}, {self.num_classes} classes"
+        persons = "" if self.person is None else f", {len(np.unique(self.person))} persons"
+        return f"{len(self.labels)} examples, dimension {self.features.shape[1]}, {self.num_classes} classes{persons}"
 
     @property
     def num_classes(self) -> int:
@@ -55,7 +59,7 @@ class FeatureSet(Shown):
         return len(self.class_names)
 
     def content_hash(self) -> str:
-        """SHA-256 of features (as little-endian float32), labels, class names, and the shape of raw inputs.
+        """SHA-256 of features (as little-endian float32), labels, class names, the shape of raw inputs, and persons.
 
         Equal contents have equal hashes.
         """
@@ -63,11 +67,17 @@ class FeatureSet(Shown):
         digest = hashlib.sha256(repr(shapes).encode())
         digest.update(self.features.astype("<f4").tobytes())
         digest.update(self.labels.astype("<i4").tobytes())
+        if self.person is not None:
+            digest.update(repr(("person", self.person.tolist())).encode())
         return digest.hexdigest()
 
 
 def feature_set(
-    features: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None = None
+    features: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str] | None = None,
+    *,
+    person: np.ndarray | None = None,
 ) -> FeatureSet:
     """Check arrays and build a FeatureSet from them.
 
@@ -76,9 +86,11 @@ def feature_set(
         labels: [examples]: whole numbers (also as 1.0), strings or bools. The distinct values, sorted, are the classes
             and name them. With class_names: indices into the names, or names.
         class_names: one name per class, all different.
+        person: [examples], integers or strings, whose record each example is, where a person may have several.
 
     Raises:
-        InputError: for wrong shapes or dtypes, features that are not finite, labels out of range.
+        InputError: for wrong shapes or dtypes, features that are not finite, labels out of range, persons that are
+            missing or empty.
     """
     features, labels = np.asarray(features), np.asarray(labels)
     check(
@@ -105,14 +117,16 @@ def feature_set(
             f" (first: {bad_rows[0]})."
         )
     places, names = class_places(labels, class_names, len(features))
-    return FeatureSet(features, places, names)
+    whose = None if person is None else checked_persons(person, len(features))
+    return FeatureSet(features, places, names, person=whose)
 
 
 def load_features(source: str | os.PathLike[str], *, inputs: str = "features") -> FeatureSet:
     """Load a feature set from an .npz file, or the bundled one by the name "demo".
 
     The file holds `features` (floating [examples, dim]), `labels` ([examples], as of feature_set), and optionally
-    `class_names` (unicode [classes]) and `raw`, the extractor's inputs. Never loads pickled objects.
+    `class_names` (unicode [classes]), `person` ([examples], the person of each) and `raw`, the extractor's inputs.
+    Never loads pickled objects.
 
     Args:
         source: the file.
@@ -132,12 +146,17 @@ def load_features(source: str | os.PathLike[str], *, inputs: str = "features") -
         )
         return demo_features()
     arrays = read_npz(
-        pathlib.Path(source), name="features", required=(inputs, "labels"), optional=("class_names",)
+        pathlib.Path(source), name="features", required=(inputs, "labels"), optional=("class_names", "person")
     )
     names = arrays.get("class_names")
     build = feature_set if inputs == "features" else raw_set
     try:
-        return build(arrays[inputs], arrays["labels"], None if names is None else _names(names))
+        return build(
+            arrays[inputs],
+            arrays["labels"],
+            None if names is None else _names(names),
+            person=arrays.get("person"),
+        )
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 
@@ -147,7 +166,13 @@ def _names(names: np.ndarray) -> list[str]:
     return [printable(name) for name in names.tolist()]
 
 
-def raw_set(raw: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None = None) -> FeatureSet:
+def raw_set(
+    raw: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str] | None = None,
+    *,
+    person: np.ndarray | None = None,
+) -> FeatureSet:
     """Check raw inputs and build a FeatureSet from them, with the input_shape of pixels or token ids.
 
     Args:
@@ -155,6 +180,7 @@ def raw_set(raw: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | No
             without statistics of the data; or integer token ids [examples, length], padded by 0.
         labels: as of feature_set.
         class_names: as of feature_set.
+        person: as of feature_set.
 
     Raises:
         InputError: for another shape or dtype, token ids below 0 or above 2^24, or arrays that feature_set refuses.
@@ -173,7 +199,8 @@ def raw_set(raw: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | No
         check(raw.dtype == np.uint8, "raw.dtype", str(raw.dtype), "be uint8: pixels")
         shape = raw.shape[1:] if raw.ndim == 4 else (*raw.shape[1:], 1)
         values = raw.reshape(len(raw), -1).astype(np.float32) / np.float32(127.5) - np.float32(1)
-    return dataclasses.replace(feature_set(values, labels, class_names), input_shape=tuple(shape))
+    found = feature_set(values, labels, class_names, person=person)
+    return dataclasses.replace(found, input_shape=tuple(shape))
 
 
 def check_given(name: str, data: object, *, inputs: str) -> None:
@@ -215,13 +242,12 @@ def save_features(data: FeatureSet, path: str | os.PathLike[str], *, dtype: str 
         "be a FeatureSet: save_features(data, path)",
     )
     check_choice("dtype", dtype, ("float16", "float32"))
+    arrays = {"features": data.features.astype(dtype), "labels": data.labels}
+    arrays["class_names"] = np.array(data.class_names)
+    if data.person is not None:
+        arrays["person"] = data.person
     with replacing(pathlib.Path(path)) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            features=data.features.astype(dtype),
-            labels=data.labels,
-            class_names=np.array(data.class_names),
-        )
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def demo_features() -> FeatureSet:

@@ -80,6 +80,11 @@ def draw_membership(
     """
     if person is not None:
         names, whose = np.unique(checked_persons(person, len(labels)), return_inverse=True)
+        members = inclusion_rate * len(names)
+        if design == "fixed_size" and not np.isclose(members, np.rint(members)):
+            raise InputError(
+                f"design='fixed_size' needs inclusion_rate x persons to be whole, got {inclusion_rate} x {len(names)}."
+            )
         masks = draw_membership(
             key,
             np.zeros(len(names), np.int32),

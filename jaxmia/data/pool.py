@@ -13,6 +13,8 @@ from jaxmia._buckets import in_float32, random_key
 from jaxmia._shown import Shown
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 from jaxmia.data.feature_set import FeatureSet
+from jaxmia.data.person_pool import SHOTS_OF, check_persons, person_rows
+from jaxmia.data.persons import UNITS
 
 
 @flax.struct.dataclass
@@ -20,8 +22,9 @@ class CandidatePool(Shown):
     """The candidates of one experiment cell and a disjoint test split.
 
     Attributes:
-        data: pool_multiplier x shots examples of each class, ordered by class, relabelled 0 .. C - 1.
-        test: examples of the same classes that no model trains on (possibly none).
+        data: pool_multiplier x shots examples of each class, ordered by class, relabelled 0 .. C - 1; by person, all
+            records of so many persons, or of persons with so many.
+        test: examples of the same classes that no model trains on (possibly none); by person, those of others.
         rows: int64[examples], the row of each candidate in the feature set it was drawn from.
     """
 
@@ -55,7 +58,13 @@ def choose_classes(data: FeatureSet, classes: int | Sequence[str]) -> tuple[int,
 
 
 def check_candidates(
-    data: FeatureSet, *, classes: int | Sequence[str], shots: int, multiplier: int = 2
+    data: FeatureSet,
+    *,
+    classes: int | Sequence[str],
+    shots: int,
+    multiplier: int = 2,
+    unit: str = "record",
+    shots_of: str = "records",
 ) -> tuple[int, ...]:
     """Return the labels that candidate_pool would choose, if the data have enough examples; nothing is drawn.
 
@@ -64,7 +73,13 @@ def check_candidates(
     """
     check_at_least("shots", shots, 1)
     check_at_least("multiplier", multiplier, 2)
+    check_choice("unit", unit, UNITS)
+    check_choice("shots_of", shots_of, SHOTS_OF)
     chosen = choose_classes(data, classes)
+    if unit == "person":
+        check_persons(data, chosen, needed=multiplier * shots, shots_of=shots_of)
+        return chosen
+    check(shots_of == "records", "shots_of", shots_of, "be 'records' unless unit='person'")
     counts = np.bincount(data.labels, minlength=data.num_classes)
     for label in chosen:
         if counts[label] < multiplier * shots:
@@ -84,6 +99,8 @@ def candidate_pool(
     multiplier: int = 2,
     key: jax.Array | int,
     test_per_class: int = 200,
+    unit: str = "record",
+    shots_of: str = "records",
 ) -> CandidatePool:
     """Choose classes, a pool of multiplier x shots candidates of each, and a disjoint test split.
 
@@ -97,21 +114,53 @@ def candidate_pool(
         multiplier: m; a model trains on 1/m of the pool.
         key: random key, or a seed of the draw.
         test_per_class: largest number of test examples of each class, taken from examples outside the pool.
+        unit: "person" draws persons, each with all their records in the chosen classes. A person is drawn for the class
+            of most of their records (jaxmia.data.person_pool), and test examples are of persons outside the pool.
+        shots_of: what shots count if unit is "person": "records" (the pool has at most multiplier x shots records for
+            each class) or "persons".
 
     Raises:
-        InputError: naming the class and its count, if one has fewer than multiplier x shots examples.
+        InputError: naming the class and its count, if one has fewer than multiplier x shots examples; by person without
+            data.person.
     """
     check_at_least("test_per_class", test_per_class, 0)
-    chosen = check_candidates(data, classes=classes, shots=shots, multiplier=multiplier)
+    options = {"multiplier": multiplier, "unit": unit, "shots_of": shots_of}
+    rows, test, chosen = candidate_rows(
+        data, classes=classes, shots=shots, key=key, test_per_class=test_per_class, **options
+    )
+    return CandidatePool(_take(data, rows, chosen), _take(data, test, chosen), rows)
+
+
+def candidate_rows(
+    data: FeatureSet,
+    *,
+    classes: int | Sequence[str],
+    shots: int,
+    multiplier: int,
+    key: jax.Array | int,
+    test_per_class: int,
+    unit: str = "record",
+    shots_of: str = "records",
+) -> tuple[Int[np.ndarray, "examples"], Int[np.ndarray, "test"], tuple[int, ...]]:
+    """Return the rows of candidate_pool's candidates and test split, and the labels of its classes.
+
+    Raises:
+        InputError: as candidate_pool.
+    """
+    chosen = check_candidates(
+        data, classes=classes, shots=shots, multiplier=multiplier, unit=unit, shots_of=shots_of
+    )
     needed = multiplier * shots
+    if unit == "person":
+        drawn = {"needed": needed, "shots_of": shots_of, "key": random_key(key)}
+        return *person_rows(data, chosen, test_per_class=test_per_class, **drawn), chosen
     pool_rows, test_rows = [], []
     for label in chosen:
         members = np.flatnonzero(data.labels == label)
         order = np.asarray(jax.random.permutation(jax.random.fold_in(random_key(key), label), members.size))
         pool_rows.append(members[order[:needed]])
         test_rows.append(members[order[max(needed, members.size - test_per_class) :]])
-    rows = np.concatenate(pool_rows).astype(np.int64)
-    return CandidatePool(_take(data, rows, chosen), _take(data, np.concatenate(test_rows), chosen), rows)
+    return np.concatenate(pool_rows).astype(np.int64), np.concatenate(test_rows), chosen
 
 
 def some_records(
@@ -136,4 +185,5 @@ def some_records(
 def _take(data: FeatureSet, rows: np.ndarray, chosen: Sequence[int]) -> FeatureSet:
     labels = np.searchsorted(np.array(chosen), data.labels[rows]).astype(np.int32)
     names = tuple(data.class_names[label] for label in chosen)
-    return FeatureSet(data.features[rows], labels, names, data.input_shape)
+    person = None if data.person is None else data.person[rows]
+    return FeatureSet(data.features[rows], labels, names, data.input_shape, person)

@@ -23,6 +23,10 @@ MIN_CLUSTERS = 3  # with two, an error over clusters has one degree of freedom
 
 DEFAULT_RECIPE = "default"  # recipe of a run: it has only one, without a name
 PER_RECORD = "per record"  # attack of laws for a quantile of the records' own TPRs
+PER_PERSON = "per person"  # attack of laws for a quantile of the persons' own TPRs
+UNITS_OF = {"unit": "record", "membership": "record", "shots_of": "records"}
+"""Columns that rows of runs by person have, with the values of runs by record: the unit of the row, the unit of
+membership, what S counts."""
 
 Interval = tuple[float, float]
 
@@ -232,18 +236,33 @@ class LawKey(NamedTuple):
         evaluation: as in jaxmia.stats.operating_points.
         epsilon: epsilon of the training; inf for training without differential privacy.
         recipe: name of the recipe in a sweep.
+        unit: "record" or "person", the unit that the attack is on.
+        membership: "record" or "person", the unit that training sets are drawn by.
+        shots_of: "records" or "persons", what S counts.
     """
 
     attack: str
     evaluation: str
     epsilon: float = math.inf
     recipe: str = DEFAULT_RECIPE
+    unit: str = "record"
+    membership: str = "record"
+    shots_of: str = "records"
 
     def __str__(self) -> str:
         """Return a title for the law."""
         private = "" if self.epsilon == math.inf else f", ε = {self.epsilon:g}"
         recipe = "" if self.recipe == DEFAULT_RECIPE else f", recipe {self.recipe}"
-        return f"{self.attack}, {self.evaluation}{private}{recipe}"
+        of = "" if self.membership == "record" else f", {self.unit}s (S counts {self.shots_of})"
+        return f"{self.attack}, {self.evaluation}{private}{recipe}{of}"
+
+    def named(self) -> dict[str, Any]:
+        """As columns of a table; those of UNITS_OF only where membership is not of records."""
+        return {
+            name: value
+            for name, value in self._asdict().items()
+            if self.membership != "record" or name not in UNITS_OF
+        }
 
 
 def coefficients_of(law: PowerLaw) -> np.ndarray:

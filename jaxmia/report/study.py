@@ -14,10 +14,10 @@ import pandas as pd
 from jaxmia._validate import InputError
 from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.report.blocks.records import RecordsOf
-from jaxmia.studies.assess import RATES, rates_by_fpr
 from jaxmia.studies.cell import Cell
 from jaxmia.studies.folder.tables import load_json, load_table, read_tables
 from jaxmia.studies.laws import load_laws
+from jaxmia.studies.unit_rows import RATES, rates_by_fpr
 
 CELL = ["dataset", "recipe", "classes", "shots", "epsilon"]
 

@@ -13,7 +13,9 @@ import pandas as pd
 
 from jaxmia import attacks
 from jaxmia._validate import InputError, check
+from jaxmia.attacks.by_person import attack_persons, calibrated_persons
 from jaxmia.attacks.weights import METHODS
+from jaxmia.data.persons import UNITS
 from jaxmia.scores import Scores
 from jaxmia.stats.bootstrap import row_intervals
 from jaxmia.stats.operating_points import OperatingPoint, operating_points
@@ -22,7 +24,6 @@ from jaxmia.stats.result import AttackResult
 from jaxmia.stats.roc import Roc, roc
 from jaxmia.studies.settings.attacks import AttackSettings
 from jaxmia.vulnerability.controls import Control, chance_check, permuted
-from jaxmia.vulnerability.curves import vulnerability_curves
 from jaxmia.vulnerability.stability import flagged_by
 
 MIN_MODELS = 3  # a target and two shadows
@@ -32,15 +33,6 @@ _INTERVALS = ("interval", "tpr_counted_low", "tpr_counted_high", "tpr_models_low
 _COLUMNS = (
     *("attack", *_POINT_COLUMNS[:-2], *_INTERVALS),
     *("auc", "balanced_accuracy", "num_undefined", "status", "reason"),
-)
-_PER_EXAMPLE_COLUMNS = (
-    *("num_in", "num_out", "mean_in", "mean_out", "std_in", "std_out", "separation", "separation_error"),
-    *("tpr", "tpr_error", "tpr_low", "tpr_high", "tpr_low_all", "tpr_high_all", "tpr_drawn", "threshold"),
-    *("tpr_attained", "fpr_attained", "status", "method", "correction", "inclusion_rate"),
-)
-RATES = (
-    *("tpr", "tpr_error", "tpr_low", "tpr_high", "tpr_low_all", "tpr_high_all", "tpr_drawn"),
-    *("tpr_attained", "fpr_attained"),
 )
 _CONTROL_COLUMNS = ("attack", *(field.name for field in dataclasses.fields(Control)), "seed")
 _COUNTS = ("num_members", "num_nonmembers", "true_positives", "false_positives", "num_undefined")
@@ -53,10 +45,12 @@ class Assessed(NamedTuple):
         rows: one per attack, evaluation and FPR; rows without a number carry the reason.
         flagged_by: float[examples] for each FPR, the number of attacks that flag the example: see
             jaxmia.vulnerability.stability.flagged_by. Empty if the models are too few to say.
+        persons_flagged_by: the same of persons [persons], ascending by name; empty where there are none.
     """
 
     rows: pd.DataFrame
     flagged_by: Sequence[np.ndarray]
+    persons_flagged_by: Sequence[np.ndarray] = ()
 
 
 def assess(
@@ -67,8 +61,11 @@ def assess(
     evaluations: Sequence[str],
     features: np.ndarray | None = None,
     audit: Callable[..., float] | None = None,
+    person: np.ndarray | None = None,
 ) -> Assessed:
     """Run attacks on scores, and return what they achieve and which examples they flag.
+
+    With persons, rows are of attacks on records and of attacks on persons: the column unit says of which.
 
     Args:
         attack_settings: the attacks.
@@ -78,7 +75,9 @@ def assess(
         features: float[examples, dim], for attacks that read them.
         audit: lower bound on epsilon from an attack's statistics on all models, called as
             audit(result, confidence=...), for the column epsilon_lower_bound: the bounds of all rows hold together with
-            95%, so that the best of them may be chosen. Attacks that read the target's membership have none.
+            95%, so that the best of them may be chosen. Attacks that read the target's membership have none, nor have
+            those on records where persons are members: such records are no independent trials.
+        person: [examples], whose record each example is, if membership is of persons.
 
     Raises:
         InputError: as the attacks.
@@ -86,22 +85,37 @@ def assess(
     if len(scores.log_odds) < MIN_MODELS:
         reason = f"only {len(scores.log_odds)} models have finite scores; an attack needs {MIN_MODELS}"
         rows = [
-            {"attack": attack.label, "evaluation": evaluation, "fpr": fpr}
+            {"attack": attack.label, "evaluation": evaluation, "fpr": fpr, **unit}
             for attack in attack_settings
+            for unit in ([{}] if person is None else [{"unit": unit} for unit in UNITS])
             for evaluation in evaluations
             for fpr in fprs
         ]
         diverged = pd.DataFrame(rows).assign(status="diverged", reason=reason, interval="")
-        return Assessed(_table(diverged).assign(epsilon_lower_bound=math.nan), ())
+        table = _table(diverged).assign(epsilon_lower_bound=math.nan)
+        return Assessed(table if person is None else table.assign(unit=diverged["unit"]), ())
     tables = []
-    of_attacks = [evaluated_results(attack, scores, evaluations, features) for attack in attack_settings]
-    proved = _epsilon_bounds(attack_settings, of_attacks, audit)
-    for attack, results in zip(attack_settings, of_attacks, strict=True):
-        bounds = {name: proved.get(id(result), math.nan) for name, result in results.items()}
-        points = result_rows(attack.label, results, rocs(results), fprs=fprs)
-        tables.append(points.assign(epsilon_lower_bound=points["evaluation"].map(bounds)))
-    statistics = [next(iter(results.values())) for results in of_attacks]
-    return Assessed(pd.concat(tables, ignore_index=True), flagged_by(statistics, fprs))
+    options = {"features": features, "person": person}
+    of_attacks = [evaluated_results(attack, scores, evaluations, **options) for attack in attack_settings]
+    of_persons: list[dict[str, AttackResult]] = []
+    if person is not None:
+        of_persons = [
+            evaluated_by_person(attack, scores, person, evaluations, known, features)
+            for attack, known in zip(attack_settings, of_attacks, strict=True)
+        ]
+    proved = _epsilon_bounds(attack_settings, of_persons or of_attacks, audit)
+    for place, attack in enumerate(attack_settings):
+        for unit, of_unit in zip(UNITS, (of_attacks, of_persons), strict=True):
+            for results in of_unit[place : place + 1]:
+                bounds = {name: proved.get(id(result), math.nan) for name, result in results.items()}
+                points = result_rows(attack.label, results, rocs(results), fprs=fprs)
+                points = points if person is None else points.assign(unit=unit)
+                tables.append(points.assign(epsilon_lower_bound=points["evaluation"].map(bounds)))
+    flags = [
+        flagged_by([next(iter(results.values())) for results in of_unit], fprs) if of_unit else ()
+        for of_unit in (of_attacks, of_persons)
+    ]
+    return Assessed(pd.concat(tables, ignore_index=True), *flags)
 
 
 def _epsilon_bounds(
@@ -129,8 +143,12 @@ def control_rows(
     fprs: Sequence[float],
     seed: int,
     features: np.ndarray | None = None,
+    person: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Return one row per attack: its negative control at the largest FPR that the scores resolve.
+
+    With persons, one for its attack on records and one for that on persons: the column unit says which. Labels are
+    permuted by record for the first, and by person for the second.
 
     Args:
         attack_settings: the attacks.
@@ -138,19 +156,46 @@ def control_rows(
         fprs: fractions.
         seed: of the permutation of labels.
         features: float[examples, dim], for attacks that read them.
+        person: [examples], whose record each example is, if membership is of persons.
 
     Raises:
         InputError: as the attacks.
     """
-    num_nonmembers = int(np.count_nonzero(~np.asarray(scores.member)))
+    if person is not None:
+        given = {"fprs": fprs, "seed": seed, "features": features}
+        of_records = control_rows(attack_settings, scores, **given)
+        of_persons = _control_rows(attack_settings, scores, person=person, **given)
+        return pd.concat(
+            [of_records.assign(unit="record"), of_persons.assign(unit="person")], ignore_index=True
+        )
+    return _control_rows(attack_settings, scores, fprs=fprs, seed=seed, features=features, person=None)
+
+
+def _control_rows(
+    attack_settings: Sequence[AttackSettings],
+    scores: Scores,
+    *,
+    fprs: Sequence[float],
+    seed: int,
+    features: np.ndarray | None,
+    person: np.ndarray | None,
+) -> pd.DataFrame:
+    """Return the controls of records, or of persons."""
+    member = np.asarray(scores.member)
+    if person is not None:
+        member = member[:, np.unique(person, return_index=True)[1]]
+    num_nonmembers = int(np.count_nonzero(~member))
     resolved = [fpr for fpr in fprs if resolvable(fpr, num_nonmembers)]
     rows: list[dict[str, Any]] = []
     possible = bool(resolved) and len(scores.log_odds) >= MIN_MODELS
-    shuffled = permuted(scores, seed=seed) if possible else scores
+    shuffled = permuted(scores, seed=seed, person=person) if possible else scores
     for attack in attack_settings:
         row = {"attack": attack.label, "seed": seed}
         if possible and (attack.name not in attacks.READS_WEIGHTS or shuffled.white_box is not None):
-            result = run_attack(attack, shuffled, features=features)
+            if person is None:
+                result = run_attack(attack, shuffled, features=features)
+            else:
+                result = run_attack_on_persons(attack, shuffled, person, features=features)
             rows.append(row | dataclasses.asdict(chance_check(result, max(resolved))))
         else:
             rows.append(row | {"status": "unresolved"})
@@ -203,13 +248,19 @@ def needs_prior(attack_settings: Sequence[AttackSettings]) -> bool:
     )
 
 
-def run_attack(attack: AttackSettings, scores: Scores, features: np.ndarray | None = None) -> AttackResult:
+def run_attack(
+    attack: AttackSettings,
+    scores: Scores,
+    features: np.ndarray | None = None,
+    person: np.ndarray | None = None,
+) -> AttackResult:
     """Run a configured attack.
 
     Args:
         attack: its name and options.
         scores: log_odds and member [models, examples].
         features: float[examples, dim], for an attack that reads them.
+        person: [examples], for an attack that keeps a person's records apart, if membership is of persons.
 
     Raises:
         InputError: without features for an attack that needs them, and as the attack.
@@ -218,7 +269,23 @@ def run_attack(attack: AttackSettings, scores: Scores, features: np.ndarray | No
     if not needs_features(attack.name):
         return function(scores, **attack.options)
     check(features is not None, "attack", attack.label, "be one that works from scores without features")
-    return function(scores, features=features, **attack.options)
+    keeps_apart = "person" in inspect.signature(function).parameters
+    return function(
+        scores, features=features, **({"person": person} if keeps_apart else {}), **attack.options
+    )
+
+
+def run_attack_on_persons(
+    attack: AttackSettings,
+    scores: Scores,
+    person: np.ndarray,
+    features: np.ndarray | None = None,
+    of_records: AttackResult | None = None,
+) -> AttackResult:
+    """Run a configured attack on persons, as attack_persons; of_records is what it says of the records, if known."""
+    if of_records is None and attack.name != "rmia":
+        of_records = run_attack(attack, scores, features, person)
+    return attack_persons(attack.name, scores, person, of_records=of_records, **attack.options)
 
 
 def check_attacks(attack_settings: Sequence[AttackSettings]) -> None:
@@ -243,6 +310,7 @@ def evaluated_results(
     scores: Scores,
     evaluations: Sequence[str],
     features: np.ndarray | None = None,
+    person: np.ndarray | None = None,
 ) -> dict[str, AttackResult]:
     """Return what to evaluate under each evaluation.
 
@@ -256,8 +324,9 @@ def evaluated_results(
         scores: log_odds and member [models, examples].
         evaluations: as in jaxmia.stats.operating_points.
         features: float[examples, dim], for an attack that reads them.
+        person: as in run_attack.
     """
-    result = run_attack(attack, scores, features)
+    result = run_attack(attack, scores, features, person)
     results = {}
     for evaluation in evaluations:
         if evaluation != "calibrated":
@@ -269,6 +338,38 @@ def evaluated_results(
             results["calibrated"] = run_attack(z_form, scores)
         else:
             results["calibrated_empirical"] = result
+    return results
+
+
+def evaluated_by_person(
+    attack: AttackSettings,
+    scores: Scores,
+    person: np.ndarray,
+    evaluations: Sequence[str],
+    of_records: Mapping[str, AttackResult],
+    features: np.ndarray | None = None,
+) -> dict[str, AttackResult]:
+    """Return what to evaluate of an attack on persons under each evaluation, as evaluated_results does of records.
+
+    LiRA is evaluated under "calibrated" by its joint form, where that is to be had (calibrated_persons).
+
+    Args:
+        attack: its name and options.
+        scores: log_odds and member [models, examples].
+        person: [examples], whose record each example is.
+        evaluations: as in jaxmia.stats.operating_points.
+        of_records: of evaluated_results.
+        features: float[examples, dim], for an attack that reads them.
+    """
+    known = next((result for name, result in of_records.items() if name != "calibrated"), None)
+    result = run_attack_on_persons(attack, scores, person, features, known)
+    results = {}
+    for evaluation in evaluations:
+        own = None
+        if evaluation == "calibrated":
+            own = calibrated_persons(attack.name, scores, person, **attack.options)
+            evaluation = "calibrated_empirical" if own is None else evaluation
+        results[evaluation] = result if own is None else own
     return results
 
 
@@ -334,47 +435,3 @@ def _intervals(point: OperatingPoint, low: float, high: float) -> dict[str, Any]
 def _table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with all columns, missing counts as missing integers."""
     return rows.reindex(columns=_COLUMNS).astype(dict.fromkeys(_COUNTS, "Int64"))
-
-
-def rates_by_fpr(rows: pd.DataFrame, fprs: Sequence[float]) -> pd.DataFrame:
-    """Return one row per example, in order: its rates at every FPR, as tpr_FPR, tpr_FPR_error and so on.
-
-    Args:
-        rows: of per_example_rows, those of each FPR in one order.
-        fprs: fractions.
-    """
-    columns = {}
-    for fpr in fprs:
-        of_fpr = rows[rows["fpr"] == fpr]
-        for name in RATES:
-            kind, _, rest = name.partition("_")
-            columns["_".join(filter(None, (f"{kind}_{fpr:g}", rest)))] = of_fpr[name].to_numpy()
-    return pd.DataFrame(columns)
-
-
-def per_example_rows(
-    scores: Scores,
-    fprs: Sequence[float],
-    examples: pd.DataFrame,
-    *,
-    correction: str = "none",
-    inclusion_rate: float | None = None,
-) -> pd.DataFrame:
-    """Return one row per example and FPR: what is known of the example, its shadow statistics, its own TPR.
-
-    Args:
-        scores: log_odds and member [models, examples].
-        fprs: fractions.
-        examples: one row per example, which names it; with fewer than MIN_MODELS models no row is returned.
-        correction: as in per_example_vulnerability, recorded in every row.
-        inclusion_rate: share of the pool that each model trained on, if known; recorded in every row.
-    """
-    if len(scores.log_odds) < MIN_MODELS:
-        types: dict[str, type] = {"fpr": float, **dict.fromkeys(_PER_EXAMPLE_COLUMNS, float)}
-        types |= {"num_in": np.int64, "num_out": np.int64, "status": str, "method": str, "correction": str}
-        return examples.iloc[:0].assign(**{name: pd.Series(dtype=kind) for name, kind in types.items()})
-    tables = []
-    for curve in vulnerability_curves(scores, fprs, correction=correction, inclusion_rate=inclusion_rate):
-        columns = {name: getattr(curve, name) for name in _PER_EXAMPLE_COLUMNS}
-        tables.append(examples.assign(fpr=curve.fpr, **columns))
-    return pd.concat(tables, ignore_index=True)

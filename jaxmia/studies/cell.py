@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxmia._hashes import json_number
 from jaxmia.data.bag_of_words import bag_of_words
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import MembershipMasks, draw_membership
 from jaxmia.data.normalization import FeatureStatistics, normalized_pool
-from jaxmia.data.pool import CandidatePool, candidate_pool
+from jaxmia.data.pool import CandidatePool, candidate_pool, candidate_rows
 from jaxmia.studies.recipe import Recipe, recipe_for
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.training.ensemble import empty_heads
@@ -81,17 +82,23 @@ def draw_pool(
     config: ExperimentConfig, data: FeatureSet, cell: Cell, statistics: FeatureStatistics | None = None
 ) -> CandidatePool:
     """The candidates and the test split of a cell, normalised as the recipe says; of token ids, bags of words."""
-    pool = candidate_pool(
-        data,
-        classes=cell.classes,
-        shots=cell.shots,
-        multiplier=config.shadows.pool_multiplier,
-        key=cell_keys(cell.seed)["pool"],
-        test_per_class=config.data.test_per_class,
-    )
+    pool = candidate_pool(data, **_drawn(config, cell))
     if len(data.input_shape) == 1:
         pool = bag_of_words(pool)
     return normalized_pool(pool, config.train.normalize, statistics)
+
+
+def _drawn(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
+    """The arguments of candidate_pool."""
+    return {
+        "classes": cell.classes,
+        "shots": cell.shots,
+        "multiplier": config.shadows.pool_multiplier,
+        "key": cell_keys(cell.seed)["pool"],
+        "test_per_class": config.data.test_per_class,
+        "unit": config.membership.unit,
+        "shots_of": config.membership.shots,
+    }
 
 
 def draw_masks(
@@ -112,12 +119,25 @@ def draw_masks(
         first_model=models[0],
         design=config.shadows.design,
         inclusion_rate=1 / config.shadows.pool_multiplier,
+        person=pool.person if config.membership.by_person else None,
     )
 
 
-def num_candidates(config: ExperimentConfig, cell: Cell) -> int:
-    """Examples in the pool of a cell: C x S x pool_multiplier."""
-    return cell.classes * cell.shots * config.shadows.pool_multiplier
+def num_candidates(config: ExperimentConfig, cell: Cell, data: FeatureSet | None = None) -> int:
+    """Examples in the pool of a cell: C x S x pool_multiplier; by person, the records of the persons drawn.
+
+    Without data, persons count as if each had one record.
+    """
+    if data is None or not config.membership.by_person:
+        return cell.classes * cell.shots * config.shadows.pool_multiplier
+    return len(candidate_rows(data, **_drawn(config, cell))[0])
+
+
+def expected_members(config: ExperimentConfig, cell: Cell, candidates: int) -> int:
+    """Records that a model of a cell is expected to train on: C x S, or its share of so many candidates by person."""
+    if not config.membership.by_person:
+        return cell.classes * cell.shots
+    return max(1, round(candidates / config.shadows.pool_multiplier))
 
 
 def input_dim(data: FeatureSet) -> int:
@@ -125,7 +145,13 @@ def input_dim(data: FeatureSet) -> int:
     return int(data.features.max()) if len(data.input_shape) == 1 else data.features.shape[1]
 
 
-def training_plan(config: ExperimentConfig, data: FeatureSet, cell: Cell, memory: int | None) -> Plan:
+def training_plan(
+    config: ExperimentConfig,
+    data: FeatureSet,
+    cell: Cell,
+    memory: int | None,
+    candidates: int | None = None,
+) -> Plan:
     """How the heads or networks of a cell are trained.
 
     Args:
@@ -133,15 +159,17 @@ def training_plan(config: ExperimentConfig, data: FeatureSet, cell: Cell, memory
         data: the feature set, or the pool's.
         cell: which.
         memory: bytes that training may hold on each device, as in train_ensemble.
+        candidates: in the pool, where it is drawn.
 
     Raises:
         InputError: if a batch is larger than a model's members, memory holds no model, or a network does not go with
             the inputs.
     """
-    recipe = recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
+    candidates = num_candidates(config, cell, data) if candidates is None else candidates
+    recipe = cell_recipe(config, cell, candidates)
     size = EnsembleSize(
         num_models=config.shadows.models,
-        num_examples=num_candidates(config, cell),
+        num_examples=candidates,
         num_classes=cell.classes,
         dim=input_dim(data),
         inclusion_rate=1 / config.shadows.pool_multiplier,
@@ -151,6 +179,12 @@ def training_plan(config: ExperimentConfig, data: FeatureSet, cell: Cell, memory
     )
     plan: Plan = trainable(recipe.config.network).plan(recipe.config, memory, size)
     return plan
+
+
+def cell_recipe(config: ExperimentConfig, cell: Cell, candidates: int) -> Recipe:
+    """The recipe of a cell with so many candidates."""
+    members = expected_members(config, cell, candidates) if config.membership.by_person else None
+    return recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon, members=members)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -179,7 +213,18 @@ class PreparedCell:
     @property
     def plan(self) -> Plan:
         """How its models are trained."""
-        return training_plan(self.settings, self.pool.data, self.cell, self.memory)
+        candidates = len(self.pool.data.labels)
+        return training_plan(self.settings, self.pool.data, self.cell, self.memory, candidates)
+
+    @property
+    def members(self) -> int:
+        """Records that a model is expected to train on."""
+        return expected_members(self.settings, self.cell, len(self.pool.data.labels))
+
+    @property
+    def person(self) -> np.ndarray | None:
+        """Whose record each candidate is, where membership is drawn by person."""
+        return self.pool.data.person if self.settings.membership.by_person else None
 
     def masks(self, models: tuple[int, int]) -> MembershipMasks:
         """Which candidates the models first .. end - 1 train on."""
@@ -207,5 +252,6 @@ def prepare_cell(
         statistics: to standardise by, if they are given.
         memory: as in train_ensemble.
     """
-    recipe = recipe_for(settings, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon)
-    return PreparedCell(cell, settings, draw_pool(settings, data, cell, statistics), recipe, memory)
+    pool = draw_pool(settings, data, cell, statistics)
+    recipe = cell_recipe(settings, cell, len(pool.data.labels))
+    return PreparedCell(cell, settings, pool, recipe, memory)

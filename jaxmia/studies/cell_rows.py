@@ -13,15 +13,17 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
+from jaxmia.data.persons import count_persons
 from jaxmia.privacy.accounting import adjacency_for
 from jaxmia.privacy.lower_bounds import median_epsilon_lower_bound
 from jaxmia.scores import Scores
 from jaxmia.stats.result import AttackResult
-from jaxmia.studies.assess import assess, control_rows, per_example_rows
+from jaxmia.studies.assess import assess, control_rows
 from jaxmia.studies.cell import PreparedCell
 from jaxmia.studies.recipe import Recipe
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.study import Study
+from jaxmia.studies.unit_rows import per_example_rows, per_person_rows, persons_of
 from jaxmia.training.newton import unbounded_note
 
 _RECIPE = ("learning_rate", "batch_size", "steps", "clipping_norm", "noise_multiplier")
@@ -32,7 +34,7 @@ class CellRows:
     """What is found of a cell.
 
     Attributes:
-        tables: the rows, by name of jaxmia.studies.folder.states.TABLES.
+        tables: the rows, by name of jaxmia.studies.folder.states.TABLES, and of MORE_TABLES if there are persons.
         facts: of the cell, for its record, JSON-ready.
         notes: what may mislead in the rows.
     """
@@ -61,7 +63,7 @@ def cell_rows(
     Raises:
         InputError: as the attacks.
     """
-    config, cell, pool = study.config, prepared.cell, prepared.pool
+    config, cell, pool, person = study.config, prepared.cell, prepared.pool, prepared.person
     columns = _result_columns(
         config, prepared, scores, np.delete(scored["accuracy"], diverged), len(diverged)
     )
@@ -72,6 +74,7 @@ def cell_rows(
         evaluations=config.evaluation,
         features=pool.data.features,
         audit=None if len(diverged) else _audit(config, prepared.recipe),
+        person=person,
     )
     # The finite-pool correction is of per-example vulnerability; attacks have none.
     results = assessed.rows.assign(correction="none", **dataclasses.asdict(cell), **columns)
@@ -85,18 +88,30 @@ def cell_rows(
             ),
         }
     )
-    correction, rate = config.correction, prepared.inclusion_rate
-    per_example = per_example_rows(scores, config.fpr, candidates, correction=correction, inclusion_rate=rate)
+    rates = {"correction": config.correction, "inclusion_rate": prepared.inclusion_rate}
+    per_example = per_example_rows(scores, config.fpr, candidates, **rates)
     flagged_by = np.concatenate([*assessed.flagged_by, np.zeros(0)])  # FPR by FPR, as the rows are
     controls = control_rows(
-        config.attack, scores, fprs=config.fpr, seed=cell.seed, features=pool.data.features
+        config.attack,
+        scores,
+        fprs=config.fpr,
+        seed=cell.seed,
+        features=pool.data.features,
+        person=person,
     )
     tables = {
         "results": results,
         "per_example": per_example.assign(flagged_by=flagged_by, **dataclasses.asdict(cell)),
         "controls": controls.assign(**dataclasses.asdict(cell)),
     }
+    if person is not None:
+        persons = persons_of(person, pool.data.labels, pool.data.class_names)
+        rows = per_person_rows(scores, person, config.fpr, persons, of_records=per_example, **rates)
+        flagged_by = np.concatenate([*assessed.persons_flagged_by, np.zeros(0)])
+        tables["per_person"] = rows.assign(flagged_by=flagged_by, **dataclasses.asdict(cell))
     for table in tables.values():
+        if person is not None:
+            table["membership"], table["shots_of"] = config.membership.unit, config.membership.shots
         for place, (column, value) in enumerate(study.columns.items()):
             table.insert(place, column, value)
     recipe = {name: None if pd.isna(columns[name]) else columns[name] for name in _RECIPE}
@@ -105,6 +120,7 @@ def cell_rows(
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(prepared.empty_heads(1))),
         "training": str(prepared.plan),
         **({} if prepared.recipe.guarantee is None else {"privacy": prepared.recipe.guarantee.record()}),
+        **({} if person is None else {"persons": count_persons(person, pool.data.labels)._asdict()}),
         "recipe": recipe | _origins(config),
     }
     return CellRows(tables, facts, tuple(_notes(prepared)))
@@ -112,10 +128,18 @@ def cell_rows(
 
 def _notes(prepared: PreparedCell) -> list[str]:
     """What may mislead in the rows of a cell."""
+    notes, data = [], prepared.pool.data
+    if prepared.person is None and data.person is not None:
+        counts = count_persons(data.person, data.labels)
+        if counts.single < counts.persons:
+            notes.append(
+                f"{counts}; membership was drawn by record, so that records of one person stand on both sides:"
+                " membership.unit='person' draws persons."
+            )
     if prepared.recipe.config.optimizer != "newton" or not prepared.recipe.config.intercept:
-        return []
+        return notes
     member = prepared.masks((0, prepared.settings.shadows.models)).member
-    return unbounded_note(np.asarray(member), prepared.pool.data.labels)
+    return [*notes, *unbounded_note(np.asarray(member), data.labels)]
 
 
 def _result_columns(
@@ -142,7 +166,7 @@ def _result_columns(
         "noise_multiplier": recipe.guarantee.noise_multiplier if recipe.guarantee else 0.0,
         "sampling_rate": float(recipe.hyper.sampling_rate),
         "audit": recipe.audit_method() if _audit(config, recipe) else "none",
-        **recipe_columns(recipe, members=prepared.cell.classes * prepared.cell.shots),
+        **recipe_columns(recipe, members=prepared.members),
     }
 
 

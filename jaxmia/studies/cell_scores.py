@@ -40,9 +40,9 @@ def score_heads(prepared: PreparedCell, heads: ShadowEnsemble) -> dict[str, Shap
 
 def weights_of_cell(prepared: PreparedCell, heads: ShadowEnsemble) -> WeightsUnder | None:
     """The statistics of all heads' weights that white-box attacks read, by membership; None without such attacks."""
-    settings, members = prepared.settings, prepared.cell.classes * prepared.cell.shots
+    settings, memory = prepared.settings, prepared.memory
     return weights_under(
-        settings.attack, prepared.pool.data, settings.train, heads, members=members, memory=prepared.memory
+        settings.attack, prepared.pool.data, settings.train, heads, members=prepared.members, memory=memory
     )
 
 

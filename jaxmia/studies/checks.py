@@ -36,7 +36,10 @@ def check_experiment(
         memory: bytes that training may hold on each device, as in train_ensemble.
     """
     for classes, shots in dict.fromkeys((cell.classes, cell.shots) for cell in cells):
-        check_candidates(data, classes=classes, shots=shots, multiplier=config.shadows.pool_multiplier)
+        drawn = {"unit": config.membership.unit, "shots_of": config.membership.shots}
+        check_candidates(
+            data, classes=classes, shots=shots, multiplier=config.shadows.pool_multiplier, **drawn
+        )
     check_plans(config, data, cells, memory)
     check_evaluations(config, cells)
 
@@ -79,7 +82,7 @@ def _check_weights(
     dim = input_dim(data)
     check_methods(methods, classes=max(cell.classes for cell in cells), dim=dim)
     for cell in cells:
-        sizes = {"classes": cell.classes, "dim": dim, "examples": num_candidates(config, cell)}
+        sizes = {"classes": cell.classes, "dim": dim, "examples": num_candidates(config, cell, data)}
         check_memory(methods, **sizes, models=config.shadows.models, memory=memory)
 
 
@@ -98,5 +101,5 @@ def _check_objective(
     rule = "be 'newton' for analytic attacks, paired=true or 'shrunk': they need heads at their minimum"
     check(config.train.optimizer == "newton", "train.optimizer", config.train.optimizer, rule)
     for cell in cells:
-        candidates = num_candidates(config, cell)
+        candidates = num_candidates(config, cell, data)
         check_size(cell.classes, min(data.features.shape[1], candidates) + 1, candidates, memory)

@@ -22,6 +22,7 @@ from jaxmia.studies.cell_scores import score_heads, scores_of_cell, weights_of_c
 from jaxmia.studies.distributed import Group, ModelRange, deal
 from jaxmia.studies.folder.run import RunFolder
 from jaxmia.studies.folder.states import DamagedError
+from jaxmia.studies.folder.tables import of_unit
 from jaxmia.studies.laws import laws_to_json, load_laws
 from jaxmia.studies.search import tune_cell, tuned_cell
 from jaxmia.studies.settings.experiment import ExperimentConfig
@@ -206,11 +207,13 @@ class GridRun:
         """Write tables, laws and plots over all cells of the folder."""
         self.folder.assemble("per_example", self.folder.cells)
         self.folder.assemble("controls", self.folder.cells)
+        if self.study.config.membership.by_person:
+            self.folder.assemble("per_person", self.folder.cells)
         results = self.folder.assemble("results", self.folder.cells)
         laws = load_laws(self.folder.path)
         self.folder.write_json("power_law.json", laws_to_json(laws))
         plot_power_law(results, laws, self.folder.path / "plots")
-        plot_privacy(results, self.folder.path / "plots")
+        plot_privacy(of_unit(results, "record"), self.folder.path / "plots")
         self.folder.finish()
 
 

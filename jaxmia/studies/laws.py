@@ -14,8 +14,8 @@ from jaxmia._hashes import json_number
 from jaxmia._validate import InputError, check_choice
 from jaxmia.laws.cells import SATURATED_TPR
 from jaxmia.laws.fit import fit_power_law
-from jaxmia.laws.law import DEFAULT_RECIPE, PER_RECORD, LawKey, PowerLawFit
-from jaxmia.studies.folder.tables import load_results, read_tables
+from jaxmia.laws.law import DEFAULT_RECIPE, PER_PERSON, PER_RECORD, UNITS_OF, LawKey, PowerLawFit
+from jaxmia.studies.folder.tables import has_table, load_results, read_tables, with_units
 from jaxmia.vulnerability.curves import QUANTILES, VulnerabilityQuantile, tpr_quantile
 
 _CELL = ("dataset", "recipe", "classes", "shots", "seed", "epsilon")
@@ -40,44 +40,53 @@ def load_laws(
 
 def load_rows(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
     """All rows that laws are fitted to, of runs and sweeps: load_results, and below it load_quantiles."""
-    return pd.concat([load_results(folders), load_quantiles(folders)], ignore_index=True)
+    return with_units(pd.concat([load_results(folders), load_quantiles(folders)], ignore_index=True))
 
 
 def load_quantiles(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
-    """Quantiles over the records of each cell of their own TPR, of runs and sweeps.
+    """Quantiles over the records of each cell, and over its persons, of their own TPR, of runs and sweeps.
 
     Args:
         folders: one folder, or several.
 
     Returns:
-        One row per cell, FPR and quantile, with the columns of a cell and attack ("per record"), evaluation
-        ("quantile 0.99", ..., "maximum"), fpr, tpr, advantage, status and reason: a quantile q needs 1/(1 - q) records,
-        and is "saturated" from TPR 0.99 on.
+        One row per cell, FPR and quantile, with the columns of a cell and attack ("per record" or "per person"),
+        evaluation ("quantile 0.99", ..., "maximum"), fpr, tpr, advantage, status and reason: a quantile q needs
+        1/(1 - q) records, and is "saturated" from TPR 0.99 on.
 
     Raises:
         InputError: if there are none, or they cannot be read.
     """
     paths = [folders] if isinstance(folders, (str, os.PathLike)) else folders
-    columns = [*_CELL, "fpr", "tpr_drawn", "status"]
+    columns = [*_CELL, "fpr", "tpr_drawn", "status", *UNITS_OF]
     rows: list[dict[str, Any]] = []
-    for table in (table for path in paths for table in read_tables(path, "per_example", columns)):
-        rows += quantile_rows(table)
-    return pd.DataFrame(rows).drop_duplicates(ignore_index=True)
+    for path in paths:
+        for table in read_tables(path, "per_example", columns):
+            rows += quantile_rows(table)
+        if has_table(path, "per_person"):
+            for table in read_tables(path, "per_person", columns):
+                rows += quantile_rows(table, unit="person")
+    return with_units(pd.DataFrame(rows)).drop_duplicates(ignore_index=True)
 
 
-def quantile_rows(per_example: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of load_quantiles of some cells, from their records' rows."""
+def quantile_rows(table: pd.DataFrame, *, unit: str = "record") -> list[dict[str, Any]]:
+    """The rows of load_quantiles of some cells, from their records' rows or from their persons'."""
     rows: list[dict[str, Any]] = []
-    for key, records in per_example.groupby([*_CELL, "fpr"]):
+    for key, records in table.groupby([*_CELL, "fpr"]):
+        first = records.iloc[0]
+        of = {name: first[name] for name in UNITS_OF if name in records}
+        of |= {"unit": unit} if of else {}
         fpr = float(records["fpr"].iloc[0])
         ordered = np.sort(records["tpr_drawn"][records["status"] == "ok"].to_numpy())
         for level in QUANTILES:
             quantile = _named_saturated(tpr_quantile(ordered, level))
             rows.append(
                 dict(zip((*_CELL, "fpr"), key, strict=True))
-                | {"attack": PER_RECORD, "evaluation": "maximum" if level == 1 else f"quantile {level:g}"}
+                | {"attack": PER_RECORD if unit == "record" else PER_PERSON}
+                | {"evaluation": "maximum" if level == 1 else f"quantile {level:g}"}
                 | {"tpr": quantile.tpr, "advantage": quantile.tpr - fpr}
                 | {"status": quantile.status, "reason": quantile.reason}
+                | of
             )
     return rows
 
@@ -119,7 +128,7 @@ def leave_one_dataset_out(results: pd.DataFrame, held_out: Sequence[str] | None 
             for law in fitted[law_of].lines if law_of in fitted else ():
                 compared = law.held_out_fit(cells)
                 rows.append(
-                    law_of._asdict()
+                    law_of.named()
                     | {"fpr": law.fpr, "dataset": ", ".join(group), "slope_shots": law.slope_shots}
                     | {"r_squared": law.r_squared, "num_cells": compared.num_cells}
                     | {"r_squared_elsewhere": compared.r_squared, "factor": compared.factor}
@@ -134,14 +143,16 @@ def laws_elsewhere(results: pd.DataFrame, held_out: Sequence[str] | None = None)
 
 
 def _by_law(results: pd.DataFrame) -> Iterator[tuple[LawKey, pd.DataFrame]]:
-    for (attack, evaluation, epsilon, recipe), rows in results.groupby(list(_LAW), sort=False):
-        yield LawKey(str(attack), str(evaluation), float(str(epsilon)), str(recipe)), rows
+    known = [name for name in UNITS_OF if name in results]
+    for (attack, evaluation, epsilon, recipe, *units), rows in results.groupby([*_LAW, *known], sort=False):
+        of = dict(zip(known, map(str, units), strict=True))
+        yield LawKey(str(attack), str(evaluation), float(str(epsilon)), str(recipe), **of), rows
 
 
 def laws_to_json(laws: Mapping[LawKey, PowerLawFit]) -> list[dict[str, Any]]:
     """The content of power_law.json."""
     return [
-        {**law._asdict(), "epsilon": json_number(law.epsilon), **fit.to_dict()} for law, fit in laws.items()
+        {**law.named(), "epsilon": json_number(law.epsilon), **fit.to_dict()} for law, fit in laws.items()
     ]
 
 
@@ -153,6 +164,7 @@ def laws_from_json(content: list[dict[str, Any]]) -> dict[LawKey, PowerLawFit]:
             entry["evaluation"],
             float(entry["epsilon"]),
             entry.get("recipe", DEFAULT_RECIPE),  # runs from before sweeps named none
+            *(entry.get(name, default) for name, default in UNITS_OF.items()),
         ): PowerLawFit.from_dict(entry)
         for entry in content
     }

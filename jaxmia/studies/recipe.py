@@ -38,7 +38,14 @@ class Recipe:
         return "one_run_fdp" if gaussian else "one_run"
 
 
-def recipe_for(settings: ExperimentConfig, *, classes: int, shots: int, epsilon: float = math.inf) -> Recipe:
+def recipe_for(
+    settings: ExperimentConfig,
+    *,
+    classes: int,
+    shots: int,
+    epsilon: float = math.inf,
+    members: int | None = None,
+) -> Recipe:
     """Return the recipe of a cell; for a private one its noise is searched, once per process.
 
     Args:
@@ -46,14 +53,16 @@ def recipe_for(settings: ExperimentConfig, *, classes: int, shots: int, epsilon:
         classes: C.
         shots: S.
         epsilon: that the cell is trained to; inf for ordinary training.
+        members: records that a model is expected to train on; S · C by default.
 
     Raises:
-        InputError: for a Poisson batch larger than S · C, or class weights of another number of classes.
+        InputError: for a Poisson batch larger than that, or class weights of another number of classes.
     """
     train, privacy = settings.train, settings.privacy
     full, private = train.batch_size == "full", epsilon != math.inf
     poisson = train.sampling == "poisson" and not full
-    rate = sampling_rate_of(train.batch_size, shots=shots, classes=classes) if poisson or private else 1.0
+    sizes = {"shots": shots, "classes": classes} if members is None else {"shots": members, "classes": 1}
+    rate = sampling_rate_of(train.batch_size, **sizes) if poisson or private else 1.0
     hyper = Hyperparams(train.learning_rate, train.momentum, train.weight_decay, sampling_rate=rate)
     if train.optimizer == "newton":
         hyper = Hyperparams(train.learning_rate, weight_decay=None, ridge=train.ridge)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxmia._hashes import content_key
+from jaxmia._validate import InputError
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.normalization import FeatureStatistics, load_statistics
 from jaxmia.laws.law import DEFAULT_RECIPE
@@ -56,8 +57,14 @@ def study_of(config: ExperimentConfig, data: FeatureSet, names: tuple[str, str] 
         names: of the feature set and the recipe, in a sweep.
 
     Raises:
-        InputError: as given_statistics, or if recipes are to be searched and Optuna is not installed.
+        InputError: as given_statistics, for membership by person without persons, or if recipes are to be searched and
+            Optuna is not installed.
     """
+    if config.membership.by_person and data.person is None:
+        raise InputError(
+            f"membership.unit='person' needs to know whose each record is: {config.data.features} must hold the key"
+            " 'person', [examples], integers or strings."
+        )
     statistics = given_statistics(config, data)
     given = {} if statistics is None else {"statistics": {"sha256": statistics.content_hash()}}
     identity = {

@@ -153,8 +153,14 @@ def _cells(
         config = study.config
         for classes, shots in itertools.product(config.grid.classes, config.grid.shots):
             try:
-                multiplier = config.shadows.pool_multiplier
-                check_candidates(data[inputs_of(study)], classes=classes, shots=shots, multiplier=multiplier)
+                check_candidates(
+                    data[inputs_of(study)],
+                    classes=classes,
+                    shots=shots,
+                    multiplier=config.shadows.pool_multiplier,
+                    unit=config.membership.unit,
+                    shots_of=config.membership.shots,
+                )
             except InputError as error:
                 left_out[LeftOut(names[0], classes, shots, str(error))] = None
                 continue

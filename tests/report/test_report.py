@@ -23,8 +23,8 @@ from jaxmia.report.content import Picture, shown
 from jaxmia.report.sections import PARTS
 from jaxmia.scores import Scores
 from jaxmia.studies import grid
-from jaxmia.studies.assess import per_example_rows, rates_by_fpr
 from jaxmia.studies.settings.toml import load_config
+from jaxmia.studies.unit_rows import per_example_rows, rates_by_fpr
 from jaxmia.tables import NONE, Measured, Table, number
 
 

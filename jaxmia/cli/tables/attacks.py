@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from jaxmia.cli.tables.cells import realised_cell, tpr_cell
+from jaxmia.cli.tables.cells import by_unit, realised_cell, tpr_cell, unit_heading
 from jaxmia.tables import Table, Value, number
 
 
@@ -20,17 +20,18 @@ def attack_tables(results: pd.DataFrame) -> Iterator[str | Table]:
             continue
         pooled = ("threshold",) if evaluation == "pooled" else ()  # elsewhere each target or pair has its own
         lines: list[tuple[Value, ...]] = []
-        for _, point in rows[rows["fpr"].isin(resolved)].iterrows():
-            row = point.to_frame().T
-            areas = (number(point[name]) for name in ("auc", "balanced_accuracy"))
-            threshold = (number(point[name], ".3g") for name in pooled)
-            rates = (f"{point['fpr']:g}", realised_cell(row), tpr_cell(row))
-            lines.append((str(point["attack"]), *areas, *rates, *threshold))
+        for of, of_unit in by_unit(rows[rows["fpr"].isin(resolved)]):
+            for _, point in of_unit.iterrows():
+                row = point.to_frame().T
+                areas = (number(point[name]) for name in ("auc", "balanced_accuracy"))
+                threshold = (number(point[name], ".3g") for name in pooled)
+                rates = (f"{point['fpr']:g}", realised_cell(row), tpr_cell(row))
+                lines.append((*of, str(point["attack"]), *areas, *rates, *threshold))
         yield Table(
             f"{evaluation}, targets: {targets}",
-            ("attack", "AUC", "acc.", "FPR", "realised", "TPR, 95% interval", *pooled),
+            (*unit_heading(rows), "attack", "AUC", "acc.", "FPR", "realised", "TPR, 95% interval", *pooled),
             tuple(lines),
-            stub=3,
+            stub=3 + len(unit_heading(rows)),
         )
 
 

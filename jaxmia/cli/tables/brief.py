@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from jaxmia.cli.tables.cells import realised_cell, tpr_cell
+from jaxmia.cli.tables.cells import by_unit, realised_cell, shots_word, tpr_cell, unit_heading
 from jaxmia.cli.tables.laws import law_table
 from jaxmia.cli.tables.results import results_tables
 from jaxmia.laws.law import LawKey, PowerLawFit
@@ -41,15 +41,17 @@ def _tprs(results: pd.DataFrame) -> Table:
     groups = list(ordered.groupby([*sizes, "fpr"], sort=False))
     rows: list[tuple[Value, ...]] = []
     for (*size, fpr), cells in groups[:MOST_ROWS]:
-        of_each = [cells[cells["evaluation"] == name] for name in evaluations]
-        rates = [cell for each in of_each for cell in (tpr_cell(each), realised_cell(each))]
-        rows.append((*map(str, size), f"{fpr:g}", *rates))
+        for of, of_unit in by_unit(cells):
+            of_each = [of_unit[of_unit["evaluation"] == name] for name in evaluations]
+            rates = [cell for each in of_each for cell in (tpr_cell(each), realised_cell(each))]
+            rows.append((*map(str, size), f"{fpr:g}", *of, *rates))
     more = len(groups) - MOST_ROWS
     return Table(
-        f"{results['attack'].iloc[0]}: TPR with 95% interval ({of_classes}seeds: {results['seed'].nunique()})",
+        f"{results['attack'].iloc[0]}: TPR with 95% interval ({of_classes}seeds: {results['seed'].nunique()}"
+        f"{shots_word(results)})",
         (
             *("C" if size == "classes" else "S" for size in sizes),
-            "FPR",
+            *("FPR", *unit_heading(results)),
             *(word for each in evaluations for word in (each, "realised")),
         ),
         tuple(rows),

@@ -25,6 +25,24 @@ def realised_cell(rows: pd.DataFrame) -> Measured:
     return found.alone(".3g" if found.value >= 0.01 else ".2g")
 
 
+def by_unit(rows: pd.DataFrame) -> list[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Rows on records and rows on persons, each with the cell that says which; all rows and none where no row says."""
+    if "unit" not in rows:
+        return [((), rows)]
+    return [((f"{unit}s",), of_unit) for unit, of_unit in rows.groupby("unit", sort=False)]
+
+
+def unit_heading(rows: pd.DataFrame) -> tuple[str, ...]:
+    """The heading of by_unit's cells."""
+    return ("of",) if "unit" in rows else ()
+
+
+def shots_word(rows: pd.DataFrame) -> str:
+    """What S counts, for titles; empty where it is records as ever."""
+    persons = "shots_of" in rows and (rows["shots_of"] == "persons").all()
+    return "; S counts persons" if persons else ""
+
+
 def span(interval: tuple[float, float]) -> str:
     """A range."""
     return f"{interval[0]:.3f}…{interval[1]:.3f}"

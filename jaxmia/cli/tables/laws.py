@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import pandas as pd
 
 from jaxmia.cli.tables.cells import span
-from jaxmia.laws.law import PER_RECORD, LawKey, PowerLaw, PowerLawFit, regressors
+from jaxmia.laws.law import PER_PERSON, PER_RECORD, UNITS_OF, LawKey, PowerLaw, PowerLawFit, regressors
 from jaxmia.laws.published import published_lines
 from jaxmia.tables import NONE, Table, Value, number
 from jaxmia.tables.laws import predicted
@@ -29,11 +29,14 @@ def laws_tables(laws: Mapping[LawKey, PowerLawFit]) -> Iterator[str | Table]:
     least_private = max(name.epsilon for name in laws)
     shown = {name: fit for name, fit in laws.items() if name.epsilon == least_private}
     for name, fit in shown.items():
-        if name.attack == PER_RECORD:
-            continue
-        yield law_table(name, fit)
-    for recipe in dict.fromkeys(name.recipe for name in shown if name.attack == PER_RECORD):
-        yield _quantiles_table({name: fit for name, fit in shown.items() if name.recipe == recipe})
+        if name.attack not in (PER_RECORD, PER_PERSON):
+            yield law_table(name, fit)
+    over: dict[LawKey, dict[LawKey, PowerLawFit]] = {}
+    for name, fit in shown.items():
+        if name.attack in (PER_RECORD, PER_PERSON):
+            over.setdefault(name._replace(evaluation=""), {})[name] = fit
+    for laws_over in over.values():
+        yield _quantiles_table(laws_over)
 
 
 def law_table(name: LawKey, fit: PowerLawFit) -> Table:
@@ -41,26 +44,28 @@ def law_table(name: LawKey, fit: PowerLawFit) -> Table:
     over_classes = any(law.slope_classes is not None for law in fit.lines)
     rows: list[tuple[Value, ...]] = []
     for law in fit.lines:
-        published = _published_slope(law.fpr) if name.evaluation == "pooled" else "-"
+        comparable = name.evaluation == "pooled" and name[4:] == tuple(UNITS_OF.values())
+        published = _published_slope(law.fpr) if comparable else "-"
         rows.append((f"{law.fpr:g}", *_law_cells(law, over_classes), published))
     headings = ("FPR", *_law_headings(over_classes))
     return Table(str(name), headings, tuple(rows), _errors_over(fit.lines))
 
 
 def _quantiles_table(laws: Mapping[LawKey, PowerLawFit]) -> Table:
-    """Laws of the quantiles over records of their own TPR, under one recipe; published slopes are at FPR 0.1."""
-    of_records = {name: fit for name, fit in laws.items() if name.attack == PER_RECORD}
-    over_classes = any(law.slope_classes is not None for fit in of_records.values() for law in fit.lines)
-    title = str(next(iter(of_records))._replace(evaluation="quantiles over the records of a cell"))
+    """Laws of the quantiles over records, or persons, of their own TPR; published slopes are of records at FPR 0.1."""
+    over_classes = any(law.slope_classes is not None for fit in laws.values() for law in fit.lines)
+    first = next(iter(laws))
+    title = str(first._replace(evaluation=f"quantiles over the {first.unit}s of a cell"))
     headings = (heading for heading in _law_headings(over_classes) if heading != "left out")  # for 80 columns
     slopes = published_lines().quantile_slopes
     rows: list[tuple[Value, ...]] = []
-    for name, fit in of_records.items():
+    for name, fit in laws.items():
         word = name.evaluation.removeprefix("quantile ")
         for law in fit.lines:
-            published = slopes.get("max" if word == "maximum" else word) if law.fpr == 0.1 else None
+            comparable = law.fpr == 0.1 and name[4:] == tuple(UNITS_OF.values())
+            published = slopes.get("max" if word == "maximum" else word) if comparable else None
             rows.append((word, f"{law.fpr:g}", *_law_cells(law, over_classes)[:-1], number(published)))
-    note = _errors_over([law for fit in of_records.values() for law in fit.lines])
+    note = _errors_over([law for fit in laws.values() for law in fit.lines])
     return Table(title, ("quantile", "FPR", *headings), tuple(rows), note, ruled=1)
 
 
@@ -102,10 +107,12 @@ def held_out_tables(rows: pd.DataFrame) -> Iterator[str | Table]:
         "Each law is fitted without one data set and tested on it. R² there: below 0 where the set's own mean predicts"
         " better than the law. factor: measured over predicted advantage (geometric mean)\n"
     )
-    for (attack, evaluation, epsilon, recipe), of_law in rows.groupby(
-        ["attack", "evaluation", "epsilon", "recipe"], sort=False
+    known = [name for name in UNITS_OF if name in rows]
+    for (attack, evaluation, epsilon, recipe, *units), of_law in rows.groupby(
+        ["attack", "evaluation", "epsilon", "recipe", *known], sort=False
     ):
-        title = str(LawKey(str(attack), str(evaluation), float(str(epsilon)), str(recipe)))
+        of = dict(zip(known, map(str, units), strict=True))
+        title = str(LawKey(str(attack), str(evaluation), float(str(epsilon)), str(recipe), **of))
         lines: list[tuple[Value, ...]] = []
         for row in of_law.to_dict("records"):
             names = ("slope_shots", "r_squared", "r_squared_elsewhere", "factor")

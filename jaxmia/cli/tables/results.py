@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jaxmia.cli.tables.cells import realised_cell, rounded_up, tpr_cell
+from jaxmia.cli.tables.cells import by_unit, realised_cell, rounded_up, shots_word, tpr_cell, unit_heading
 from jaxmia.privacy.lower_bounds import best_epsilon
 from jaxmia.studies.tuning import Tuning
 from jaxmia.tables import Table, Value, number
@@ -25,10 +25,11 @@ def results_tables(results: pd.DataFrame) -> Iterator[str | Table]:
         for (classes, shots), cells in of_attack.groupby(["classes", "shots"]):
             head = (str(classes), str(shots), number(cells["accuracy"].median()))
             for fpr, at_fpr in sorted(cells.groupby("fpr"), reverse=True):
-                rows.append((*head, f"{fpr:g}", realised_cell(at_fpr), tpr_cell(at_fpr)))
+                for of, each in by_unit(at_fpr):
+                    rows.append((*head, f"{fpr:g}", *of, realised_cell(each), tpr_cell(each)))
         yield Table(
-            f"{attack}, {evaluation} (seeds: {of_attack['seed'].nunique()})",
-            ("C", "S", "acc.", "FPR", "realised", "TPR, 95% interval"),
+            f"{attack}, {evaluation} (seeds: {of_attack['seed'].nunique()}{shots_word(results)})",
+            ("C", "S", "acc.", "FPR", *unit_heading(results), "realised", "TPR, 95% interval"),
             tuple(rows),
             stub=3,
         )
@@ -86,13 +87,14 @@ def sweep_tables(results: pd.DataFrame) -> Iterator[str | Table]:
     for key, cells in of_first.groupby(["dataset", "recipe", "classes", "shots", *private]):
         names = [number(part, "g") if isinstance(part, float) else str(part) for part in key]
         for fpr, at_fpr in sorted(cells.groupby("fpr"), reverse=True):
-            rates = (f"{fpr:g}", realised_cell(at_fpr), tpr_cell(at_fpr).alone())
-            rows.append((*names, number(cells["accuracy"].median()), *rates))
+            for of, each in by_unit(at_fpr):
+                rates = (f"{fpr:g}", *of, realised_cell(each), tpr_cell(each).alone())
+                rows.append((*names, number(cells["accuracy"].median()), *rates))
     yield Table(
-        f"{attack}, {evaluation}: median TPR (seeds: {of_first['seed'].nunique()})",
+        f"{attack}, {evaluation}: median TPR (seeds: {of_first['seed'].nunique()}{shots_word(results)})",
         (
             *("feature set", "recipe", "C", "S", *(["ε"] if private else []), "acc."),
-            *("FPR", "realised", "TPR"),
+            *("FPR", *unit_heading(results), "realised", "TPR"),
         ),
         tuple(rows),
         stub=5 + len(private),
@@ -168,11 +170,16 @@ def control_lines(controls: pd.DataFrame) -> list[str]:
         f"Negative control (permuted labels): {len(resolved) - len(failed)} of {len(resolved)} attacks at chance;"
         f" |TPR - FPR| up to {used:.2f} of its limit.",
         *(
-            f"NEGATIVE CONTROL FAILED: {row['attack']}{_where(row)} reaches TPR - FPR = {row['advantage']:.4f} at"
-            f" FPR {row['fpr']:g} on permuted labels (limit {row['limit']:.4f}): its results are not to be trusted."
+            f"NEGATIVE CONTROL FAILED: {row['attack']}{_on(row)}{_where(row)} reaches TPR - FPR ="
+            f" {row['advantage']:.4f} at FPR {row['fpr']:g} on permuted labels"
+            f" (limit {row['limit']:.4f}): its results are not to be trusted."
             for row in failed.to_dict("records")
         ),
     ]
+
+
+def _on(row: Mapping[Hashable, Any]) -> str:
+    return " on persons" if row.get("unit") == "person" else ""
 
 
 def _where(row: Mapping[Hashable, Any]) -> str:

@@ -29,7 +29,7 @@ class RecordsOf:
     Attributes:
         name: of the cell or the audit, for titles.
         table: one row per record: id, class_name, separation (D) and separation_error, and what
-            jaxmia.studies.assess.rates_by_fpr names.
+            jaxmia.studies.unit_rows.rates_by_fpr names.
         fprs: fractions, descending.
         num_out: shadows without a record, on average.
     """

@@ -3,6 +3,7 @@
     manifest.json        settings, versions, feature hash, device, and the state of every cell
     results.parquet      one row per cell, attack, evaluation and FPR
     per_example.parquet  one row per cell, candidate and FPR
+    per_person.parquet   one row per cell, person and FPR, where membership is of persons
     controls.parquet     one row per cell and attack: the attack on permuted labels
     power_law.json       the fitted laws
     plots/               PNG and SVG
@@ -45,7 +46,7 @@ from jaxmia.studies.folder.manifest import (
     unfinished,
     write_manifest,
 )
-from jaxmia.studies.folder.states import TABLES, CellState
+from jaxmia.studies.folder.states import MORE_TABLES, TABLES, CellState
 
 _FORMAT = 2  # 2: cells have an epsilon
 _RECORD = "cell.json"
@@ -156,7 +157,8 @@ class RunFolder:
             return "failed"
         if record.get("key") != key:
             return "outdated"
-        intact = all(_has_hash(self._rows_path(cell, name), record["rows"].get(name)) for name in TABLES)
+        names = dict.fromkeys((*TABLES, *record["rows"]))
+        intact = all(_has_hash(self._rows_path(cell, name), record["rows"].get(name)) for name in names)
         return "done" if intact else "damaged"
 
     def record(self, cell: Cell) -> dict[str, Any]:
@@ -222,9 +224,9 @@ class RunFolder:
         """Write a cell's rows, then its record, and return that: a record stands only for rows that are there."""
         for old in (self._record_path(cell), self.trace_path(cell)):
             old.unlink(missing_ok=True)
-        for name in TABLES:
+        for name in tables:
             write_parquet(self._rows_path(cell, name), tables[name])
-        rows = {name: file_hash(self._rows_path(cell, name)) for name in TABLES}
+        rows = {name: file_hash(self._rows_path(cell, name)) for name in tables}
         record = {"key": key, "finished": now(), **facts, "rows": rows}
         write_json(self._record_path(cell), record)
         for path in self._cell_path(cell).glob("*scores-*.npz*"):
@@ -254,12 +256,12 @@ class RunFolder:
         for path in (
             self._record_path(cell),
             self.trace_path(cell),
-            *(self._rows_path(cell, name) for name in TABLES),
+            *(self._rows_path(cell, name) for name in (*TABLES, *MORE_TABLES)),
         ):
             path.unlink(missing_ok=True)
 
     def assemble(self, name: str, cells: Iterable[Cell]) -> pd.DataFrame:
-        """Join one of TABLES over cells, write it and return it."""
+        """Join one of TABLES, or of MORE_TABLES, over cells, write it and return it."""
         paths = (self._rows_path(cell, name) for cell in cells)
         table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
         write_parquet(self.path / f"{name}.parquet", table)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 TABLES = ("results", "per_example", "controls")
+MORE_TABLES = ("per_person",)
+"""Of cells whose members are persons."""
 CellState = Literal["done", "absent", "outdated", "failed", "damaged"]
 """Of a cell's rows: there; not there; of other settings; not there since computing them failed; not as written."""
 

@@ -27,7 +27,7 @@ from jaxmia.studies.folder.manifest import (
     write_manifest,
 )
 from jaxmia.studies.folder.run import RunFolder
-from jaxmia.studies.folder.states import TABLES
+from jaxmia.studies.folder.states import MORE_TABLES, TABLES
 
 _SWEEP_FORMAT = "sweep 1"
 
@@ -95,7 +95,7 @@ class SweepFolder:
     def start(self) -> None:
         """Mark the sweep as unfinished, on disk, and clear away what a kill left in its data sets."""
         self._write("running")  # first: without it, a folder with files is a foreign one
-        for left in (file for name in TABLES for file in (self.path / name).glob(".*.tmp")):
+        for left in (file for name in (*TABLES, *MORE_TABLES) for file in (self.path / name).glob(".*.tmp")):
             left.unlink(missing_ok=True)
 
     def finish(self, studies: Iterable[tuple[str, str]], *, left_out: list[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxmia._validate import InputError
-from jaxmia.laws.law import DEFAULT_RECIPE
+from jaxmia.laws.law import DEFAULT_RECIPE, UNITS_OF
 
 _ORDER = ("dataset", "recipe", "classes", "shots", "seed", "epsilon")  # of rows from several files
 
@@ -35,7 +35,20 @@ def load_results(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[st
     if not folders:
         raise InputError("folders=[] must name at least one folder of a run or a sweep.")
     tables = [load_table(folder, "results") for folder in folders]
-    return pd.concat(tables, ignore_index=True).drop_duplicates(ignore_index=True)
+    return with_units(pd.concat(tables, ignore_index=True)).drop_duplicates(ignore_index=True)
+
+
+def with_units(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of several runs, with UNITS_OF in those from runs without them, if any run has them."""
+    missing = {name: rows[name].fillna(value) for name, value in UNITS_OF.items() if name in rows}
+    return rows.assign(**missing) if missing else rows
+
+
+def of_unit(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """Return the rows on records, or those on persons, which runs by record have none of."""
+    if "unit" not in rows:
+        return rows if unit == "record" else rows.iloc[:0]
+    return rows[rows["unit"] == unit].reset_index(drop=True)
 
 
 def load_table(folder: str | os.PathLike[str], name: str) -> pd.DataFrame:
@@ -69,12 +82,21 @@ def read_tables(folder: str | os.PathLike[str], name: str, columns: Sequence[str
         yield frame if "recipe" in frame else frame.assign(recipe=DEFAULT_RECIPE)
 
 
-def _table_paths(folder: str | os.PathLike[str], name: str) -> list[pathlib.Path]:
-    folder = pathlib.Path(folder)
+def has_table(folder: str | os.PathLike[str], name: str) -> bool:
+    """Whether a run or a sweep has a table, of any of its cells."""
+    return bool(_places(pathlib.Path(folder), name))
+
+
+def _places(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
     if (folder / f"{name}.parquet").is_file():
         return [folder / f"{name}.parquet"]
     # Of a sweep, or of a run that is not finished.
-    paths = sorted([*folder.glob(f"{name}/*.parquet"), *folder.glob(f"checkpoints/*/{name}.parquet")])
+    return sorted([*folder.glob(f"{name}/*.parquet"), *folder.glob(f"checkpoints/*/{name}.parquet")])
+
+
+def _table_paths(folder: str | os.PathLike[str], name: str) -> list[pathlib.Path]:
+    folder = pathlib.Path(folder)
+    paths = _places(folder, name)
     if not paths:
         raise InputError(
             f"folder={str(folder)!r} must be a run folder with {name}.parquet or a sweep's with {name}/;"

@@ -30,7 +30,9 @@ class AttackSettings(pydantic.BaseModel):
     def _known(self) -> AttackSettings:
         check_choice("attack", self.name, attacks.REGISTRY)
         parameters = inspect.signature(attacks.REGISTRY[self.name]).parameters
-        known = [key for key in parameters if key not in ("scores", "features")]  # these come with the data
+        known = [
+            key for key in parameters if key not in ("scores", "features", "person")
+        ]  # these come with the data
         for option in self.options:
             check_choice(f"option of attack {self.name!r}", option, known)
         types = typing.get_type_hints(attacks.REGISTRY[self.name])

@@ -1,4 +1,4 @@
-"""[data], [grid] and [shadows]: where candidates come from, the cells, and the ensemble of each."""
+"""[data], [membership], [grid] and [shadows]: where candidates come from, of what, the cells, and their ensembles."""
 
 from __future__ import annotations
 
@@ -19,11 +19,32 @@ class DataSettings(Settings):
     """At most this many held-out examples of each class, for accuracy."""
 
 
+class MembershipSettings(Settings):
+    """What is in a training set or out of it."""
+
+    unit: Literal["record", "person"] = "record"
+    """"person": all of a person's records or none; the features say whose each record is, under `person`. Attacks are
+    then on records and on persons, side by side."""
+    shots: Literal["records", "persons"] = "records"
+    """What S counts, by person: persons, or their records."""
+
+    @pydantic.model_validator(mode="after")
+    def _persons_are_counted_by_person(self) -> MembershipSettings:
+        if self.unit == "record" and self.shots == "persons":
+            raise ValueError("shots='persons' needs unit='person'")
+        return self
+
+    @property
+    def by_person(self) -> bool:
+        """Whether persons are drawn."""
+        return self.unit == "person"
+
+
 class GridSettings(Settings):
     """The cells of the experiment: every combination of classes, shots and seeds."""
 
     shots: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False), Different]
-    """S, training examples per class."""
+    """S, training examples per class; by person what membership.shots says, of persons by their main class."""
     classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, strict=False), Different]
     """C, number of classes; the largest classes are taken."""
     seeds: Annotated[

@@ -11,7 +11,7 @@ from jaxmia._validate import check_choice
 from jaxmia.stats.p_values import EVALUATIONS
 from jaxmia.studies.settings.attacks import Attacks, AttackSettings
 from jaxmia.studies.settings.base import Fprs, Settings
-from jaxmia.studies.settings.data import DataSettings, GridSettings, ShadowSettings
+from jaxmia.studies.settings.data import DataSettings, GridSettings, MembershipSettings, ShadowSettings
 from jaxmia.studies.settings.privacy import PrivacySettings
 from jaxmia.studies.settings.train import TrainSettings, named_as_recorded
 from jaxmia.studies.settings.tuning import TuningSettings
@@ -43,6 +43,7 @@ class ExperimentConfig(Settings):
     correction: Literal["none", "finite_pool"] = "none"
     """Of per-example vulnerability: "finite_pool" multiplies D by sqrt(1 - inclusion rate). Attacks have none."""
     data: DataSettings = DataSettings()
+    membership: MembershipSettings = MembershipSettings()
     grid: GridSettings
     shadows: ShadowSettings = ShadowSettings()
     train: TrainSettings = TrainSettings()
@@ -109,6 +110,29 @@ class ExperimentConfig(Settings):
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _what_is_drawn_by_person(self) -> ExperimentConfig:
+        membership, private = self.membership, self.privacy.private_levels
+        if not membership.by_person:
+            return self
+        if private:
+            raise ValueError(
+                f"privacy.epsilon={private} bounds what is told of one record: with membership.unit='person' leave it"
+                " out"
+            )
+        if self.tuning is not None:
+            raise ValueError("tuning needs membership.unit='record': its validation split is by record")
+        if self.shadows.design == "fixed_size" and membership.shots == "records":
+            raise ValueError(
+                "shadows.design='fixed_size' needs membership.shots='persons' with unit='person': persons are counted"
+            )
+        paired = [attack.label for attack in self.attack if attack.options.get("paired")]
+        if paired:
+            raise ValueError(
+                f"attack {paired[0]} needs membership.unit='record': it flips one record at a time"
+            )
+        return self
+
     def training_identity(self) -> dict[str, Any]:
         """The settings that every trained head depends on.
 
@@ -116,6 +140,8 @@ class ExperimentConfig(Settings):
         """
         settings = self.model_dump(mode="json", include={"data", "shadows", "train", "privacy"})
         settings["train"] = named_as_recorded(settings["train"])
+        if self.membership.by_person:  # folders from before it say nothing, and are by record
+            settings["membership"] = self.membership.model_dump(mode="json")
         del settings["shadows"]["models"]
         del settings["privacy"]["epsilon"]
         del settings["data"]["features"]  # a place; what lies there is identified by its hash
