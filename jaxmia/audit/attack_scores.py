@@ -16,6 +16,8 @@ from jaxmia._atomic import new_folder, write_json, write_parquet
 from jaxmia._hashes import file_hash
 from jaxmia._shown import Shown, figure
 from jaxmia._validate import check, check_choice, check_different, check_fpr
+from jaxmia.audit.persons import PersonsRead, persons_read
+from jaxmia.data.persons import UNITS
 from jaxmia.plots import plot_rocs, thinned
 from jaxmia.scores import Scores
 from jaxmia.scores.reading import ExternalScores, check_target, load_scores, scores_from_arrays
@@ -25,19 +27,22 @@ from jaxmia.stats.roc import Roc, roc
 from jaxmia.studies.assess import (
     check_resolvable,
     control_rows,
+    evaluated_by_person,
     evaluated_results,
     needs_scores_alone,
     result_rows,
     rocs,
 )
 from jaxmia.studies.folder.manifest import versions
+from jaxmia.studies.folder.tables import of_unit
 from jaxmia.studies.settings.attacks import AttackSettings
-from jaxmia.studies.unit_rows import per_example_rows
-from jaxmia.tables.rates import best_at_the_lowest
+from jaxmia.studies.unit_rows import per_example_rows, per_person_rows, persons_of
+from jaxmia.tables.rates import best_at_the_lowest, on_persons
 
 FPRS = (0.1, 0.01, 0.001)
 CONTROL_SEED = 0  # recorded in controls.parquet
 EVALUATIONS = ("pooled", "per_target", "calibrated")
+STATISTICS, STATISTICS_OF_PERSONS = "statistics", "statistics-persons"  # folders of arrays of AttackResults
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -114,7 +119,7 @@ def found_most(results: pd.DataFrame) -> str:
     if best is None:
         return "no FPR is resolved"
     return (
-        f"{best['attack']} ({best['evaluation']}): TPR {best['tpr']:.3g}"
+        f"{best['attack']}{on_persons(best)} ({best['evaluation']}): TPR {best['tpr']:.3g}"
         f" ({best['tpr_low']:.3g} to {best['tpr_high']:.3g}) at FPR {best['fpr']:g}"
     )
 
@@ -133,7 +138,8 @@ def attack_scores(
     stand apart from those of the others, which tell what to expect of a model trained alike.
 
     The folder gets manifest.json, results.parquet, controls.parquet, per_example.parquet, statistics/ATTACK.npz
-    (the arrays of an AttackResult) and plots/.
+    (the arrays of an AttackResult) and plots/. If the scores say whose the records are, results and controls are of
+    records and of persons (the column unit), with per_person.parquet and statistics-persons/ATTACK.npz beside.
 
     Args:
         source: an .npz file for load_scores, the arrays of scores_from_arrays, or Scores.
@@ -195,11 +201,18 @@ def write_attacks(
     Returns:
         Results and controls. An FPR that a target cannot resolve is marked so.
     """
-    results = _run(settings, read, list(fpr), folder)
+    persons = persons_read(read)
+    if persons is not None and persons.note:
+        read = dataclasses.replace(read, notes=(*read.notes, persons.note))
+    results = _run(settings, read, persons, list(fpr), folder)
     write_parquet(folder / "results.parquet", results)
-    controls = control_rows(settings, read, fprs=fpr, seed=CONTROL_SEED)
+    of: dict[str, Any] = {} if persons is None else {"person": persons.person, "of_persons": persons.scores}
+    controls = control_rows(settings, read, fprs=fpr, seed=CONTROL_SEED, **of)
     write_parquet(folder / "controls.parquet", controls)
-    write_parquet(folder / "per_example.parquet", _per_example(read, fpr))
+    of_records = _per_example(read, fpr)
+    write_parquet(folder / "per_example.parquet", of_records)
+    if persons is not None:
+        write_parquet(folder / "per_person.parquet", _per_person(persons, read, of_records, fpr))
     write_json(folder / "manifest.json", _manifest(source, settings, read, fpr))
     return results, controls
 
@@ -217,29 +230,42 @@ def _target_groups(read: ExternalScores) -> list[_Targets]:
 
 
 def _run(
-    settings: Sequence[AttackSettings], read: ExternalScores, fprs: list[float], folder: pathlib.Path
+    settings: Sequence[AttackSettings],
+    read: ExternalScores,
+    persons: PersonsRead | None,
+    fprs: list[float],
+    folder: pathlib.Path,
 ) -> pd.DataFrame:
     """Run the attacks, write statistics and plots, and return the rows of results."""
-    (folder / "statistics").mkdir()
-    (folder / "plots").mkdir()
+    for name in (STATISTICS, "plots", *([STATISTICS_OF_PERSONS] if persons else [])):
+        (folder / name).mkdir()
     groups, tables = _target_groups(read), []
-    curves: dict[tuple[str, str], dict[str, Roc]] = {}
+    curves: dict[tuple[str, str, str], dict[str, Roc]] = {}
     for attack in settings:
-        results = evaluated_results(attack, read, EVALUATIONS)
-        _save_statistics(folder / "statistics" / f"{attack.label}.npz", results["pooled"])
-        for group in groups:
-            of_group = {name: result for name, result in results.items() if name not in group.left_out}
-            curves_of_group = rocs(of_group, targets=group.rows)
-            rows = result_rows(attack.label, of_group, curves_of_group, fprs=fprs, targets=group.rows)
-            tables.append(rows.assign(targets=group.name))
-            for name, curve in curves_of_group.items():
-                curves.setdefault((group.name, name), {})[attack.label] = thinned(curve)
+        of_units = [evaluated_results(attack, read, EVALUATIONS)]
+        if persons is not None:
+            kept = {name: persons.of_records(result) for name, result in of_units[0].items()}
+            of_units.append(evaluated_by_person(attack, persons.scores, persons.person, EVALUATIONS, kept))
+        for unit, results in zip(UNITS, of_units, strict=False):
+            place = STATISTICS if unit == "record" else STATISTICS_OF_PERSONS
+            _save_statistics(folder / place / f"{attack.label}.npz", results["pooled"])
+            for group in groups:
+                of_group = {name: result for name, result in results.items() if name not in group.left_out}
+                curves_of_group = rocs(of_group, targets=group.rows)
+                rows = result_rows(attack.label, of_group, curves_of_group, fprs=fprs, targets=group.rows)
+                rows = rows if persons is None else rows.assign(unit=unit)
+                tables.append(rows.assign(targets=group.name))
+                for name, curve in curves_of_group.items():
+                    curves.setdefault((group.name, name, unit), {})[attack.label] = thinned(curve)
     rows = pd.concat(tables, ignore_index=True)
     rows.insert(0, "targets", rows.pop("targets"))
-    for (targets, evaluation), of_attacks in curves.items():
-        of_plot = rows[(rows["targets"] == targets) & (rows["evaluation"] == evaluation)]
-        title = f"{evaluation}, targets: {targets}"
-        plot_rocs(of_attacks, folder / "plots" / f"roc-{targets}-{evaluation}", title=title, results=of_plot)
+    for (targets, evaluation, unit), of_attacks in curves.items():
+        of_plot = of_unit(rows, unit)
+        of_plot = of_plot[(of_plot["targets"] == targets) & (of_plot["evaluation"] == evaluation)]
+        of = "" if unit == "record" else "-persons"
+        title = f"{evaluation}, targets: {targets}{of and ', persons'}"
+        place = folder / "plots" / f"roc-{targets}-{evaluation}{of}"
+        plot_rocs(of_attacks, place, title=title, results=of_plot)
     return rows
 
 
@@ -264,6 +290,18 @@ def _per_example(read: ExternalScores, fprs: Sequence[float]) -> pd.DataFrame:
     return per_example_rows(read, fprs, examples, inclusion_rate=float(member.mean()))
 
 
+def _per_person(
+    persons: PersonsRead, read: ExternalScores, of_records: pd.DataFrame, fprs: Sequence[float]
+) -> pd.DataFrame:
+    """Return a row per person and FPR; without labels the class of everybody is empty."""
+    labels = np.zeros(len(persons.person), np.int64) if read.labels is None else read.labels[persons.kept]
+    names = [""] if read.labels is None else [str(label) for label in range(int(labels.max()) + 1)]
+    table = persons_of(persons.person, labels, names)
+    kept = of_records[np.tile(persons.kept, len(fprs))]
+    rate = float(np.asarray(persons.scores.member).mean())
+    return per_person_rows(persons.scores, persons.person, fprs, table, of_records=kept, inclusion_rate=rate)
+
+
 def _manifest(
     source: str | os.PathLike[str] | None,
     settings: Sequence[AttackSettings],
@@ -276,6 +314,7 @@ def _manifest(
         "sha256": None if source is None else file_hash(source),
         "models": num_models,
         "examples": num_examples,
+        **({} if read.person is None else {"persons": len(np.unique(read.person))}),
         "target": read.target,
         "attacks": [attack.label for attack in settings],
         "fprs": list(fprs),

@@ -46,6 +46,7 @@ def audit_head(
     member: Any,
     *,
     ids: Any = None,
+    person: Any = None,
     class_names: Sequence[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     force: bool = False,
@@ -65,6 +66,8 @@ def audit_head(
         labels: [records], values: integers, strings, or places among class_names.
         member: bool [records], true where the head was trained on the record.
         ids: [records], names for reports; by default the records' places.
+        person: [records], integers or strings, the person of each record: the audit is then by person, unless
+            membership={"unit": "record"} is given.
         class_names: names of labels that are places.
         out: a new folder, or the same audit's; by default a temporary one, result.path.
         force: go on where head and records do not go together.
@@ -85,7 +88,9 @@ def audit_head(
         hasattr(features, "columns") or np.asarray(features).dtype.kind not in "biuf"
     ):  # a Pipeline makes numbers
         head, features, _, notes = classifier_within(head, features)
-    data = feature_set(np.asarray(features), np.asarray(labels), class_names)
+    whose = None if person is None else np.asarray(person)
+    data = feature_set(np.asarray(features), np.asarray(labels), class_names, person=whose)
+    unit = "record" if person is None else "person"
     records = audit_records(
         data, np.asarray(member), None if ids is None else np.asarray(ids), source="member"
     )
@@ -93,7 +98,8 @@ def audit_head(
     released = dataclasses.replace(released, notes=(*notes, *released.notes))
     try:
         config = AuditConfig.model_validate(
-            {"data": {"features": IN_MEMORY}, "head": {"file": IN_MEMORY}} | settings
+            {"data": {"features": IN_MEMORY}, "head": {"file": IN_MEMORY}, "membership": {"unit": unit}}
+            | settings
         )
     except pydantic.ValidationError as error:
         raise InputError(describe_error(error, AuditConfig)) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ def record_rows(
     stacked: Scores,
     ceilings: Mapping[float, float],
 ) -> pd.DataFrame:
-    """One row per record, the most vulnerable over re-trainings first.
+    """One row per record, in the order of the records.
 
     z and p_value are of the given head, against the record's own scores as a non-member; called: among members and
     others alike, at a false discovery rate of FDR, by ranks among the known non-members.
@@ -61,6 +61,7 @@ def record_rows(
             "id": records.ids,
             "class_name": names[records.data.labels],
             "member": records.member,
+            **({"person": records.data.person.astype(str)} if records.data.person is not None else {}),
             "log_odds": own,
             "z": z_form.statistic[0],
             "p_value": calibrated_p_values(z_form)[0],
@@ -76,7 +77,12 @@ def record_rows(
     if ceilings:
         above = [table[f"tpr_{fpr:g}"] > ceiling for fpr, ceiling in ceilings.items()]
         table["above_guarantee"] = np.any(above, axis=0)
-    by = [f"tpr_{max(config.fpr):g}", "separation"]  # which tells apart what has reached 1
+    return table
+
+
+def by_vulnerability(table: pd.DataFrame, fprs: Sequence[float]) -> pd.DataFrame:
+    """The rows of records, or of persons, the most vulnerable over re-trainings first."""
+    by = [f"tpr_{max(fprs):g}", "separation"]  # which tells apart what has reached 1
     return table.sort_values(by, ascending=False, kind="stable", ignore_index=True)
 
 
@@ -91,6 +97,10 @@ def ceilings_of(config: AuditConfig, guarantee: PrivacyGuarantee | None) -> dict
         guarantee: of the recipe, or None.
     """
     found: dict[float, float] = {}
+    if (
+        config.by_person
+    ):  # a guarantee for one record bounds neither persons nor records that come with others
+        return found
     for fpr in config.fpr:
         limits = []
         if config.context.epsilon:

@@ -23,10 +23,11 @@ from jaxmia.attacks.weights import check_memory, check_methods
 from jaxmia.audit.attack_scores import AttackRun, found_most, write_attacks
 from jaxmia.audit.checks import check_goes_together, void_findings, warnings_after, warnings_before
 from jaxmia.audit.head_recipe import shadows_recipe
+from jaxmia.audit.persons import check_persons, person_rows, persons_under_head, warnings_of_persons
 from jaxmia.audit.recipe_fit import MISMATCH, HeadScores, Match, fit_recipe_once
 from jaxmia.audit.records import AuditRecords, load_records
 from jaxmia.audit.released import ReleasedHead, load_released
-from jaxmia.audit.rows import ceilings_of, lira_ratio, record_rows, warnings_of_rows
+from jaxmia.audit.rows import FDR, by_vulnerability, ceilings_of, lira_ratio, record_rows, warnings_of_rows
 from jaxmia.audit.settings import AuditConfig, load_audit
 from jaxmia.audit.shadows import WEIGHTS, Trainer, open_folder, shadow_scores, shadows_key
 from jaxmia.data.membership import MembershipMasks
@@ -66,6 +67,7 @@ class AuditResult(Shown):
         warnings: what a reader of the results must know.
         void: why the results mean nothing, where the audit was forced all the same; reports put it above them.
         notes: how the head was read.
+        persons: one row per person, in an audit by person; else None.
     """
 
     path: pathlib.Path
@@ -75,12 +77,14 @@ class AuditResult(Shown):
     warnings: tuple[str, ...]
     void: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    persons: pd.DataFrame | None = None
 
     def headline(self) -> str:
         """Void, if it is; records, and the attack that found most of the head's members."""
         void = "VOID: " if self.void else ""
         own = self.attack.results[self.attack.results["targets"] != "others"]
-        return f"{void}{len(self.records)} records; {found_most(own)}; {len(self.warnings)} warnings"
+        of = "" if self.persons is None else f" of {len(self.persons)} persons"
+        return f"{void}{len(self.records)} records{of}; {found_most(own)}; {len(self.warnings)} warnings"
 
     def to_frame(self) -> pd.DataFrame:
         """The records, the most vulnerable first."""
@@ -216,6 +220,8 @@ def _attacked_and_written(
     recipe = audited.trainer.recipe(match.train)
     ceilings = ceilings_of(config, recipe.guarantee)
     table = record_rows(config, records, audited.own.log_odds, stacked, ceilings)
+    persons = person_rows(records, stacked, table, config.fpr, fdr=FDR) if config.by_person else None
+    table = by_vulnerability(table, config.fpr)
     ratio = lira_ratio(stacked)
     free = recipe.config.optimizer == "newton" and recipe.config.intercept
     aside = _forget_earlier(path, content_key([key, audited.own.log_odds.tolist()]))
@@ -223,6 +229,7 @@ def _attacked_and_written(
         *audited.notes,
         *aside,
         *warnings_before(config, records, audited.own.log_odds),
+        *warnings_of_persons(config, records),
         *warnings_after(records, ratio, mismatch=match.mismatch, limit=MISMATCH),
         *(unbounded_note(shadows["member"], records.data.labels) if free else ()),
         *warnings_of_rows(table, ceilings, private_shadows=recipe.guarantee is not None),
@@ -233,7 +240,9 @@ def _attacked_and_written(
         numbers = dict(zip(records.ids, np.sum(list(flags.values()), axis=0), strict=True))
         table["flagged_by"] = table["id"].map(numbers)
     write_parquet(path / "records.parquet", table)
-    result = AuditResult(path, attacked, table, match, warnings, audited.void, audited.head.notes)
+    if persons is not None:
+        write_parquet(path / "persons.parquet", persons)
+    result = AuditResult(path, attacked, table, match, warnings, audited.void, audited.head.notes, persons)
     write_json(path / _CONTENT, _content(audited, result, recipe, ceilings, key))
     return result
 
@@ -251,6 +260,7 @@ def _audited(
     config: AuditConfig, records: AuditRecords, head: ReleasedHead, head_hash: str, memory: int | None
 ) -> _Audited:
     """What is known before anything is trained; refuses whatever would fail later."""
+    check_persons(config, records)
     given = records.data.content_hash()
     if head.features is not None:
         seen = dataclasses.replace(records.data, features=head.features)
@@ -270,7 +280,7 @@ def _audited(
     rule = "be 'none', and intercept true, for whitebox, analytic and 'shrunk', which know the objective"
     check(train.plain or not knowing, "train.class_weight", train.class_weight, rule)
     _check_weights(config, records, head, memory)
-    trainer = Trainer(records, config.seed, config.privacy, memory)
+    trainer = Trainer(records, config.seed, config.privacy, memory, config.by_person)
     if not config.train.match:
         trainer.recipe(config.train)  # refuses a batch larger than the members, or privacy that cannot be had
     private = bool(config.privacy or config.context.epsilon)
@@ -358,7 +368,8 @@ def _attacked(audited: _Audited, stacked: Scores, path: pathlib.Path) -> AttackR
     write_arrays(path / "scores.npz", {name: np.asarray(array) for name, array in arrays.items()})
     shutil.rmtree(path / "attack", ignore_errors=True)
     target = 0 if audited.records.num_others else None
-    read = external_scores(stacked, labels=labels, target=target)
+    person = audited.records.data.person if audited.config.by_person else None
+    read = external_scores(stacked, labels=labels, target=target, person=person)
     with new_folder(path / "attack") as folder:
         results, controls = write_attacks(
             folder, path / "scores.npz", read, audited.config.attack, audited.config.fpr
@@ -378,7 +389,7 @@ def _content(
         "settings": config.model_dump(mode="json"),
         "key": key,
         "of_head": content_key([key, audited.own.log_odds.tolist()]),
-        "written": {name: file_hash(result.path / name) for name in ("scores.npz", "records.parquet")},
+        "written": {name: file_hash(result.path / name) for name in _written(result)},
         "features": {
             "sha256": records.data.content_hash(),
             "given": audited.given,
@@ -399,6 +410,7 @@ def _content(
             "smallest_class_members": int(per_class.min()),
             "dim": records.data.features.shape[1],
         },
+        **({} if records.data.person is None else {"persons": persons_under_head(records)}),
         "members_per_class": dict(zip(records.data.class_names, per_class.tolist(), strict=True)),
         "correct": {name: int(correct[side].sum()) for name, side in sides.items()},
         "shadows": {
@@ -419,6 +431,11 @@ def _content(
         "finished": now(),
         **machine(),
     }
+
+
+def _written(result: AuditResult) -> tuple[str, ...]:
+    """The files that audit.json holds the hashes of."""
+    return ("scores.npz", "records.parquet", *(() if result.persons is None else ("persons.parquet",)))
 
 
 def _privacy(recipe: Recipe) -> dict[str, Any] | None:

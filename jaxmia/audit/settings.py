@@ -61,11 +61,16 @@ match = true
 [shadows]
 models = 256
 
+[membership]
+# "person" where a person has several records, all in the training data or none: `person` in the features says whose
+# each is. Shadows then train on whole persons, and attacks are on persons beside records.
+unit = "record" # @unit
+
 [context] # goes into the report as you state it; what is missing appears there as "not stated"
 controller = "not stated"
 release = "not stated" # weights, probabilities or labels
 recipients = "not stated"
-individuals = 0 # that the records are of, if one person has several; 0: not stated
+individuals = 0 # that the records are of; 0: not stated, or counted if the features say whose each record is
 identifiers = "not stated" # direct identifiers in the training data, and what was done with them
 knowledge = "not stated" # what an adversary is reasonably likely to know already
 epsilon = 0.0 # of the differential privacy that the head was trained with; 0: none
@@ -143,6 +148,13 @@ class AuditShadowSettings(Settings):
     """Heads trained like the one under audit, each on another random part of the records."""
 
 
+class AuditMembershipSettings(Settings):
+    """The unit of membership."""
+
+    unit: Literal["record", "person"] = "record"
+    """"person": all of a person's records or none, by the key `person` of the features."""
+
+
 class ContextSettings(Settings):
     """What only the controller knows; it is reported, not computed with."""
 
@@ -189,7 +201,22 @@ class AuditConfig(Settings):
     privacy: AuditPrivacySettings | None = None
     """None: the head was trained without clipping and noise."""
     shadows: AuditShadowSettings = AuditShadowSettings()
+    membership: AuditMembershipSettings = AuditMembershipSettings()
     context: ContextSettings = ContextSettings()
+
+    @property
+    def by_person(self) -> bool:
+        """Whether a person is a member with all records or with none."""
+        return self.membership.unit == "person"
+
+    @pydantic.model_validator(mode="after")
+    def _noise_for_one_record_is_not_for_a_person(self) -> AuditConfig:
+        if self.by_person and self.privacy is not None:
+            raise ValueError(
+                "membership.unit='person' must be 'record' with [privacy], whose epsilon bounds what is told of one"
+                " record"
+            )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _private_training_is_a_given_recipe(self) -> AuditConfig:
@@ -215,7 +242,12 @@ class AuditConfig(Settings):
 
 
 def write_template(
-    path: pathlib.Path, *, features: pathlib.Path | None = None, fprs: tuple[float, ...] = (), note: str = ""
+    path: pathlib.Path,
+    *,
+    features: pathlib.Path | None = None,
+    fprs: tuple[float, ...] = (),
+    note: str = "",
+    by_person: bool = False,
 ) -> None:
     """Write an audit file with comments, to be filled in.
 
@@ -224,6 +256,7 @@ def write_template(
         features: of the records, named in it.
         fprs: proposed in it.
         note: beside them.
+        by_person: propose persons as the unit of membership.
 
     Raises:
         InputError: if there is something at the place already, or it cannot be written.
@@ -233,6 +266,7 @@ def write_template(
         place = os.path.relpath(features, path.resolve().parent)
         text = text.replace('"features.npz" # @features', json.dumps(place))
     text = text.replace("[0.1] # @fpr", f"{list(fprs) or [0.1]}{f' # {note}' if note else ''}")
+    text = text.replace('"record" # @unit', '"person"' if by_person else '"record"')
     text = text.replace(" # @features", "")
     try:
         with path.open("x", encoding="utf-8") as file:

@@ -43,12 +43,14 @@ class Trainer:
         seed: of all randomness.
         privacy: DP-SGD that they are trained by, or None.
         memory: bytes that training may hold; by default as train_ensemble.
+        by_person: whether heads are trained on all records of a person or on none.
     """
 
     records: AuditRecords
     seed: int
     privacy: AuditPrivacySettings | None
     memory: int | None = None
+    by_person: bool = False
 
     def recipe(self, train: TrainSettings) -> Recipe:
         """What heads are trained with: batches count against as many members as they have.
@@ -107,6 +109,7 @@ class Trainer:
             num_models=models[1] - models[0],
             first_model=models[0],
             inclusion_rate=self.records.inclusion_rate,
+            person=self.records.data.person if self.by_person else None,
         )
         training = jax.random.fold_in(key, 2 * stream + 1)
         return train_ensemble(
@@ -126,6 +129,8 @@ def shadows_key(config: AuditConfig, records: AuditRecords, own: Float[np.ndarra
     fitted_to = own.tolist() if config.train.match else []
     settings = config.model_dump(mode="json", include={"train", "seed", "privacy"})
     settings["train"] = named_as_recorded(settings["train"])
+    if config.by_person:
+        settings["membership"] = config.membership.model_dump(mode="json")
     return content_key(
         [records.data.content_hash(), records.member.tolist(), settings, fitted_to, versions()]
     )

@@ -12,8 +12,9 @@ from jaxmia.cli.options import Fprs, ReadLimit
 
 EPILOG = """Example: `jaxmia attack scores.npz --out audits/mine --attack lira --attack rmia --fpr 0.01`
 
-The file holds `member` and one of `log_odds`, `logits` or `probabilities`: see docs/scores.md. The folder gets
-manifest.json, results.parquet, controls.parquet, per_example.parquet, statistics/ and plots/."""
+The file holds `member` and one of `log_odds`, `logits` or `probabilities`: see docs/scores.md. With `person`, the
+person of each example, attacks are on persons too. The folder gets manifest.json, results.parquet, controls.parquet,
+per_example.parquet, statistics/ and plots/, and per_person.parquet."""
 
 
 def attack(

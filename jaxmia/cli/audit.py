@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 EPILOG = """Example: `jaxmia audit --init audit.toml`, fill it in, then `jaxmia audit audit.toml --out audits/mine`
 
-The folder gets audit.json, records.parquet (ids and numbers, never contents), attack/ and shadows/. A killed audit
-continues when it is started again."""
+The folder gets audit.json, records.parquet (ids and numbers, never contents), attack/ and shadows/, and by person
+persons.parquet. A killed audit continues when it is started again."""
 
 
 def audit(
@@ -71,15 +71,17 @@ def audit(
 def _write_template(path: pathlib.Path, features: pathlib.Path | None) -> None:
     from jaxmia.audit.records import proposed_fprs
     from jaxmia.audit.settings import write_template
+    from jaxmia.data.feature_set import load_features
 
     fprs, note = proposed_fprs(features) if features is not None else ((), "")
-    write_template(path, features=features, fprs=fprs, note=note)
+    by_person = features is not None and load_features(features).person is not None
+    write_template(path, features=features, fprs=fprs, note=note, by_person=by_person)
     output.show(f"{path} is written: fill it in, then `jaxmia audit {path} --out DIR`.")
 
 
 def _show_result(result: AuditResult) -> None:
     """Print whether the audit is void, its tables, and what a reader of them must know."""
-    from jaxmia.cli.tables import attack_problems, audit_tables, control_lines
+    from jaxmia.cli.tables import attack_problems, audit_tables, control_lines, persons_tables
 
     console = terminal.console()
     if result.void:
@@ -88,6 +90,8 @@ def _show_result(result: AuditResult) -> None:
             console.print(line, style="red")
     attacked, match = result.attack, result.match
     output.show(*audit_tables(attacked.results, result.records, match.head, match.shadows))
+    if result.persons is not None:
+        output.show(*persons_tables(result.persons))
     for line in result.notes:
         output.show(line)
     output.warn((*control_lines(attacked.controls), *attack_problems(attacked.results), *result.warnings))

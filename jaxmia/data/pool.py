@@ -124,9 +124,15 @@ def candidate_pool(
             data.person.
     """
     check_at_least("test_per_class", test_per_class, 0)
-    options = {"multiplier": multiplier, "unit": unit, "shots_of": shots_of}
     rows, test, chosen = candidate_rows(
-        data, classes=classes, shots=shots, key=key, test_per_class=test_per_class, **options
+        data,
+        classes=classes,
+        shots=shots,
+        multiplier=multiplier,
+        key=key,
+        test_per_class=test_per_class,
+        unit=unit,
+        shots_of=shots_of,
     )
     return CandidatePool(_take(data, rows, chosen), _take(data, test, chosen), rows)
 
@@ -152,8 +158,15 @@ def candidate_rows(
     )
     needed = multiplier * shots
     if unit == "person":
-        drawn = {"needed": needed, "shots_of": shots_of, "key": random_key(key)}
-        return *person_rows(data, chosen, test_per_class=test_per_class, **drawn), chosen
+        pool, test = person_rows(
+            data,
+            chosen,
+            needed=needed,
+            shots_of=shots_of,
+            key=random_key(key),
+            test_per_class=test_per_class,
+        )
+        return pool, test, chosen
     pool_rows, test_rows = [], []
     for label in chosen:
         members = np.flatnonzero(data.labels == label)

@@ -14,6 +14,7 @@ import scipy.special
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError, check, shown
 from jaxmia.data.labels import label_values
+from jaxmia.data.persons import checked_persons
 from jaxmia.scores import Scores
 from jaxmia.scores.rounding import Rounding, cut_off, rounding_of
 
@@ -31,17 +32,20 @@ class ExternalScores(Scores):
         notes: what was changed while reading (arrays transposed, log-odds cut off), one sentence each.
         rounding: how the probabilities were rounded, or None. Round scores of other models in the same way before you
             compare them with these.
+        person: [examples], the person of each example, integers or strings, or None if not given.
     """
 
     labels: np.ndarray | None = None
     target: int | None = None
     notes: tuple[str, ...] = ()
     rounding: Rounding | None = None
+    person: np.ndarray | None = None
 
     def headline(self) -> str:
         """Sizes and share of members, the row under audit, and the notes."""
         under_audit = () if self.target is None else (f"row {self.target} under audit",)
-        return "; ".join((super().headline(), *under_audit, *self.notes))
+        persons = () if self.person is None else (f"{len(np.unique(self.person))} persons",)
+        return "; ".join((super().headline(), *persons, *under_audit, *self.notes))
 
     @property
     def scores(self) -> ExternalScores:
@@ -50,7 +54,7 @@ class ExternalScores(Scores):
 
 
 def external_scores(scores: Scores, **more: Any) -> ExternalScores:
-    """Turn Scores into ExternalScores; more holds labels, target, notes or rounding."""
+    """Turn Scores into ExternalScores; more holds labels, target, notes, rounding or person."""
     held = {field.name: getattr(scores, field.name) for field in dataclasses.fields(Scores)}
     return ExternalScores(**held, **more)
 
@@ -64,7 +68,7 @@ def load_scores(source: str | os.PathLike[str]) -> ExternalScores:
         InputError: for a missing or unreadable file, or arrays that scores_from_arrays refuses.
     """
     path = pathlib.Path(source)
-    optional = (*KINDS, "labels", "population_log_odds", "target")
+    optional = (*KINDS, "labels", "population_log_odds", "target", "person")
     arrays = read_npz(path, name="scores", required=("member",), optional=optional)
     try:
         return scores_from_arrays(arrays)
@@ -93,7 +97,9 @@ def scores_from_arrays(arrays: Mapping[str, np.ndarray]) -> ExternalScores:
             - labels: [examples], the true classes; needed with a class axis: integers that are its columns, or values
               whose sorted order is that of the columns;
             - population_log_odds: [models, population], of examples that no model trained on (optional);
-            - target: the row of the model under audit (optional).
+            - target: the row of the model under audit (optional);
+            - person: [examples], integers or strings, the person of each example (optional): attacks are then on
+              persons too, whose records must be in a model's training set all or not at all.
 
     Raises:
         InputError: for an array that is missing, has a wrong shape or dtype, or holds values that are not finite or are
@@ -130,6 +136,7 @@ def scores_from_arrays(arrays: Mapping[str, np.ndarray]) -> ExternalScores:
         target=_checked_target(arrays, len(values)),
         notes=tuple(notes),
         rounding=rounding,
+        person=None if "person" not in arrays else checked_persons(arrays["person"], log_odds.shape[1]),
     )
 
 

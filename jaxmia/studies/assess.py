@@ -95,7 +95,7 @@ def assess(
         table = _table(diverged).assign(epsilon_lower_bound=math.nan)
         return Assessed(table if person is None else table.assign(unit=diverged["unit"]), ())
     tables = []
-    options = {"features": features, "person": person}
+    options: dict[str, Any] = {"features": features, "person": person}
     of_attacks = [evaluated_results(attack, scores, evaluations, **options) for attack in attack_settings]
     of_persons: list[dict[str, AttackResult]] = []
     if person is not None:
@@ -144,6 +144,7 @@ def control_rows(
     seed: int,
     features: np.ndarray | None = None,
     person: np.ndarray | None = None,
+    of_persons: Scores | None = None,
 ) -> pd.DataFrame:
     """Return one row per attack: its negative control at the largest FPR that the scores resolve.
 
@@ -156,18 +157,19 @@ def control_rows(
         fprs: fractions.
         seed: of the permutation of labels.
         features: float[examples, dim], for attacks that read them.
-        person: [examples], whose record each example is, if membership is of persons.
+        person: [examples], the person of each example, if membership is by person.
+        of_persons: the scores that person belongs to, if some examples are left out of attacks on persons.
 
     Raises:
         InputError: as the attacks.
     """
     if person is not None:
-        given = {"fprs": fprs, "seed": seed, "features": features}
+        given: dict[str, Any] = {"fprs": fprs, "seed": seed, "features": features}
         of_records = control_rows(attack_settings, scores, **given)
-        of_persons = _control_rows(attack_settings, scores, person=person, **given)
-        return pd.concat(
-            [of_records.assign(unit="record"), of_persons.assign(unit="person")], ignore_index=True
-        )
+        of_persons = scores if of_persons is None else of_persons
+        by_person = _control_rows(attack_settings, of_persons, person=person, **given)
+        units = [of_records.assign(unit="record"), by_person.assign(unit="person")]
+        return pd.concat(units, ignore_index=True)
     return _control_rows(attack_settings, scores, fprs=fprs, seed=seed, features=features, person=None)
 
 

@@ -88,7 +88,7 @@ def cell_rows(
             ),
         }
     )
-    rates = {"correction": config.correction, "inclusion_rate": prepared.inclusion_rate}
+    rates: dict[str, Any] = {"correction": config.correction, "inclusion_rate": prepared.inclusion_rate}
     per_example = per_example_rows(scores, config.fpr, candidates, **rates)
     flagged_by = np.concatenate([*assessed.flagged_by, np.zeros(0)])  # FPR by FPR, as the rows are
     controls = control_rows(

@@ -28,7 +28,7 @@ from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.settings.toml import load_config, parse_config
 from jaxmia.studies.study import given_statistics, study_of
 from jaxmia.studies.tuning import Tuning
-from jaxmia.tables.rates import best_at_the_lowest
+from jaxmia.tables.rates import best_at_the_lowest, on_persons
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -57,7 +57,8 @@ class RunResult(Shown):
         best = best_at_the_lowest(self.results)
         if best is None:
             return f"{len(cells)} cells in {self.path}; no FPR is resolved"
-        found = f"TPR up to {best['tpr']:.3g} at FPR {best['fpr']:g} ({best['attack']}, S = {best['shots']})"
+        of = f"{best['attack']}{on_persons(best)}"
+        found = f"TPR up to {best['tpr']:.3g} at FPR {best['fpr']:g} ({of}, S = {best['shots']})"
         return f"{len(cells)} cells in {self.path}; {found}"
 
     def to_frame(self) -> pd.DataFrame:

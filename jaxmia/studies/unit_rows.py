@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -114,7 +115,7 @@ def per_person_rows(
         correction: as in per_example_rows.
         inclusion_rate: as in per_example_rows.
     """
-    given = {"correction": correction, "inclusion_rate": inclusion_rate}
+    given: dict[str, Any] = {"correction": correction, "inclusion_rate": inclusion_rate}
     if len(scores.log_odds) < MIN_MODELS:
         return per_example_rows(scores, fprs, persons, **given).assign(record_tpr=np.zeros(0))
     _, whose, records = grouped(person)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -68,6 +68,11 @@ def best_at_the_lowest(results: pd.DataFrame) -> pd.Series[Any] | None:
         return None
     best: pd.Series[Any] = resolved[resolved["fpr"] == resolved["fpr"].min()].nlargest(1, "tpr").iloc[0]
     return best
+
+
+def on_persons(row: Mapping[Any, Any] | pd.Series[Any]) -> str:
+    """Return " on persons" for a row that is of persons, else nothing."""
+    return " on persons" if row.get("unit") == "person" else ""
 
 
 def best_and_realised(rows: pd.DataFrame) -> tuple[Measured, Measured]:

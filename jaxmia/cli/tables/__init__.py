@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from jaxmia.cli.tables.advice import advice_tables
-from jaxmia.cli.tables.attacks import attack_problems, attack_tables, audit_tables, triage_tables
+from jaxmia.cli.tables.attacks import (
+    attack_problems,
+    attack_tables,
+    audit_tables,
+    persons_tables,
+    triage_tables,
+)
 from jaxmia.cli.tables.brief import brief_note, brief_tables
 from jaxmia.cli.tables.laws import held_out_tables, laws_tables, prediction_tables, published_tables
 from jaxmia.cli.tables.privacy import privacy_tables
@@ -28,6 +34,7 @@ __all__ = [
     "failures_table",
     "held_out_tables",
     "laws_tables",
+    "persons_tables",
     "prediction_tables",
     "privacy_tables",
     "problems",

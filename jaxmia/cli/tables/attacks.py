@@ -69,6 +69,36 @@ def _members_table(records: pd.DataFrame) -> Table:
     )
 
 
+def persons_tables(persons: pd.DataFrame) -> Iterator[str | Table]:
+    """The persons most at risk of those whose records an audit's head was trained on, beside their records."""
+    columns = [name for name in map(str, persons) if re.fullmatch(r"tpr_[\d.e-]+", name)]
+    rows: list[tuple[Value, ...]] = []
+    for row in persons[persons["trained_on"] > 0].head(10).to_dict("records"):
+        tprs = [number(row[name], error=row[f"{name}_error"]) for name in columns]
+        alone = number(row[f"record_{columns[0]}"])
+        size = int(row["num_records"])
+        rows.append(
+            (str(row["person"]), str(row["class_name"]), size, *tprs, alone, number(row["p_value"], ".3g"))
+        )
+    yield Table(
+        "Persons most at risk: mean TPR over re-trainings on all of their records together",
+        (
+            *("person", "class", "records"),
+            *(f"at FPR {name.removeprefix('tpr_')}" for name in columns),
+            "best record",
+            "p",
+        ),
+        tuple(rows),
+        f"best record: TPR on the most vulnerable of their records by itself, at FPR {columns[0].removeprefix('tpr_')}",
+    )
+    if "called" in persons and persons["called"].any():
+        called = persons[persons["called"].fillna(False).astype(bool)]
+        yield (
+            f"At a false discovery rate of 0.1, {len(called)} of {len(persons)} persons are called members;"
+            f" {int(called['member'].sum())} are.\n"
+        )
+
+
 def triage_tables(records: pd.DataFrame, *, top: int) -> Iterator[Table]:
     """What is to be expected of all records, and the most vulnerable ones."""
     columns = [name for name in records.columns if name.startswith("tpr_")]

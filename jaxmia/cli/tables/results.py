@@ -12,6 +12,7 @@ from jaxmia.cli.tables.cells import by_unit, realised_cell, rounded_up, shots_wo
 from jaxmia.privacy.lower_bounds import best_epsilon
 from jaxmia.studies.tuning import Tuning
 from jaxmia.tables import Table, Value, number
+from jaxmia.tables.rates import on_persons
 
 
 def results_tables(results: pd.DataFrame) -> Iterator[str | Table]:
@@ -88,7 +89,7 @@ def sweep_tables(results: pd.DataFrame) -> Iterator[str | Table]:
         names = [number(part, "g") if isinstance(part, float) else str(part) for part in key]
         for fpr, at_fpr in sorted(cells.groupby("fpr"), reverse=True):
             for of, each in by_unit(at_fpr):
-                rates = (f"{fpr:g}", *of, realised_cell(each), tpr_cell(each).alone())
+                rates: tuple[Value, ...] = (f"{fpr:g}", *of, realised_cell(each), tpr_cell(each).alone())
                 rows.append((*names, number(cells["accuracy"].median()), *rates))
     yield Table(
         f"{attack}, {evaluation}: median TPR (seeds: {of_first['seed'].nunique()}{shots_word(results)})",
@@ -170,16 +171,12 @@ def control_lines(controls: pd.DataFrame) -> list[str]:
         f"Negative control (permuted labels): {len(resolved) - len(failed)} of {len(resolved)} attacks at chance;"
         f" |TPR - FPR| up to {used:.2f} of its limit.",
         *(
-            f"NEGATIVE CONTROL FAILED: {row['attack']}{_on(row)}{_where(row)} reaches TPR - FPR ="
+            f"NEGATIVE CONTROL FAILED: {row['attack']}{on_persons(row)}{_where(row)} reaches TPR - FPR ="
             f" {row['advantage']:.4f} at FPR {row['fpr']:g} on permuted labels"
             f" (limit {row['limit']:.4f}): its results are not to be trusted."
             for row in failed.to_dict("records")
         ),
     ]
-
-
-def _on(row: Mapping[Hashable, Any]) -> str:
-    return " on persons" if row.get("unit") == "person" else ""
 
 
 def _where(row: Mapping[Hashable, Any]) -> str:
