@@ -165,6 +165,9 @@ def attack_scores(
         read = _read(source)
         if target is not None:
             read = dataclasses.replace(read, target=check_target(target, len(read.member)))
+        persons = persons_read(read)
+        if persons is not None and persons.note:
+            read = dataclasses.replace(read, notes=(*read.notes, persons.note))
         audited = slice(None) if read.target is None else read.target
         num_nonmembers = int(np.count_nonzero(~np.asarray(read.member)[audited]))
         check_resolvable(fpr, num_nonmembers, "the audit" if read.target is None else f"row {read.target}")
@@ -202,8 +205,6 @@ def write_attacks(
         Results and controls. An FPR that a target cannot resolve is marked so.
     """
     persons = persons_read(read)
-    if persons is not None and persons.note:
-        read = dataclasses.replace(read, notes=(*read.notes, persons.note))
     results = _run(settings, read, persons, list(fpr), folder)
     write_parquet(folder / "results.parquet", results)
     of: dict[str, Any] = {} if persons is None else {"person": persons.person, "of_persons": persons.scores}
