@@ -136,8 +136,8 @@ def _law_figures(
     least_private = results["epsilon"].max()
     for name, fit in laws.items():
         rows = results
-        for column, value in name._asdict().items():
-            rows = rows[rows[column] == value] if column in rows else rows
+        for column, value in name.named().items():
+            rows = rows[rows[column] == value]
         if name.epsilon == least_private and (rows["advantage"] > 0).any():
             with mpl.rc_context(STYLE):
                 figure = power_law_figure(

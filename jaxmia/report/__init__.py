@@ -16,7 +16,7 @@ from jaxmia.report.beside import beside
 from jaxmia.report.content import Report
 from jaxmia.report.page import to_html
 from jaxmia.report.sections import sections_of
-from jaxmia.report.study import load_study, records_of
+from jaxmia.report.study import load_study, persons_of_largest, records_of
 from jaxmia.report.subjects import OfAudit, OfStudy, Subject
 from jaxmia.studies.settings.errors import describe_error
 
@@ -83,6 +83,7 @@ def _of_audit(
     audit = load_audit_folder(folder)
     if stated is None:
         stated = ContextSettings.model_validate(audit.content["settings"]["context"])
+    stated = _counted(stated, audit.content.get("persons", {}).get("trained_on", 0))
     if study is None:
         return OfAudit(audit, stated)
     of_study = load_study(study)
@@ -96,7 +97,14 @@ def _of_study(folder: pathlib.Path, stated: ContextSettings | None) -> OfStudy:
             " manifest.json nor audit.json."
         )
     study = load_study(folder)
-    return OfStudy(study, stated or ContextSettings(), list(records_of(study)))
+    return OfStudy(
+        study, _counted(stated or ContextSettings(), persons_of_largest(study)), list(records_of(study))
+    )
+
+
+def _counted(stated: ContextSettings, persons: int) -> ContextSettings:
+    """Return the context with the number of individuals counted in the data, if it is not stated."""
+    return stated if stated.individuals else stated.model_copy(update={"individuals": persons})
 
 
 def _context(path: pathlib.Path) -> ContextSettings:

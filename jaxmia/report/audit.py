@@ -16,7 +16,7 @@ from jaxmia._validate import InputError
 from jaxmia.report.blocks.records import RecordsOf
 from jaxmia.stats.result import AttackResult
 from jaxmia.stats.roc import Roc, roc
-from jaxmia.studies.folder.tables import load_json, load_table
+from jaxmia.studies.folder.tables import load_json, load_table, of_unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +26,13 @@ class Audit:
     Attributes:
         path: the folder.
         content: its audit.json.
-        results: rows of the attacks, on the head ("row 0") and on its shadows ("others").
-        controls: the negative controls.
+        results: rows of the attacks on records, of the head ("row 0") and of its shadows ("others").
+        controls: the negative controls of these.
         records: one row per record.
         curves: ROC of each attack on the head, empty without non-members.
+        persons: one row per person; None if the audit is by record.
+        of_persons: rows of the attacks on persons; empty if the audit is by record.
+        controls_of_persons: the negative controls of these.
     """
 
     path: pathlib.Path
@@ -38,6 +41,9 @@ class Audit:
     controls: pd.DataFrame
     records: pd.DataFrame
     curves: Mapping[str, Roc]
+    persons: pd.DataFrame | None
+    of_persons: pd.DataFrame
+    controls_of_persons: pd.DataFrame
 
     @property
     def fprs(self) -> list[float]:
@@ -81,6 +87,7 @@ def load_audit_folder(folder: str | os.PathLike[str]) -> Audit:
                 " the audit again, its shadows are kept."
             )
     results, controls = (load_table(path / "attack", name) for name in ("results", "controls"))
+    persons = load_table(path, "persons") if "persons.parquet" in content["written"] else None
     target = load_json(path / "attack", "manifest.json")["target"]
     curves = {}
     for attack in results["attack"].unique() if target is not None else ():
@@ -88,4 +95,14 @@ def load_audit_folder(folder: str | os.PathLike[str]) -> Audit:
         arrays = read_npz(path / "attack" / "statistics" / f"{attack}.npz", name="statistics", required=names)
         result = AttackResult(arrays["statistic"], arrays["member"], arrays["defined"])
         curves[str(attack)] = roc(result, evaluation="per_target", targets=[target])
-    return Audit(path, content, results, controls, load_table(path, "records"), curves)
+    return Audit(
+        path,
+        content,
+        of_unit(results, "record"),
+        of_unit(controls, "record"),
+        load_table(path, "records"),
+        curves,
+        persons,
+        of_unit(results, "person"),
+        of_unit(controls, "person"),
+    )

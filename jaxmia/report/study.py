@@ -15,7 +15,7 @@ from jaxmia._validate import InputError
 from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.report.blocks.records import RecordsOf
 from jaxmia.studies.cell import Cell
-from jaxmia.studies.folder.tables import load_json, load_table, read_tables
+from jaxmia.studies.folder.tables import load_json, load_table, of_unit, read_tables
 from jaxmia.studies.laws import load_laws
 from jaxmia.studies.unit_rows import RATES, rates_by_fpr
 
@@ -29,9 +29,11 @@ class Study:
     Attributes:
         path: the folder.
         manifest: its manifest.json.
-        results: its rows.
-        controls: its negative controls.
-        laws: fitted to its cells, averages and quantiles.
+        results: its rows on records.
+        controls: its negative controls of attacks on records.
+        laws: fitted to its cells, averages and quantiles over records.
+        of_persons: its rows on persons; empty if membership is by record.
+        controls_of_persons: its negative controls of attacks on persons.
     """
 
     path: pathlib.Path
@@ -39,6 +41,8 @@ class Study:
     results: pd.DataFrame
     controls: pd.DataFrame
     laws: Mapping[LawKey, PowerLawFit]
+    of_persons: pd.DataFrame
+    controls_of_persons: pd.DataFrame
 
     @property
     def fprs(self) -> list[float]:
@@ -48,7 +52,10 @@ class Study:
     @property
     def headline(self) -> pd.DataFrame:
         """Of each feature set and recipe, the rows of the least private cells with most classes and most shots."""
-        rows = self.results
+        return self.largest(self.results)
+
+    def largest(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the headline's cells."""
         for column in ("epsilon", "classes", "shots"):
             best = rows.groupby(["dataset", "recipe"])[column].transform("max")
             rows = rows[rows[column] == best]
@@ -65,16 +72,37 @@ def load_study(folder: str | os.PathLike[str]) -> Study:
     if "settings" not in manifest:
         raise InputError(f"folder={str(folder)!r} must be that of a run, a sweep or an audit of a head.")
     results, controls = (load_table(folder, name) for name in ("results", "controls"))
-    return Study(pathlib.Path(folder), manifest, results, controls, load_laws(folder))
+    laws = {LawKey(*name[:4]): fit for name, fit in load_laws(folder).items() if name.unit == "record"}
+    return Study(
+        pathlib.Path(folder),
+        manifest,
+        of_unit(results, "record"),
+        of_unit(controls, "record"),
+        laws,
+        of_unit(results, "person"),
+        of_unit(controls, "person"),
+    )
 
 
 def num_parameters(study: Study, cell: Mapping[Any, Any]) -> int | None:
     """Of one model of a cell; None in folders that do not say."""
+    parameters: int | None = _record_of(study, cell).get("parameters")
+    return parameters
+
+
+def _record_of(study: Study, cell: Mapping[Any, Any] | pd.Series[Any]) -> Mapping[str, Any]:
+    """Return what the manifest says of a cell."""
     parts = study.manifest.get("studies", {})
     cells = parts.get(f"{cell['dataset']}/{cell['recipe']}", study.manifest).get("cells", {})
     name = str(Cell(cell["classes"], cell["shots"], cell["seed"], cell["epsilon"]))
-    parameters: int | None = cells.get(name, {}).get("parameters")
-    return parameters
+    record: Mapping[str, Any] = cells.get(name, {})
+    return record
+
+
+def persons_of_largest(study: Study) -> int:
+    """Persons whom the records of the largest cell's pool are of; 0 where nobody said."""
+    row = study.headline.iloc[0]
+    return int(_record_of(study, row).get("persons", {}).get("persons", 0))
 
 
 def cell_name(row: Mapping[Any, Any]) -> str:

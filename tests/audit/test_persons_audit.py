@@ -57,8 +57,12 @@ def test_files_of_scores_with_persons_are_attacked_on_both(attacked):
         points = operating_points(attack_persons(attack, scores, arrays["person"]), (0.1, 0.01))
         given = of_persons[of_persons["attack"] == attack]
         np.testing.assert_array_equal(given["tpr"], [point.tpr for point in points])
-    (joint,) = results[(results["unit"] == "person") & (results["evaluation"] == "calibrated")]["fpr_realised"][:1]
-    point = operating_points(joint_lira(scores, arrays["person"], calibrated=True), (0.1,), evaluation="calibrated")
+    (joint,) = results[(results["unit"] == "person") & (results["evaluation"] == "calibrated")][
+        "fpr_realised"
+    ][:1]
+    point = operating_points(
+        joint_lira(scores, arrays["person"], calibrated=True), (0.1,), evaluation="calibrated"
+    )
     assert joint == point[0].fpr_realised
     persons = pd.read_parquet(attacked.path / "per_person.parquet")
     assert len(persons) == 2 * PERSONS
@@ -88,7 +92,9 @@ def test_a_split_person_of_the_model_under_audit_is_left_out_and_counted(tmp_pat
 
 
 def test_persons_that_are_split_elsewhere_are_refused(tmp_path, capsys):
-    with pytest.raises(InputError, match=r"person=p\d\d has some records .* 1 more persons; draw membership by"):
+    with pytest.raises(
+        InputError, match=r"person=p\d\d has some records .* 1 more persons; draw membership by"
+    ):
         attack_scores(with_splits(planted(), 5), tmp_path / "a", attack=["lira"], fpr=[0.1])
     assert not (tmp_path / "a").exists() or not any((tmp_path / "a").iterdir())
     np.savez(tmp_path / "s.npz", **planted() | {"person": planted()["person"][:-1]})
@@ -159,7 +165,9 @@ def test_a_person_that_the_head_was_trained_on_in_part_is_warned_of(head, tmp_pa
     member = member.copy()
     member[first[number > 1][:3]] ^= True
     result = audited(head, tmp_path / "audit", member)
-    assert any(f"3 of {len(names)} persons have some records among the members" in line for line in result.warnings)
+    assert any(
+        f"3 of {len(names)} persons have some records among the members" in line for line in result.warnings
+    )
     split = result.persons[result.persons["member"].isna()]
     assert len(split) == 3
     assert split["z"].isna().all()
@@ -187,5 +195,3 @@ def test_what_an_audit_by_person_needs(head, tmp_path):
     assert load_audit(tmp_path / "audit.toml").by_person
     write_template(tmp_path / "other.toml")
     assert not load_audit(tmp_path / "other.toml").by_person
-
-

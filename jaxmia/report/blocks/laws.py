@@ -38,7 +38,7 @@ def law_blocks(
     for number, recipe in enumerate(results["recipe"].unique()):
         rows = results
         name = LawKey(attack, evaluation, least_private, recipe)
-        for column, value in name._asdict().items():
+        for column, value in name.named().items():
             rows = rows[rows[column] == value]
         if name not in laws:
             continue

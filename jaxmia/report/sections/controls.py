@@ -18,7 +18,7 @@ from jaxmia.tables.rates import best_and_realised
 
 def _of_audit(about: OfAudit) -> Iterator[Block]:
     audit, study = about.audit, about.study
-    yield _chance_table(audit.controls)
+    yield chance_table(audit.controls)
     heads, others = (audit.of(name, "calibrated") for name in ("row 0", "others"))
     rows: list[tuple[Value, ...]] = []
     for fpr in audit.fprs:
@@ -38,7 +38,7 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
 
 def _of_study(about: OfStudy) -> Iterator[Block]:
     study, records = about.study, about.records
-    yield _chance_table(study.controls)
+    yield chance_table(study.controls)
     rows: list[tuple[Value, ...]] = []
     for of_cell in records:
         pairs = ((of_cell.average(fpr), of_cell.worst(fpr)) for fpr in study.fprs)
@@ -52,8 +52,8 @@ def _of_study(about: OfStudy) -> Iterator[Block]:
         yield "A head of known privacy under its ceiling: not run (the study has no private level)."
 
 
-def _chance_table(controls: pd.DataFrame) -> Table:
-    """The negative controls: attacks on permuted labels."""
+def chance_table(controls: pd.DataFrame, of: str = "") -> Table:
+    """The negative controls: attacks on permuted labels, of records or of persons."""
     rows: list[tuple[Value, ...]] = []
     for attack, mine in controls.groupby("attack", sort=False):
         resolved = mine[mine["status"] != "unresolved"]
@@ -64,7 +64,7 @@ def _chance_table(controls: pd.DataFrame) -> Table:
         failed = int((resolved["status"] == "failed").sum())
         rows.append((str(attack), len(resolved), failed, Measured(float(share))))
     return Table(
-        "Negative control: membership permuted, where an attack must be at chance",
+        f"Negative control{of and f', {of}'}: membership permuted, where an attack must be at chance",
         ("attack", "controls", "failed", "largest |TPR − FPR| over its limit"),
         tuple(rows),
         "A failed control means that the attack's results are not to be trusted. Limit: four standard errors.",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from jaxmia.report.blocks.wording import white_box_of
 from jaxmia.report.content import Block
 from jaxmia.report.sections.part import Part
-from jaxmia.report.subjects import Subject
+from jaxmia.report.subjects import OfAudit, Subject
 from jaxmia.tables import Table, Value
 
 _OTHER_ATTACKS = (
@@ -32,12 +32,20 @@ def _of_any(about: Subject) -> Iterator[Block]:
     rows += [
         ("attackers with fewer or other data", "assumed weaker than the tests: not run"),
         ("several releases of models of the same records", "not run: risks add up"),
-        ("several records of one individual", "not run: each record is tested by itself"),
+        ("several records of one individual", _several(about)),
         ("labels that are themselves personal data", "not run: only membership is tested"),
     ]
     yield Table(
         f"Not tested (tested: membership inference by {', '.join(tested)})", ("what", "status"), tuple(rows)
     )
+
+
+def _several(about: Subject) -> str:
+    """Say whether persons were tested."""
+    tested = (
+        about.audit.persons is not None if isinstance(about, OfAudit) else len(about.study.of_persons) > 0
+    )
+    return "run: see “Persons, not records”" if tested else "not run: each record is tested by itself"
 
 
 PART = Part("not-covered", "Not covered", _of_any, _of_any)

@@ -15,14 +15,14 @@ class Part(NamedTuple):
     Attributes:
         key: its name in links and in the JSON.
         title: its heading.
-        of_audit: its blocks in the report on an audit; None if it is not in that.
+        of_audit: its blocks in the report on an audit; None if it is not in that, or returns None.
         of_study: its blocks in the report on a run or a sweep; None if it is not in that.
     """
 
     key: str
     title: str
-    of_audit: Callable[[OfAudit], Iterable[Block]] | None
-    of_study: Callable[[OfStudy], Iterable[Block]] | None
+    of_audit: Callable[[OfAudit], Iterable[Block] | None] | None
+    of_study: Callable[[OfStudy], Iterable[Block] | None] | None
 
     def section(self, about: Subject) -> Section | None:
         """The section on this subject, if it has one."""
