@@ -265,8 +265,8 @@ def _run(
         of_plot = of_plot[(of_plot["targets"] == targets) & (of_plot["evaluation"] == evaluation)]
         of = "" if unit == "record" else "-persons"
         title = f"{evaluation}, targets: {targets}{of and ', persons'}"
-        place = folder / "plots" / f"roc-{targets}-{evaluation}{of}"
-        plot_rocs(of_attacks, place, title=title, results=of_plot)
+        stem = folder / "plots" / f"roc-{targets}-{evaluation}{of}"
+        plot_rocs(of_attacks, stem, title=title, results=of_plot)
     return rows
 
 
