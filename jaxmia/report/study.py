@@ -90,7 +90,7 @@ def num_parameters(study: Study, cell: Mapping[Any, Any]) -> int | None:
     return parameters
 
 
-def _record_of(study: Study, cell: Mapping[Any, Any] | pd.Series[Any]) -> Mapping[str, Any]:
+def _record_of(study: Study, cell: Mapping[Any, Any]) -> Mapping[str, Any]:
     """Return what the manifest says of a cell."""
     parts = study.manifest.get("studies", {})
     cells = parts.get(f"{cell['dataset']}/{cell['recipe']}", study.manifest).get("cells", {})
@@ -101,7 +101,7 @@ def _record_of(study: Study, cell: Mapping[Any, Any] | pd.Series[Any]) -> Mappin
 
 def persons_of_largest(study: Study) -> int:
     """Persons whom the records of the largest cell's pool are of; 0 where nobody said."""
-    row = study.headline.iloc[0]
+    row = study.headline.head(1).to_dict("records")[0]
     return int(_record_of(study, row).get("persons", {}).get("persons", 0))
 
 

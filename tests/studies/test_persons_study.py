@@ -12,6 +12,7 @@ from jaxmia.attacks.persons import joint_lira
 from jaxmia.cli.tables import brief_tables, control_lines, results_tables
 from jaxmia.data.feature_set import feature_set, save_features
 from jaxmia.laws.law import LawKey
+from jaxmia.report import make_report
 from jaxmia.scores import Scores
 from jaxmia.stats.operating_points import operating_points
 from jaxmia.studies.cell import Cell, prepare_cell
@@ -19,12 +20,13 @@ from jaxmia.studies.laws import laws_from_json, load_laws
 from jaxmia.studies.run import run_experiment
 from jaxmia.studies.settings.toml import parse_config
 from jaxmia.studies.sweep import run_sweep
+from jaxmia.tables import Table
 
 SETTINGS = {
     "attack": ["lira", "rmia", "threshold"],
     "fpr": [0.1, 0.01],
     "membership": {"unit": "person", "shots": "persons"},
-    "grid": {"shots": [4, 8, 16], "classes": [3]},
+    "grid": {"shots": [4, 8], "classes": [3]},
     "shadows": {"models": 33},
     "train": {"steps": 10},
 }
@@ -54,13 +56,13 @@ def test_records_and_persons_stand_side_by_side(run):
     assert (rows["membership"] == "person").all()
     assert (rows["shots_of"] == "persons").all()
     sizes = rows.groupby(["shots", "unit"])[["num_members", "num_nonmembers"]].max().sum(axis=1)
-    for shots in (4, 8, 16):
+    for shots in (4, 8):
         assert sizes[shots, "person"] == 33 * 3 * 2 * shots
         assert sizes[shots, "record"] > sizes[shots, "person"]
     lira = rows[(rows["attack"] == "lira") & (rows["fpr"] == 0.1)].set_index(["shots", "evaluation", "unit"])[
         "tpr"
     ]
-    for shots in (4, 8, 16):
+    for shots in (4, 8):
         for evaluation in ("pooled", "calibrated"):
             assert lira[shots, evaluation, "person"] > lira[shots, evaluation, "record"]
 
@@ -104,7 +106,7 @@ def test_rows_are_those_of_the_attacks_on_the_scores(run, data):
 def test_every_person_has_a_row_beside_their_records(run):
     persons = pd.read_parquet(run.path / "per_person.parquet")
     records = pd.read_parquet(run.path / "per_example.parquet")
-    assert len(persons) == 2 * 3 * 2 * (4 + 8 + 16)
+    assert len(persons) == 2 * 3 * 2 * (4 + 8)
     assert (
         persons.groupby(["shots", "fpr"])["num_records"]
         .sum()
@@ -120,7 +122,7 @@ def test_every_person_has_a_row_beside_their_records(run):
 
 
 def test_controls_of_persons_are_at_chance(run):
-    assert run.controls.groupby("unit").size().to_dict() == {"record": 9, "person": 9}
+    assert run.controls.groupby("unit").size().to_dict() == {"record": 6, "person": 6}
     assert not (run.controls["status"] == "failed").any()
     failed = run.controls.assign(status="failed", fpr=0.1, advantage=1.0, limit=0.1)
     assert any("lira on persons at C=3" in line for line in control_lines(failed))
@@ -215,3 +217,30 @@ def test_batches_count_against_the_members_there_are(data):
     records = len(prepared.pool.data.labels)
     assert prepared.members == round(records / 2) > 24
     assert float(prepared.recipe.hyper.sampling_rate) == pytest.approx(40 / prepared.members)
+
+
+def test_the_report_has_a_section_of_persons(run):
+    report = make_report(run.path)
+    (section,) = (each for each in report.sections if each.key == "persons")
+    tables = [block for block in section.blocks if isinstance(block, Table)]
+    worst = tables[0]
+    assert worst.title == "The most vulnerable person"
+    persons = pd.read_parquet(run.path / "per_person.parquet")
+    largest = persons[(persons["shots"] == 8) & (persons["fpr"] == 0.1)]
+    assert worst.rows[0][2].high == pytest.approx(largest["tpr_high_all"].max())
+    assert worst.rows[0][2].value >= worst.rows[0][4].value
+    (ranked,) = (each for each in tables if "persons most at risk" in each.title)
+    assert len(ranked.rows) == 48
+    (beside,) = (each for each in tables if each.title.startswith("Every attack on the largest cells"))
+    assert [row[2] for row in beside.rows[:2]] == ["records", "persons"]
+    (stated,) = (
+        block
+        for each in report.sections
+        for block in each.blocks
+        if isinstance(block, Table) and block.title == "Stated by the controller"
+    )
+    assert dict(stated.rows)["individuals whom the records are of"] == 48
+    others = [each for each in report.sections if each.key == "results"]
+    results = [block for block in others[0].blocks if isinstance(block, Table)]
+    assert results  # of records alone
+    assert not any("persons" in str(table.rows) for table in results)
