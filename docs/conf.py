@@ -26,7 +26,12 @@ html_context = {"default_mode": "auto"}
 html_show_sphinx = False
 
 myst_heading_anchors = 4
-nb_execution_mode = "off"
+# The notebooks are run at every build, each in a folder that is then gone; an error in one fails the build.
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600  # seconds for a cell
+nb_merge_streams = True
 
 autodoc_member_order = "bysource"
 default_role = "code"

@@ -56,6 +56,13 @@ def test_a_run_of_features_in_memory_is_that_of_their_file(tmp_path):
     assert len(given.records) == len(of_file.records) > 0
     assert repr(given).startswith("RunResult: 2 cells in ")
     assert given.plot()._repr_png_().startswith(PNG)
+    assert given.law() is given.law("lira", "pooled") is next(iter(given.laws.values()))
+    law = given.law()
+    assert repr(law).startswith("PowerLawFit: at FPR 0.1 ")
+    assert list(law.to_frame()["fpr"]) == [0.1]
+    assert len(repr(law)) < 120
+    with pytest.raises(jm.InputError, match=r"law=\{'attack': 'rmia'\} must be one of lira, pooled"):
+        given.law("rmia")
     with pytest.raises(jm.InputError, match=r"privacy\.epsilon='inf' must name a level for kind='ceiling'"):
         given.plot("ceiling")
     with pytest.raises(jm.InputError, match="kind='roc' must be one of law, accuracy, ceiling"):

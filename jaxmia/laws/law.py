@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from jaxmia._validate import InputError, check
+from jaxmia._shown import Shown
+from jaxmia._validate import InputError, check, listed
 from jaxmia.laws.cells import COLUMNS, checked_columns, usable_cells
 
 MAX_EXPONENT = 300.0  # the largest float64 is 1.8e308
@@ -125,6 +126,14 @@ class PowerLaw:
     r_squared: float | None = None
 
     @property
+    def in_words(self) -> str:
+        """Return the fitted equation, or the status of an undetermined law."""
+        if self.status != "ok" or self.slope_shots is None or self.intercept is None:
+            return self.status
+        of_classes = "" if self.slope_classes is None else f" C^{self.slope_classes:.2f}"
+        return f"advantage = {10**self.intercept:.3g} S^{self.slope_shots:.2f}{of_classes}"
+
+    @property
     def errors_over(self) -> str:
         """Return the units that standard errors and intervals treat as independent, in words."""
         if self.errors is None:
@@ -183,8 +192,8 @@ class PowerLaw:
         return HeldOutFit(len(shots), explained, _power_of_ten(float(errors.mean())))
 
 
-@dataclasses.dataclass(frozen=True)
-class PowerLawFit:
+@dataclasses.dataclass(frozen=True, repr=False)
+class PowerLawFit(Shown):
     """Power laws by FPR: `fit[0.01]` is the law at FPR 0.01; iteration yields the FPRs, largest first.
 
     Attributes:
@@ -192,6 +201,16 @@ class PowerLawFit:
     """
 
     lines: tuple[PowerLaw, ...]
+
+    def headline(self) -> str:
+        """Return each line in one term: its slopes, or why it is undetermined."""
+        return "; ".join(f"at FPR {law.fpr:g} {law.in_words}" for law in self.lines)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per FPR, with slopes, intercept and their standard errors."""
+        columns = ["fpr", "slope_shots", "slope_shots_stderr", "slope_classes", "slope_classes_stderr"]
+        columns += ["intercept", "intercept_stderr", "r_squared", "num_cells", "status", "reason"]
+        return pd.DataFrame([dataclasses.asdict(law) for law in self.lines])[columns]
 
     def __getitem__(self, fpr: float) -> PowerLaw:
         for law in self.lines:
@@ -263,6 +282,26 @@ class LawKey(NamedTuple):
             for name, value in self._asdict().items()
             if self.membership != "record" or name not in UNITS_OF
         }
+
+
+def law_of(
+    laws: Mapping[LawKey, PowerLawFit],
+    attack: str | None,
+    evaluation: str | None,
+    epsilon: float | None,
+    recipe: str | None,
+) -> PowerLawFit:
+    """Return the first law that has all that is given; None stands for anything.
+
+    Raises:
+        InputError: if there is none, naming those that are there.
+    """
+    given = {"attack": attack, "evaluation": evaluation, "epsilon": epsilon, "recipe": recipe}
+    asked = {name: value for name, value in given.items() if value is not None}
+    for key, law in laws.items():
+        if asked.items() <= key._asdict().items():
+            return law
+    raise InputError(f"law={asked} must be one of {listed(map(str, laws))}.")
 
 
 def coefficients_of(law: PowerLaw) -> np.ndarray:

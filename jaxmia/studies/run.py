@@ -15,7 +15,7 @@ from jaxmia._progress import grid_progress
 from jaxmia._shown import Shown, figure, report
 from jaxmia._terminal import progress_console
 from jaxmia.data.feature_set import DEMO_NAME, IN_MEMORY, FeatureSet, check_given, load_features
-from jaxmia.laws.law import LawKey, PowerLawFit
+from jaxmia.laws.law import LawKey, PowerLawFit, law_of
 from jaxmia.studies.cell import Cell, cells_of
 from jaxmia.studies.checks import check_experiment
 from jaxmia.studies.distributed import Group, group
@@ -69,6 +69,20 @@ class RunResult(Shown):
     def records(self) -> pd.DataFrame:
         """One row per cell, candidate and FPR."""
         return load_table(self.path, "per_example")
+
+    def law(
+        self,
+        attack: str | None = None,
+        evaluation: str | None = None,
+        epsilon: float | None = None,
+        recipe: str | None = None,
+    ) -> PowerLawFit:
+        """Return the first of the laws with this attack, evaluation, epsilon and recipe; None stands for any.
+
+        Raises:
+            InputError: if there is none, naming those that are there.
+        """
+        return law_of(self.laws, attack, evaluation, epsilon, recipe)
 
     def plot(self, kind: str = "law", *, evaluation: str = "pooled") -> Any:
         """Return the figure of the law, or over levels of privacy of kind "accuracy" or "ceiling" (study_figure)."""

@@ -18,7 +18,7 @@ from jaxmia._shown import Shown, figure, report
 from jaxmia._terminal import progress_console
 from jaxmia._validate import check_choice
 from jaxmia.data.feature_set import FeatureSet
-from jaxmia.laws.law import LawKey, PowerLawFit
+from jaxmia.laws.law import LawKey, PowerLawFit, law_of
 from jaxmia.studies.executors import EXECUTORS, Executor, LocalExecutor, LostError, RayExecutor
 from jaxmia.studies.folder.sweep import SweepFolder
 from jaxmia.studies.folder.tables import load_results
@@ -88,6 +88,20 @@ class SweepResult(Shown):
     def to_frame(self) -> pd.DataFrame:
         """The results."""
         return self.results()
+
+    def law(
+        self,
+        attack: str | None = None,
+        evaluation: str | None = None,
+        epsilon: float | None = None,
+        recipe: str | None = None,
+    ) -> PowerLawFit:
+        """Return the first of the laws with this attack, evaluation, epsilon and recipe; None stands for any.
+
+        Raises:
+            InputError: if there is none, naming those that are there.
+        """
+        return law_of(self.laws, attack, evaluation, epsilon, recipe)
 
     def plot(self, kind: str = "law", *, evaluation: str = "pooled") -> Any:
         """Return the figure of the law, or over levels of privacy of kind "accuracy" or "ceiling" (study_figure)."""

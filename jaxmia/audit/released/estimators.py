@@ -178,7 +178,7 @@ def _softmax(model: Any, data: FeatureSet) -> ReleasedHead:
 def _of_rows(model: Any, kernel: np.ndarray, bias: np.ndarray, data: FeatureSet) -> ReleasedHead:
     order = class_order(np.asarray(model.classes_), data)
     name = type(model).__name__
-    notes = [f"Read: coef_ {kernel.shape} and intercept_ of the file's {name}."]
+    notes = [f"Read: coef_ {kernel.shape} and intercept_ of the {name}."]
     if order != sorted(order):
         notes.append(f"Its classes_ are {shown(list(map(str, model.classes_)))}: put in the records' order.")
     return linear_head(*ordered_rows(kernel, bias, order), data, notes)
@@ -265,9 +265,7 @@ def _calibrated(model: Any, data: FeatureSet) -> ReleasedHead:
         "probabilities",
         None,
         None,
-        (
-            "Read: predict_proba of the file's CalibratedClassifierCV on the records; its weights are not looked at.",
-        ),
+        ("Read: predict_proba of the CalibratedClassifierCV on the records; its weights are not looked at.",),
         warnings=(
             "The head is calibrated (CalibratedClassifierCV), its shadows are plain softmax heads: figures over"
             " re-trainings are those of the softmax heads nearest to it.",
