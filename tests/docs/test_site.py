@@ -20,6 +20,7 @@ OPENED = (
     "index.html",
     "api/training.html",
     "tutorials/audit.html",
+    "notebooks/audit_a_head.html",
     "evidence/index.html",
     "architecture.html",
 )
