@@ -49,6 +49,16 @@ MemberColumn = Annotated[
         metavar="NAME", help="Column that says whether a head was trained on the row; for jaxmia audit."
     ),
 ]
+PersonColumn = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Column that says whose record the row is; for audits by person."),
+]
+PersonFolders = Annotated[
+    bool,
+    typer.Option(
+        "--person-folders", help="Images lie in CLASS/PERSON/: folders in those of classes are persons."
+    ),
+]
 Drop = Annotated[
     list[str] | None, typer.Option(metavar="NAME", help="tabular: a column to leave out; may be repeated.")
 ]
@@ -102,6 +112,8 @@ def extract(
     label_column: LabelColumn = "label",
     id_column: IdColumn = None,
     member_column: MemberColumn = None,
+    person_column: PersonColumn = None,
+    person_folders: PersonFolders = False,
     split: Split = None,
     subset: Subset = None,
     image_size: ImageSize = None,
@@ -131,9 +143,10 @@ def extract(
         backbone,
         out,
         weights=weights,
-        columns=Columns(text_column, image_column, label_column, id_column, member_column),
+        columns=Columns(text_column, image_column, label_column, id_column, member_column, person_column),
         split=split,
         subset=subset,
+        person_folders=person_folders,
         images=ImageOptions(
             image_size, parse_numbers("mean", mean), parse_numbers("std", std), crop_pct, interpolation
         ),

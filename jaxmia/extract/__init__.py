@@ -93,6 +93,7 @@ def extract_features(
     columns: Columns | None = None,
     split: str | None = None,
     subset: str | None = None,
+    person_folders: bool = False,
     images: ImageOptions | None = None,
     table: TabularOptions | None = None,
     batch_size: int = 64,
@@ -103,9 +104,10 @@ def extract_features(
 ) -> Extraction:
     """Turn images or texts into features of a frozen pretrained network, or a table into numbers, and write an .npz.
 
-    The file has `features` [examples, dim], `labels` int32[examples], `class_names`, `ids`, `member` (bool, if a column
-    says so) and `provenance`, JSON: network, hash of its weights, preprocessing, versions, source, counts. It has names
-    of items and never their contents. `load_features` reads it, and `jaxmia audit` takes ids and membership from it.
+    The file has `features` [examples, dim], `labels` int32[examples], `class_names`, `ids`, `member` (bool) and
+    `person` (text) if columns say so, and `provenance`, JSON: network, hash of its weights, preprocessing, versions,
+    source, counts. It has names of items and never their contents. `load_features` reads it, and `jaxmia audit` takes
+    ids and membership from it.
 
     Features are written block by block to OUT.parts; a killed call started again continues and ends in the same bytes.
     Items that cannot be used are listed in OUT-errors.csv, before any network is loaded.
@@ -120,6 +122,7 @@ def extract_features(
         columns: of a table or data set.
         split: of a data set.
         subset: of a data set.
+        person_folders: of a folder of images, that the sub-folders of a class are persons: class/person/image.png.
         images: preprocessing of a timm network, where it shall not be its own.
         table: how a table becomes features.
         batch_size: items that the network sees at once.
@@ -141,7 +144,12 @@ def extract_features(
     )
     table = _checked_table(spec, table or TabularOptions())
     rows = open_source(
-        os.fspath(source), columns or Columns(), split=split, subset=subset, whole_rows=spec.kind == TABULAR
+        os.fspath(source),
+        columns or Columns(),
+        split=split,
+        subset=subset,
+        whole_rows=spec.kind == TABULAR,
+        person_folders=person_folders,
     )
     check_modality(spec.kind, rows.modality)
     if rows.modality == "image":
@@ -226,6 +234,8 @@ def _write(
     arrays["ids"] = np.array([row.id for row in used])
     if "member" in source.columns:
         arrays["member"] = np.array([row.member for row in used], bool)
+    if "person" in source.columns:
+        arrays["person"] = np.array([row.person for row in used])
     write_arrays(out, arrays | {"provenance": np.array(json.dumps(provenance))})
 
 

@@ -27,6 +27,7 @@ class Columns:
         label: of the class: a name or a whole number (also as 1.0).
         id: of what a row is called in results; without one, its number from 0.
         member: of whether a head was trained on the row (true and false, or 1 and 0); without one, it is not stated.
+        person: of whose record the row is (a name or a whole number), where a person may have several.
     """
 
     text: str = "text"
@@ -34,11 +35,13 @@ class Columns:
     label: str = "label"
     id: str | None = None
     member: str | None = None
+    person: str | None = None
 
     def roles(self, modality: Modality) -> dict[str, str]:
         """The columns that must be there, by what they are for."""
         contents = {} if modality == "table" else {modality: getattr(self, modality)}
         named = contents | {"label": self.label, "id": self.id, "member": self.member}
+        named["person"] = self.person
         return {role: name for role, name in named.items() if name is not None}
 
 
@@ -51,12 +54,14 @@ class Row:
         label: name of its class.
         member: whether a head was trained on it; None if not stated.
         problem: why it cannot be used; empty if no reason is known yet.
+        person: whose record it is; None if not stated.
     """
 
     id: str
     label: str = ""
     member: bool | None = None
     problem: str = ""
+    person: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,23 +96,24 @@ def row_of(number: int, record: Mapping[str, Any], columns: Columns) -> Row:
             if given is None or given != given or not printable(given).strip():
                 raise UnusableError("missing id")
             name = printable(given)
-        label = _class_name(record[columns.label])
+        label = _name(record[columns.label], "label")
         member = None if columns.member is None else _truth(record[columns.member])
-        return Row(name, label, member)
+        person = None if columns.person is None else _name(record[columns.person], "person")
+        return Row(name, label, member, person=person)
     except UnusableError as error:
         return Row(name, problem=str(error))
 
 
-def _class_name(value: Any) -> str:
+def _name(value: Any, what: str) -> str:
     """A name, or a whole number, whether a table has it as 1, 1.0 or "1.0"; "007" stays a name."""
     if value is None or value != value or not printable(value).strip():
-        raise UnusableError("missing label")
+        raise UnusableError(f"missing {what}")
     if isinstance(value, (float, decimal.Decimal)):
         if not math.isfinite(value) or value != int(value):
-            raise UnusableError("label is a fraction")
+            raise UnusableError(f"{what} is a fraction")
         return str(int(value))
     if not isinstance(value, (str, bytes, int)):
-        raise UnusableError("label is neither a name nor a number")
+        raise UnusableError(f"{what} is neither a name nor a number")
     name = printable(value)
     return str(int(name.partition(".")[0])) if _WHOLE.fullmatch(name) else name
 

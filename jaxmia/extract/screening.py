@@ -23,7 +23,7 @@ class Screened:
     Attributes:
         usable: places of the rows that can be used.
         problems: ids of the others and why, in order.
-        content_hash: SHA-256 over ids, classes, membership and contents of what can be used.
+        content_hash: SHA-256 over ids, classes, membership, contents and persons of what can be used.
     """
 
     usable: tuple[int, ...]
@@ -69,7 +69,8 @@ def screen(source: Source, advance: Callable[[int], None]) -> Screened:
                     continue
                 seen.add(row.id)
                 usable.append(place)
-                digest.update(repr((row.id, row.label, row.member, content_hash)).encode())
+                whose = () if row.person is None else (row.person,)
+                digest.update(repr((row.id, row.label, row.member, content_hash, *whose)).encode())
             advance(len(places))
     return Screened(tuple(usable), tuple(problems), digest.hexdigest())
 

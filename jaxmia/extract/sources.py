@@ -22,6 +22,7 @@ def open_source(
     split: str | None = None,
     subset: str | None = None,
     whole_rows: bool = False,
+    person_folders: bool = False,
 ) -> Source:
     """List the rows of a source; contents are read later.
 
@@ -32,6 +33,7 @@ def open_source(
         split: of a data set; needed if it has several.
         subset: of a data set, where it has some.
         whole_rows: of a table, that all columns be contents, not a column of texts.
+        person_folders: of a folder of images, that the folders in those of classes are persons.
 
     Raises:
         InputError: if there is no such source, it cannot be read, has no rows, or lacks a column.
@@ -40,6 +42,11 @@ def open_source(
     path = pathlib.Path(place)
     rule = "be a .csv, .parquet or .jsonl for a tabular backbone"
     check(not whole_rows or not (source.startswith(DATASETS) or path.is_dir()), "source", source, rule)
+    images = path.is_dir() and not source.startswith(DATASETS) and not is_saved(path)
+    rule = (
+        "be left out: only of a folder of images can folders be persons (a column may say it: person_column)"
+    )
+    check(images or not person_folders, "person_folders", person_folders, rule)
     if source.startswith(DATASETS) or is_saved(path):
         found = open_dataset(place, columns, split=split, subset=subset)
     else:
@@ -48,14 +55,14 @@ def open_source(
         if not path.exists():
             raise InputError(f"source={source!r} must be an existing folder or file; there is none.")
         if path.is_dir():
-            asked = [name for name in (columns.id, columns.member) if name is not None]
+            asked = [name for name in (columns.id, columns.member, columns.person) if name is not None]
             check(
                 not asked,
                 "columns",
                 asked,
                 f"be left out: a folder of images has none (datasets:{place} reads them)",
             )
-            found = _open_folder(path)
+            found = _open_folder(path, person_folders)
         else:
             found = open_table(path, columns, "table" if whole_rows else "text")
     if not found.rows:
@@ -63,8 +70,11 @@ def open_source(
     return found
 
 
-def _open_folder(path: pathlib.Path) -> Source:
-    """Every file below a sub-folder is an image of that class; hidden files are none."""
+def _open_folder(path: pathlib.Path, person_folders: bool) -> Source:
+    """Every file below a sub-folder is an image of that class; hidden files are none.
+
+    With person_folders, folders in that of a class are persons: those of one name in two classes are the same person.
+    """
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     classes = [entry for entry in entries if entry.is_dir()]
     if not classes:
@@ -79,12 +89,22 @@ def _open_folder(path: pathlib.Path) -> Source:
     found = [(folder.name, *entry) for folder in classes for entry in _files(folder)]
     files = [file for _, file, _ in found]
     rows = tuple(
-        Row(printable(file.relative_to(path).as_posix()), printable(label), problem=problem)
-        for label, file, problem in found
+        _row(file.relative_to(path), label, problem, person_folders) for label, file, problem in found
     )
     outside = len(entries) - len(classes)
     notes = (f"Left alone, beside the folders of the classes: {outside} files.",) if outside else ()
-    return Source(path.resolve().name, "image", rows, lambda place: files[place].read_bytes(), notes=notes)
+    columns = {"person": "folders in those of classes"} if person_folders else {}
+    return Source(
+        path.resolve().name, "image", rows, lambda place: files[place].read_bytes(), columns, notes=notes
+    )
+
+
+def _row(file: pathlib.Path, label: str, problem: str, person_folders: bool) -> Row:
+    """The row of a file, by its place in the folder of classes."""
+    person = printable(file.parts[1]) if person_folders and len(file.parts) > 2 else None
+    if person_folders and person is None and not problem:
+        problem = "not in a person's folder"
+    return Row(printable(file.as_posix()), printable(label), problem=problem, person=person)
 
 
 def _files(folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:

@@ -353,3 +353,44 @@ def test_a_pixmap_of_16_bits_is_refused_and_one_of_8_is_not(most, wide):
             decode(content)
     else:
         assert decode(content).size == (2, 2)
+
+
+def test_folders_in_those_of_classes_are_persons_if_they_are_said_to_be(tmp_path):
+    for place in ("cat/ann/a.png", "cat/ann/more/b.png", "cat/bob/a.png", "dog/ann/a.png", "dog/stray.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(b"")
+    found = open_source(str(tmp_path), Columns(), person_folders=True)
+    assert {row.id: (row.label, row.person) for row in found.rows if not row.problem} == {
+        "cat/ann/a.png": ("cat", "ann"),
+        "cat/ann/more/b.png": ("cat", "ann"),
+        "cat/bob/a.png": ("cat", "bob"),
+        "dog/ann/a.png": ("dog", "ann"),
+    }
+    assert {row.id: row.problem for row in found.rows if row.problem} == {
+        "dog/stray.png": "not in a person's folder"
+    }
+    assert "person" in found.columns
+    plain = open_source(str(tmp_path), Columns())
+    assert all(row.person is None for row in plain.rows)
+    assert not plain.columns
+    (tmp_path / "t.csv").write_text("text,label,who\nx,a,007\ny,b,1\n")
+    with pytest.raises(InputError, match="only of a folder of images can folders be persons"):
+        open_source(str(tmp_path / "t.csv"), Columns(), person_folders=True)
+    with pytest.raises(InputError, match="be left out: a folder of images has none"):
+        open_source(str(tmp_path), Columns(person="who"))
+
+
+def test_persons_of_a_table_enter_its_hash_and_keep_their_names(tmp_path):
+    def screened(text, **columns):
+        (tmp_path / "t.csv").write_text(text)
+        source = open_source(str(tmp_path / "t.csv"), Columns(**columns))
+        return source, screen(source, lambda count: None).content_hash
+
+    first, of_first = screened("text,label,who\nx,a,007\ny,b,1.0\n", person="who")
+    assert [row.person for row in first.rows] == ["007", "1"]
+    _, other = screened("text,label,who\nx,a,007\ny,b,2\n", person="who")
+    _, without = screened("text,label,who\nx,a,007\ny,b,2\n")
+    assert len({of_first, other, without}) == 3
+    assert problems_of(tmp_path / "t.csv", person="who") == {}
+    (tmp_path / "t.csv").write_text("text,label,who\nx,a,\ny,b,2.5\n")
+    assert problems_of(tmp_path / "t.csv", person="who") == {"0": "missing person"}

@@ -231,3 +231,23 @@ def test_the_command_line(people, tmp_path, capsys):
         tmp_path / "no.npz",
     )
     assert code == 2
+
+
+def test_a_column_says_whose_the_rows_are(people, tmp_path, capsys):
+    """It is no feature, and the file's persons go through load_features to audits and runs."""
+    people["patient"] = np.repeat(np.arange(ROWS // 4), 4).astype(float)
+    people.to_csv(tmp_path / "people.csv", index=False)
+    words = ("extract", tmp_path / "people.csv", "--backbone", "tabular", "--label-column", "outcome")
+    words += ("--id-column", "key", "--member-column", "was_in", "--fourier", "0")
+    code, _, said = jaxmia(capsys, *words, "--person-column", "patient", "--out", tmp_path / "a.npz")
+    assert code == 0, said
+    data = load_features(tmp_path / "a.npz")
+    np.testing.assert_array_equal(data.person, [str(row // 4) for row in range(ROWS)])
+    left_out = people.drop(columns="patient")
+    _, alone = extracted(left_out, tmp_path, fourier=0)
+    np.testing.assert_array_equal(data.features, alone)
+    people.loc[2, "patient"] = None
+    people.to_csv(tmp_path / "people.csv", index=False)
+    code, _, said = jaxmia(capsys, *words, "--person-column", "patient", "--out", tmp_path / "b.npz")
+    assert code == 2
+    assert "'p02': missing person" in " ".join(said.split())
