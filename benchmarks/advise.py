@@ -21,6 +21,8 @@ from jaxmia.advice.levers import without_the_most_vulnerable
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.pool import candidate_pool
 
+_PROMISED = "worst of those left, before"
+
 
 def main(argv: list[str] | None = None) -> None:
     """Estimate and measure, option by option."""
@@ -40,13 +42,14 @@ def main(argv: list[str] | None = None) -> None:
         test_per_class=0,
         key=arguments.seed,
     ).data
-    rows = [compared(f"ridge {ridge:g}", pool, ridge, arguments) for ridge in arguments.ridges]
+    none = {_PROMISED: float("nan")}
+    rows = [compared(f"ridge {ridge:g}", pool, ridge, arguments) | none for ridge in arguments.ridges]
     if arguments.leave_out:
         whole = ridge_estimate(pool, ridge=1.0, fpr=arguments.fpr, key=jax.random.key(1))
         for change in without_the_most_vulnerable(pool, whole.found.separation, arguments.leave_out):
             promised = float(whole.tpr[change.rows].max())
             row = compared(f"without {change.option}", change.pool, 1.0, arguments)
-            rows.append(row | {"worst of those left, before": promised})
+            rows.append(row | {_PROMISED: promised})
     ranks = {
         f"Kendall's tau, {name}": float(
             kendalltau(*([row[f"{name}, {kind}"] for row in rows] for kind in ("estimated", "measured")))[0]
