@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxmia._npz import read_npz
-from jaxmia._validate import check, check_choice
+from jaxmia._validate import InputError, check, check_choice
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.pool import CandidatePool
+from jaxmia.data.public import PublicProjection, projected
 
-NORMALIZATIONS = ("none", "unit", "standardize")
+NORMALIZATIONS = ("none", "unit", "standardize", "public")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,10 @@ class FeatureStatistics:
         for array in (self.mean, self.scale):
             digest.update(array.astype("<f8").tobytes())
         return digest.hexdigest()
+
+
+Normalizer = FeatureStatistics | PublicProjection
+"""What comes from a file, and is the same for all pools."""
 
 
 def feature_statistics(features: Float[np.ndarray, "examples dim"]) -> FeatureStatistics:
@@ -98,9 +103,7 @@ def in_span(
     return coordinates.T.astype(np.float32), directions.T.astype(np.float32)
 
 
-def normalized_pool(
-    pool: CandidatePool, how: str, statistics: FeatureStatistics | None = None
-) -> CandidatePool:
+def normalized_pool(pool: CandidatePool, how: str, statistics: Normalizer | None = None) -> CandidatePool:
     """Normalise candidates and test split alike.
 
     By default the statistics use all candidates of the pool, members and non-members of any model, and no test example.
@@ -110,16 +113,24 @@ def normalized_pool(
 
     Args:
         pool: the pool that candidate_pool returned.
-        how: "none"; "unit" (each example by its own norm); or "standardize" (each dimension, as in standardized).
-        statistics: statistics for "standardize"; by default those of the pool's candidates.
+        how: "none"; "unit" (each example by its own norm); "standardize" (each dimension, as in standardized); or
+            "public" (projected on components of public features, then to norm 1).
+        statistics: for "standardize", by default those of the pool's candidates; for "public", the projection.
 
     Raises:
-        InputError: for an unknown `how`.
+        InputError: for an unknown `how`, or "public" without a projection.
     """
     check_choice("normalize", how, NORMALIZATIONS)
     if how == "none":
         return pool
     if how == "unit":
         return CandidatePool(unit_norm(pool.data), unit_norm(pool.test), pool.rows)
-    statistics = statistics or feature_statistics(pool.data.features)
+    if how == "public":
+        if not isinstance(statistics, PublicProjection):
+            raise InputError(
+                "normalize='public' needs a PublicProjection: jaxmia.data.public.public_projection."
+            )
+        return CandidatePool(projected(pool.data, statistics), projected(pool.test, statistics), pool.rows)
+    if not isinstance(statistics, FeatureStatistics):
+        statistics = feature_statistics(pool.data.features)
     return CandidatePool(standardized(pool.data, statistics), standardized(pool.test, statistics), pool.rows)

@@ -17,7 +17,7 @@ from jaxmia._hashes import json_number
 from jaxmia.data.bag_of_words import bag_of_words
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import MembershipMasks, draw_membership
-from jaxmia.data.normalization import FeatureStatistics, normalized_pool
+from jaxmia.data.normalization import Normalizer, normalized_pool
 from jaxmia.data.pool import CandidatePool, candidate_pool, candidate_rows
 from jaxmia.studies.recipe import Recipe, recipe_for
 from jaxmia.studies.settings.experiment import ExperimentConfig
@@ -79,7 +79,7 @@ def cell_keys(seed: int) -> dict[str, jax.Array]:
 
 
 def draw_pool(
-    config: ExperimentConfig, data: FeatureSet, cell: Cell, statistics: FeatureStatistics | None = None
+    config: ExperimentConfig, data: FeatureSet, cell: Cell, statistics: Normalizer | None = None
 ) -> CandidatePool:
     """The candidates and the test split of a cell, normalised as the recipe says; of token ids, bags of words."""
     pool = candidate_pool(data, **_drawn(config, cell))
@@ -239,7 +239,7 @@ def prepare_cell(
     settings: ExperimentConfig,
     data: FeatureSet,
     cell: Cell,
-    statistics: FeatureStatistics | None = None,
+    statistics: Normalizer | None = None,
     *,
     memory: int | None = None,
 ) -> PreparedCell:

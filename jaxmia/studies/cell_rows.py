@@ -185,8 +185,11 @@ def recipe_columns(recipe: Recipe, *, members: int) -> dict[str, Any]:
 def _origins(config: ExperimentConfig) -> dict[str, str]:
     """Whether the recipe was searched, and whose statistics the features are standardised by."""
     train, tuning = config.train, config.tuning
-    given = "none" if train.normalize != "standardize" else "pool" if train.statistics == "pool" else "given"
-    return {"tuned": "no" if tuning is None else f"per {tuning.per}", "standardised_by": given}
+    given = {"standardize": "pool" if train.statistics == "pool" else "given", "public": "public features"}
+    return {
+        "tuned": "no" if tuning is None else f"per {tuning.per}",
+        "standardised_by": given.get(train.normalize, "none"),
+    }
 
 
 def _audit(config: ExperimentConfig, recipe: Recipe) -> Callable[[AttackResult], float] | None:

@@ -27,7 +27,7 @@ from jaxmia._buckets import in_float32
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import MembershipMasks
-from jaxmia.data.normalization import FeatureStatistics
+from jaxmia.data.normalization import Normalizer
 from jaxmia.studies.cell import Cell, cell_keys, draw_masks, draw_pool
 from jaxmia.studies.recipe import Recipe, recipe_for
 from jaxmia.studies.settings.experiment import ExperimentConfig
@@ -48,7 +48,7 @@ def tune_cell(
     config: ExperimentConfig,
     data: FeatureSet,
     cell: Cell,
-    statistics: FeatureStatistics | None = None,
+    statistics: Normalizer | None = None,
     *,
     memory: int | None = None,
     on_round: Callable[[int], None] = lambda _: None,

@@ -9,7 +9,8 @@ from typing import Any
 from jaxmia._hashes import content_key
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import FeatureSet
-from jaxmia.data.normalization import FeatureStatistics, load_statistics
+from jaxmia.data.normalization import Normalizer, load_statistics
+from jaxmia.data.public import load_projection
 from jaxmia.laws.law import DEFAULT_RECIPE
 from jaxmia.studies.cell import Cell
 from jaxmia.studies.folder.manifest import versions
@@ -32,7 +33,7 @@ class Study:
 
     config: ExperimentConfig
     identity: Mapping[str, Any]
-    statistics: FeatureStatistics | None = None
+    statistics: Normalizer | None = None
     names: tuple[str, str] | None = None
 
     def cell_key(self, cell: Cell) -> str:
@@ -76,12 +77,14 @@ def study_of(config: ExperimentConfig, data: FeatureSet, names: tuple[str, str] 
     return Study(config, identity, statistics, names)
 
 
-def given_statistics(config: ExperimentConfig, data: FeatureSet) -> FeatureStatistics | None:
-    """The statistics of the file that a recipe names, or None for those of the pool.
+def given_statistics(config: ExperimentConfig, data: FeatureSet) -> Normalizer | None:
+    """What the file that a recipe names normalises by: statistics, or public features; None where it names none.
 
     Raises:
         InputError: if the file is not what it should be, or not of the features' dimension.
     """
+    if config.train.normalize == "public":
+        return load_projection(config.train.public, components=config.train.components, private=data)
     if config.train.statistics == "pool":
         return None
     return load_statistics(config.train.statistics, dim=data.features.shape[1])

@@ -21,6 +21,7 @@ _LATER = {  # settings of [train] that came later: folders from before are of th
     "network": "linear",
     "widths": [],
     "inputs": "features",
+    "components": 32,
     "ridge": 0.0,
     "tolerance": 1e-7,
     "class_weight": "none",
@@ -145,7 +146,7 @@ class ExperimentConfig(Settings):
         del settings["shadows"]["models"]
         del settings["privacy"]["epsilon"]
         del settings["data"]["features"]  # a place; what lies there is identified by its hash
-        del settings["train"]["statistics"]  # the same
+        del settings["train"]["statistics"], settings["train"]["public"]  # the same
         if self.tuning is not None:  # which finds these
             for table, name in (
                 ("train", "learning_rate"),

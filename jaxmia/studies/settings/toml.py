@@ -22,8 +22,14 @@ from jaxmia.studies.settings.errors import describe_error
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.settings.sweep import SweepConfig
 
-_PATHS = ("features", "members", "statistics", "file")  # keys of settings that are paths, in whatever table
-_NO_PATHS = ("", "demo", "pool")  # what stands there for no file
+_PATHS = (
+    "features",
+    "members",
+    "statistics",
+    "public",
+    "file",
+)  # keys of settings that are paths, in whatever table
+_NO_PATHS = ("", "demo", "pool", "none")  # what stands there for no file
 
 
 def builtin_configs() -> dict[str, Traversable]:

@@ -52,11 +52,17 @@ class TrainSettings(Settings):
     device; "tensorfloat32" keeps 10 bits where the device has such arithmetic (A100 and later). "bfloat16" takes about
     half of the time where the processor has such arithmetic, and moves scores by less than a tenth of what a
     seed does. Files of version 0.1 call it `products`, which is read as before."""
-    normalize: Literal["none", "unit", "standardize"] = "none"
-    """Of candidates and test split alike: "unit" (every example to norm 1) or "standardize" (every dimension centred
-    and scaled, then divided by sqrt(dim)): see jaxmia.data.normalization.normalized_pool."""
+    normalize: Literal["none", "unit", "standardize", "public"] = "none"
+    """Of candidates and test split alike: "unit" (every example to norm 1), "standardize" (every dimension centred
+    and scaled, then divided by sqrt(dim)) or "public" (projected on components of public features, then to norm 1):
+    see jaxmia.data.normalization.normalized_pool."""
     statistics: Annotated[str, Field(min_length=1)] = "pool"
     """What to standardise by: "pool" (mean and deviation of the cell's candidates) or an .npz with mean and scale."""
+    public: Annotated[str, Field(min_length=1)] = "none"
+    """Of normalize="public": an .npz of features of the same extractor that are public. What is estimated from them
+    costs no privacy. None of the private records may be among them."""
+    components: Positive = 32
+    """Of normalize="public": principal components of the public features to keep."""
     network: Literal["linear", "mlp", "conv"] = "linear"
     """What is trained: "linear" (a linear head from zero), or from random parameters "mlp" (dense layers with ReLU) or
     "conv" (a convolution, 7 x 7 pixels at stride 4, then dense layers)."""
@@ -124,6 +130,17 @@ class TrainSettings(Settings):
             raise ValueError(
                 f"statistics={self.statistics!r} is for normalize='standardize', got normalize={self.normalize!r}"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _public_features_are_to_project_on(self) -> TrainSettings:
+        if (self.normalize == "public") != (self.public != "none"):
+            raise ValueError(
+                "normalize='public' and public='FILE.npz' go together, got"
+                f" normalize={self.normalize!r} and public={self.public!r}"
+            )
+        if self.normalize == "public" and self.inputs == "raw":
+            raise ValueError("normalize='public' is for inputs='features', got inputs='raw'")
         return self
 
     @pydantic.model_validator(mode="after")
