@@ -1,4 +1,5 @@
-"""Heads at the minimum of a ridge objective: what one record does to them, worked out instead of trained.
+"""Heads at the minimum of a ridge objective: the effect of one record, computed without training.
 
-So vulnerability is known without shadow models, and each shadow scores every record both as a member and as none.
+This gives vulnerability without shadow models, and scores of every record both as a member and as a non-member of each
+shadow.
 """

@@ -1,11 +1,11 @@
-"""Vulnerability without shadows: each record's own separation over re-trainings of a ridge head, from the pool alone.
+"""Vulnerability without shadows: each record's separation over re-trainings of a ridge head, from the pool alone.
 
-A record's scores with and without it differ by what it does to the head (jaxmia.ridge.influence); over re-trainings
-they vary by what all other candidates do, each in with probability r. Both follow from the average head and the average
-inverse Hessian. The pool fitted with every candidate at weight r gives neither: a candidate pulls less in a head that
-has it and adapts to it, and the inverse varies. So both are found together, self-consistently, from heads without the
-candidate in question: the cavity method of statistical physics, in random matrix theory a deterministic equivalent.
-With B_i the block of record i in the average inverse without it:
+A record's scores with and without it differ by its effect on the head (jaxmia.ridge.influence). Over re-trainings they
+vary by the effect of all other candidates, each a member with probability r. Both follow from the average head and the
+average inverse Hessian. A fit of the pool with every candidate at weight r yields neither, because a head adapts to its
+members, whose gradients are then smaller, and because the inverse varies. So both are computed self-consistently from
+heads without the candidate in question. This is the cavity method of statistical physics, a deterministic equivalent in
+random matrix theory. Let B_i be the block of record i in the average inverse without it:
 
 - mean logits u_i, u_in = u_i - (1 - r) B_i g(u_in): the average head solves sum_i r g(u_in,i) ⊗ x_i + ridge V = 0
   (twice the ridge with two classes, see jaxmia.training.contrasts.penalties);
@@ -43,27 +43,28 @@ from jaxmia.training.newton import ABSENT, converged_head
 from jaxmia.training.scoring import log_odds
 
 _ITERATIONS = 30
-_ENOUGH = 3e-3  # change of the blocks, against the largest, and of the head, against its norm
-_COMPARED = 0.9  # fluctuation up to which the figures were compared with shadows': docs/frontier.md
+# Tolerance: change of the blocks relative to the largest, and of the head relative to its norm.
+_ENOUGH = 3e-3
+_COMPARED = 0.9  # largest fluctuation at which results were compared with shadows: docs/frontier.md
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AnalyticVulnerability:
-    """What is to be expected of shadows, for every record.
+    """The moments of shadow scores, for every record, without shadows.
 
     Attributes:
         ridge: lambda.
         inclusion_rate: r.
         mean_in: float64[examples], mean log-odds over heads trained with the record, in nats.
-        mean_out: the same without it.
-        std_in: float64[examples], their standard deviation over heads.
-        std_out: the same.
-        separation: float64[examples], D = (mean_in - mean_out) / s, s² the mean of both variances: as
-            per_example_vulnerability estimates from shadows.
-        leverage: float64[examples], trace of B_i Gamma_i: the generalised leverage of a record, what it does to its own
-            logits whatever its label. It needs the blocks alone, and orders records less well than D.
+        mean_out: float64[examples], the same over heads trained without it.
+        std_in: float64[examples], standard deviation over heads trained with the record, in nats.
+        std_out: float64[examples], the same over heads trained without it.
+        separation: float64[examples], D = (mean_in - mean_out) / s, where s² is the mean of both variances;
+            per_example_vulnerability estimates it from shadows.
+        leverage: float64[examples], trace of B_i Gamma_i, the generalised leverage: the effect of a record on its own
+            logits, for any label. It needs the blocks alone, and ranks records less well than D.
         fluctuation: root mean square standard deviation of the candidates' logits over heads without them.
-        warnings: why the figures may be off; empty inside of the range where they were tested.
+        warnings: reasons why the results may be inaccurate; empty inside the tested range.
     """
 
     ridge: float
@@ -78,7 +79,7 @@ class AnalyticVulnerability:
     warnings: tuple[str, ...]
 
     def prior(self) -> dict[str, Float[np.ndarray, "sides examples"]]:
-        """prior_mean and prior_variance of Scores."""
+        """Return prior_mean and prior_variance, fields of Scores."""
         return {
             "prior_mean": np.stack([self.mean_in, self.mean_out]),
             "prior_variance": np.stack([self.std_in**2, self.std_out**2]),
@@ -87,18 +88,19 @@ class AnalyticVulnerability:
     def tpr(
         self, fpr: float, tails: tuple[np.ndarray, np.ndarray] | None = None
     ) -> Float[np.ndarray, "examples"]:
-        """Each record's TPR at its own FPR.
+        """Return each record's TPR at one FPR per record.
 
-        The upper tails of ridge heads' log-odds are lighter than a Gaussian's, and means and deviations do not tell
-        how much. With tails, of a few heads (jaxmia.ridge.triage.ridge_tails), both sides keep their own deviation:
-        1 - F_in((mean_out + F_out^-1(1 - fpr) std_out - mean_in) / std_in). Without, Phi(Phi^-1(fpr) + D).
+        The upper tails of ridge heads' log-odds are lighter than Gaussian, by an amount that means and deviations do
+        not determine. With tails from a few heads (jaxmia.ridge.triage.ridge_tails) both sides keep their own
+        deviation: 1 - F_in((mean_out + F_out^-1(1 - fpr) std_out - mean_in) / std_in). Without tails, the TPR is
+        Phi(Phi^-1(fpr) + D).
 
         Args:
-            fpr: of every record.
+            fpr: FPR of every record.
             tails: standardised residuals of members and non-members, ascending.
 
         Raises:
-            InputError: fpr outside (0, 1).
+            InputError: if fpr is outside (0, 1).
         """
         check_fpr("fpr", fpr)
         if tails is None:
@@ -109,19 +111,19 @@ class AnalyticVulnerability:
         return 1 - np.searchsorted(inside, t, side="left") / inside.size
 
     def ranking(self) -> np.ndarray:
-        """Indices int64[examples], the most vulnerable record first."""
+        """Return the indices int64[examples] of the records, the most vulnerable first."""
         return np.argsort(-self.separation, kind="stable")
 
 
 class _Average(NamedTuple):
-    """The average head, and of every record the block of the average inverse without it."""
+    """The average head, and for every record its block of the average inverse without it."""
 
     head: Array
     blocks: Array
 
 
 class _Point(NamedTuple):
-    """What a step of the iteration finds, per record: logits, errors and weight as a member; A and B; the inverse."""
+    """Result of one iteration, per record: logits, errors and weight as a member; A and B; also the inverse."""
 
     average: _Average
     contrasts: Array
@@ -136,20 +138,22 @@ class _Point(NamedTuple):
 def analytic_vulnerability(
     pool: FeatureSet, *, ridge: float, inclusion_rate: float = 0.5, memory: int | None = None
 ) -> AnalyticVulnerability:
-    """Every record's separation over re-trainings on random parts of the pool, without training any.
+    """Return every record's separation over re-trainings on random subsets of the pool, without training.
 
     The heads are those of optimizer="newton" with this ridge (scikit-learn's LogisticRegression with C = 1 / ridge),
-    each trained on every candidate with probability r by itself. How near this comes to shadows: docs/frontier.md.
+    each trained on every candidate independently with probability r. docs/frontier.md compares the results with
+    shadows.
 
     Args:
         pool: the candidates.
         ridge: lambda, above 0: scikit-learn's 1 / C.
         inclusion_rate: r.
-        memory: bytes for the Hessian, its factor and inverse, and what is held of records; 8 GiB by default.
+        memory: largest number of bytes for the Hessian, its factor and inverse, and arrays over records; 8 GiB by
+            default.
 
     Raises:
-        InputError: for a ridge that is not positive, r outside (0, 1), a class without record, a Hessian that memory
-            does not hold or float32 cannot factorise.
+        InputError: for a ridge that is not positive, r outside (0, 1), a class without records, or a Hessian that does
+            not fit into memory or that float32 cannot factorise.
     """
     check(0 < ridge < np.inf, "ridge", ridge, "be a finite number above 0")
     check(0 < inclusion_rate < 1, "inclusion_rate", inclusion_rate, "lie strictly between 0 and 1")
@@ -167,7 +171,7 @@ def analytic_vulnerability(
         average = point.average
         if change < _ENOUGH or step == _ITERATIONS - 1:
             break
-        del point  # frees its inverse before the next step makes one
+        del point  # frees its inverse before the next step allocates one
     found, fluctuation = _moments(point, inputs, one_hot, labels, inclusion_rate)
     mean_in, mean_out, variance_in, variance_out = np.asarray(found, np.float64)
     separation = (mean_in - mean_out) / np.sqrt((variance_in + variance_out) / 2)
@@ -189,12 +193,12 @@ def _warnings(change: float, fluctuation: float, absent: float) -> Sequence[str]
     warnings = []
     if absent > ABSENT:
         warnings.append(
-            f"A share of {absent:.2g} of all heads has no member of some class, and log-odds of it without bound:"
-            " estimates leave such heads out."
+            f"A share of {absent:.2g} of all heads has no member of some class, and unbounded log-odds"
+            " of its records. The estimates leave such heads out."
         )
     if change >= _ENOUGH:
         warnings.append(
-            f"The average head was not found: after {_ITERATIONS} steps it changes by {change:.2g}."
+            f"The average head did not converge: after {_ITERATIONS} steps it changes by {change:.2g}."
         )
     if fluctuation > _COMPARED:
         warnings.append(
@@ -206,7 +210,7 @@ def _warnings(change: float, fluctuation: float, absent: float) -> Sequence[str]
 
 @jax.jit
 def _start(features: Array, labels: Array, one_hot: Array, ridge: Array, rate: Array) -> _Average:
-    """The pool fitted with all candidates at weight r, which is where the iteration starts."""
+    """Return the start of the iteration: the pool fitted with all candidates at weight r."""
     classes = one_hot.shape[1]
     everyone = jnp.full(len(labels), rate, features.dtype)
     fitted = converged_head(
@@ -217,7 +221,7 @@ def _start(features: Array, labels: Array, one_hot: Array, ridge: Array, rate: A
 
 @jax.jit
 def _step(average: _Average, inputs: Array, one_hot: Array, ridge: Array, rate: Array) -> _Point:
-    """One step towards the average head and the blocks."""
+    """Return the next iterate of the average head and the blocks."""
     directions = jnp.asarray(basis(one_hot.shape[1]))
     with jax.default_matmul_precision("highest"):
         penalty = penalties(ridge, one_hot.shape[1], inputs)
@@ -251,11 +255,11 @@ def _step(average: _Average, inputs: Array, one_hot: Array, ridge: Array, rate: 
 
 @jax.jit
 def _moments(point: _Point, inputs: Array, one_hot: Array, labels: Array, rate: Array) -> tuple[Array, Array]:
-    """Means and variances [4, examples] of the log-odds with and without each record, and the logits' fluctuation.
+    """Return means and variances [4, examples] of the log-odds with and without each record, and the fluctuation.
 
-    Record j in or out moves the head by H_-j⁻¹ (g_j ⊗ x_j), H_-j without it; seen from record i, which is out,
-    (I - A_i W_i)⁻¹ times what A without that correction gives. Independent memberships add up r (1 - r) times the
-    squares.
+    The membership of record j moves the head by H_-j⁻¹ (g_j ⊗ x_j), where H_-j excludes j. Its effect on the logits of
+    record i, which is out, is (I - A_i W_i)⁻¹ times the uncorrected effect by A. Memberships are independent, so the
+    variance is the sum of r (1 - r) times squared effects.
     """
     directions, blocks = jnp.asarray(basis(one_hot.shape[1])), point.average.blocks
     rest, size = blocks.shape[1], inputs.shape[1]

@@ -1,10 +1,10 @@
-"""What one record does to a ridge head: the inverse Hessian seen from every record, and heads with and without it.
+"""The effect of one record on a ridge head: blocks of the inverse Hessian, and logits with and without the record.
 
-All logits are in contrast coordinates (jaxmia.training.contrasts), of one model, with the records on the first axis.
-For a record with inputs x let B = (I ⊗ x)ᵀ H⁻¹ (I ⊗ x), H the Hessian of the objective without it, and g(u) =
-Qᵀ(softmax(Q u) - e_y). A head trained with the record and one without it have logits of it that obey u_out = u_in + B
-g(u_in): exact where the rest of the objective is quadratic between the two heads. Removing is one evaluation, adding
-the solution of a small convex problem.
+All logits are those of one model, in contrast coordinates (jaxmia.training.contrasts), with the records on the first
+axis. For a record with inputs x let B = (I ⊗ x)ᵀ H⁻¹ (I ⊗ x), where H is the Hessian of the objective without the
+record, and g(u) = Qᵀ(softmax(Q u) - e_y). The record's logits under a head trained with it and a head trained without
+it satisfy u_out = u_in + B g(u_in). This is exact if the rest of the objective is quadratic between the two heads.
+Removing a record is one evaluation; adding one solves a small convex problem.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from jaxmia._validate import check
 from jaxmia.training.contrasts import curvature, errors
 
 _MEMORY = 8 * 2**30
-SEEN_AT_ONCE = 32  # records in whose logits all others' moves are held at once
-_BATCH = 4096  # records whose small systems are solved at once
-_NEWTON_STEPS = 50  # at most: each goes by up to _LONGEST, and records that move their logits by 100 are none
-_LONGEST = 2.0  # of a Newton step, in logits: beyond it a softmax is another function
-_EXACT = 1e-6  # of the logits, at which no step is needed any more
+SEEN_AT_ONCE = 32  # number of records for which the effects of all others are held at once
+_BATCH = 4096  # number of records whose small systems are solved at once
+_NEWTON_STEPS = 50  # largest number: each step is at most _LONGEST, and no record moves its logits by 100
+_LONGEST = 2.0  # largest Newton step, in logits: the softmax's quadratic model fails beyond it
+_EXACT = 1e-6  # change of the logits at which the iteration stops
 
 
 def check_size(num_classes: int, num_inputs: int, num_records: int, memory: int | None = None) -> None:
-    """Raise InputError unless the Hessian and what is held of records fit in memory (8 GiB by default)."""
+    """Raise InputError unless the Hessian and the arrays over records fit into memory (8 GiB by default)."""
     size, rest = (num_classes - 1) * num_inputs, num_classes - 1
     needed = bytes_held(rest, num_inputs, num_records)
     budget = _MEMORY if memory is None else memory
@@ -40,21 +40,22 @@ def check_size(num_classes: int, num_inputs: int, num_records: int, memory: int 
 
 
 def bytes_held(rest: int, num_inputs: int, num_records: int) -> int:
-    """What the largest step on heads of rest + 1 classes holds at once, from above."""
+    """Return an upper bound of the bytes that the largest step holds, for heads with rest + 1 classes."""
     size = rest * num_inputs
-    hessian = 3 * size**2  # itself, its factor, its inverse
-    # A, B, weights, covariances and copies; and the small systems that are solved at once.
+    hessian = 3 * size**2  # the matrix, its factor, its inverse
+    # A, B, weights, covariances and copies, and the small systems solved at once.
     blocks = (6 * num_records + 4 * min(num_records, _BATCH)) * rest**2
-    moves = 2 * num_records * (size + num_inputs)  # of the head by every record, before and after the inverse
-    seen = 2 * SEEN_AT_ONCE * num_records * rest  # these moves, in the logits of some records
+    # Effects of every record on the head, before and after the inverse.
+    moves = 2 * num_records * (size + num_inputs)
+    seen = 2 * SEEN_AT_ONCE * num_records * rest  # these effects on the logits of some records
     return 4 * (hessian + blocks + moves + seen)
 
 
 def each(function: Callable[..., Array], *arrays: Array) -> Array:
-    """The function of every record, so many at once.
+    """Map a function over the records, in blocks.
 
-    In blocks of one size, the last one filled up: lax.map would take what is left over beside the blocks, and two
-    batched solves at once wait for each other for ever where XLA has two threads (jaxlib 0.10).
+    All blocks have the same size; the last one is padded. lax.map would run the remainder concurrently with the blocks,
+    and two concurrent batched solves deadlock if XLA has two threads (jaxlib 0.10).
     """
     number = len(arrays[0])
     blocks = -(-number // _BATCH)
@@ -73,12 +74,12 @@ def inverse_hessian(
     inputs: Float[Array, "records inputs"],
     penalty: Float[Array, "inputs"],
 ) -> Float[Array, "rest inputs rest inputs"]:
-    """Inverse of sum_i weights_i ⊗ x_i x_iᵀ + I ⊗ diag(penalty); NaN where float32 cannot factorise it.
+    """Return the inverse of sum_i weights_i ⊗ x_i x_iᵀ + I ⊗ diag(penalty); NaN if float32 cannot factorise it.
 
     Args:
-        weights: of the records: their curvature, times membership.
-        inputs: x, with the bias's 1.
-        penalty: of every input.
+        weights: curvature times membership of each record.
+        inputs: x with an appended 1.
+        penalty: ridge penalty of every input.
     """
     rest, size = weights.shape[1], inputs.shape[1]
     rows, columns = np.triu_indices(rest)
@@ -99,7 +100,7 @@ def inverse_hessian(
 def blocks_of_records(
     inverse: Float[Array, "rest inputs rest inputs"], inputs: Float[Array, "records inputs"]
 ) -> Float[Array, "records rest rest"]:
-    """A_i = (I ⊗ x_i)ᵀ H⁻¹ (I ⊗ x_i) of every record; its trace is the record's generalised leverage."""
+    """Return A_i = (I ⊗ x_i)ᵀ H⁻¹ (I ⊗ x_i) for every record."""
     rest = inverse.shape[0]
     rows, columns = np.triu_indices(rest)
 
@@ -115,7 +116,7 @@ def blocks_of_records(
 def without_own(
     blocks: Float[Array, "records rest rest"], weights: Float[Array, "records rest rest"]
 ) -> Float[Array, "records rest rest"]:
-    """B_i = A_i (I - W_i A_i)⁻¹: the block of the Hessian without the record's own weight W_i (Woodbury)."""
+    """Return B_i = A_i (I - W_i A_i)⁻¹, the block of the inverse without the record's own weight W_i (Woodbury)."""
 
     def one(block: Array, weight: Array) -> Array:
         found = jnp.linalg.solve(jnp.eye(len(block)) - block @ weight, block)
@@ -130,7 +131,7 @@ def removed(
     one_hot: Float[Array, "classes"],
     directions: Float[Array, "classes rest"],
 ) -> Float[Array, "rest"]:
-    """u_out = u_in + B g(u_in) of one record."""
+    """Return u_out = u_in + B g(u_in) of one record."""
     return contrasts + block @ errors(contrasts, one_hot, directions)
 
 
@@ -141,9 +142,9 @@ def added(
     directions: Float[Array, "classes rest"],
     share: float | Array = 1.0,
 ) -> Float[Array, "rest"]:
-    """The v with v + share B g(v) = u of one record: u_in for u = u_out, by damped Newton steps.
+    """Return v with v + share B g(v) = u for one record, by damped Newton steps: u_in if u = u_out.
 
-    With share = 1 - r it is u_in from the logits of the mean head, r u_in + (1 - r) u_out.
+    With share = 1 - r it is u_in, given the logits of the mean head, u = r u_in + (1 - r) u_out.
     """
 
     def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

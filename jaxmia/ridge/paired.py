@@ -1,8 +1,8 @@
-"""Paired scores: the score of every record under every shadow, and under the same shadow with its membership flipped.
+"""Paired scores: every record's score under every shadow, and under that shadow with the record's membership flipped.
 
-For heads at the minimum of a ridge objective (optimizer="newton"). A shadow then gives an IN and an OUT score of every
-record, whose difference has none of the noise that two different shadows have: see docs/frontier.md for what that
-saves.
+For heads at the minimum of a ridge objective (optimizer="newton"). Every shadow then gives an IN and an OUT score of
+every record, and their difference has no noise from comparing different shadows. docs/frontier.md shows how many
+shadows this saves.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from jaxmia.training.ensemble import ShadowEnsemble
 from jaxmia.training.newton import stationarity
 from jaxmia.training.scoring import log_odds, score
 
-# Of a head that counts as converged: a Newton step more moves scores by about 1e-3.
+# Largest stationarity of a converged head: one more Newton step moves scores by about 1e-3.
 LARGEST_STATIONARITY = 1e-4
 
 
@@ -48,24 +48,25 @@ def paired_scores(
     memory: int | None = None,
     on_model: Callable[[int], None] = lambda _: None,
 ) -> Scores:
-    """Score the candidates as jaxmia.score does, and under each shadow with their membership flipped.
+    """Return the scores of jaxmia.score, and the scores with each candidate's membership flipped.
 
-    Every shadow has a Hessian of its own, factorised once: flipped scores are within 1% of a training with the record
-    or without it, at any ridge. One Hessian for all would be faster, and 10% off at ridge 0.1 (docs/frontier.md).
+    The Hessian of every shadow is factorised once. Flipped scores are within 1% of those from training with or without
+    the record, at any ridge. One Hessian for all shadows would be faster, but 10% off at ridge 0.1 (docs/frontier.md).
 
     Args:
         ensemble: linear heads, converged under this ridge.
         pool: the candidates they were trained on.
         ridge: lambda of the objective, as in TrainConfig(optimizer="newton").
-        memory: bytes for the Hessian, its factor and inverse, and what is held of records; 8 GiB by default.
+        memory: largest number of bytes for the Hessian, its factor and inverse, and arrays over records; 8 GiB by
+            default.
         on_model: called with 1 after every model.
 
     Returns:
         Scores with flipped_log_odds.
 
     Raises:
-        InputError: for networks, a Hessian that memory does not hold or float32 cannot factorise, or
-            heads that are not at the minimum; the message then says how far their scores are from it.
+        InputError: for networks, a Hessian that does not fit into memory or that float32 cannot factorise, or heads
+            that are not at the minimum; the message then says how far their scores are from it.
     """
     check(0 < ridge < np.inf, "ridge", ridge, "be a finite number above 0")
     check(ensemble.network is None, "ensemble.network", ensemble.network, "be None: linear heads")
@@ -96,7 +97,7 @@ def _flipped(
     labels: Array,
     ridge: float | Array,
 ) -> Float[Array, "examples"]:
-    """Log-odds of every candidate under one head with its membership flipped."""
+    """Return the log-odds of every candidate under one head with that candidate's membership flipped."""
     directions = jnp.asarray(basis(head.shape[0] + 1))
     one_hot, counted = jax.nn.one_hot(labels, head.shape[0] + 1), member.astype(inputs.dtype)
     with jax.default_matmul_precision("highest"):
@@ -120,7 +121,7 @@ def _check_converged(
     inputs: Float[Array, "examples inputs"],
     heads: Float[Array, "models rest inputs"],
 ) -> None:
-    """Raise InputError unless all heads are at the minimum, with how far the worst one's scores are from it."""
+    """Raise InputError unless all heads are at the minimum; the message says how far the worst head is off."""
     of_head = functools.partial(
         stationarity, features=jnp.asarray(pool.features), labels=jnp.asarray(pool.labels), ridge=ridge
     )
@@ -131,9 +132,10 @@ def _check_converged(
         return
     moved = _newton_move(heads[worst], member[worst], inputs, jnp.asarray(pool.labels), ridge)
     raise InputError(
-        f"stationarity={found[worst]:.2g} of model {worst} must be at most {LARGEST_STATIONARITY:g}: its head is not at"
-        f" the minimum for ridge={ridge:g}. One Newton step towards it moves the log-odds of the candidates by"
-        f" {float(moved):.2g} on average; paired scores would be wrong by as much (train with optimizer='newton')."
+        f"stationarity={found[worst]:.2g} of model {worst} must be at most {LARGEST_STATIONARITY:g}: its"
+        f" head is not at the minimum for ridge={ridge:g}. One Newton step towards it moves the log-odds"
+        f" of the candidates by {float(moved):.2g} on average, and paired scores would be wrong by as"
+        " much. Train with optimizer='newton'."
     )
 
 
@@ -145,7 +147,7 @@ def _newton_move(
     labels: Array,
     ridge: float | Array,
 ) -> Float[Array, ""]:
-    """Mean size of what a Newton step of one head changes in the log-odds."""
+    """Return the mean absolute change of the log-odds by one Newton step of one head."""
     directions = jnp.asarray(basis(head.shape[0] + 1))
     one_hot, counted = jax.nn.one_hot(labels, head.shape[0] + 1), member.astype(inputs.dtype)
     with jax.default_matmul_precision("highest"):

@@ -1,4 +1,4 @@
-"""Which records are most vulnerable in a ridge head, in seconds: only a few shadows are trained, for the tails."""
+"""Rank records by vulnerability in a ridge head, in seconds: only a few shadows are trained, for the tails."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from jaxmia.training.settings import Hyperparams, TrainConfig
 from jaxmia.vulnerability.residuals import pooled
 
 FPRS = (0.1, 0.01, 0.001)
-_HEADS = (16, 256)  # trained for the tails
+_HEADS = (16, 256)  # smallest and largest number of heads trained for the tails
 SUFFIXES = (".csv", ".parquet")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Triage:
-    """Records by vulnerability.
+    """Records ranked by vulnerability.
 
     Attributes:
         records: one row per record, the most vulnerable first: id, class_name, separation, leverage, and tpr_FPR for
             each FPR.
-        found: what the rows are from, in the order of the features.
+        found: the result that the rows come from, in the order of the features.
     """
 
     records: pd.DataFrame
@@ -58,22 +58,21 @@ def triage_features(
     out: str | os.PathLike[str] | None = None,
     memory: int | None = None,
 ) -> Triage:
-    """Estimate every record's own vulnerability over re-trainings of a ridge head, by jaxmia.ridge.expected.
+    """Return every record's vulnerability over re-trainings of a ridge head, from jaxmia.ridge.expected.
 
     Args:
         source: "demo" or an .npz of features and labels, and ids of the records if it has them.
-        ridge: lambda of the summed loss: scikit-learn's LogisticRegression with C = 1 / ridge, for two
-            classes too.
+        ridge: lambda of the summed loss: scikit-learn's LogisticRegression with C = 1 / ridge, also for two classes.
         inclusion_rate: share of the records that a head trains on.
-        fpr: fractions.
-        classes: with shots: take the largest C classes, and 2 S records of each at random; by default all records.
+        fpr: FPRs, as fractions.
+        classes: together with shots: use the largest C classes with 2 S random records of each; by default all records.
         shots: S.
-        seed: of that choice.
+        seed: seed of that random choice.
         out: also write the records to this file, .csv or .parquet.
         memory: bytes for the Hessian, its factor and inverse, and what is held of records; 8 GiB by default.
 
     Raises:
-        InputError: for whatever is wrong with the file or the settings; before anything is computed.
+        InputError: for a bad file or bad settings, before anything is computed.
     """
     check(len(fpr) > 0, "fpr", list(fpr), "hold at least one FPR")
     for value in fpr:
@@ -111,13 +110,16 @@ def triage_features(
 def ridge_tails(
     pool: FeatureSet, found: AnalyticVulnerability, fpr: float, key: jax.Array
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Residuals of members and of non-members, by a few heads: the tails that means and deviations do not tell.
+    """Return residuals of members and of non-members from a few heads, to estimate the tails of both distributions.
+
+    Scores are standardised by the analytic moments and pooled over all records into two distributions
+    (jaxmia.vulnerability.residuals), so few heads, 16 or more, yield 10 / fpr residuals on either side.
 
     Args:
         pool: the candidates.
-        found: their means and deviations.
-        fpr: the lowest that the tails are for.
-        key: of the heads' training sets.
+        found: means and deviations of the candidates.
+        fpr: lowest FPR that the tails are used at.
+        key: random key of the heads' training sets.
     """
     return tails_of(score(ridge_heads(pool, found, fpr, key), pool), found)
 
@@ -125,14 +127,14 @@ def ridge_tails(
 def ridge_heads(
     pool: FeatureSet, found: AnalyticVulnerability, fpr: float, key: jax.Array, *, fewest: int = _HEADS[0]
 ) -> ShadowEnsemble:
-    """The few shadow heads that ridge_tails needs: enough for 10 / fpr residuals on either side.
+    """Return the few shadow heads that ridge_tails needs: enough for 10 / fpr residuals on either side.
 
     Args:
         pool: the candidates.
-        found: what gives their ridge and inclusion rate.
-        fpr: the lowest that the tails are for.
-        key: of the heads' training sets.
-        fewest: heads to train at least.
+        found: the result that gives their ridge and inclusion rate.
+        fpr: lowest FPR that the tails are used at.
+        key: random key of the heads' training sets.
+        fewest: smallest number of heads.
     """
     rate = found.inclusion_rate
     needed = required_nonmembers(fpr) / (len(pool.labels) * min(rate, 1 - rate))

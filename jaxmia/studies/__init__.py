@@ -1,1 +1,1 @@
-"""Experiments and sweeps: settings, recipes, cells, folders, laws."""
+"""Experiments and sweeps: their settings, recipes, cells, folders and laws."""

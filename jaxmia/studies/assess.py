@@ -1,4 +1,4 @@
-"""The rows of attacks on one set of scores: of a cell of an experiment, or of anyone's scores."""
+"""Rows of results for attacks on one set of scores, from a cell of an experiment or from elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jaxmia.vulnerability.controls import Control, chance_check, permuted
 from jaxmia.vulnerability.stability import flagged_by
 
 MIN_MODELS = 3  # a target and two shadows
-EPSILON_SIGNIFICANCE = 0.05  # of the lower bounds on epsilon of all attacks of a cell together
+EPSILON_SIGNIFICANCE = 0.05  # joint error probability of all lower bounds on epsilon of one cell
 _POINT_COLUMNS = tuple(field.name for field in dataclasses.fields(OperatingPoint))
 _INTERVALS = ("interval", "tpr_counted_low", "tpr_counted_high", "tpr_models_low", "tpr_models_high")
 _COLUMNS = (
@@ -39,12 +39,12 @@ _COUNTS = ("num_members", "num_nonmembers", "true_positives", "false_positives",
 
 
 class Assessed(NamedTuple):
-    """What attacks achieve on one set of scores.
+    """The results of attacks on one set of scores.
 
     Attributes:
-        rows: one per attack, evaluation and FPR; rows without a number carry the reason.
+        rows: one per attack, evaluation and FPR; rows without numbers have the reason.
         flagged_by: float[examples] for each FPR, the number of attacks that flag the example: see
-            jaxmia.vulnerability.stability.flagged_by. Empty if the models are too few to say.
+            jaxmia.vulnerability.stability.flagged_by. Empty with too few models.
         persons_flagged_by: the same of persons [persons], ascending by name; empty where there are none.
     """
 
@@ -63,7 +63,7 @@ def assess(
     audit: Callable[..., float] | None = None,
     person: np.ndarray | None = None,
 ) -> Assessed:
-    """Run attacks on scores, and return what they achieve and which examples they flag.
+    """Run attacks on scores, and return their results and the examples that they flag.
 
     With persons, rows are of attacks on records and of attacks on persons: the column unit says of which.
 
@@ -71,7 +71,7 @@ def assess(
         attack_settings: the attacks.
         scores: log_odds and member [models, examples].
         fprs: fractions.
-        evaluations: as in jaxmia.stats.operating_points; "calibrated" takes the form of evaluated_results.
+        evaluations: as in jaxmia.stats.operating_points; for "calibrated" see evaluated_results.
         features: float[examples, dim], for attacks that read them.
         audit: lower bound on epsilon from an attack's statistics on all models, called as
             audit(result, confidence=...), for the column epsilon_lower_bound: the bounds of all rows hold together with
@@ -123,7 +123,7 @@ def _epsilon_bounds(
     of_attacks: Sequence[Mapping[str, AttackResult]],
     audit: Callable[..., float] | None,
 ) -> dict[int, float]:
-    """Return the lower bound on epsilon of each audited result, by its id; all of them hold together."""
+    """Return the lower bound on epsilon of each audited result, by id; all bounds hold jointly."""
     if audit is None:
         return {}
     audited = {
@@ -155,7 +155,7 @@ def control_rows(
         attack_settings: the attacks.
         scores: log_odds and member [models, examples].
         fprs: fractions.
-        seed: of the permutation of labels.
+        seed: seed of the permutation of labels.
         features: float[examples, dim], for attacks that read them.
         person: [examples], the person of each example, if membership is by person.
         of_persons: the scores that person belongs to, if some examples are left out of attacks on persons.
@@ -205,7 +205,7 @@ def _control_rows(
 
 
 def check_resolvable(fprs: Sequence[float], num_nonmembers: int, where: str) -> None:
-    """Raise InputError, with what each needs, unless the non-member scores resolve at least one FPR."""
+    """Raise InputError, with the number of scores that each FPR needs, unless at least one FPR is resolved."""
     if not any(resolvable(fpr, num_nonmembers) for fpr in fprs):
         needs = ", ".join(f"{fpr} needs {required_nonmembers(fpr)}" for fpr in fprs)
         raise InputError(
@@ -214,17 +214,17 @@ def check_resolvable(fprs: Sequence[float], num_nonmembers: int, where: str) -> 
 
 
 def needs_features(attack: str) -> bool:
-    """Whether an attack of the registry reads the examples' features beside their scores."""
+    """Return whether an attack of the registry uses the examples' features in addition to their scores."""
     return "features" in inspect.signature(attacks.REGISTRY[attack]).parameters
 
 
 def needs_scores_alone(attack: str) -> bool:
-    """Whether an attack of the registry works from log-odds and membership, which anyone's scores have."""
+    """Return whether an attack of the registry needs only log-odds and membership."""
     return not needs_features(attack) and attack not in attacks.READS_WEIGHTS | attacks.READS_PRIOR
 
 
 def white_box_methods(attack_settings: Sequence[AttackSettings]) -> tuple[str, ...]:
-    """The methods of jaxmia.vulnerability.white_box whose statistics the attacks read, each once."""
+    """Return the distinct methods of jaxmia.vulnerability.white_box that the attacks use."""
     return tuple(
         dict.fromkeys(
             str(
@@ -237,12 +237,12 @@ def white_box_methods(attack_settings: Sequence[AttackSettings]) -> tuple[str, .
 
 
 def needs_pairs(attack_settings: Sequence[AttackSettings]) -> bool:
-    """Whether some attack compares with paired scores."""
+    """Return whether any attack uses paired scores."""
     return any(attack.options.get("paired") for attack in attack_settings)
 
 
 def needs_prior(attack_settings: Sequence[AttackSettings]) -> bool:
-    """Whether some attack takes the means or deviations that are known without shadows."""
+    """Return whether any attack uses the analytic means or variances, known without shadows."""
     return any(
         attack.name in attacks.READS_PRIOR
         or "shrunk" in (attack.options.get("variance"), attack.options.get("location"))
@@ -264,13 +264,17 @@ def run_attack(
         features: float[examples, dim], for an attack that reads them.
         person: [examples], for an attack that keeps a person's records apart, if membership is of persons.
 
-    Raises:
-        InputError: without features for an attack that needs them, and as the attack.
+        Raises: InputError: if an attack needs features and gets none, or as the attack.
     """
     function = attacks.REGISTRY[attack.name]
     if not needs_features(attack.name):
         return function(scores, **attack.options)
-    check(features is not None, "attack", attack.label, "be one that works from scores without features")
+    check(
+        features is not None,
+        "attack",
+        attack.label,
+        "be an attack that needs scores only: this one needs features",
+    )
     keeps_apart = "person" in inspect.signature(function).parameters
     return function(
         scores, features=features, **({"person": person} if keeps_apart else {}), **attack.options
@@ -291,7 +295,7 @@ def run_attack_on_persons(
 
 
 def check_attacks(attack_settings: Sequence[AttackSettings]) -> None:
-    """Raise InputError if an attack refuses its options, tried on a few random scores."""
+    """Run every attack on a few random scores; raises InputError if an attack refuses its options."""
     tiny = np.random.default_rng(0)
     log_odds, member = tiny.normal(size=(8, 4)), np.arange(32).reshape(8, 4) % 8 < 4
     known = np.ones((2, log_odds.shape[1]))
@@ -314,12 +318,12 @@ def evaluated_results(
     features: np.ndarray | None = None,
     person: np.ndarray | None = None,
 ) -> dict[str, AttackResult]:
-    """Return what to evaluate under each evaluation.
+    """Return the result to use for each evaluation.
 
-    "calibrated" assumes that non-members' statistics have the same distribution for every example, once its shadows
-    have standardised them. Standardised log-odds nearly do, likelihood ratios and probabilities do not. So LiRA is
-    evaluated by its calibrated z, and attacks without such a form by "calibrated_empirical", which assumes no
-    distribution, but needs 10/fpr non-members of each example.
+    "calibrated" assumes that non-members' statistics, standardised by the example's shadows, have the same distribution
+    for every example. This nearly holds for standardised log-odds, but not for likelihood ratios or probabilities. So
+    LiRA is evaluated by its calibrated z, and attacks without a calibrated form by "calibrated_empirical", which
+    assumes no distribution but needs 10/fpr non-members for each example.
 
     Args:
         attack: its name and options.
@@ -376,7 +380,7 @@ def evaluated_by_person(
 
 
 def rocs(results: Mapping[str, AttackResult], *, targets: Sequence[int] | None = None) -> dict[str, Roc]:
-    """Return the curves of one attack by evaluation."""
+    """Return the ROC curves of one attack by evaluation."""
     return {name: roc(result, evaluation=name, targets=targets) for name, result in results.items()}
 
 
@@ -388,16 +392,16 @@ def result_rows(
     fprs: Sequence[float],
     targets: Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """Return one row per evaluation and FPR of one attack: its OperatingPoint, and what its ROC sums up to.
+    """Return one row per evaluation and FPR of one attack: the OperatingPoint and summaries of the ROC.
 
-    tpr_low and tpr_high are the ends of the wider of two 95% intervals, which "interval" names: that of Clopper and
-    Pearson ("clopper_pearson": tpr_counted_low, tpr_counted_high), and the bootstrap of whole models
-    ("bootstrap": tpr_models_low, tpr_models_high; missing for a single target).
+    tpr_low and tpr_high are the ends of the wider of two 95% intervals. The column "interval" names it: Clopper-Pearson
+    ("clopper_pearson": tpr_counted_low, tpr_counted_high), or the bootstrap over whole models ("bootstrap":
+    tpr_models_low, tpr_models_high; missing for a single target).
 
     Args:
-        attack: its label.
-        results: its statistics, by evaluation.
-        curves: rocs of the results, for the same targets.
+        attack: label of the attack.
+        results: its results by evaluation.
+        curves: ROC curves of the results, for the same targets.
         fprs: fractions.
         targets: the models whose pairs are counted; all by default.
 
@@ -424,7 +428,7 @@ def result_rows(
 
 
 def _intervals(point: OperatingPoint, low: float, high: float) -> dict[str, Any]:
-    """Return both intervals of a point, given that of whole models, and the wider one to be shown."""
+    """Return both intervals of a point, given the bootstrap interval, and the wider one as tpr_low and tpr_high."""
     both = {"tpr_counted_low": point.tpr_low, "tpr_counted_high": point.tpr_high}
     both |= {"tpr_models_low": low, "tpr_models_high": high}
     if point.status != "ok":
@@ -435,5 +439,5 @@ def _intervals(point: OperatingPoint, low: float, high: float) -> dict[str, Any]
 
 
 def _table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with all columns, missing counts as missing integers."""
+    """Return the rows with all columns; missing counts are missing integers."""
     return rows.reindex(columns=_COLUMNS).astype(dict.fromkeys(_COUNTS, "Int64"))

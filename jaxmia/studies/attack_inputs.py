@@ -1,4 +1,4 @@
-"""What attacks read beside log-odds, in experiments and audits: what is known without shadows, and the weights."""
+"""Inputs of attacks besides log-odds, for experiments and audits: analytic priors and statistics of the weights."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def analytic_prior(
     inclusion_rate: float,
     memory: int | None,
 ) -> dict[str, np.ndarray]:
-    """Means and variances of scores that are known without shadows, as fields of Scores; none if no attack takes them.
+    """Return analytic means and variances of scores, as fields of Scores; empty if no attack uses them.
 
     Args:
         attack_settings: the attacks.
-        pool: candidates.
-        train: the recipe of the heads, which are at the minimum of its ridge objective.
+        pool: the candidates.
+        train: the recipe of the heads; they are at the minimum of its ridge objective.
         inclusion_rate: share of the candidates that a model trains on.
-        memory: bytes that the Hessian may hold.
+        memory: largest number of bytes for the Hessian.
     """
     if not needs_prior(attack_settings):
         return {}
@@ -49,15 +49,15 @@ def weights_under(
     members: float,
     memory: int | None,
 ) -> WeightsUnder | None:
-    """The statistics of weights that white-box attacks read, by membership; None without such attacks.
+    """Return a function from membership to the white-box statistics; None without white-box attacks.
 
     Args:
         attack_settings: the attacks.
-        pool: candidates.
-        train: the recipe of the heads, whose penalty the adversary is granted.
-        heads: of all models.
-        members: that a model is expected to train on.
-        memory: bytes that the statistics may hold.
+        pool: the candidates.
+        train: the recipe of the heads; the adversary knows its penalty.
+        heads: the heads of all models.
+        members: expected number of members of a model.
+        memory: largest number of bytes for matrices.
     """
     methods = white_box_methods(attack_settings)
     if not methods:

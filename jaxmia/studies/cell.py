@@ -1,6 +1,6 @@
-"""One cell of a grid, from its name to what its heads are trained from: candidates, members and recipe.
+"""One cell of a grid: its name, and the candidates, members and recipe that its heads are trained with.
 
-Nothing here knows of folders, processes or progress: the same settings and features give the same cell anywhere.
+Nothing here depends on folders, processes or progress: the same settings and features always give the same cell.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Cell:
     Attributes:
         classes: C.
         shots: S.
-        seed: of all its randomness.
-        epsilon: that it is trained to; inf for ordinary training.
+        seed: seed of all of the cell's randomness.
+        epsilon: target epsilon of the training; inf for training without differential privacy.
     """
 
     classes: int
@@ -49,17 +49,17 @@ class Cell:
         return f"classes-{self.classes}_shots-{self.shots}_seed-{self.seed}{private}"
 
     def entry(self) -> dict[str, int | float | str]:
-        """What the manifest says of the cell: JSON has no infinity."""
+        """Return the cell's entry in the manifest; infinity, which JSON lacks, becomes a string."""
         return {**dataclasses.asdict(self), "epsilon": json_number(self.epsilon)}
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> Cell:
-        """The cell of an entry."""
+        """Return the cell of a manifest entry."""
         return cls(entry["classes"], entry["shots"], entry["seed"], float(entry["epsilon"]))
 
 
 def cells_of(config: ExperimentConfig) -> list[Cell]:
-    """All cells of an experiment's grid."""
+    """Return all cells of an experiment's grid."""
     return [
         Cell(classes, shots, seed, epsilon)
         for classes in config.grid.classes
@@ -70,7 +70,7 @@ def cells_of(config: ExperimentConfig) -> list[Cell]:
 
 
 def cell_keys(seed: int) -> dict[str, jax.Array]:
-    """The independent random keys of a cell's pool, membership, training and tuning: they depend on its seed alone."""
+    """Return independent random keys for a cell's pool, membership, training and tuning, from its seed alone."""
     key = jax.random.key(seed)
     return {
         name: jax.random.fold_in(key, stream)
@@ -81,7 +81,7 @@ def cell_keys(seed: int) -> dict[str, jax.Array]:
 def draw_pool(
     config: ExperimentConfig, data: FeatureSet, cell: Cell, statistics: Normalizer | None = None
 ) -> CandidatePool:
-    """The candidates and the test split of a cell, normalised as the recipe says; of token ids, bags of words."""
+    """Return a cell's candidates and test split, normalised by the recipe; token ids become bags of words."""
     pool = candidate_pool(data, **_drawn(config, cell))
     if len(data.input_shape) == 1:
         pool = bag_of_words(pool)
@@ -104,12 +104,12 @@ def _drawn(config: ExperimentConfig, cell: Cell) -> dict[str, Any]:
 def draw_masks(
     config: ExperimentConfig, pool: FeatureSet, seed: int, models: tuple[int, int]
 ) -> MembershipMasks:
-    """Which candidates the models first .. end - 1 of a cell train on.
+    """Return the membership of the models first .. end - 1 of a cell.
 
     Args:
-        config: settings.
-        pool: candidates.
-        seed: of the cell.
+        config: settings of the experiment.
+        pool: the candidates.
+        seed: seed of the cell.
         models: (first, end).
     """
     return draw_membership(
@@ -141,7 +141,7 @@ def expected_members(config: ExperimentConfig, cell: Cell, candidates: int) -> i
 
 
 def input_dim(data: FeatureSet) -> int:
-    """Dimension of what heads see; before a pool is drawn, a bag of words is taken to hold all tokens there are."""
+    """Return the models' input dimension; for bags of words, before a pool is drawn, an upper bound by all tokens."""
     return int(data.features.max()) if len(data.input_shape) == 1 else data.features.shape[1]
 
 
@@ -152,18 +152,18 @@ def training_plan(
     memory: int | None,
     candidates: int | None = None,
 ) -> Plan:
-    """How the heads or networks of a cell are trained.
+    """Return the plan for training the heads or networks of a cell.
 
     Args:
-        config: of the experiment.
-        data: the feature set, or the pool's.
-        cell: which.
-        memory: bytes that training may hold on each device, as in train_ensemble.
+        config: settings of the experiment.
+        data: the feature set, or the pool's data.
+        cell: the cell.
+        memory: largest number of bytes to hold on each device, as in train_ensemble.
         candidates: in the pool, where it is drawn.
 
     Raises:
-        InputError: if a batch is larger than a model's members, memory holds no model, or a network does not go with
-            the inputs.
+        InputError: if a batch exceeds a model's members, not even one model fits into memory, or the network does not
+            fit the inputs.
     """
     candidates = num_candidates(config, cell, data) if candidates is None else candidates
     recipe = cell_recipe(config, cell, candidates)
@@ -189,14 +189,14 @@ def cell_recipe(config: ExperimentConfig, cell: Cell, candidates: int) -> Recipe
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PreparedCell:
-    """A cell, and all that its heads are trained from.
+    """A cell with the data and the recipe that its heads are trained with.
 
     Attributes:
         cell: its place in the grid.
-        settings: of the experiment; where recipes are tuned, with the one that was found.
+        settings: settings of the experiment, with the tuned recipe if recipes are tuned.
         pool: candidates and test split.
-        recipe: what every head is trained with.
-        memory: bytes that training may hold on each device, as in train_ensemble.
+        recipe: recipe of every head.
+        memory: largest number of bytes to hold on each device, as in train_ensemble.
     """
 
     cell: Cell
@@ -207,12 +207,12 @@ class PreparedCell:
 
     @property
     def inclusion_rate(self) -> float:
-        """Share of the candidates that a model trains on."""
+        """Return the share of the candidates that a model trains on."""
         return 1 / self.settings.shadows.pool_multiplier
 
     @property
     def plan(self) -> Plan:
-        """How its models are trained."""
+        """Return the plan for training the cell's models."""
         candidates = len(self.pool.data.labels)
         return training_plan(self.settings, self.pool.data, self.cell, self.memory, candidates)
 
@@ -227,11 +227,11 @@ class PreparedCell:
         return self.pool.data.person if self.settings.membership.by_person else None
 
     def masks(self, models: tuple[int, int]) -> MembershipMasks:
-        """Which candidates the models first .. end - 1 train on."""
+        """Return the membership of the models first .. end - 1."""
         return draw_masks(self.settings, self.pool.data, self.cell.seed, models)
 
     def empty_heads(self, num_models: int) -> Params:
-        """Parameters at zero, in the shapes that training gives."""
+        """Return parameters of zeros, in the shapes that training returns."""
         return empty_heads(self.pool.data, num_models=num_models, network=self.recipe.config.network)
 
 
@@ -243,13 +243,13 @@ def prepare_cell(
     *,
     memory: int | None = None,
 ) -> PreparedCell:
-    """Draw the candidates of a cell and work out its recipe.
+    """Return a cell with its candidates drawn and its recipe computed.
 
     Args:
-        settings: of the experiment; where recipes are tuned, with the one that was found.
+        settings: settings of the experiment, with the tuned recipe if recipes are tuned.
         data: the feature set.
-        cell: its place in the grid.
-        statistics: to standardise by, if they are given.
+        cell: the cell of the grid.
+        statistics: statistics to standardise with, if given.
         memory: as in train_ensemble.
     """
     pool = draw_pool(settings, data, cell, statistics)

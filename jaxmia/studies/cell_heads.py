@@ -1,4 +1,4 @@
-"""The heads of a cell: those that the folder has, and the others trained and put there."""
+"""The heads of a cell: load those that the folder has, train and save the others."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class CellHeads:
 
     Attributes:
         prepared: the cell.
-        folder: where heads are kept.
-        on_chunk: called with the number of heads that were trained, now and then.
-        trained: heads that were trained so far.
-        seconds_training: how long that took.
-        repaired: what was damaged and is made anew.
+        folder: folder of the checkpoints.
+        on_chunk: called after each chunk with the number of heads trained.
+        trained: number of heads trained so far.
+        seconds_training: time spent on training, in seconds.
+        repaired: notes on damaged checkpoints that were replaced.
     """
 
     prepared: PreparedCell
@@ -34,9 +34,9 @@ class CellHeads:
     repaired: list[str] = dataclasses.field(default_factory=list)
 
     def load_or_train(self, part: ModelRange) -> ShadowEnsemble:
-        """The heads of a range of models: those on disk, or trained and checkpointed.
+        """Return the heads of a range of models, loaded from disk or else trained and checkpointed.
 
-        Heads of a damaged checkpoint are trained again, side by side as they were: to the same bytes.
+        Heads of a damaged checkpoint are trained again in the same chunks, which gives the same bytes.
         """
         if not part.trained:
             return self._train(part.models)

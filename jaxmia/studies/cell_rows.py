@@ -1,4 +1,4 @@
-"""From the scores of a cell to its rows: what attacks achieve, each candidate's vulnerability, negative controls."""
+"""From the scores of a cell to its rows: results of attacks, each candidate's vulnerability, negative controls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _RECIPE = ("learning_rate", "batch_size", "steps", "clipping_norm", "noise_multi
 
 @dataclasses.dataclass(frozen=True)
 class CellRows:
-    """What is found of a cell.
+    """The results of a cell.
 
     Attributes:
         tables: the rows, by name of jaxmia.studies.folder.states.TABLES, and of MORE_TABLES if there are persons.
@@ -51,13 +51,13 @@ def cell_rows(
     scores: Scores,
     diverged: Int[np.ndarray, "diverged"],
 ) -> CellRows:
-    """Attack a cell, and write what is found as rows.
+    """Attack a cell, and return the results as rows.
 
     Args:
-        study: that it is of.
+        study: the cell's study.
         prepared: the cell.
-        scored: of jaxmia.studies.cell_scores.score_heads, for all models.
-        scores: of scores_of_cell.
+        scored: arrays from jaxmia.studies.cell_scores.score_heads, for all models.
+        scores: scores from scores_of_cell.
         diverged: ids of the models that are not in scores.
 
     Raises:
@@ -76,7 +76,7 @@ def cell_rows(
         audit=None if len(diverged) else _audit(config, prepared.recipe),
         person=person,
     )
-    # The finite-pool correction is of per-example vulnerability; attacks have none.
+    # The finite-pool correction applies to per-example vulnerability only, not to attacks.
     results = assessed.rows.assign(correction="none", **dataclasses.asdict(cell), **columns)
     results["tpr_ceiling"] = prepared.recipe.tpr_ceiling(results["fpr"].to_numpy())
     candidates = pd.DataFrame(
@@ -90,7 +90,7 @@ def cell_rows(
     )
     rates: dict[str, Any] = {"correction": config.correction, "inclusion_rate": prepared.inclusion_rate}
     per_example = per_example_rows(scores, config.fpr, candidates, **rates)
-    flagged_by = np.concatenate([*assessed.flagged_by, np.zeros(0)])  # FPR by FPR, as the rows are
+    flagged_by = np.concatenate([*assessed.flagged_by, np.zeros(0)])  # grouped by FPR, as the rows are
     controls = control_rows(
         config.attack,
         scores,
@@ -127,7 +127,7 @@ def cell_rows(
 
 
 def _notes(prepared: PreparedCell) -> list[str]:
-    """What may mislead in the rows of a cell."""
+    """Return caveats for readers of a cell's rows."""
     notes, data = [], prepared.pool.data
     if prepared.person is None and data.person is not None:
         counts = count_persons(data.person, data.labels)
@@ -149,7 +149,7 @@ def _result_columns(
     accuracies: Float[np.ndarray, "models"],
     num_diverged: int,
 ) -> dict[str, Any]:
-    """Columns of results that are alike in all rows of a cell, beside its place in the grid."""
+    """Return the columns of results that are constant within a cell, except those that name the cell."""
     recipe, shadows = prepared.recipe, config.shadows
     return {
         "normalize": config.train.normalize,
@@ -160,7 +160,7 @@ def _result_columns(
         "num_diverged": num_diverged,
         "accuracy": float(accuracies.mean()) if len(accuracies) else math.nan,
         **_mean_losses(scores),
-        # Delta and adjacency are also those of the audit.
+        # The audit uses the same delta and adjacency.
         "delta": config.privacy.delta,
         "adjacency": adjacency_for(shadows.design),
         "noise_multiplier": recipe.guarantee.noise_multiplier if recipe.guarantee else 0.0,
@@ -171,7 +171,7 @@ def _result_columns(
 
 
 def recipe_columns(recipe: Recipe, *, members: int) -> dict[str, Any]:
-    """Columns of a cell's recipe, beside those of its privacy; batch_size is expected members per step."""
+    """Return the columns of a cell's recipe, except privacy; batch_size is the expected members per step."""
     sampled = recipe.config.batch_size or round(float(recipe.hyper.sampling_rate) * members)
     clip = recipe.hyper.clipping_norm
     return {
@@ -183,7 +183,7 @@ def recipe_columns(recipe: Recipe, *, members: int) -> dict[str, Any]:
 
 
 def _origins(config: ExperimentConfig) -> dict[str, str]:
-    """Whether the recipe was searched, and whose statistics the features are standardised by."""
+    """Return whether the recipe was tuned, and which statistics standardise the features."""
     train, tuning = config.train, config.tuning
     given = {"standardize": "pool" if train.statistics == "pool" else "given", "public": "public features"}
     return {
@@ -193,7 +193,7 @@ def _origins(config: ExperimentConfig) -> dict[str, str]:
 
 
 def _audit(config: ExperimentConfig, recipe: Recipe) -> Callable[[AttackResult], float] | None:
-    """The lower bound on epsilon for the cells of a recipe, where the membership design allows one."""
+    """Return the function for lower bounds on epsilon, if the membership design allows them."""
     design, inclusion_rate = config.shadows.design, 1 / config.shadows.pool_multiplier
     if (design, inclusion_rate) != ("bernoulli", 0.5):
         return None
@@ -207,7 +207,7 @@ def _audit(config: ExperimentConfig, recipe: Recipe) -> Callable[[AttackResult],
 
 
 def _mean_losses(scores: Scores) -> dict[str, float]:
-    """Mean cross-entropy over all models and their members, and their non-members: how far training went."""
+    """Return the mean cross-entropy over all models' members, and over their non-members, in nats."""
     losses, member = np.logaddexp(0, -np.asarray(scores.log_odds, np.float64)), np.asarray(scores.member)
     sides = {"member_loss": losses[member], "nonmember_loss": losses[~member]}
     return {name: float(side.mean()) if side.size else math.nan for name, side in sides.items()}
@@ -216,7 +216,7 @@ def _mean_losses(scores: Scores) -> dict[str, float]:
 def _mean_over(
     values: Float[np.ndarray, "models examples"], chosen: Bool[np.ndarray, "models examples"]
 ) -> Float[np.ndarray, "examples"]:
-    """Mean over the models chosen for each example; NaN where there is none."""
+    """Return the mean over the models chosen for each example; NaN where there are none."""
     counts = chosen.sum(axis=0)
     totals = np.sum(values, axis=0, where=chosen, dtype=np.float64)
     return np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)

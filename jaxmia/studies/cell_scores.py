@@ -1,4 +1,4 @@
-"""From the heads of a cell to its scores: log-odds of every candidate under every model, and what else attacks read."""
+"""From the heads of a cell to its scores: log-odds of every candidate under every model, and other attack inputs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from jaxmia.training.scoring import accuracy, gradient_norms, score
 
 
 def score_heads(prepared: PreparedCell, heads: ShadowEnsemble) -> dict[str, Shaped[np.ndarray, "models ..."]]:
-    """Scores of some of a cell's models, one row for each.
+    """Return the scores of some of a cell's models, one row per model.
 
     Args:
         prepared: the cell.
-        heads: of the models.
+        heads: heads of these models.
 
-    Returns:
-        log_odds [models, examples]; flipped_log_odds likewise, if an attack asks; gradient_norm [models, examples];
-        accuracy [models], on the test split.
+        Returns: log_odds [models, examples]; flipped_log_odds [models, examples], if an attack uses them; gradient_norm
+        [models, examples]; accuracy [models], on the test split.
     """
     pool, settings = prepared.pool, prepared.settings
     scored = {"gradient_norm": gradient_norms(heads, pool.data), "accuracy": accuracy(heads, pool.test)}
@@ -39,7 +38,7 @@ def score_heads(prepared: PreparedCell, heads: ShadowEnsemble) -> dict[str, Shap
 
 
 def weights_of_cell(prepared: PreparedCell, heads: ShadowEnsemble) -> WeightsUnder | None:
-    """The statistics of all heads' weights that white-box attacks read, by membership; None without such attacks."""
+    """Return a function from membership to white-box statistics of all heads; None without white-box attacks."""
     settings, memory = prepared.settings, prepared.memory
     return weights_under(
         settings.attack, prepared.pool.data, settings.train, heads, members=prepared.members, memory=memory
@@ -51,12 +50,12 @@ def scores_of_cell(
     scored: Mapping[str, Shaped[np.ndarray, "models ..."]],
     of_weights: WeightsUnder | None,
 ) -> tuple[Scores, Int[np.ndarray, "diverged"]]:
-    """The scores that the attacks on a cell see.
+    """Return the scores that the attacks on a cell use.
 
     Args:
         prepared: the cell.
-        scored: of score_heads, for all models.
-        of_weights: of weights_of_cell.
+        scored: arrays from score_heads, for all models.
+        of_weights: result of weights_of_cell.
 
     Returns:
         Scores of the models that did not diverge, and the ids of those that did.

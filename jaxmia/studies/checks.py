@@ -1,4 +1,4 @@
-"""What would fail in some cell of a grid, found before anything is trained."""
+"""Checks, before any training, for errors that would occur later in some cell of a grid."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from jaxmia.studies.tuning import possible_settings
 def check_experiment(
     config: ExperimentConfig, data: FeatureSet, cells: Sequence[Cell], memory: int | None
 ) -> None:
-    """Raise InputError for whatever would fail later in a run.
+    """Raise InputError for anything that would fail later in a run.
 
     Args:
-        config: settings.
+        config: settings of the experiment.
         data: the feature set.
-        cells: of the grid.
-        memory: bytes that training may hold on each device, as in train_ensemble.
+        cells: cells of the grid.
+        memory: largest number of bytes to hold on each device, as in train_ensemble.
     """
     for classes, shots in dict.fromkeys((cell.classes, cell.shots) for cell in cells):
         drawn = {"unit": config.membership.unit, "shots_of": config.membership.shots}
@@ -54,17 +54,17 @@ def check_evaluations(config: ExperimentConfig, cells: Iterable[Cell]) -> None:
 def check_plans(
     config: ExperimentConfig, data: FeatureSet, cells: Sequence[Cell], memory: int | None
 ) -> None:
-    """Raise InputError if some cell has a batch larger than its pool, or memory holds none of its models.
+    """Raise InputError if a cell has a batch larger than its pool, or not even one of its models fits into memory.
 
-    With tuning also if Optuna is missing, or for a recipe that may be chosen; and for an attack on weights that cannot
-    be run on such models.
+    With tuning, checks all recipes that may be chosen, and that Optuna is installed. Also checks that attacks on
+    weights can run on these models.
     """
     _check_weights(config, data, cells, memory)
     _check_objective(config, data, cells, memory)
     if config.tuning is not None:
         import_optuna()
     for cell in dict.fromkeys(dataclasses.replace(cell, seed=0) for cell in cells):
-        if config.tuning is not None:  # noise and privacy levels ask no more memory
+        if config.tuning is not None:  # noise and privacy levels need no more memory
             cell = dataclasses.replace(cell, epsilon=math.inf)
         for settings in possible_settings(config, classes=cell.classes, shots=cell.shots):
             training_plan(settings, data, cell, memory)
@@ -73,11 +73,11 @@ def check_plans(
 def _check_weights(
     config: ExperimentConfig, data: FeatureSet, cells: Sequence[Cell], memory: int | None
 ) -> None:
-    """Raise InputError if attacks read the weights of models that have none to read, or of too many to hold."""
+    """Raise InputError if white-box attacks do not support the models, or their matrices do not fit into memory."""
     methods = white_box_methods(config.attack)
     if not methods:
         return
-    rule = "be 'linear' for attack 'whitebox', which reads heads' weights"
+    rule = "be 'linear' for attack 'whitebox', which uses heads' weights"
     check(config.train.network == "linear", "network", config.train.network, rule)
     dim = input_dim(data)
     check_methods(methods, classes=max(cell.classes for cell in cells), dim=dim)
@@ -89,12 +89,10 @@ def _check_weights(
 def _check_objective(
     config: ExperimentConfig, data: FeatureSet, cells: Sequence[Cell], memory: int | None
 ) -> None:
-    """Raise InputError if attacks need an objective, or heads at its minimum, that the recipe does not give."""
+    """Raise InputError if attacks need an objective, or heads at its minimum, and the recipe has another."""
     need_minimum = needs_pairs(config.attack) or needs_prior(config.attack)
     need_objective = need_minimum or bool(white_box_methods(config.attack))
-    rule = (
-        "be 'none', and intercept true, for whitebox, analytic, paired and 'shrunk', which know the objective"
-    )
+    rule = "be 'none', and intercept true, for whitebox, analytic, paired and 'shrunk', which assume that objective"
     check(config.train.plain or not need_objective, "train.class_weight", config.train.class_weight, rule)
     if not need_minimum:
         return

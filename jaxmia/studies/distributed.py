@@ -1,9 +1,8 @@
-"""Several processes on one run: which models each of them trains, and the messages between them.
+"""Several processes on one run: how models are divided between processes, and the messages between them.
 
-Training needs no communication: a model's key follows from its id. What remains is a few short messages, sent through
-the key-value service of jax.distributed rather than by collectives, which would tie every process to the slowest one,
-cell by cell. A process that fails broadcasts why; one that dies is missed by jax.distributed's own heartbeats, which
-end the others.
+Training needs no communication, since a model's key follows from its id. The few short messages go through the
+key-value service of jax.distributed. Collectives would make every process wait for the slowest one in each cell. A
+process that fails broadcasts its error. If a process dies, the heartbeats of jax.distributed notice and end the others.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from jax._src import distributed  # JAX has no public name for the key-value ser
 
 from jaxmia._validate import InputError, check
 
-_POLL = 1000  # milliseconds between looks at whether another process has failed
+_POLL = 1000  # milliseconds between checks for a failed process
 _CALLS = itertools.count()
 
 
 class ProcessError(RuntimeError):
-    """Another process of the run failed, which ends this one. The command line prints one line and exits with 1."""
+    """Another process of the run failed, so this one ends. The command line prints one line and exits with code 1."""
 
 
 class ModelRange(NamedTuple):
-    """Models first .. end - 1 of a cell, which one process scores.
+    """The models first .. end - 1 of a cell, which one process scores.
 
     Attributes:
         first: id of the first model.
         end: one past the id of the last.
-        trained: their heads are on disk; otherwise the process trains them first.
-        process: index of that process.
+        trained: whether their heads are on disk; if not, the process trains them first.
+        process: index of the process.
     """
 
     first: int
@@ -47,19 +46,19 @@ class ModelRange(NamedTuple):
 
     @property
     def models(self) -> tuple[int, int]:
-        """Their range [first, end)."""
+        """Return the range [first, end)."""
         return self.first, self.end
 
 
 def deal(trained: Sequence[tuple[int, int]], num_models: int, count: int) -> list[ModelRange]:
-    """Deal the models 0 .. num_models - 1 of a cell to processes 0 .. count - 1; the ranges are in the order of models.
+    """Divide the models 0 .. num_models - 1 of a cell between processes 0 .. count - 1; returns ranges in model order.
 
-    Ranges on disk stay whole and go round in turn. The missing models are cut into shares that are even to within one
-    model and contiguous but for what lies between them on disk.
+    Ranges on disk stay whole and are assigned in turn. The missing models are divided into shares that differ by at
+    most one model and are contiguous except for ranges on disk in between.
 
     Args:
         trained: disjoint ranges [first, end) in ascending order, whose heads are on disk.
-        num_models: M.
+        num_models: number of models M.
         count: number of processes.
     """
     ranges = [ModelRange(first, end, True, turn % count) for turn, (first, end) in enumerate(trained)]
@@ -78,12 +77,12 @@ def deal(trained: Sequence[tuple[int, int]], num_models: int, count: int) -> lis
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The processes of one run, as one of them sees it.
+    """The processes of one run, from the view of one process.
 
     Attributes:
-        index: of this process; process 0 holds the run folder, attacks and writes the tables.
+        index: index of this process; process 0 holds the run folder, runs the attacks and writes the tables.
         count: number of processes.
-        name: first part of the keys of its messages, which no other run has.
+        name: prefix of the keys of its messages, unique to this run.
     """
 
     index: int = 0
@@ -91,12 +90,12 @@ class Group:
     name: str = ""
 
     def broadcast(self, what: str, value: Any = None) -> None:
-        """Send a JSON-ready value to all other processes; each name can be sent once by each process."""
+        """Send a JSON-ready value to all other processes; a process can use each name once."""
         if self.count > 1:
             _client().key_value_set(self._key(what, self.index), json.dumps(value))
 
     def receive(self, what: str, process: int) -> Any:
-        """Wait for what a process broadcasts under a name, for as long as all processes live.
+        """Wait for the value that a process broadcasts under a name, as long as all processes live, and return it.
 
         Raises:
             InputError: if another process failed on wrong input, with its message.
@@ -111,7 +110,7 @@ class Group:
                     raise
 
     def check(self) -> None:
-        """Raise what receive raises if another process has failed."""
+        """Raise the same errors as receive if another process has failed."""
         if self.count == 1:
             return
         for _, message in _client().key_value_dir_get(f"{self.name}/failed"):
@@ -125,16 +124,16 @@ class Group:
         wrong_input = isinstance(error, InputError)
         reason = str(error) if wrong_input else f"{type(error).__name__}: {error}".removesuffix(": ")
         message = reason if wrong_input else f"process {self.index} of {self.count} failed: {reason}"
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the service may be what failed
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the service itself may have failed
             self.broadcast("failed", {"input": wrong_input, "message": message})
 
 
 @contextlib.contextmanager
 def group() -> Iterator[Group]:
-    """The processes of the run that begins here: all of jax.distributed, or this one alone if it is not in use.
+    """Return the processes of a new run: all of jax.distributed, or this one alone if it is not in use.
 
-    Every process must begin the same runs in the same order. An error inside is broadcast to the others, which raise it
-    too.
+    Every process must begin the same runs in the same order. An error in the context is broadcast, and the other
+    processes raise it too.
 
     Raises:
         InputError: if JAX has several processes, but jax.distributed was not initialised.
@@ -147,7 +146,7 @@ def group() -> Iterator[Group]:
     mine = Group(index, count, f"jaxmia/{next(_CALLS)}")
     try:
         yield mine
-    except ProcessError:  # the one that failed has broadcast it
+    except ProcessError:  # the failed process has broadcast the error
         raise
     except BaseException as error:
         mine._fail(error)
@@ -155,20 +154,20 @@ def group() -> Iterator[Group]:
 
 
 def start(coordinator: str | None, processes: int | None, process: int | None) -> int:
-    """Make this process one of several, before JAX is used, and return its index; waits five minutes for the others.
+    """Join this process to the others, before JAX is used, and return its index; waits up to five minutes for them.
 
     Args:
-        coordinator: "HOST:PORT", where process 0 listens and all others reach it; "auto" where the launcher says all of
-            this (Slurm, Open MPI, TPU pods); None for a process on its own, which has index 0.
-        processes: how many there are; with HOST:PORT alone.
-        process: index of this one, from 0; with HOST:PORT alone.
+        coordinator: "HOST:PORT", where process 0 listens and the others connect; "auto" if the launcher provides all
+            three values (Slurm, Open MPI, TPU pods); None for a single process, which has index 0.
+        processes: number of processes; only with HOST:PORT.
+        process: index of this process, from 0; only with HOST:PORT.
 
     Raises:
-        InputError: if these do not fit together, the port is taken, or nothing is detected.
+        InputError: if the arguments are inconsistent, the port is taken, or nothing is detected.
     """
     if coordinator in (None, "auto"):
         for name, value in (("processes", processes), ("process", process)):
-            check(value is None, name, value, "be given with coordinator=HOST:PORT alone")
+            check(value is None, name, value, "be given only with coordinator=HOST:PORT")
         if coordinator is None:
             return 0
         try:
@@ -187,7 +186,7 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
         if index == 0:
             _check_free(coordinator, port)
         jax.distributed.initialize(coordinator, count, index)
-    # Backends of all processes meet here: one that fails later must not leave the others waiting there.
+    # The backends of all processes connect here, so that a process that fails later does not leave the others waiting.
     return jax.process_index()
 
 
@@ -196,7 +195,7 @@ def _client() -> Any:
 
 
 def _check_free(coordinator: str, port: int) -> None:
-    """Refuse a port in use: the service could share it with another run's."""
+    """Refuse a port in use, which the service could share with another run."""
     try:
         socket.create_server(("", port)).close()
     except OSError as error:

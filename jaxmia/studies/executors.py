@@ -1,4 +1,4 @@
-"""Where the cells of a sweep are computed: in this process, or as tasks of a Ray cluster."""
+"""Executors, which compute the cells of a sweep in this process or as tasks of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 
 class LostError(RuntimeError):
-    """A task without an answer: its worker died, and so did the workers of all further tries."""
+    """A task without a result: its worker died, and so did the workers of all retries."""
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What an executor sees of a task: which of the shared values it needs."""
+    """The part of a task that an executor uses: the names of the shared values that it needs."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -36,7 +36,7 @@ TaskT = TypeVar("TaskT", bound=Task)
 
 @runtime_checkable
 class Executor(Protocol):
-    """Runs function(*shared values that the task needs, task) for every task."""
+    """Runs function(*shared_values, task) for every task, with the shared values that the task needs."""
 
     @property
     def name(self) -> str:
@@ -47,7 +47,7 @@ class Executor(Protocol):
         """Acquire workers, before anything is written and before this process starts JAX.
 
         Raises:
-            InputError: if there are none.
+            InputError: if no workers are available.
         """
         ...
 
@@ -58,16 +58,16 @@ class Executor(Protocol):
     def run(
         self, function: Callable[..., T], tasks: Sequence[TaskT], shared: Mapping[str, Any]
     ) -> Iterator[tuple[TaskT, T | LostError]]:
-        """Yield tasks with what the function returned as they are done, in any order; the caller may stop early.
+        """Yield each finished task with the function's result, in any order; the caller may stop early.
 
-        What the function returns is all that is kept of a task: it should be small. An exception of the function is
-        raised here, and ends the run.
+        Only the function's result is kept, so it should be small. An exception in the function is raised here and ends
+        the run.
         """
         ...
 
 
 class LocalExecutor:
-    """One task after another in this process."""
+    """Runs one task after another in this process."""
 
     name = "local"
 
@@ -86,17 +86,18 @@ class LocalExecutor:
 
 
 class RayExecutor:
-    """Ray tasks, on a running cluster or on this machine.
+    """Runs Ray tasks, on a running cluster or on this machine.
 
-    Shared values go to Ray's object store once, and every node's workers read one copy. A task whose worker dies is
-    given to another, up to retries times. At most two tasks for each that can run at once are handed to Ray, so that
-    the driver holds no more of them however many there are.
+    Shared values go to Ray's object store once, and all workers of a node read one copy. A task whose worker dies is
+    given to another worker, up to `retries` times. At most twice as many tasks as can run at once are submitted to Ray,
+    so the driver's memory does not grow with the number of tasks.
 
     Attributes:
-        address: of a running cluster, as ray.init takes it ("auto", "HOST:PORT"); None starts Ray on this machine.
-        cpus: cores of each task. Its JAX uses no more threads, so that tasks side by side do not fight for cores.
-        gpus: GPUs of each task, possibly a fraction; None: one if the cluster has any, else none.
-        retries: how often a task whose worker died is tried again.
+        address: address of a running cluster, as for ray.init ("auto", "HOST:PORT"); None starts Ray on this machine.
+        cpus: number of cores per task. JAX in a task uses no more threads, so that concurrent tasks do not compete for
+            cores.
+        gpus: number of GPUs per task, possibly a fraction; None means one if the cluster has any, else none.
+        retries: how often a task whose worker died is retried.
     """
 
     name = "ray"
@@ -108,10 +109,10 @@ class RayExecutor:
         check(gpus is None or gpus >= 0, "gpus", gpus, "be 0 or more")
         check_at_least("retries", retries, 0)
         self.address, self.cpus, self.gpus, self.retries = address, cpus, gpus, retries
-        self._ray: Any = None  # the module, if this started or joined a cluster
+        self._ray: Any = None  # the ray module, after start
 
     def start(self) -> None:
-        """See Executor. Starting Ray forks, which is not safe once JAX has threads."""
+        """See Executor. Starting Ray forks, which is unsafe once JAX has threads."""
         ray = _import_ray()
         if not ray.is_initialized():
             _connect(ray, self.address)
@@ -131,7 +132,7 @@ class RayExecutor:
             raise
 
     def stop(self) -> None:
-        """See Executor. A Ray that was there before stays."""
+        """See Executor. A Ray cluster that was already running stays."""
         if self._ray is not None:
             self._ray.shutdown()
             self._ray = None
@@ -177,8 +178,8 @@ def _answer(ray: Any, reference: Any) -> Any:
     except ray.exceptions.RayTaskError as error:
         cause = error.cause if isinstance(error.cause, Exception) else error
         raise InputError(
-            f"a Ray worker could not run a cell at all ({type(cause).__name__}: {cause}): every node must have jaxmia"
-            " and what it needs."
+            f"a Ray worker could not run a cell at all ({type(cause).__name__}: {cause}): every node"
+            " must have jaxmia and its dependencies."
         ) from None
     except ray.exceptions.RayError as error:
         reason = " ".join(str(error).split())[:300]
@@ -186,14 +187,14 @@ def _answer(ray: Any, reference: Any) -> Any:
 
 
 def worker_environment(cpus: int, gpus: float) -> dict[str, str]:
-    """Environment of a worker: this jaxmia first, and no more threads than the task has cores."""
+    """Return a worker's environment: this jaxmia first on the path, and no more threads than the task has cores."""
     here = str(pathlib.Path(jaxmia.__file__).parent.parent)
     path = os.pathsep.join([here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
-    # XLA sizes its thread pools by NPROC.
+    # XLA takes the size of its thread pools from NPROC.
     threads = dict.fromkeys(
         ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(cpus)
     )
-    # Preallocating most of a GPU's memory leaves none to a task beside it.
+    # Preallocating most of a GPU's memory would leave none for concurrent tasks.
     device = {"JAX_PLATFORMS": "cpu"} if not gpus else {}
     if 0 < gpus < 1:
         device = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -210,16 +211,18 @@ def _import_ray() -> Any:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics are sent
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
         options |= {"include_dashboard": False}
     place = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or "")
     try:
-        if place:  # Ray itself would try for minutes
+        if place:  # without this check Ray would retry for minutes
             socket.create_connection((place[1], int(place[2])), timeout=10).close()
         ray.init(address=address or "local", **options)
     except (ValueError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"address={address!r} must be that of a running Ray cluster: {reason}.") from None
+        raise InputError(
+            f"address={address!r} must be the address of a running Ray cluster: {reason}."
+        ) from None

@@ -1,4 +1,4 @@
-"""The driver of a grid of cells: which cells are missing, which process trains what, and what the folder gets."""
+"""The driver of a grid: finds missing cells, divides models between processes, and writes to the folder."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from jaxmia.training.ensemble import join_ensembles
 
 @dataclasses.dataclass
 class GridRun:
-    """A grid of cells of one study, over an open folder.
+    """A grid of cells of one study, with an open folder.
 
     Attributes:
-        study: settings, and what all heads depend on.
+        study: settings and identity.
         data: the feature set.
-        folder: where heads and rows go.
-        memory: bytes that training may hold on each device, as in train_ensemble.
-        processes: that share the run.
-        dealt: the models of the cells to be computed, by process.
-        heads_trained: heads that were trained so far.
-        chosen: the recipes of the cells that were tuned.
+        folder: folder for heads and rows.
+        memory: largest number of bytes to hold on each device, as in train_ensemble.
+        processes: the processes that share the run.
+        dealt: the models of the cells to compute, by process.
+        heads_trained: number of heads trained so far.
+        chosen: recipes of tuned cells.
     """
 
     study: Study
@@ -56,7 +56,7 @@ class GridRun:
     chosen: dict[Cell, Trial] = dataclasses.field(default_factory=dict)
 
     def complete(self, console: rich.console.Console | None) -> int:
-        """Compute the cells that are missing, then tables, laws and plots of all; return how many were computed."""
+        """Compute missing cells, then tables, laws and plots over all cells; return the number of cells computed."""
         states = {cell: self.folder.state(cell, self.study.cell_key(cell)) for cell in self.folder.cells}
         todo = [cell for cell, state in states.items() if state != "done"]
         damaged = [f"the rows of {cell} were damaged" for cell in todo if states[cell] == "damaged"]
@@ -79,7 +79,7 @@ class GridRun:
         return len(todo)
 
     def assist(self, cells: list[Any], console: rich.console.Console | None) -> int:
-        """Train and score this process's models of the cells that process 0 lists, and wait until it has finished."""
+        """Train and score this process's models of the cells that process 0 lists, then wait for process 0."""
         self.dealt = {Cell.from_entry(entry): [ModelRange(*part) for part in parts] for entry, parts in cells}
         console = console if self.dealt else None
         with grid_progress(console, sum((self.work(cell) for cell in self.dealt), 0.0)) as bar:
@@ -94,17 +94,17 @@ class GridRun:
         return len(cells)
 
     def deal(self, cell: Cell) -> None:
-        """Deal the models of a cell to the processes."""
+        """Divide the models of a cell between the processes."""
         trained = self.folder.trained_models(cell)
         self.dealt[cell] = deal(trained, self.study.config.shadows.models, self.processes.count)
 
     def work(self, cell: Cell) -> float:
-        """Arithmetic that this process has to do for a cell, in an arbitrary unit."""
+        """Return the work of this process for a cell, in arbitrary units."""
         heads = sum(part.end - part.first for part in self._own(cell) if not part.trained)
         return heads * self._work_per_head(cell)
 
     def compute(self, cell: Cell, bar: GridProgress) -> dict[str, Any]:
-        """Train what is missing of a cell, attack it, write its rows, and return the record of that."""
+        """Train a cell's missing heads, attack the cell, write its rows, and return its record."""
         bar.cell(str(cell))
         clock = time.perf_counter()
         settings = self.settings(cell)
@@ -132,14 +132,14 @@ class GridRun:
         return self.folder.finish_cell(cell, self.study.cell_key(cell), found.tables, record)
 
     def prepare(self, cell: Cell, settings: ExperimentConfig | None = None) -> PreparedCell:
-        """A cell, and all that its heads are trained from; settings are the cell's own by default."""
+        """Return a cell with everything its heads are trained with; by default with the cell's own settings."""
         settings = self.settings(cell) if settings is None else settings
         return prepare_cell(settings, self.data, cell, self.study.statistics, memory=self.memory)
 
     def settings(self, cell: Cell) -> ExperimentConfig:
-        """What the heads of a cell are trained with, as settings: tuned ones, where there is tuning.
+        """Return the settings that the heads of a cell are trained with; the tuned ones, if there is tuning.
 
-        Process 0 tunes, or finds that the folder has it, and broadcasts what it has found.
+        Process 0 tunes, or reads the result from the folder, and broadcasts it.
         """
         config = self.study.config
         if config.tuning is None:
@@ -152,20 +152,20 @@ class GridRun:
         return tuned_settings(config, self.chosen[cell], classes=cell.classes, shots=cell.shots)
 
     def tuning(self, cell: Cell) -> Tuning:
-        """The search for a cell's recipe: that of the folder, or a new one, which is then in the folder."""
+        """Return the search for a cell's recipe: from the folder, or a new one, which is then saved."""
         cell = tuned_cell(self.study.config, cell)
         try:
             return Tuning.from_json(self.folder.load_tuning(cell) or {})
-        except DamagedError:  # or there is none: a new one is the same
+        except DamagedError:  # damaged or missing: a new search gives the same result
             statistics = self.study.statistics
             tuning = tune_cell(self.study.config, self.data, cell, statistics, memory=self.memory)
         self.folder.save_tuning(cell, tuning.to_json())
         return tuning
 
     def _scored(self, heads: CellHeads) -> tuple[dict[str, np.ndarray], WeightsUnder | None]:
-        """Scores of all models of a cell, and the statistics of their weights if an attack reads them.
+        """Return the scores of all models of a cell, and white-box statistics if an attack uses them.
 
-        Scores of other processes' models come through the folder.
+        Scores of other processes' models are read from the folder.
         """
         prepared, cell = heads.prepared, heads.prepared.cell
         if self.processes.count == 1:
@@ -178,7 +178,7 @@ class GridRun:
         scored = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         if not white_box_methods(self.study.config.attack):
             return scored, None
-        # All of them are on disk by now.
+        # All heads are on disk by now.
         on_disk = [part._replace(trained=True) for part in self.dealt[cell]]
         everyone = join_ensembles([heads.load_or_train(part) for part in on_disk])
         return scored, weights_of_cell(prepared, everyone)
@@ -195,11 +195,11 @@ class GridRun:
         return CellHeads(prepared, self.folder, lambda count: bar.heads(count, count * share))
 
     def _own(self, cell: Cell) -> list[ModelRange]:
-        """This process's models of a cell."""
+        """Return this process's models of a cell."""
         return [part for part in self.dealt[cell] if part.process == self.processes.index]
 
     def _work_per_head(self, cell: Cell) -> float:
-        """Arithmetic of one head of a cell."""
+        """Return the work per head of a cell, in arbitrary units."""
         config = self.study.config.before_tuning()
         return training_plan(config, self.data, cell, self.memory).work * cell.classes
 

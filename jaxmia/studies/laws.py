@@ -1,4 +1,4 @@
-"""The laws of a table of results: of every attack, evaluation, privacy level and recipe, and of records' quantiles."""
+"""Laws of a table of results: for every attack, evaluation, privacy level and recipe, and for records' quantiles."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def fit_laws(results: pd.DataFrame) -> dict[LawKey, PowerLawFit]:
     """Fit the power law to each attack, evaluation, privacy level and recipe, over all cells of all data sets.
 
     Args:
-        results: of runs and sweeps, or their records' quantiles, or both one below the other.
+        results: results of runs and sweeps, or quantiles over their records, or both concatenated.
     """
     return {law: fit_power_law(rows) for law, rows in _by_law(results)}
 
@@ -34,12 +34,12 @@ def fit_laws(results: pd.DataFrame) -> dict[LawKey, PowerLawFit]:
 def load_laws(
     folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
 ) -> dict[LawKey, PowerLawFit]:
-    """The laws of runs and sweeps, joined: of what attacks find on average, then of records' quantiles."""
+    """Return the laws of runs and sweeps, joined: first of attacks' average advantages, then of records' quantiles."""
     return fit_laws(load_rows(folders))
 
 
 def load_rows(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
-    """All rows that laws are fitted to, of runs and sweeps: load_results, and below it load_quantiles."""
+    """Return all rows that laws are fitted to: the rows of load_results followed by those of load_quantiles."""
     return with_units(pd.concat([load_results(folders), load_quantiles(folders)], ignore_index=True))
 
 
@@ -92,7 +92,7 @@ def quantile_rows(table: pd.DataFrame, *, unit: str = "record") -> list[dict[str
 
 
 def _named_saturated(quantile: VulnerabilityQuantile) -> VulnerabilityQuantile:
-    """Mark a quantile that the ceiling at 1 determines."""
+    """Mark a quantile that the ceiling of 1 determines."""
     if quantile.status != "ok" or quantile.tpr < SATURATED_TPR:
         return quantile
     return quantile._replace(status="saturated", reason=f"TPR is {SATURATED_TPR:g} or more")
@@ -102,17 +102,17 @@ def leave_one_dataset_out(results: pd.DataFrame, held_out: Sequence[str] | None 
     """Fit every law without some data sets, and compare it with their cells.
 
     Args:
-        results: as of load_results, over two data sets or more.
+        results: rows as from load_results, over at least two data sets.
         held_out: data sets to leave out together; by default each in turn.
 
     Returns:
         One row per law, FPR and group left out: attack, evaluation, epsilon, recipe, fpr, dataset (the left-out names),
-        slope_shots of the others, r_squared on the others, num_cells of the left-out with an advantage above 0,
-        r_squared_elsewhere, and factor, by which their advantage exceeds the prediction (geometric mean). Missing where
-        the others determine no law, or it does not cover the left-out cells.
+        slope_shots and r_squared on the other data sets, num_cells of the left-out data sets with an advantage above 0,
+        r_squared_elsewhere, and factor (geometric mean of advantage over prediction). Values are missing where the
+        other data sets determine no law, or the law does not cover the left-out cells.
 
     Raises:
-        InputError: for an unknown data set, or if none is left to fit.
+        InputError: for an unknown data set, or if no data set is left to fit.
     """
     known = list(results["dataset"].unique())
     for name in held_out or ():
@@ -137,7 +137,7 @@ def leave_one_dataset_out(results: pd.DataFrame, held_out: Sequence[str] | None 
 
 
 def laws_elsewhere(results: pd.DataFrame, held_out: Sequence[str] | None = None) -> pd.DataFrame:
-    """The former name of leave_one_dataset_out; it goes with version 0.2."""
+    """Return leave_one_dataset_out(...). Deprecated name, removed in version 0.2."""
     warn_renamed("laws_elsewhere", "leave_one_dataset_out", gone="0.2")
     return leave_one_dataset_out(results, held_out)
 
@@ -150,20 +150,20 @@ def _by_law(results: pd.DataFrame) -> Iterator[tuple[LawKey, pd.DataFrame]]:
 
 
 def laws_to_json(laws: Mapping[LawKey, PowerLawFit]) -> list[dict[str, Any]]:
-    """The content of power_law.json."""
+    """Return the content of power_law.json."""
     return [
         {**law.named(), "epsilon": json_number(law.epsilon), **fit.to_dict()} for law, fit in laws.items()
     ]
 
 
 def laws_from_json(content: list[dict[str, Any]]) -> dict[LawKey, PowerLawFit]:
-    """Laws from the content of power_law.json."""
+    """Return the laws from the content of power_law.json."""
     return {
         LawKey(
             entry["attack"],
             entry["evaluation"],
             float(entry["epsilon"]),
-            entry.get("recipe", DEFAULT_RECIPE),  # runs from before sweeps named none
+            entry.get("recipe", DEFAULT_RECIPE),  # runs older than sweeps have no recipe
             *(entry.get(name, default) for name, default in UNITS_OF.items()),
         ): PowerLawFit.from_dict(entry)
         for entry in content

@@ -1,4 +1,4 @@
-"""From settings to what one cell is trained with: static settings, traced settings, and the privacy they give."""
+"""From settings to the recipe of one cell: static settings, traced settings, and the privacy guarantee."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from jaxmia.training.settings import Hyperparams, TrainConfig, check_class_weigh
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What one cell is trained with.
+    """The recipe of one cell.
 
     Attributes:
         config: static settings.
-        hyper: traced settings; they alone differ between privacy levels, so that a grid over these compiles once.
-        guarantee: what the training guarantees, or None for ordinary training.
+        hyper: traced settings; only these differ between privacy levels, so a grid over privacy levels compiles once.
+        guarantee: the privacy guarantee, or None for training without differential privacy.
     """
 
     config: TrainConfig
@@ -29,11 +29,11 @@ class Recipe:
     guarantee: PrivacyGuarantee | None
 
     def tpr_ceiling(self, fpr: np.ndarray) -> np.ndarray:
-        """Return the largest TPR at each FPR that any attack on one record can have: 1 for ordinary training."""
+        """Return the largest TPR at each FPR that any attack on one record can have; 1 without differential privacy."""
         return np.ones(np.shape(fpr)) if self.guarantee is None else self.guarantee.tpr_ceiling(fpr)
 
     def audit_method(self) -> str:
-        """Return the one-run audit that is valid: "one_run_fdp" for full-batch DP-SGD, which is Gaussian DP."""
+        """Return the valid one-run audit method: "one_run_fdp" for full-batch DP-SGD, which is Gaussian DP."""
         gaussian = self.guarantee is not None and self.guarantee.sampling_rate == 1
         return "one_run_fdp" if gaussian else "one_run"
 
@@ -46,17 +46,17 @@ def recipe_for(
     epsilon: float = math.inf,
     members: int | None = None,
 ) -> Recipe:
-    """Return the recipe of a cell; for a private one its noise is searched, once per process.
+    """Return the recipe of a cell. The noise of a private recipe is calibrated once per process.
 
     Args:
-        settings: of the experiment.
+        settings: settings of the experiment.
         classes: C.
         shots: S.
         epsilon: that the cell is trained to; inf for ordinary training.
         members: records that a model is expected to train on; S · C by default.
 
     Raises:
-        InputError: for a Poisson batch larger than that, or class weights of another number of classes.
+        InputError: for a Poisson batch larger than that, or class weights for another number of classes.
     """
     train, privacy = settings.train, settings.privacy
     full, private = train.batch_size == "full", epsilon != math.inf

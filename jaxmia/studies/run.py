@@ -1,4 +1,4 @@
-"""One experiment, end to end: a grid of cells, each an ensemble of heads under attack, then the power law."""
+"""One experiment from end to end: a grid of cells, attacks on each cell's ensemble, and the power law."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from jaxmia.tables.rates import best_at_the_lowest, on_persons
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class RunResult(Shown):
-    """What a run leaves.
+    """The result of a run.
 
     Attributes:
         path: the run folder.
         results: one row per cell, attack, evaluation and FPR.
-        controls: one row per cell and attack: its negative control.
+        controls: negative controls, one row per cell and attack.
         laws: the power law of each attack, evaluation and privacy level, and of records' quantiles.
-        cells_computed: cells that this call computed; the others were there.
-        heads_trained: heads that this call trained, in this process.
+        cells_computed: number of cells that this call computed; the folder already had the others.
+        heads_trained: number of heads that this call trained, in this process.
     """
 
     path: pathlib.Path
@@ -52,7 +52,7 @@ class RunResult(Shown):
     heads_trained: int
 
     def headline(self) -> str:
-        """Cells, and the most that an attack found at the lowest FPR that is resolved."""
+        """Return one line with the number of cells and the largest TPR at the lowest resolved FPR."""
         cells = self.results[["classes", "shots", "seed", "epsilon"]].drop_duplicates()
         best = best_at_the_lowest(self.results)
         if best is None:
@@ -67,7 +67,7 @@ class RunResult(Shown):
 
     @property
     def records(self) -> pd.DataFrame:
-        """One row per cell, candidate and FPR."""
+        """Return a table with one row per cell, candidate and FPR."""
         return load_table(self.path, "per_example")
 
     def law(
@@ -85,11 +85,11 @@ class RunResult(Shown):
         return law_of(self.laws, attack, evaluation, epsilon, recipe)
 
     def plot(self, kind: str = "law", *, evaluation: str = "pooled") -> Any:
-        """Return the figure of the law, or over levels of privacy of kind "accuracy" or "ceiling" (study_figure)."""
+        """Return a figure: of the law, or of privacy levels for kind "accuracy" or "ceiling" (see study_figure)."""
         return figure("study_figure", self.results, self.laws, kind=kind, evaluation=evaluation)
 
     def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> pathlib.Path:
-        """Write the report, as jaxmia.write_report; return its page."""
+        """Write the report, as jaxmia.write_report does, and return the path of its page."""
         return report(self.path, out, **options)
 
 
@@ -103,26 +103,27 @@ def run_experiment(
     progress: bool = True,
     features: FeatureSet | None = None,
 ) -> RunResult:
-    """Run an experiment into a folder; what the folder already holds is kept and not computed again.
+    """Run an experiment and save it in a folder; results that the folder already holds are kept, not recomputed.
 
-    A finished run given more shots, seeds, classes, models, attacks or FPRs computes only what is missing.
+    To extend a finished run, call again with more shots, seeds, classes, models, attacks or FPRs: only missing results
+    are computed.
 
-    Where jax.distributed has several processes, all of them make this call with the same arguments, and out is a folder
-    that they share. Each trains its share of every cell's models on its own devices; process 0 does the rest. All
+    If jax.distributed has several processes, all of them must make this call with the same arguments, and out must be a
+    shared folder. Each process trains its share of every cell's models on its own devices; process 0 does the rest. All
     return the same results.
 
     Args:
         config: settings, as an object, nested dictionaries, or a TOML file.
         out: the run folder.
         resume: continue an unfinished run.
-        memory: bytes that training may hold on each device, as in train_ensemble; more or less of it changes rounding.
-        console: where progress is shown; by default in a notebook, or on standard error where that is a terminal.
-        progress: False to show none.
+        memory: largest number of bytes to hold on each device, as in train_ensemble; its value affects rounding.
+        console: console for progress; by default the notebook, or standard error if it is a terminal.
+        progress: False to show no progress.
         features: the feature set, if it is in memory; data.features of the settings is then its name.
 
     Raises:
-        InputError: for whatever is wrong with settings, features or folder; before any training. In one of several
-            processes, also for what is wrong in another.
+        InputError: for bad settings, features or folder, before any training. With several processes, also for bad
+            input of another process.
         ProcessError: if another process failed otherwise.
     """
     with group() as processes:
@@ -143,13 +144,13 @@ def _run(
     processes: Group,
     features: FeatureSet | None,
 ) -> RunResult:
-    """What run_experiment does, as one of the processes."""
+    """Run the experiment as one of the processes."""
     if features is None:
         data = load_features(config.data.features, inputs=config.train.inputs)
     else:
         check_given("features", features, inputs=config.train.inputs)
         data = features
-        if config.data.features == DEMO_NAME:  # the default is not its name
+        if config.data.features == DEMO_NAME:  # the default names the bundled set
             config = config.model_copy(
                 update={"data": config.data.model_copy(update={"features": IN_MEMORY})}
             )
@@ -175,7 +176,7 @@ def _run(
 
 
 def _result(run: GridRun, cells_computed: int) -> RunResult:
-    """What a finished folder holds."""
+    """Return the result from a finished folder."""
     path = run.folder.path
     results, controls = load_results(path), load_table(path, "controls")
     return RunResult(path, results, controls, load_laws(path), cells_computed, run.heads_trained)
@@ -184,15 +185,14 @@ def _result(run: GridRun, cells_computed: int) -> RunResult:
 def tune_grid(
     config: ExperimentConfig, *, memory: int | None = None, console: rich.console.Console | None = None
 ) -> Iterator[tuple[Cell, Tuning]]:
-    """Search for every recipe of a grid; those that seeds share (per = "shots") once.
+    """Yield the search for every recipe of a grid; seeds share one search if per = "shots".
 
     Args:
         config: settings with tuning.
         memory: as in run_experiment.
-        console: where progress is shown, if anywhere.
+        console: console for progress, or None for no output.
 
-    Raises:
-        InputError: as run_experiment; before any training.
+        Raises: InputError: as run_experiment, before any training.
     """
     data = load_features(config.data.features, inputs=config.train.inputs)
     statistics = given_statistics(config, data)

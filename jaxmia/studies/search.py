@@ -1,12 +1,12 @@
-"""Search for a recipe: Optuna's tree of Parzen estimators (TPE), the trials of a round trained side by side.
+"""Search for a recipe by Optuna's tree-structured Parzen estimator (TPE); the trials of a round are trained at once.
 
-As in arXiv 2402.06674, a recipe is searched on the data of a target: here the training set of the cell's model 0, of
-which every trial trains on one part and is compared by its accuracy, or its loss, on the other. All models of the cell
-are then trained with the recipe that was found.
+As in arXiv 2402.06674, the search uses the data of a target, here the training set of the cell's model 0. Every trial
+trains on one part of it and is ranked by its accuracy or loss on the other part. All models of the cell are then
+trained with the best recipe.
 
-A trial stands for a recipe of the whole training set and keeps its sampling rate and its steps, so that all trials are
-one program whatever their batches: every model samples its members at its own rate (Poisson) and is left unchanged
-after its own steps. The final training draws its batches as train.sampling says.
+A trial uses the sampling rate and the steps that the recipe has on the whole training set. All trials run in one
+program, whatever their batch sizes: every model samples its members at its own rate (Poisson) and stops changing after
+its own number of steps. The final training draws batches by train.sampling.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from jaxmia.training.settings import Hyperparams, TrainConfig
 
 
 def tuned_cell(config: ExperimentConfig, cell: Cell) -> Cell:
-    """The cell on whose data a cell's recipe is searched: itself, or that of seed 0, whatever the grid's seeds are."""
+    """Return the cell whose data the search uses: the cell itself, or that of seed 0 (not necessarily in the grid)."""
     shared = config.tuning is not None and config.tuning.per == "shots"
     return dataclasses.replace(cell, seed=0) if shared else cell
 
@@ -56,10 +56,10 @@ def tune_cell(
     """Search for a recipe on the training set of a cell's model 0.
 
     Args:
-        config: settings.
+        config: settings of the experiment.
         data: the feature set.
-        cell: which one.
-        statistics: to standardise by, if they are given.
+        cell: the cell.
+        statistics: statistics to standardise with, if given.
         memory: as in train_ensemble.
         on_round: called with the number of finished trials, after each round.
 
@@ -94,16 +94,16 @@ def tune(
     memory: int | None = None,
     on_round: Callable[[int], None] = lambda _: None,
 ) -> Tuning:
-    """Search for the recipe of a training set. The same arguments give the same trials.
+    """Return the search for the recipe of a training set. The same arguments give the same trials.
 
     Args:
         key: random key of the split, the search and the trials.
-        pool: candidates.
-        member: which of them are the training set.
-        config: settings, with their tuning (its defaults, if there is none).
+        pool: the candidates.
+        member: True for the candidates in the training set.
+        config: settings; tuning has its defaults if missing.
         classes: C.
-        shots: S, which with C says how many members are expected.
-        epsilon: that trials are trained to; inf for ordinary training.
+        shots: S; the expected number of members is S x C.
+        epsilon: target epsilon of the trials; inf for training without differential privacy.
         memory: as in train_ensemble.
         on_round: called with the number of finished trials, after each round.
 
@@ -116,7 +116,7 @@ def tune(
     parts = split_training_set(split_key, pool.labels, np.asarray(member), share=tuning.validation)
     rounds = _Rounds(training_key, pool, *parts, config, tuning, classes, shots, epsilon, memory)
     distributions = _distributions(optuna, config, rounds.members, private=epsilon != math.inf)
-    # Trials of a round do not know of each other's outcome: the constant liar keeps them apart.
+    # Trials of a round are proposed before any of them is done: the constant liar keeps them different.
     seed = int(jax.random.bits(search_key, dtype="uint32"))
     sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     done: list[Trial] = []
@@ -141,7 +141,7 @@ def tune(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Rounds:
-    """Trains the trials of a round side by side, all on one part of the training set."""
+    """Trains the trials of a round at once, all on one part of the training set."""
 
     key: jax.Array
     pool: FeatureSet
@@ -156,18 +156,18 @@ class _Rounds:
 
     @property
     def members(self) -> int:
-        """Expected size of the whole training set, S x C."""
+        """Return the expected size of the whole training set, S x C."""
         return self.classes * self.shots
 
     @property
     def held_out(self) -> FeatureSet:
-        """What trials are validated on."""
+        """Return the validation part."""
         return _take(self.pool, self.validation)
 
     def rows(self) -> Int[np.ndarray, "rows"]:
-        """Candidates of the trials: the part that they train on, filled up with examples that nobody trains on.
+        """Return the candidates of the trials: the training part, padded with examples that no trial trains on.
 
-        Their number follows from S and C, so that seeds share compiled programs.
+        Their number depends on S and C alone, so that seeds share compiled programs.
         """
         kept_out = np.setdiff1d(np.arange(len(self.pool.labels)), self.training)
         more = max(0, _table_rows(self.tuning, self.members) - len(self.training))
@@ -177,9 +177,9 @@ class _Rounds:
         """Train a head for each trial.
 
         Args:
-            trials: of the round.
-            first: number of trials before it.
-            sampled: whether batches are searched.
+            trials: the trials of the round.
+            first: number of trials in earlier rounds.
+            sampled: whether batch sizes are searched.
         """
         sizes = {"classes": self.classes, "shots": self.shots}
         recipes = [
@@ -187,7 +187,7 @@ class _Rounds:
             for trial in trials
         ]
         rows = self.rows()
-        # What private training divides by must be public: the expected size of the part, not the realised one.
+        # Private training must divide by a public number: the expected size of the part, not the realised one.
         expected_share = (1 - self.tuning.validation) * self.members / len(rows)
         masks = MembershipMasks(
             jnp.broadcast_to(np.arange(len(rows)) < len(self.training), (len(trials), len(rows))),
@@ -208,15 +208,15 @@ class _Rounds:
 def split_training_set(
     key: jax.Array, labels: Int[np.ndarray, "examples"], member: Bool[np.ndarray, "examples"], *, share: float
 ) -> tuple[Int[np.ndarray, "training"], Int[np.ndarray, "validation"]]:
-    """Rows of the members that trials train on, and of those that they are validated on: a share of every class.
+    """Return the rows of the training part and of the validation part of the members, split by class.
 
-    The share is rounded, and leaves a class at least one of its members to train on.
+    The validation share of each class is rounded, and leaves at least one member for training.
 
     Args:
         key: random key.
-        labels: of the candidates.
-        member: which of them are the training set.
-        share: to validate on.
+        labels: labels of the candidates.
+        member: True for the candidates in the training set.
+        share: share of the validation part.
     """
     training, validation = [], []
     draws = np.asarray(jax.random.uniform(key, labels.shape))
@@ -230,7 +230,7 @@ def split_training_set(
 
 
 def import_optuna() -> Any:
-    """The optional package.
+    """Return the optional package Optuna.
 
     Raises:
         InputError: if it is not installed.
@@ -246,7 +246,7 @@ def import_optuna() -> Any:
 
 @contextlib.contextmanager
 def _quiet(optuna: Any) -> Iterator[None]:
-    """Without Optuna's line for every study and trial."""
+    """Silence Optuna's line for every study and trial."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -261,7 +261,7 @@ def _distributions(optuna: Any, config: ExperimentConfig, members: int, *, priva
         "learning_rate": of.FloatDistribution(*tuning.learning_rate, log=True),
         "epochs": of.IntDistribution(*tuning.epochs, log=True),
     }
-    if not private or config.train.sampling == "poisson":  # else only the full batch has an epsilon
+    if not private or config.train.sampling == "poisson":  # otherwise only the full batch has an epsilon
         lowest, highest = (min(end, members) for end in tuning.batch_size)
         space["batch_size"] = of.IntDistribution(lowest, highest, log=True)
     if private:
@@ -270,7 +270,7 @@ def _distributions(optuna: Any, config: ExperimentConfig, members: int, *, priva
 
 
 def _validate(heads: ShadowEnsemble, held_out: FeatureSet) -> list[tuple[float, float | None]]:
-    """Accuracy and loss of every head; without examples to validate on, those of a head at zero."""
+    """Return accuracy and loss of every head; without a validation part, those of a head at zero."""
     if not len(held_out.labels):
         classes = held_out.num_classes
         return [(1 / classes, math.log(classes))] * len(heads.masks.model_ids)
@@ -283,12 +283,12 @@ def _validate(heads: ShadowEnsemble, held_out: FeatureSet) -> list[tuple[float, 
 
 
 def _table_rows(tuning: TuningSettings, members: int) -> int:
-    """Rows for the part to train on: its expected size and six deviations of a Poisson variable, which vary more."""
+    """Return the rows for the training part: its expected size plus six Poisson standard deviations, an upper bound."""
     return math.ceil((1 - tuning.validation) * (members + 6 * math.sqrt(members)))
 
 
 def _side_by_side(recipes: Sequence[Recipe], trials: Sequence[Trial], members: int) -> Hyperparams:
-    """The traced settings of all trials of a round: arrays [trials] of what is searched."""
+    """Return the traced settings of a round: arrays [trials] of the searched settings."""
     first = recipes[0].hyper
     private = recipes[0].guarantee is not None
 
@@ -306,7 +306,7 @@ def _side_by_side(recipes: Sequence[Recipe], trials: Sequence[Trial], members: i
 
 
 def _one_program(config: TrainConfig, tuning: TuningSettings, *, sampled: bool) -> TrainConfig:
-    """What all trials of a cell's shape are compiled for."""
+    """Return the static settings that all trials of a cell's shape share."""
     sampling = "poisson" if sampled else "shared"
     return dataclasses.replace(config, steps=tuning.max_steps, batch_size=None, sampling=sampling)
 

@@ -1,4 +1,4 @@
-"""A study: one feature set under one recipe, and what all heads and rows of it depend on."""
+"""A study: one feature set under one recipe, with the identity of its heads and rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxmia.studies.folder.manifest import versions
 from jaxmia.studies.search import import_optuna
 from jaxmia.studies.settings.experiment import ExperimentConfig
 
-_ROWS = 9  # raised when rows get other columns: cells are then assessed anew from their heads
+_ROWS = 9  # increase it when columns of rows change: cells are then assessed again from their heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +25,11 @@ class Study:
     """One feature set under one recipe.
 
     Attributes:
-        config: settings.
-        identity: what every trained head depends on, by content: settings, features, given statistics, versions.
-        statistics: to standardise by, if they are given.
-        names: of the feature set and the recipe, in a sweep; None for a run.
+        config: settings of the experiment.
+        identity: everything that the trained heads depend on: settings, versions, and hashes of features and given
+            statistics.
+        statistics: statistics to standardise with, if given.
+        names: names of the feature set and the recipe in a sweep; None for a run.
     """
 
     config: ExperimentConfig
@@ -37,29 +38,29 @@ class Study:
     names: tuple[str, str] | None = None
 
     def cell_key(self, cell: Cell) -> str:
-        """Hash of what the rows of a cell are computed from."""
+        """Return a hash of everything that the rows of a cell depend on."""
         names = {} if self.names is None else self.columns
         settings = self.config.evaluation_identity()
         return content_key([content_key(self.identity), cell.entry(), settings, names, _ROWS])
 
     @property
     def columns(self) -> dict[str, str]:
-        """The first columns of every row: which data and which recipe it is of."""
+        """Return the first columns of every row, which name the data and the recipe."""
         dataset, recipe = self.names or (self.config.data.features, DEFAULT_RECIPE)
         return {"dataset": dataset, "recipe": recipe}
 
 
 def study_of(config: ExperimentConfig, data: FeatureSet, names: tuple[str, str] | None = None) -> Study:
-    """The study of a feature set under an experiment's recipe.
+    """Return the study of a feature set under an experiment's recipe.
 
     Args:
-        config: settings.
+        config: settings of the experiment.
         data: the feature set.
-        names: of the feature set and the recipe, in a sweep.
+        names: names of the feature set and the recipe in a sweep.
 
     Raises:
-        InputError: as given_statistics, for membership by person without persons, or if recipes are to be searched and
-            Optuna is not installed.
+        InputError: as given_statistics, for membership by person without persons, or if recipes are tuned and Optuna is
+            not installed.
     """
     if config.membership.by_person and data.person is None:
         raise InputError(
@@ -81,7 +82,7 @@ def given_statistics(config: ExperimentConfig, data: FeatureSet) -> Normalizer |
     """What the file that a recipe names normalises by: statistics, or public features; None where it names none.
 
     Raises:
-        InputError: if the file is not what it should be, or not of the features' dimension.
+        InputError: if the file is bad, or has another dimension than the features.
     """
     if config.train.normalize == "public":
         return load_projection(config.train.public, components=config.train.components, private=data)

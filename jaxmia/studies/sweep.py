@@ -37,7 +37,7 @@ from jaxmia.studies.sweep_tasks import (
 
 
 class SweepStoppedError(RuntimeError):
-    """A sweep that could not go on, through no fault of a cell: nothing is lost, and --resume continues it."""
+    """A sweep stopped for a reason outside its cells. Nothing is lost, and --resume continues it."""
 
 
 class Failure(NamedTuple):
@@ -45,9 +45,9 @@ class Failure(NamedTuple):
 
     Attributes:
         dataset: name of its feature set.
-        recipe: its recipe's name.
-        cell: its name.
-        error: what went wrong.
+        recipe: name of its recipe.
+        cell: name of the cell.
+        error: the error message.
     """
 
     dataset: str
@@ -58,16 +58,16 @@ class Failure(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class SweepResult(Shown):
-    """What a sweep leaves.
+    """The result of a sweep.
 
     Attributes:
         path: the sweep's folder.
         laws: the power law of each attack, evaluation, privacy level and recipe, over all feature sets.
-        cells_computed: cells that this call computed; the others were there.
-        heads_trained: heads that this call trained.
+        cells_computed: number of cells that this call computed; the folder already had the others.
+        heads_trained: number of heads that this call trained.
         left_out: cells that a feature set is too small for.
         skipped: optional feature sets whose file is absent.
-        failures: cells that could not be computed; the sweep started again tries them again.
+        failures: cells that could not be computed; the next call tries them again.
     """
 
     path: pathlib.Path
@@ -79,7 +79,7 @@ class SweepResult(Shown):
     failures: tuple[Failure, ...]
 
     def headline(self) -> str:
-        """Cells computed, failed and left out."""
+        """Return one line with the numbers of cells computed, failed and left out."""
         return (
             f"{self.cells_computed} cells computed in {self.path}, {len(self.failures)} failed,"
             f" {len(self.left_out)} left out"
@@ -104,7 +104,7 @@ class SweepResult(Shown):
         return law_of(self.laws, attack, evaluation, epsilon, recipe)
 
     def plot(self, kind: str = "law", *, evaluation: str = "pooled") -> Any:
-        """Return the figure of the law, or over levels of privacy of kind "accuracy" or "ceiling" (study_figure)."""
+        """Return a figure: of the law, or of privacy levels for kind "accuracy" or "ceiling" (see study_figure)."""
         return figure("study_figure", self.results(), self.laws, kind=kind, evaluation=evaluation)
 
     def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> pathlib.Path:
@@ -112,7 +112,7 @@ class SweepResult(Shown):
         return report(self.path, out, **options)
 
     def results(self) -> pd.DataFrame:
-        """One row per cell, attack, evaluation and FPR, as load_results reads them."""
+        """Return one row per cell, attack, evaluation and FPR, as load_results does."""
         return load_results(self.path)
 
 
@@ -127,27 +127,28 @@ def run_sweep(
     progress: bool = True,
     features: Mapping[str, FeatureSet] | None = None,
 ) -> SweepResult:
-    """Run a sweep into a folder; what the folder already holds is kept and not computed again.
+    """Run a sweep and save it in a folder; results that the folder already holds are kept, not recomputed.
 
-    Cells of one compiled shape run one after another. A cell that fails is recorded with its reason and the sweep goes
-    on; the next call tries it again. After each 16 shapes all compiled programs of this process are dropped, the
-    caller's too, which then compile again. A finished sweep given more feature sets, recipes, shots, seeds, classes,
-    models, attacks or FPRs computes only what is missing; studies that it no longer names are kept as they are.
+    Cells of one compiled shape run one after another. If a cell fails, the reason is recorded and the sweep continues;
+    the next call tries the cell again. After every 16 shapes all compiled programs of this process are dropped,
+    including the caller's, which then compile again. To extend a finished sweep, call again with more feature sets,
+    recipes, shots, seeds, classes, models, attacks or FPRs: only missing results are computed, and studies that the
+    settings no longer name are kept.
 
     Args:
         config: settings, as an object, nested dictionaries, or a TOML file of a sweep or an experiment.
-        out: the sweep's folder; with Ray, on storage that all nodes see at the same place.
+        out: the sweep's folder; with Ray, on storage that all nodes mount at the same path.
         resume: continue an unfinished sweep.
-        memory: bytes that training may hold on each device, as in train_ensemble; more or less of it changes rounding.
-        executor: where cells are computed: "local", "ray", or one of jaxmia.studies.executors with settings of its own.
-        console: where progress is shown; by default in a notebook, or on standard error where that is a terminal.
-        progress: False to show none.
+        memory: largest number of bytes to hold on each device, as in train_ensemble; its value affects rounding.
+        executor: "local", "ray", or an executor of jaxmia.studies.executors with its own settings.
+        console: console for progress; by default the notebook, or standard error if it is a terminal.
+        progress: False to show no progress.
         features: feature sets that are in memory, by name, in the place of files: those of settings that have no
             [[datasets]], or of entries of these names, whose features are then not read.
 
     Raises:
-        InputError: for whatever is wrong with settings, features or folder; before any training.
-        SweepStoppedError: if no cell could be computed any more, as with a full disk.
+        InputError: for bad settings, features or folder, before any training.
+        SweepStoppedError: if no further cell can be computed, for example because the disk is full.
     """
     if isinstance(config, (str, os.PathLike)):
         config = read_settings(config)
@@ -178,7 +179,7 @@ def run_sweep(
 
 @dataclasses.dataclass
 class _Sweep:
-    """A sweep over an open folder."""
+    """A sweep with an open folder."""
 
     folder: SweepFolder
     plan: SweepPlan
@@ -187,7 +188,7 @@ class _Sweep:
     heads_trained: int = 0
 
     def complete(self, console: rich.console.Console | None) -> SweepResult:
-        """Compute the cells that are missing, then the laws over all cells of the folder."""
+        """Compute missing cells, then the laws over all cells of the folder."""
         tasks, notes = self.missing()
         skipped = [f"skipped: the optional feature set {name!r} is absent" for name in self.plan.skipped]
         left_out = [
@@ -218,7 +219,7 @@ class _Sweep:
         )
 
     def missing(self) -> tuple[list[CellTask], list[str]]:
-        """The cells to be computed, in the order of their compiled shapes, and notes on them for the user."""
+        """Return the cells to compute, ordered by compiled shape, and notes on them for the user."""
         tasks, notes, code = [], [], source_hash()
         for names, study in self.plan.studies.items():
             part = self.folder.study(*names)
@@ -238,18 +239,18 @@ class _Sweep:
         return sorted(tasks, key=self.order), notes
 
     def order(self, task: CellTask) -> tuple[Any, ...]:
-        """The key to sort tasks by: smaller compiled shapes first, so that tasks of one shape stand together."""
+        """Return the sort key of a task: smaller compiled shapes first, and tasks of one shape together."""
         dim = self.plan.data[task.inputs].features.shape[1]
         return (*compiled_shape(self.plan.studies[task.names].config, task.cell, dim), task.names, task.cell)
 
     def work(self, task: CellTask) -> float:
-        """Arithmetic of a task, if none of its heads is there, in an arbitrary unit."""
+        """Return the work of a task without any trained heads, in arbitrary units."""
         config, cell = self.plan.studies[task.names].config.before_tuning(), task.cell
         dim = self.plan.data[task.inputs].features.shape[1]
         return float(config.shadows.models * config.train.steps * cell.classes**2 * cell.shots * dim)
 
     def compute(self, tasks: Mapping[CellTask, float], progress: SweepProgress) -> list[Failure]:
-        """Run all tasks, given with their work, and return those that failed."""
+        """Run all tasks, given with their work, and return the failures."""
         failures = []
         shared: dict[str, Any] = {f"data {inputs}": data for inputs, data in self.plan.data.items()}
         shared |= {f"study {names}": study for names, study in self.plan.studies.items()}
@@ -280,7 +281,7 @@ class _Sweep:
         return failures
 
     def finish(self, *, changed: bool) -> dict[LawKey, PowerLawFit]:
-        """Fit the laws to what is there and, if anything changed, write them and the manifest."""
+        """Fit the laws to all finished cells and, if anything changed, write them and the manifest."""
         anything = any(self.folder.path.glob("results/*.parquet"))
         laws = load_laws(self.folder.path) if anything else {}  # unless every cell failed
         if changed or not self.folder.is_finished:

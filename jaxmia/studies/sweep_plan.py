@@ -1,4 +1,4 @@
-"""The plan of a sweep: its feature sets, its studies, and the cells that each of them can have."""
+"""The plan of a sweep: its feature sets, its studies, and the possible cells of each study."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from jaxmia.studies.checks import check_evaluations, check_plans
 from jaxmia.studies.settings.sweep import DatasetSettings, RecipeSettings, SweepConfig
 from jaxmia.studies.study import Study, study_of
 
-Names = tuple[str, str]  # of a feature set and a recipe
-Inputs = tuple[str, str]  # a feature set's name, and whether its features or its raw inputs
+Names = tuple[str, str]  # names of a feature set and a recipe
+Inputs = tuple[str, str]  # name of a feature set, and "features" or "raw"
 
 
 class LeftOut(NamedTuple):
     """Cells that a feature set is too small for.
 
     Attributes:
-        dataset: its name.
+        dataset: name of the feature set.
         classes: C.
         shots: S.
-        reason: why not.
+        reason: why the cells are left out.
     """
 
     dataset: str
@@ -36,12 +36,12 @@ class LeftOut(NamedTuple):
 
 
 class SweepPlan(NamedTuple):
-    """What a sweep is to compute.
+    """The studies and cells of a sweep.
 
     Attributes:
         data: the feature sets.
-        studies: each feature set under each of its recipes, if it can have a cell.
-        cells: of each study, those that its feature set can have.
+        studies: each feature set under each of its recipes, if any cell is possible.
+        cells: the cells of each study that its feature set is large enough for.
         left_out: cells that a feature set is too small for.
         skipped: optional feature sets whose file is absent.
     """
@@ -54,19 +54,19 @@ class SweepPlan(NamedTuple):
 
 
 def inputs_of(study: Study) -> Inputs:
-    """What a study trains on."""
+    """Return the inputs that a study trains on."""
     return study.columns["dataset"], study.config.train.inputs
 
 
 def plan_sweep(config: SweepConfig, given: Mapping[str, FeatureSet] | None = None) -> SweepPlan:
-    """Read the feature sets of a sweep and list its studies and cells.
+    """Read the feature sets of a sweep, and return its studies and cells.
 
     Args:
         config: settings.
         given: feature sets that are in memory, by name; no file of theirs is read.
 
     Raises:
-        InputError: for a feature set that cannot be read, a recipe that does not go with it, or no cell at all.
+        InputError: if a feature set cannot be read, a recipe does not fit its data, or no cell is possible.
     """
     data, skipped = _load_datasets(config, given or {})
     studies = {
@@ -81,11 +81,11 @@ def plan_sweep(config: SweepConfig, given: Mapping[str, FeatureSet] | None = Non
 
 
 def check_sweep(plan: SweepPlan, memory: int | None) -> None:
-    """Raise InputError for what would fail in every cell, or is known to fail in one.
+    """Raise InputError for errors that would occur in every cell, or certainly in one.
 
     Args:
-        plan: of the sweep.
-        memory: bytes that training may hold on each device, as in train_ensemble.
+        plan: plan of the sweep.
+        memory: largest number of bytes to hold on each device, as in train_ensemble.
     """
     for names, study in plan.studies.items():
         try:
@@ -99,7 +99,7 @@ def check_sweep(plan: SweepPlan, memory: int | None) -> None:
 def _load_datasets(
     config: SweepConfig, given: Mapping[str, FeatureSet]
 ) -> tuple[dict[Inputs, FeatureSet], tuple[str, ...]]:
-    """The feature sets, each input of a file read once, and the names of the optional ones that are absent."""
+    """Return the feature sets, with each input of a file read once, and the names of absent optional ones."""
     for name in given:
         check_choice("features: name", name, [dataset.name for dataset in config.datasets])
     data: dict[Inputs, FeatureSet] = {}
@@ -130,7 +130,7 @@ def _load_datasets(
             raise InputError(f"dataset {dataset.name!r}: {error}") from None
     if not data:
         raise InputError(
-            f"datasets={skipped} must name at least one that is there; all are optional and absent."
+            f"datasets={skipped} must name at least one existing set; all are optional and absent."
         )
     return data, tuple(skipped)
 
@@ -146,7 +146,7 @@ def _study(config: SweepConfig, dataset: DatasetSettings, recipe: RecipeSettings
 def _cells(
     studies: Mapping[Names, Study], data: Mapping[Inputs, FeatureSet]
 ) -> tuple[dict[Names, list[Cell]], tuple[LeftOut, ...]]:
-    """The cells of each study that its feature set can have, and those that it cannot."""
+    """Return the cells of each study that its feature set is large enough for, and the others."""
     cells: dict[Names, list[Cell]] = {names: [] for names in studies}
     left_out: dict[LeftOut, None] = {}
     for names, study in studies.items():

@@ -1,4 +1,4 @@
-"""One cell of a sweep as a task for a worker: what it is given, and what it answers."""
+"""One cell of a sweep as a task for a worker: its input and its outcome."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from jaxmia.studies.study import Study
 from jaxmia.studies.sweep_plan import Inputs, Names
 
 _MOST_SHAPES = 16
-_shapes: set[Hashable] = set()  # whose programs this process holds
+_shapes: set[Hashable] = set()  # shapes whose programs this process holds
 
 
 @dataclasses.dataclass(frozen=True)
 class CellTask:
-    """A cell to be computed.
+    """A cell to compute.
 
     Attributes:
-        names: of its study.
-        inputs: what it trains on.
-        cell: its place in the grid.
+        names: names of its study.
+        inputs: the inputs that it trains on.
+        cell: the cell of the grid.
         out: the sweep's folder.
         memory: as in run_sweep.
         code: hash of the driver's jaxmia.
@@ -57,16 +57,16 @@ class CellTask:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a worker answers; what it computed is in the sweep's folder.
+    """The outcome of a task; its results are in the sweep's folder.
 
     Attributes:
-        status: "done"; "failed", and the others can go on; or "stop": the others would fail as well.
-        error: why, in one line.
-        trace: Python's traceback of that.
-        heads_trained: in this call.
-        seconds_training: of the cell.
-        seconds_attacking: of the cell.
-        notes: damaged checkpoints that were made anew, and what may mislead in the cell's rows.
+        status: "done"; "failed", and other cells can continue; or "stop", since the others would fail too.
+        error: the error in one line.
+        trace: Python's traceback of the error.
+        heads_trained: number of heads trained in this call.
+        seconds_training: seconds spent on training the cell.
+        seconds_attacking: seconds spent on attacking the cell.
+        notes: notes on damaged checkpoints that were replaced, and caveats for readers of the rows.
     """
 
     status: Literal["done", "failed", "stop"]
@@ -79,7 +79,7 @@ class Outcome:
 
 
 def compute_cell(data: FeatureSet, study: Study, task: CellTask) -> Outcome:
-    """Compute one cell into the sweep's folder: what a worker does. Whatever goes wrong is in the outcome."""
+    """Compute one cell and save it in the sweep's folder, as a worker; all errors are returned in the outcome."""
     if task.code != source_hash():
         return Outcome("stop", f"the worker's jaxmia ({jaxmia.__file__}) must be the same as the driver's")
     run = GridRun(study, data, study_folder(task.out, *task.names), task.memory)
@@ -88,7 +88,7 @@ def compute_cell(data: FeatureSet, study: Study, task: CellTask) -> Outcome:
     try:
         with grid_progress(None, 0.0) as bar:
             record = run.compute(task.cell, bar)
-    except Exception as error:  # the sweep goes on, whatever the reason
+    except Exception as error:  # the sweep continues after any error
         if is_disk_full(error):
             return Outcome("stop", disk_full(task.out))
         return Outcome(
@@ -106,9 +106,9 @@ def compute_cell(data: FeatureSet, study: Study, task: CellTask) -> Outcome:
 
 
 def compiled_shape(config: ExperimentConfig, cell: Cell, dim: int) -> tuple[int, int, int, str]:
-    """What cells of one compiled program share: candidates, classes, feature dimension, static settings.
+    """Return the values that cells of one compiled program share: candidates, classes, dimension, static settings.
 
-    A cell that is tuned shares with none: its static settings are not known before.
+    A tuned cell shares its program with no other, since its static settings are not known in advance.
     """
     candidates = num_candidates(config, cell)
     if config.tuning is not None:
@@ -118,11 +118,11 @@ def compiled_shape(config: ExperimentConfig, cell: Cell, dim: int) -> tuple[int,
 
 
 def _make_room_for(shape: Hashable) -> None:
-    """Drop all compiled programs once this process has met _MOST_SHAPES: each is 17 MiB or so, and JAX keeps them.
+    """Drop all compiled programs after _MOST_SHAPES shapes: each takes about 17 MiB, and JAX keeps them.
 
-    Cells come by shape, so that hardly any program is needed again. All programs of the process, not jaxmia's jitted
-    functions alone: operations outside of these compile too, some 4 MiB a shape, into caches that JAX clears only
-    together. The caller's own functions compile again when they are next called, and give what they gave.
+    Cells are ordered by shape, so hardly any program is needed again. All programs of the process are dropped, not only
+    jaxmia's jitted functions, because other operations compile too (about 4 MiB per shape) and JAX can only clear all
+    of its caches at once. The caller's functions compile again at their next call, with the same results.
     """
     if shape not in _shapes and len(_shapes) >= _MOST_SHAPES:
         jax.clear_caches()
@@ -132,7 +132,7 @@ def _make_room_for(shape: Hashable) -> None:
 
 @functools.cache
 def source_hash() -> str:
-    """SHA-256 of the code of this jaxmia: workers with another would compute other results."""
+    """Return the SHA-256 of this jaxmia's code: workers with other code could compute other results."""
     folder = pathlib.Path(jaxmia.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -147,5 +147,7 @@ def _one_line(error: Exception) -> str:
 
 
 def disk_full(out: pathlib.Path) -> str:
-    """What there is to do when the disk of a sweep is full."""
-    return f"no room is left on the disk of {out}; free some, then continue with --resume: finished cells are kept."
+    """Return the message for a full disk."""
+    return (
+        f"the disk of {out} is full; free some space, then continue with --resume: finished cells are kept."
+    )

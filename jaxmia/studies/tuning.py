@@ -1,11 +1,11 @@
-"""What a search for a recipe found: trials, the settings and files that they give, and what they cost in privacy.
+"""The results of a search for a recipe: trials, the settings and files made from them, and their privacy cost.
 
-**Privacy.** The epsilon of a private cell is that of the final training, given the recipe, and does not cover the
-search. Trials are trained by DP-SGD at the cell's epsilon, but they compose with the final training, and what chooses
-between them is an exact score on records that the target trains on later, which has no finite epsilon at all. A
-private release needs a private selection (Papernot and Steinke 2022, arXiv 2110.03620) or other data to tune on.
-Attacks do not see this: for all models but model 0 the recipe was chosen without regard to who their members are, and
-given the recipe their epsilon and the ceiling on TPR hold.
+**Privacy.** The epsilon of a private cell is that of the final training, given the recipe; it does not cover the
+search. Trials are trained by DP-SGD at the cell's epsilon, but they compose with the final training. Trials are also
+ranked by exact scores on records that the target trains on later, and this selection has no finite epsilon. A private
+release needs private selection (Papernot and Steinke 2022, arXiv 2110.03620) or tuning on other data. The attacks are
+not affected: for all models but model 0 the recipe does not depend on their membership, so given the recipe their
+epsilon and the ceiling on TPR hold.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.settings.toml import to_toml
 from jaxmia.studies.settings.tuning import TuningSettings
 
-_CHECKED_BATCHES = 9  # of a range, for whether they can be trained
+_CHECKED_BATCHES = 9  # number of batch sizes in a range that are checked
 
 
 class Trial(NamedTuple):
-    """A recipe that was tried, and what came of it.
+    """A recipe that was tried, with its scores.
 
     Attributes:
         learning_rate: peak step size.
         batch_size: expected members per step, of S x C; S x C is the full batch.
-        epochs: asked for.
+        epochs: proposed number of epochs.
         steps: epochs x S x C / batch_size, rounded up, at most TuningSettings.max_steps.
-        clipping_norm: of a private cell, else None.
-        accuracy: on the validation part.
-        loss: mean cross-entropy there, in nats; None if the head diverged.
+        clipping_norm: clipping norm of a private cell, else None.
+        accuracy: accuracy on the validation part.
+        loss: mean cross-entropy on the validation part, in nats; None if the head diverged.
     """
 
     learning_rate: float
@@ -51,13 +51,13 @@ class Trial(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """A search and its outcome.
+    """A search and its trials.
 
     Attributes:
-        trials: in the order in which they were asked for.
+        trials: trials, in the order in which they were proposed.
         objective: "accuracy" or "loss".
-        num_training: examples that each trial trained on.
-        num_validation: examples that it was validated on.
+        num_training: number of examples that each trial trained on.
+        num_validation: number of examples in the validation part.
         optuna: version of Optuna.
     """
 
@@ -69,7 +69,7 @@ class Tuning:
 
     @property
     def chosen(self) -> Trial:
-        """The best trial, the first of several; one that diverged only if all did."""
+        """Return the best trial, the first of equally good ones; a diverged trial only if all diverged."""
 
         def rank(trial: Trial) -> tuple[float, ...]:
             loss = math.inf if trial.loss is None else trial.loss
@@ -90,10 +90,10 @@ class Tuning:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Tuning:
-        """The search of to_json.
+        """Return the search from the content that to_json returned.
 
         Raises:
-            DamagedError: if the content is of something else.
+            DamagedError: if the content is not that of a search.
         """
         trials, names = content.get("trials"), ("objective", "num_training", "num_validation", "optuna")
         fields = set(Trial._fields)
@@ -106,12 +106,12 @@ class Tuning:
 
 
 def trial_of(params: Mapping[str, Any], tuning: TuningSettings, members: int) -> Trial:
-    """The recipe that a point of the search space stands for.
+    """Return the recipe of a point in the search space.
 
     Args:
         params: learning_rate, epochs and, where they are searched, batch_size and clipping_norm.
         tuning: settings of the search.
-        members: expected size of the training set, S x C, which is the batch where none is searched.
+        members: expected size of the training set, S x C, which is the batch size if batch sizes are not searched.
     """
     batch, epochs = params.get("batch_size", members), params["epochs"]
     steps = min(-(-epochs * members // batch), tuning.max_steps)
@@ -119,7 +119,7 @@ def trial_of(params: Mapping[str, Any], tuning: TuningSettings, members: int) ->
 
 
 def tuned_settings(config: ExperimentConfig, trial: Trial, *, classes: int, shots: int) -> ExperimentConfig:
-    """The settings of a cell that is trained with a trial's recipe.
+    """Return the settings of a cell that is trained with a trial's recipe.
 
     Args:
         config: settings with tuning.
@@ -140,9 +140,9 @@ def tuned_settings(config: ExperimentConfig, trial: Trial, *, classes: int, shot
 
 
 def possible_settings(config: ExperimentConfig, *, classes: int, shots: int) -> Iterator[ExperimentConfig]:
-    """Settings that a search may end in, the most demanding among them; without tuning, the settings themselves.
+    """Yield settings that a search may choose, including the most demanding; without tuning, the settings themselves.
 
-    For each batch those of the most epochs: fewer steps need no more memory.
+    Each batch size has the largest number of epochs, since fewer steps need no more memory.
 
     Args:
         config: settings.
@@ -160,17 +160,17 @@ def possible_settings(config: ExperimentConfig, *, classes: int, shots: int) -> 
 
 
 def with_tuning(config: ExperimentConfig) -> ExperimentConfig:
-    """The settings, with the defaults of tuning if they have none."""
+    """Return the settings, with default tuning if they have none."""
     return config if config.tuning is not None else config.model_copy(update={"tuning": TuningSettings()})
 
 
 def tuned_file(config: ExperimentConfig, searches: Mapping[Cell, Tuning]) -> str:
-    """An experiment file of what was found.
+    """Return an experiment file with the tuned recipes.
 
     Args:
         config: settings with tuning.
-        searches: of the cells that were tuned. The recipe of one takes the place of [tuning]; those of several stand
-            above it as comments.
+        searches: searches of the tuned cells. A single recipe replaces [tuning]; several are listed above it as
+            comments.
     """
     lines = []
     for cell, search in searches.items():
@@ -188,16 +188,16 @@ def tuned_file(config: ExperimentConfig, searches: Mapping[Cell, Tuning]) -> str
 
 
 def privacy_notes(config: ExperimentConfig) -> list[str]:
-    """What a reader of epsilons must know: a delta that guarantees little, and a line for each tuned private level."""
+    """Return caveats for readers of epsilons: a delta that is too large, and a line for each tuned private level."""
     sizes = [shots * classes for shots in config.grid.shots for classes in config.grid.classes]
     lines = delta_notes(config.privacy.delta, min(sizes)) if config.privacy.private_levels else []
     if config.tuning is None:
         return lines
     adjacency, trials = adjacency_for(config.shadows.design), config.tuning.trials
     for epsilon in config.privacy.private_levels:
-        if config.train.sampling == "poisson":  # every trial has a rate of its own: basic composition
+        if config.train.sampling == "poisson":  # trials have different rates: basic composition
             bound = f"{(trials + 1) * epsilon:g} at delta {(trials + 1) * config.privacy.delta:g}"
-        else:  # each is a Gaussian mechanism, and so are all of them together
+        else:  # Gaussian mechanisms compose to a Gaussian mechanism
             delta = config.privacy.delta
             noise = noise_multiplier_for(
                 epsilon=epsilon, delta=delta, sampling_rate=1.0, steps=1, adjacency=adjacency
@@ -207,8 +207,9 @@ def privacy_notes(config: ExperimentConfig) -> list[str]:
             )
             bound = f"{math.ceil(100 * together) / 100:g} at delta {delta:g}"
         lines.append(
-            f"epsilon={epsilon:g}: tuned on the target's data, and covers the final training only. With the heads of"
-            f" {trials} trials it composes to {bound}; the exact validation accuracies that chose between them have"
-            " no finite epsilon (private selection: Papernot and Steinke 2022, arXiv 2110.03620)."
+            f"epsilon={epsilon:g}: it covers the final training only, and tuning used the target's data."
+            f" Together with the heads of {trials} trials it composes to {bound}; the selection by exact"
+            " validation accuracy has no finite epsilon (private selection: Papernot and Steinke 2022,"
+            " arXiv 2110.03620)."
         )
     return lines

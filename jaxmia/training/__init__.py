@@ -1,5 +1,5 @@
-"""Training of hundreds of models side by side, each on its own part of the candidates, and their scores.
+"""Training of hundreds of models at once, each on its own subset of the candidates, and scoring of these models.
 
-One model is a pure function (linear, newton, from_scratch), one vmap makes them many (chunks), and sizes alone choose
-how (plan). Nothing here knows of attacks.
+Training one model is a pure function (linear, newton, from_scratch), and one vmap trains many (chunks). The plan
+follows from sizes alone (plan). Nothing in this wing depends on attacks.
 """

@@ -1,4 +1,4 @@
-"""The one vmap over models: their keys, chunks that fit in memory, and devices that share the models of a chunk."""
+"""The only vmap over models: keys, chunks that fit into memory, and devices that share the models of a chunk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jaxmia.training.linear import batch_order
 from jaxmia.training.settings import Hyperparams, TrainConfig
 from jaxmia.training.trainables import Plan, Trainable, Trained
 
-_MODELS = "models"  # the axis of the mesh of devices
+_MODELS = "models"  # name of the axis of the device mesh
 
 
 def train_in_chunks(
@@ -34,10 +34,10 @@ def train_in_chunks(
     devices: Sequence[jax.Device],
     on_chunk: Callable[[int], None],
 ) -> Trained:
-    """Train one model of a kind per row of masks, as planned; arguments as of jaxmia.training.ensemble.train_ensemble.
+    """Train one model of a kind per row of masks, as planned; for arguments see train_ensemble.
 
     Returns:
-        All models: every leaf has them on its first axis.
+        All models; every leaf has the models on its first axis.
     """
     member, settings = np.asarray(masks.member), jax.tree.leaves(hyper)
     num_models, num_examples = member.shape
@@ -79,7 +79,7 @@ def train_in_chunks(
 
 
 def _even_size(num_models: int, most: int, num_devices: int) -> int:
-    """Models of a chunk, a multiple of the devices: even chunks have one compiled shape and little padding."""
+    """Return the chunk size, a multiple of the devices: equal chunks share one program and need little padding."""
     size = -(-num_models // -(-num_models // most))
     return -(-size // num_devices) * num_devices
 
@@ -100,11 +100,11 @@ def _train_chunk(
     num_classes: int,
     config: TrainConfig,
 ) -> Trained:
-    """Train the models of one chunk; key is the ensemble's."""
+    """Train the models of one chunk; key is the ensemble's key."""
     order, share = None, cast(float | Array, 1.0)
     draw = functools.partial(batch_order, batch=plan.batch or 0, steps=config.steps, shuffles=plan.shuffles)
     if plan.batch is not None and config.shares_order:
-        # 2^31 - 1 is no model's id: the order that all models share has a stream of its own.
+        # 2^31 - 1 is no model's id, so the shared batch order has its own random stream.
         order_key = jax.random.fold_in(key, np.iinfo(np.int32).max)
         order = draw(order_key, jnp.arange(plan.examples) < num_examples)
         share = plan.batch / num_examples

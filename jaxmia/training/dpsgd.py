@@ -1,25 +1,26 @@
-"""DP-SGD for one model: Poisson sampling, clipping of every example's gradient, Gaussian noise.
+"""DP-SGD for one model: Poisson sampling, per-example gradient clipping, Gaussian noise.
 
-All that private training takes from its data passes through this file. At the parameters theta_t, step t computes
-(Abadi et al. 2016, arXiv 1607.00133, Algorithm 1; Ponomareva et al. 2023, arXiv 2303.00654)
+Private training uses its data only through this file. At the parameters theta_t, step t computes (Abadi et al. 2016,
+arXiv 1607.00133, Algorithm 1; Ponomareva et al. 2023, arXiv 2303.00654)
 
     G_t = [ sum_{i in S_t} g_i min(1, c / ||g_i||)  +  N(0, (sigma c)^2 I) ] / B,
 
 g_i: gradient of the loss of example i alone; c: clipping_norm, in the units of a gradient; sigma: noise_multiplier;
 S_t: every member independently with probability q = sampling_rate (all members if q = 1); B = q x the *expected* number
-of members. What follows from G_t and theta_t alone (optimiser, learning rate, weight decay) is post-processing.
+of members. Everything computed from G_t and theta_t alone (optimiser, learning rate, weight decay) is post-processing.
 
 What an accountant may rely on:
-- Adding or removing one example changes the sum by at most c, replacing one by at most 2c, in L2 norm. Noise is stated
-  relative to c: under REPLACE_ONE adjacency the accountant has to double the sensitivity.
-- B is a public constant. The realised number of members or of sampled examples is private and is never divided by.
+- Adding or removing one example changes the sum by at most c, replacing one by at most 2c, in L2 norm. Noise is
+  relative to c, so under REPLACE_ONE adjacency the accountant must double the sensitivity.
+- B is a public constant. Sums are never divided by the realised number of members or of sampled examples, which is
+  private.
 - A gradient that is not finite counts as zero, so that no single example can turn the sum into NaN.
 - Sampling and noise are functions of (the model's key, step, purpose): no two models or steps share them, and neither
   chunking nor padding of the ensemble changes them.
 
-What it may not rely on: JAX's generators are not cryptographically secure, the noise is float32 (no draw beyond 5.5
-standard deviations), and q is met to within 2^-23. This simulates private training in order to measure it; it is not
-fit to protect a model that is released.
+What an accountant may not rely on: JAX's generators are not cryptographically secure, the noise is float32 (no draw
+beyond 5.5 standard deviations), and q is exact only to within 2^-23. This code simulates private training in order to
+measure it. Do not use it to protect a model that is released.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ from jaxtyping import Array, Bool, Float
 
 from jaxmia.training.heads import SplitHead, gradient_sum
 
-Gradient = Any  # a tree like the parameters'
+Gradient = Any  # a tree with the parameters' structure
 
 
 def step_keys(key: jax.Array, step: int | Array) -> tuple[jax.Array, jax.Array]:
-    """The keys of one step's Poisson sampling and of its noise.
+    """Return the keys of one step's Poisson sampling and noise.
 
     Args:
         key: the model's own key.
-        step: 0, 1, ...
+        step: index of the step, from 0.
     """
     sampling_key, noise_key = jax.random.split(jax.random.fold_in(key, step))
     return sampling_key, noise_key
@@ -51,7 +52,7 @@ def step_keys(key: jax.Array, step: int | Array) -> tuple[jax.Array, jax.Array]:
 def poisson_sample(
     key: jax.Array, member: Bool[Array, "examples"], sampling_rate: float | Array
 ) -> Bool[Array, "examples"]:
-    """Each member independently with probability sampling_rate; all of them at a rate of 1."""
+    """Return a sample with each member independently with probability sampling_rate; all members at a rate of 1."""
     return member & jax.random.bernoulli(key, sampling_rate, member.shape)
 
 
@@ -63,25 +64,27 @@ def clipped_gradient_sum(
     clipping_norm: float | Array,
     precision: jax.lax.Precision | None = None,
 ) -> SplitHead:
-    """Sum of the sampled examples' clipped cross-entropy gradients, for a linear head with bias.
+    """Return the sum of the sampled examples' clipped cross-entropy gradients, for a linear head with bias.
 
-    The gradient of example i is (p_i - y_i) [x_i, 1]^T, of norm ||p_i - y_i|| sqrt(||x_i||^2 + 1): clipping is one
-    factor per example, and the sum is one matrix product (Goodfellow 2015, arXiv 1510.01799). No gradient is formed.
+    The gradient of example i is (p_i - y_i) [x_i, 1]^T, with norm ||p_i - y_i|| sqrt(||x_i||^2 + 1). So clipping is one
+    factor per example and the sum is one matrix product (Goodfellow 2015, arXiv 1510.01799); single gradients are never
+    formed.
 
     Args:
-        errors: p_i - y_i of all classes but the last, whose own is minus their sum (heads.logit_errors).
-        features: of all examples.
-        sampled: the examples of this step.
-        clipping_norm: c.
-        precision: as of jaxmia.training.heads.product.
+        errors: p_i - y_i of all classes but the last, whose error is minus their sum (heads.logit_errors).
+        features: features of all examples.
+        sampled: True for the examples of this step.
+        clipping_norm: c, in the units of a gradient.
+        precision: precision of the product, as in jaxmia.training.heads.product.
     """
     room = 1.0
     if features.dtype == jnp.bfloat16:
-        # Rounding by a share u enlarges a gradient by that of its norm, and the last class's part, a sum of C - 1
-        # rounded ones, by u times their absolute sum, at most sqrt(C - 1) of the norm: the clip makes room for both.
+        # Rounding with relative error u enlarges a gradient by up to u times its norm. It enlarges the last class's
+        # part, a sum of C - 1 rounded terms, by up to u sqrt(C - 1) times the norm. The clipping norm is reduced by
+        # both.
         room -= float(jnp.finfo(features.dtype).eps) / 2 * (1 + math.sqrt(errors.shape[0]))
     elif precision == jax.lax.Precision.HIGH:
-        # TensorFloat-32 keeps 10 bits, of weights and features alike, and may cut the others off: each by 2^-10.
+        # TensorFloat-32 keeps 10 bits of weights and of features and may truncate the rest: an error of 2^-10 each.
         share = (1 + 2.0**-10) ** 2 - 1
         room -= share * (1 + math.sqrt(errors.shape[0]))
     scale = jnp.minimum(1.0, room * clipping_norm / _gradient_norms(errors, features))
@@ -96,18 +99,18 @@ def clipped_squares(
     *,
     clipping_norm: float | Array,
 ) -> Float[Array, "examples"]:
-    """Squared norm of every member's clipped gradient, in squared units of a gradient; 0 for the others.
+    """Return the squared norm of every member's clipped gradient, in squared units of a gradient; 0 for the others.
 
-    Summed over the steps of a full-batch run they give each record's own mu: jaxmia.privacy.accounting.individual_mu.
+    Their sums over the steps of a full-batch run give each record's mu: jaxmia.privacy.accounting.individual_mu.
 
     Args:
         errors: as in clipped_gradient_sum.
-        features: of all examples.
+        features: features of all examples.
         member: which examples the model trains on.
-        clipping_norm: c.
+        clipping_norm: c, in the units of a gradient.
     """
     norms = _gradient_norms(errors, features)
-    counted = member & ~jnp.isnan(norms)  # what is not finite counts as nothing in the sum too
+    counted = member & ~jnp.isnan(norms)  # non-finite gradients count as zero, as in the sum
     return jnp.where(counted, jnp.minimum(norms, clipping_norm) ** 2, 0.0)
 
 
@@ -127,15 +130,15 @@ def add_noise(
     noise_multiplier: float | Array,
     expected_batch: float | Array,
 ) -> Gradient:
-    """G_t: the sum with N(0, (noise_multiplier clipping_norm)^2) on every coordinate, over the expected batch size.
+    """Return G_t: the sum plus N(0, (noise_multiplier clipping_norm)^2) noise, divided by the expected batch size.
 
-    The normals are jax.random.normal's, one call per leaf. With threefry keys a model's draws are the same however many
-    models are drawn side by side, which "rbg" keys do not give; on a CPU "rbg" is no faster either.
+    Noise comes from jax.random.normal, one call per leaf. With threefry keys a model's draws do not depend on how many
+    models are drawn at once; with "rbg" keys they do, and on a CPU "rbg" is not faster.
 
     Args:
-        key: of this model and step, used for nothing else.
-        gradient_sum: of clipped gradients.
-        clipping_norm: c.
+        key: random key of this model and step, used for nothing else.
+        gradient_sum: sum of clipped gradients.
+        clipping_norm: c, in the units of a gradient.
         noise_multiplier: sigma.
         expected_batch: B, a public constant.
     """

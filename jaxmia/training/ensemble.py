@@ -1,4 +1,4 @@
-"""Ensembles: many heads or networks, trained side by side under different memberships."""
+"""Ensembles: many heads or networks, trained at once on different memberships."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from jaxmia.training.trainables import trainable
 
 @flax.struct.dataclass
 class ShadowEnsemble(Shown):
-    """Trained heads and the membership each was trained under.
+    """Trained heads or networks, and their membership.
 
     Attributes:
         params: parameter tree; every leaf has the models on its first axis.
-        masks: row k belongs to model k of params.
+        masks: membership; row k belongs to model k of params.
         clipped_squares: float32[models, examples], sums over the steps of squared clipped gradient norms, if
-            TrainConfig.odometer asked for them.
-        network: what the parameters are of; None for linear heads.
-        link: from the logits to probabilities, as of TrainConfig.
+            TrainConfig.odometer is set; else None.
+        network: architecture of the models; None for linear heads.
+        link: function from logits to probabilities, as in TrainConfig.
     """
 
     params: Params
@@ -47,7 +47,7 @@ class ShadowEnsemble(Shown):
     __repr__ = Shown.__repr__
 
     def headline(self) -> str:
-        """Models, what they are, and examples."""
+        """Return one line with the number and kind of models and the number of examples."""
         models, examples = self.masks.member.shape
         kind = "linear heads" if self.network is None else f"{self.network.kind} networks"
         return f"{models} {kind}, {examples} candidates"
@@ -66,27 +66,27 @@ def train_ensemble(
     devices: Sequence[jax.Device] | None = None,
     on_chunk: Callable[[int], None] = lambda _: None,
 ) -> ShadowEnsemble:
-    """Train one head, or one network, per row of masks, side by side.
+    """Train one head, or one network, per row of masks, many at once.
 
-    Model i's key is fold_in(key, i) with its id, never its chunk, so that chunking changes nothing beyond rounding.
+    The key of the model with id i is fold_in(key, i), whatever its chunk, so chunking changes results only by rounding.
     Private training divides by q x inclusion_rate x examples, the expected batch, which is the same for all models.
 
     Args:
-        key: random key, or a seed of the ensemble.
+        key: random key, or seed, of the ensemble.
         pool: the candidates.
         masks: membership [models, examples].
         hyper: traced settings: scalars are shared by all models, arrays [models] hold one value for each.
         config: static settings.
         chunk_size: at most this many models at once; by default as many as fit in memory.
-        memory: bytes that training may hold on each device; jaxmia.training.memory.capacity has the default. Where the
-            logits of a few models do not fit, examples are taken in blocks.
-        devices: the models of a chunk are spread over these; by default all local ones.
-        on_chunk: called with the number of models each time a chunk is done.
+        memory: largest number of bytes to hold on each device; for the default see jaxmia.training.memory.capacity. If
+            the logits of a few models do not fit, examples are processed in blocks.
+        devices: devices that share the models of a chunk; by default all local ones.
+        on_chunk: called after each chunk with its number of models.
 
     Raises:
         InputError: if masks and pool disagree, the batch is larger than the pool, hyper does not fit config or the
-            number of models, memory holds no model, or networks, independent or Poisson batches or private training are
-            given a key other than threefry.
+            number of models, not even one model fits into memory, or the key is not threefry while the recipe has a
+            network, independent or Poisson batches, or private training.
     """
     num_models, num_examples = masks.member.shape
     key = random_key(key)
@@ -126,14 +126,14 @@ def train_ensemble(
 def _check(
     key: jax.Array, pool: FeatureSet, masks: MembershipMasks, hyper: Hyperparams, config: TrainConfig
 ) -> None:
-    """Refuse, before anything compiles, what cannot be trained."""
+    """Refuse bad arguments before anything compiles."""
     check_hyperparams(hyper, config)
     num_models, num_examples = masks.member.shape
     for value in jax.tree.leaves(hyper):
         rule = f"be one number or one for each of {num_models} models"
         check(np.shape(value) in ((), (num_models,)), "hyper", value, rule)
     if config.private or config.sampling != "shared" or config.network is not None:
-        # Other generators give a model other draws when it is batched with other models.
+        # With other generators a model's draws depend on the models that it is batched with.
         check(str(jax.random.key_impl(key)) == "threefry2x32", "key", key, "be a threefry2x32 key")
     rule = f"equal the pool's {len(pool.labels)}"
     check(num_examples == len(pool.labels), "masks.member.shape[1]", num_examples, rule)
@@ -141,12 +141,12 @@ def _check(
 
 
 def join_ensembles(parts: Sequence[ShadowEnsemble]) -> ShadowEnsemble:
-    """One ensemble of the models of all parts, in their order; they must share one membership design."""
+    """Return one ensemble of the models of all parts, in order; the parts must have the same membership design."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def empty_heads(pool: FeatureSet, *, num_models: int, network: Network | None = None) -> Params:
-    """Heads or networks at zero in the shapes that train_ensemble gives: a template to load checkpoints into."""
+    """Return heads or networks of zeros with the shapes of train_ensemble, as a template for loading checkpoints."""
     kind = trainable(network)
     init = functools.partial(kind.init, num_classes=pool.num_classes)
     one = dataclasses.replace(pool, features=pool.features[:1], labels=pool.labels[:1])

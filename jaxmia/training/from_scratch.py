@@ -1,4 +1,4 @@
-"""Training of one network from scratch, a pure function, and how an ensemble of them is planned."""
+"""Training of one network from scratch, a pure function, and plans for ensembles of networks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jaxmia.training.size import EnsembleSize
 
 _LIVE_PARAMETERS = 6  # parameters, gradient, two moments, updates, new parameters
 _LIVE_ACTIVATIONS = 3  # forward, backward, and their product with the ReLU's derivative
-# Bytes beside the inputs, the same on every machine: what is held at once decides how sums round.
+# Bytes in addition to the inputs. The same on every machine, because the number of models at once affects rounding.
 _BUDGET = 2**30
 
 
@@ -29,15 +29,16 @@ class NetworkPlan:
     """How one ensemble of networks is trained.
 
     Attributes:
-        network: which.
-        examples: candidates.
-        rows: examples of a step of one network.
-        gathered: whether the full batch is each network's own members, gathered once, rather than all candidates with
-            non-members at weight 0.
-        batch: candidates of a shared order's step, or members of an independent order's; None for the full batch.
-        shuffles: of the orders of batches.
-        models: trained side by side.
-        work: multiplications of a step of one network, per class: to share out progress.
+        network: architecture of the networks.
+        examples: number of candidates.
+        rows: number of examples in a step of one network.
+        gathered: if True, the full batch consists of each network's own members, gathered once; if False, of all
+            candidates, with weight 0 for non-members.
+        batch: number of candidates per step of a shared batch order, or of members per step of an independent one; None
+            for the full batch.
+        shuffles: number of shuffles in a batch order.
+        models: number of networks trained at once on each device.
+        work: number of multiplications in a step of one network, per class; used to weigh progress.
     """
 
     network: Network
@@ -50,7 +51,7 @@ class NetworkPlan:
     work: float
 
     def __str__(self) -> str:
-        """What a step takes, in words."""
+        """Return a step's batch, in words."""
         what = f"batches of {self.batch}" if self.batch else "all candidates, shared by the networks"
         if self.gathered:
             what = f"each network's own members, gathered into {self.rows} rows"
@@ -61,17 +62,18 @@ class NetworkPlan:
 def plan_networks(config: TrainConfig, memory: int | None, size: EnsembleSize) -> NetworkPlan:
     """Choose how to train an ensemble of networks.
 
-    The full batch of a conv net is gathered (half of the candidates are no members, and all layers but the first are
-    products of each model's own); that of other networks is not, since their first layer is one product for all models.
+    The full batch of a conv net is gathered, because half of the candidates are non-members and all layers but the
+    first are separate products for each model. The full batch of other networks is not gathered, so that their first
+    layer is one product for all models.
 
     Args:
         config: static settings of the recipe, with a network.
-        memory: bytes that training may hold on each device; by default 1 GiB beside the inputs.
-        size: of the ensemble.
+        memory: largest number of bytes to hold on each device; by default 1 GiB in addition to the inputs.
+        size: sizes of the ensemble and its pool.
 
     Raises:
-        InputError: if a batch is larger than the members expected, memory holds no model, or the network does not go
-            with the inputs.
+        InputError: if a batch exceeds the expected members, not even one model fits into memory, or the network does
+            not fit the inputs.
     """
     network, num_examples = cast(Network, config.network), size.num_examples
     sizes = network.sizes(size.dim, size.input_shape, size.num_classes)
@@ -113,24 +115,26 @@ def train_network(
     share: float | Array = 1.0,
     gathered: int | None = None,
 ) -> Params:
-    """Train one network on the candidates it has as members, from random parameters of its own.
+    """Train one network on its members, from its own random parameters.
 
-    The objective is that of train_head: mean loss over the members of a batch + weight_decay / 2 * ||kernels||^2.
+    The objective is the same as in train_head: mean loss over the members of a batch + weight_decay / 2 *
+    ||kernels||^2.
 
     Args:
-        key: of the random parameters.
-        member: which candidates this model trains on.
-        inputs: of all candidates, as Network.inputs gives them.
-        labels: of all candidates, 0 .. num_classes - 1.
+        key: random key of the initial parameters.
+        member: True for the candidates that this model trains on.
+        inputs: inputs of all candidates, from Network.inputs.
+        labels: labels of all candidates, 0 .. num_classes - 1.
         order: candidates of each step's batch, or None for the full batch.
         num_classes: C.
         hyper: traced settings.
         config: static settings, with a network.
-        share: of the candidates, that a batch in a shared order has.
-        gathered: rows that the full batch is gathered into, at least as many as there are members; None for all.
+        share: share of the candidates in a batch of a shared order.
+        gathered: number of rows that the full batch is gathered into, at least the number of members; None to use all
+            candidates.
 
     Returns:
-        The parameters after its steps.
+        The parameters after all steps.
     """
     network, optimizer = cast(Network, config.network), make_optimizer(hyper, config)
     weight: Any = 1 / (share * jnp.maximum(member.sum(), 1).astype(inputs.dtype))

@@ -28,16 +28,16 @@ from jaxmia.training.heads import (
 from jaxmia.training.newton import converged_head, one_vs_rest_head
 from jaxmia.training.settings import Hyperparams, TrainConfig
 
-_Carry = tuple[SplitHead, optax.OptState, Array | None]  # head, its optimiser's state, and the odometer
-_Sums = tuple[SplitHead, Array | None]  # of gradients, and of their squared norms for the odometer
+_Carry = tuple[SplitHead, optax.OptState, Array | None]  # head, state of its optimiser, odometer
+_Sums = tuple[SplitHead, Array | None]  # sum of gradients, and their squared norms for the odometer
 
 
 def make_optimizer(hyper: Hyperparams, config: TrainConfig) -> optax.GradientTransformation:
-    """The optax optimiser of a recipe; hyper may hold tracers."""
+    """Return the optax optimiser of a recipe; hyper may hold tracers."""
     rate: Any = hyper.learning_rate
     if config.schedule == "cosine" and hyper.steps is None:
         rate = optax.cosine_decay_schedule(hyper.learning_rate, decay_steps=config.steps)
-    elif config.schedule == "cosine":  # optax's own takes no traced number of steps
+    elif config.schedule == "cosine":  # optax's version takes no traced number of steps
         rate = functools.partial(_cosine_decay, peak=hyper.learning_rate, steps=cast(Any, hyper.steps))
     return optax.adam(rate) if config.optimizer == "adam" else optax.sgd(rate, momentum=hyper.momentum)
 
@@ -48,7 +48,7 @@ def _cosine_decay(count: Array, *, peak: float | Array, steps: int | Array) -> A
 
 
 def apply_head(params: Params, features: Float[Array, "examples dim"]) -> Float[Array, "classes examples"]:
-    """Logits of one head with these parameters."""
+    """Return the logits of one head with these parameters."""
     return cast(Array, LinearHead(params["params"]["bias"].shape[0]).apply(params, features))
 
 
@@ -67,27 +67,26 @@ def train_head(
     gathered: int | None = None,
     block: int | None = None,
 ) -> tuple[Params, Float[Array, "examples"] | None]:
-    """Train one head on the candidates it has as members.
+    """Train one head on its members.
 
     Args:
-        key: the model's own random key.
-        member: which candidates this model trains on.
-        features: of all candidates.
-        labels: of all candidates, 0 .. num_classes - 1.
-        order: candidates of each step's shared or independent batch (batch_order); None for the full batch and for
+        key: random key of this model.
+        member: True for the candidates that this model trains on.
+        features: features of all candidates.
+        labels: labels of all candidates, 0 .. num_classes - 1.
+        order: candidates in each step's shared or independent batch (batch_order); None for the full batch and for
             Poisson batches.
         num_classes: C.
         hyper: traced settings.
         config: static settings.
-        expected_members: how many members a model has on average, public; private training divides by it, and only
-            private training needs it.
-        share: of the candidates, that a batch in a shared order has.
-        gathered: rows that an independent or Poisson batch gathers, at least as many as a batch ever has; None to mask
-            the full batch instead, with products over all candidates.
-        block: logits of at most this many examples are held at once; None for no limit.
+        expected_members: expected number of members of a model, which is public. Only private training needs it, and
+            divides by it.
+        share: share of the candidates in a batch of a shared order.
+        gathered: number of rows gathered for an independent or Poisson batch, at least the size of any batch; None to
+            mask the full batch instead, with products over all candidates.
+        block: largest number of examples whose logits are held at once; None for no limit.
 
-    Returns:
-        The head's parameters after its steps; the sums of squared clipped gradient norms if config.odometer is
+        Returns: The head's parameters after all steps; the sums of squared clipped gradient norms if config.odometer is
         set, else None.
     """
     if config.optimizer == "newton":
@@ -124,14 +123,14 @@ def after_steps(
     steps: int | Array | None,
     most: int,
 ) -> Any:
-    """What is carried after one model's steps.
+    """Return the carry after all steps of one model.
 
     Args:
-        step: of what is carried, and the step's index and batch (None for the full batch): what is carried on, None.
-        start: what is carried first.
-        order: batches of all steps, or None.
-        steps: of this model, at most as many as most; None for that many.
-        most: steps of the program.
+        step: function from the carry and (index, batch) to (the next carry, None); batch is None for the full batch.
+        start: the initial carry.
+        order: batches of all steps, or None for the full batch.
+        steps: number of steps of this model, at most `most`; None for `most`.
+        most: number of steps of the program.
     """
     if steps is None:
         return jax.lax.scan(step, start, (jnp.arange(most), order))[0]
@@ -140,21 +139,21 @@ def after_steps(
         index, carry = counted
         return index + 1, step(carry, (index, None if order is None else order[index]))[0]
 
-    # Under vmap the loop takes as many steps as the longest training; models that are done no longer change.
+    # Under vmap the loop runs until the last model is done; models that are done no longer change.
     return jax.lax.while_loop(lambda counted: counted[0] < steps, step_at, (jnp.int32(0), start))[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Loss:
-    """The loss of one head on all candidates, and the sums of its gradients that a step takes.
+    """The loss of one head on all candidates, and the gradient sums of its steps.
 
     Attributes:
-        inputs: features in the dtype in which they are multiplied.
-        one_hot: labels, without the row of the last class.
-        weight: of an example in the mean of a step: one number, or one for each candidate.
-        precision: as of jaxmia.training.heads.product.
+        inputs: features in the dtype of the products.
+        one_hot: one-hot labels, without the row of the last class.
+        weight: weight of an example in a step's mean: one number, or one for each candidate.
+        precision: precision of products, as in jaxmia.training.heads.product.
         config: static settings.
-        clipping_norm: of private training.
+        clipping_norm: clipping norm of private training, else None.
     """
 
     inputs: Float[Array, "examples dim"]
@@ -165,20 +164,20 @@ class _Loss:
     clipping_norm: float | Array | None
 
     def no_squares(self) -> Float[Array, "examples"] | None:
-        """Where the odometer starts; None without one."""
+        """Return the odometer's initial value, zeros; None without an odometer."""
         examples = self.one_hot.shape[1]
         return jnp.zeros(examples, self.one_hot.dtype) if self.config.odometer else None
 
     def gradient(
         self, head: SplitHead, rows: Int[Array, "rows"] | slice, counted: Array, block: int | None
     ) -> _Sums:
-        """Weighted or clipped sum of the gradients of these rows, and their squared norms for the odometer.
+        """Return the weighted or clipped sum of these rows' gradients, and their squared norms for the odometer.
 
         Args:
-            head: at whose parameters.
-            rows: which candidates.
-            counted: how often each of them counts.
-            block: logits of at most this many examples are held at once; None for no limit.
+            head: head at whose parameters to take gradients.
+            rows: indices of the candidates.
+            counted: how often each row counts.
+            block: largest number of examples whose logits are held at once; None for no limit.
         """
         if block is None or block >= len(counted):
             return self._of_rows(head, rows, counted)
@@ -196,7 +195,7 @@ class _Loss:
         return clipped_gradient_sum(errors, batch, counted, **clip, precision=self.precision), squares
 
     def _in_blocks(self, head: SplitHead, rows: Int[Array, "rows"], counted: Array, size: int) -> _Sums:
-        """The same of all rows, with the logits of only so many at once."""
+        """Return the same sums, computed with the logits of at most `size` rows at once."""
         padding = -len(rows) % size
         blocks, counts = (jnp.pad(array, (0, padding)).reshape(-1, size) for array in (rows, counted))
 
@@ -219,15 +218,15 @@ def _loss(
     config: TrainConfig,
     share: float | Array,
 ) -> _Loss:
-    """The loss of one head, by its members and settings; arguments as of train_head."""
+    """Return the loss of one head from its members and settings; arguments as in train_head."""
     importance = example_weights(member, labels, num_classes, config.class_weight)
-    # The expected number of members in a batch: a realised count would weigh examples unevenly. An independent batch
-    # has always the same.
+    # Divide by the expected number of members in a batch, since a realised count would weigh examples unevenly. An
+    # independent batch always has the same number.
     members = jnp.maximum(member.sum(), 1).astype(features.dtype)
     weight: Any = 1 / (share * hyper.sampling_rate * members)
     if config.sampling == "independent" and config.batch_size:
         weight = 1 / config.batch_size
-    if importance is not None:  # a mean by weights
+    if importance is not None:  # a weighted mean
         weight *= importance * (members / jnp.sum(member.astype(features.dtype) * importance))
     return _Loss(
         inputs=features.astype(jnp.bfloat16) if config.matmul_dtype == "bfloat16" else features,
@@ -247,7 +246,7 @@ def _converged(
     ridge: float | Array,
     config: TrainConfig,
 ) -> Params:
-    """The head of optimizer="newton"."""
+    """Train a head with optimizer="newton"."""
     options: dict[str, Any] = {
         "ridge": ridge,
         "steps": config.steps,
@@ -274,7 +273,7 @@ def example_weights(
     num_classes: int,
     class_weight: str | tuple[float, ...],
 ) -> Float[Array, "examples"] | None:
-    """The weight of every candidate's class, by one model's members where they are to be balanced; None if all is 1."""
+    """Return the class weight of every candidate, from this model's members if "balanced"; None if all are 1."""
     if class_weight == "none":
         return None
     if isinstance(class_weight, tuple):
@@ -292,7 +291,7 @@ def _batch(
     config: TrainConfig,
     gathered: int | None,
 ) -> tuple[Int[Array, "rows"] | slice, Bool[Array, "rows"] | Int[Array, "rows"]]:
-    """The rows of one step, and how often each counts."""
+    """Return the rows of one step, and how often each row counts."""
     if config.sampling == "poisson":
         sampled = poisson_sample(key, member, hyper.sampling_rate)
         if gathered is None:
@@ -322,7 +321,7 @@ def _with_noise(
 
 
 def _with_penalty(gradient: SplitHead, head: SplitHead, hyper: Hyperparams) -> SplitHead:
-    """With the gradient of weight decay, which depends on the parameters alone and so needs no clipping or noise."""
+    """Add the gradient of weight decay, which depends on the parameters alone and so needs no clipping or noise."""
     if hyper.weight_decay is not None:
         last = head.last["kernel"]
         gradient.rest["kernel"] += hyper.weight_decay * (head.rest["kernel"] + last)
@@ -333,26 +332,27 @@ def _with_penalty(gradient: SplitHead, head: SplitHead, hyper: Hyperparams) -> S
 def batch_order(
     key: jax.Array, eligible: Bool[Array, "examples"], *, batch: int, steps: int, shuffles: int
 ) -> Int[Array, "steps batch"]:
-    """Batches of one stream of shuffles of the eligible examples: each comes once before any comes again.
+    """Return a batch order: a stream of shuffles of the eligible examples, cut into batches.
 
-    A batch that straddles two shuffles may hold an example twice; nothing is dropped at the end of an epoch.
+    Every example is used once before any is used again. A batch across two shuffles may hold an example twice, and no
+    examples are dropped at the end of an epoch.
 
     Args:
-        key: of the stream.
-        eligible: all candidates, for a shared order, or a model's members.
-        batch: examples of a step.
-        steps: T.
-        shuffles: how many are drawn, at least steps * batch / (eligible examples).
+        key: random key of the stream.
+        eligible: all candidates for a shared order; a model's members for an independent one.
+        batch: number of examples per step.
+        steps: number of steps T.
+        shuffles: number of shuffles to draw, at least steps * batch / (eligible examples).
     """
     num_examples = eligible.shape[0]
     index_bits = (num_examples - 1).bit_length()
 
     def shuffle(epoch: Array) -> Array:
-        """Eligible examples first, in random order.
+        """Return all examples in random order, eligible ones first.
 
-        Sorts one word of random bits above an example's place: several times faster than an argsort. Two equal draws
-        keep their order, so that the bits left for them decide how often a round is needed: it is left to chance for
-        each pair of examples but with probability 2^-19 at most.
+        Sorts words with random bits above the bits of the example's index, which is several times faster than an
+        argsort. Examples with equal random bits keep their order; extra rounds make the probability of this at most
+        2^-19 for each pair of examples.
         """
         order = jnp.arange(num_examples, dtype=jnp.uint32)
         for salt in range(1 if index_bits <= 12 else 2):

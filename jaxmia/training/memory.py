@@ -1,4 +1,4 @@
-"""A memory budget, and how many models and examples training may hold at once under it."""
+"""How many models and examples training may hold at once under a memory budget."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ import jax
 from jaxmia._buckets import bucket
 from jaxmia._validate import check
 
-# Logits, their softmax, its difference from the labels, and a margin: arrays [models, classes, examples] at once.
+# Arrays [models, classes, examples] held at once: logits, softmax, its difference from the labels, and a margin.
 _LIVE_ARRAYS = 5
-# Parameters, gradient, two moments, their updates and the new parameters: arrays [models, classes, dim] at once.
+# Arrays [models, classes, dim] held at once: parameters, gradient, two moments, updates and new parameters.
 _LIVE_HEADS = 8
-_ROWS = 256  # of the matrix products, models x classes: with fewer, they fall behind the processor
-_CACHE = 3 * 2**20  # of gathered batches on a CPU: beyond it they are read from memory twice a step
+# Rows (models x classes) of a matrix product; with fewer, products do not use the processor fully.
+_ROWS = 256
+# Bytes of gathered batches on a CPU: larger ones leave the cache and are read from memory twice a step.
+_CACHE = 3 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Capacity:
-    """What is held at once.
+    """The numbers of models and examples held at once.
 
     Attributes:
-        models: trained side by side.
-        block: examples whose logits are held at once; each step adds up the gradients of its blocks.
+        models: number of models trained at once.
+        block: number of examples whose logits are held at once; each step adds up the gradients of its blocks.
     """
 
     models: int
@@ -42,26 +44,26 @@ def capacity(
     gathered: bool = False,
     order: int = 0,
 ) -> Capacity:
-    """Return how to train under a budget: all models at once if it allows, else fewer, else examples in blocks.
+    """Return the capacity under a budget: all models at once if they fit, else fewer models, else examples in blocks.
 
     Args:
-        budget: bytes for the features, all trained heads, and what is held in a step. By default half of an
-            accelerator's memory, and on a CPU 1 GiB beside features and heads: a number that is the same on every
-            machine, since what is held at once decides how sums are rounded.
-        num_models: M.
-        num_examples: candidates.
-        batch: examples whose logits a step needs, or None for all candidates.
+        budget: bytes for the features, all trained heads, and the arrays of a step. By default half of an accelerator's
+            memory; on a CPU 1 GiB in addition to features and heads, the same on every machine, because the capacity
+            affects how sums are rounded.
+        num_models: number of models M.
+        num_examples: number of candidates.
+        batch: number of examples whose logits a step needs, or None for all candidates.
         num_classes: C.
-        dim: of the features.
+        dim: dimension of the features.
         gathered: whether every model gathers the features of its own batch.
-        order: entries of a model's own order of batches.
+        order: number of entries in a model's own batch order.
 
     Raises:
-        InputError: if the budget does not hold the features, the heads and one example's logits.
+        InputError: if the features, the heads and one example's logits do not fit into the budget.
     """
     compiled = bucket(num_examples)
     head, step = 4 * num_classes * (dim + 1), batch or compiled
-    # The features once in float32, once more as a batch or in bfloat16; memberships; the heads that are done.
+    # The features in float32, once more as a batch or in bfloat16; memberships; the trained heads.
     fixed = 8 * compiled * dim + 4 * num_classes * compiled + num_models * (compiled + head)
     per_model = _LIVE_HEADS * head + 4 * order
     per_pair = 4 * _LIVE_ARRAYS * num_classes + (4 * dim if gathered else 0)

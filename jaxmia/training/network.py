@@ -1,4 +1,4 @@
-"""Architecture of small networks: one flax module, a multilayer perceptron or a conv net. Training: from_scratch."""
+"""Architecture of small networks, an MLP or a conv net, as one flax module; from_scratch trains them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from jaxtyping import Array, Float
 from jaxmia._validate import check
 from jaxmia.training.heads import Params
 
-KERNEL, STRIDE = 7, 4  # of the convolution, in pixels
+KERNEL, STRIDE = 7, 4  # kernel size and stride of the convolution, in pixels
 
 
 def _scaled(scale: float) -> Any:
-    """Kernels that keep the size of values; not truncated, which takes XLA several times longer to compile."""
+    """Return a normal initialiser that preserves the scale of values; truncated normals compile much slower."""
     return nn.initializers.variance_scaling(scale, "fan_in", "normal")
 
 
 class HiddenLayers(nn.Module):
     """Dense layers with ReLU, then logits.
 
-    The first layer takes the last axis of its inputs, so that inputs cut into patches make it a convolution: one kernel
-    for all places. Under vmap over models with shared inputs it is one matrix product for all models; a convolution
-    primitive becomes a grouped one, which took 8 to 10 times as long on two CPU cores.
+    The first layer acts on the last axis of its inputs. On inputs cut into patches it is therefore a convolution, with
+    one kernel for all positions. Under vmap over models with shared inputs it is one matrix product for all models. A
+    convolution primitive would become a grouped convolution, which took 8 to 10 times as long on two CPU cores.
     """
 
     widths: tuple[int, ...]
@@ -36,7 +36,7 @@ class HiddenLayers(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "examples *places dim"]) -> Float[Array, "classes examples"]:
-        """Logits of every class for every example, class-major as those of LinearHead."""
+        """Return the logits of every class for every example, class-major as in LinearHead."""
         dense = functools.partial(nn.Dense, precision=jax.lax.Precision.HIGHEST)  # float32 on every device
         values = inputs
         for place, width in enumerate(self.widths):
@@ -48,12 +48,12 @@ class HiddenLayers(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Which network is trained; static.
+    """The architecture of a network; static.
 
     Attributes:
-        kind: "mlp" (on the inputs as they are), or "conv": 7 x 7 patches, 4 pixels apart, are mapped to widths[0]
-            channels by one kernel; the other widths are of dense layers.
-        widths: of the hidden layers.
+        kind: "mlp" (dense layers on the inputs), or "conv": one kernel maps 7 x 7 patches, 4 pixels apart, to widths[0]
+            channels, and dense layers have the other widths.
+        widths: widths of the hidden layers.
     """
 
     kind: str
@@ -62,11 +62,11 @@ class Network:
     def inputs(
         self, features: Float[Array, "examples dim"], input_shape: tuple[int, ...]
     ) -> Float[Array, "examples *places inner"]:
-        """What the first layer multiplies: the features, or the patches of the images that they are.
+        """Return the inputs of the first layer: the features, or for "conv" the patches of the images.
 
         Args:
-            features: of the examples.
-            input_shape: of one example, as in FeatureSet.
+            features: features or flattened pixels of the examples.
+            input_shape: shape of one example, as in FeatureSet.
         """
         if self.kind == "mlp":
             return features
@@ -84,14 +84,14 @@ class Network:
     def init(
         self, key: jax.Array, inputs: Float[Array, "examples *places dim"], *, num_classes: int
     ) -> Params:
-        """Random parameters: biases zero; kernels such that values keep their size from layer to layer.
+        """Return random parameters: zero biases, and kernels that preserve the scale of values from layer to layer.
 
-        The first kernel is scaled to the mean square norm of the inputs given, since these may be of any size: all
-        candidates, members and non-members alike.
+        The first kernel is scaled by the mean squared norm of the given inputs, which may have any scale. These are all
+        candidates, members and non-members.
 
         Args:
-            key: the model's own.
-            inputs: of the candidates.
+            key: random key of this model.
+            inputs: inputs of all candidates.
             num_classes: C.
         """
         params = HiddenLayers(self.widths, num_classes).init(key, inputs[:1])
@@ -103,12 +103,12 @@ class Network:
     def apply(
         self, params: Params, inputs: Float[Array, "examples *places dim"]
     ) -> Float[Array, "classes examples"]:
-        """Logits under these parameters."""
+        """Return the logits with these parameters."""
         num_classes = params["params"]["logits"]["bias"].shape[0]
         return cast(Array, HiddenLayers(self.widths, num_classes).apply(params, inputs))
 
     def sizes(self, dim: int, input_shape: tuple[int, ...], num_classes: int) -> NetworkSizes:
-        """Count what one network holds and computes.
+        """Return the numbers of parameters, activations and multiplications of one network.
 
         Raises:
             InputError: if a conv net is given anything but pixels.
@@ -134,13 +134,13 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSizes:
-    """Numbers of one network.
+    """The sizes of one network.
 
     Attributes:
-        inputs: numbers that the first layer reads per example.
-        parameters: in all.
-        activations: per example.
-        products: multiplications per example, of a forward pass.
+        inputs: number of inputs of the first layer per example.
+        parameters: number of parameters.
+        activations: number of activations per example.
+        products: number of multiplications of a forward pass per example.
     """
 
     inputs: int
@@ -150,5 +150,5 @@ class NetworkSizes:
 
 
 def is_kernel(path: Any) -> bool:
-    """Whether a leaf of a parameter tree, by its path, is a kernel: those alone decay."""
+    """Return whether a leaf of a parameter tree, by its path, is a kernel; only kernels have weight decay."""
     return bool(path[-1].key == "kernel")

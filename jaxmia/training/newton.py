@@ -2,12 +2,12 @@
 
 The objective of one head is the cross-entropy summed over its members + ridge / 2 ||kernel||^2; the bias is free. With
 two classes, for which scikit-learn has one row of weights, the penalty is that of this row, ridge / 2 ||w_1 - w_0||^2.
-So it is the objective of scikit-learn's LogisticRegression with C = 1 / ridge, whatever the number of classes. Every
-product is one with features that all models share, so that under vmap a step of all heads is two large matrix products,
-as in ordinary training.
+This is the objective of scikit-learn's LogisticRegression with C = 1 / ridge, for any number of classes. Every product
+is with the features that all models share, so under vmap a step of all heads is two large matrix products, as in
+training by gradient steps.
 
-The bias of a class without a member has no minimum: it falls until the gradient is below the tolerance, and log-odds of
-that class's records then depend on the tolerance alone. Such heads are trained all the same, since they score records
+The bias of a class without a member has no minimum: it decreases until the gradient is below the tolerance, and the
+log-odds of that class's records depend on the tolerance alone. Such heads are trained anyway, since they score records
 of other classes well; unbounded_note warns if there are many.
 """
 
@@ -25,13 +25,11 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxmia.training.contrasts import basis, from_params, objective_ridge, penalties, to_params, with_bias
 from jaxmia.training.heads import Params
 
-# Share of its right-hand side to which a Newton system is solved; more exactly near the minimum.
+# Relative residual at which a Newton system counts as solved; smaller near the minimum.
 _FORCING = 0.1
-_SYSTEM_STEPS = 500  # of conjugate gradients at most
-_HALVINGS = 12  # of a step that overshoots
-ABSENT = (
-    1e-3  # share of heads without some class, whose biases have no bound, beyond which there is a warning
-)
+_SYSTEM_STEPS = 500  # largest number of conjugate gradient steps
+_HALVINGS = 12  # bisection steps for a Newton step that overshoots
+ABSENT = 1e-3  # warn if more than this share of heads lacks a class, so that a bias is unbounded
 
 
 class _State(NamedTuple):
@@ -60,24 +58,24 @@ def converged_head(
     tolerance: float,
     intercept: bool = True,
 ) -> Params:
-    """Train one head from zero until its gradient is small; under vmap, until all heads' are.
+    """Train one head from zero until its gradient is small; under vmap, until the gradients of all heads are small.
 
     The preconditioner is the Kronecker product of the members' mean curvature and the features' second moments, both
-    diagonalised: 3 to 10 products with the Hessian a step at ridge 1, 20 at 0.01. A step along which the objective has
-    passed its minimum is shortened to it by bisection, which needs no further product.
+    diagonalised. A step needs 3 to 10 products with the Hessian at ridge 1, and 20 at 0.01. A step that overshoots the
+    minimum along its direction is shortened by bisection, which needs no further product.
 
     Args:
-        member: which candidates this model trains on, or how much each counts.
-        features: of all candidates.
-        labels: of all candidates, 0 .. num_classes - 1.
+        member: True for the candidates that this model trains on, or the weight of each.
+        features: features of all candidates.
+        labels: labels of all candidates, 0 .. num_classes - 1.
         num_classes: C.
-        ridge: lambda, above 0: 1 / C of scikit-learn.
-        steps: of Newton's method at most.
-        tolerance: largest stationarity (as below) at which a head is done.
+        ridge: lambda, above 0; scikit-learn's 1 / C.
+        steps: largest number of Newton steps.
+        tolerance: stationarity (see below) at or below which a head has converged.
         intercept: whether there is a bias; without one it stays 0.
 
     Returns:
-        Its parameters; the biases sum to 0.
+        The head's parameters; the biases sum to 0.
     """
     objective = _Objective(
         inputs=with_bias(features, intercept=intercept),
@@ -93,7 +91,7 @@ def converged_head(
         def step(state: _State) -> _State:
             direction = _newton_direction(objective, state, spectrum)
             head = state.head + _step_length(objective, state, direction) * direction
-            # Logits anew, not moved ones: rounding does not add up.
+            # Recompute the logits instead of updating them, so that rounding errors do not add up.
             return objective.state(head, state.steps + 1)
 
         def going(state: _State) -> Array:
@@ -111,7 +109,7 @@ class _Objective:
     Attributes:
         inputs: features and a constant for the bias.
         counted: how often each example counts.
-        one_hot: labels.
+        one_hot: one-hot labels.
         directions: Q.
         ridge: lambda, 1 / C of scikit-learn.
     """
@@ -124,37 +122,37 @@ class _Objective:
 
     @property
     def penalty(self) -> Float[Array, "inputs"]:
-        """The ridge of every input."""
+        """Return the ridge penalty of every input."""
         return penalties(self.ridge, self.one_hot.shape[0], self.inputs)
 
     @property
     def members(self) -> Float[Array, ""]:
-        """How many examples count."""
+        """Return the total weight of the examples."""
         return jnp.maximum(self.counted.sum(), 1.0)
 
     def state(self, head: Float[Array, "rest inputs"], steps: Array) -> _State:
-        """A head with its logits and its gradient."""
+        """Return the state of a head, with its logits and gradient."""
         logits = self.logits(head)
         errors = jax.nn.softmax(logits, axis=0) - self.one_hot
         return _State(head, logits, self.pulled(errors) + self.penalty * head, steps)
 
     def logits(self, head: Float[Array, "rest inputs"]) -> Float[Array, "classes examples"]:
-        """Logits of all examples; of a direction, how they move along it."""
+        """Return the logits of all examples; for a direction, their change along it."""
         return self.directions @ (head @ self.inputs.T)
 
     def pulled(self, weights: Float[Array, "classes examples"]) -> Float[Array, "rest inputs"]:
-        """Gradient with respect to the head from one with respect to the logits."""
+        """Return the gradient with respect to the head, from the gradient with respect to the logits."""
         return (self.directions.T @ (weights * self.counted)) @ self.inputs
 
     def hessian(
         self, shares: Float[Array, "classes examples"], direction: Float[Array, "rest inputs"]
     ) -> Float[Array, "rest inputs"]:
-        """The Hessian where the classes' probabilities are these, times a direction."""
+        """Return the Hessian, at these class probabilities, times a direction."""
         moved = shares * self.logits(direction)
         return self.pulled(moved - shares * moved.sum(axis=0)) + self.penalty * direction
 
     def spectrum(self) -> tuple[Float[Array, "inputs"], Float[Array, "inputs inputs"]]:
-        """Eigenvalues and eigenvectors of the second moments of all candidates' inputs."""
+        """Return eigenvalues and eigenvectors of the second moments of all candidates' inputs."""
         moments, axes = jnp.linalg.eigh(self.inputs.T @ self.inputs / self.inputs.shape[0])
         return moments, axes
 
@@ -163,7 +161,7 @@ class _Objective:
         shares: Float[Array, "classes examples"],
         spectrum: tuple[Float[Array, "inputs"], Float[Array, "inputs inputs"]],
     ) -> Callable[[Array], Array]:
-        """Inverse of mean curvature ⊗ second moments + ridge, an approximation of the Hessian."""
+        """Return the inverse of mean curvature ⊗ second moments + ridge, which approximates the Hessian."""
         moments, axes = spectrum
         mean = self.directions.T @ (shares * self.counted)
         total = (self.directions.T * (shares @ self.counted)) @ self.directions - mean @ mean.T
@@ -179,7 +177,7 @@ def _newton_direction(
     state: _State,
     spectrum: tuple[Float[Array, "inputs"], Float[Array, "inputs inputs"]],
 ) -> Float[Array, "rest inputs"]:
-    """Minus the gradient over the Hessian, by conjugate gradients, as exactly as the gradient is small."""
+    """Return minus the inverse Hessian times the gradient, by conjugate gradients; more exact for small gradients."""
     shares = jax.nn.softmax(state.logits, axis=0)
     preconditioned = objective.preconditioner(shares, spectrum)
     norm = jnp.linalg.norm(state.gradient)
@@ -208,11 +206,11 @@ def _newton_direction(
 def _step_length(
     objective: _Objective, state: _State, direction: Float[Array, "rest inputs"]
 ) -> Float[Array, ""]:
-    """1, or where the objective has passed its minimum on the way, about where that is."""
+    """Return the step length: 1, or the approximate minimum along the direction if that is closer."""
     moved = objective.logits(direction)
 
     def slope(length: Array) -> Array:
-        """Derivative of the objective along the direction."""
+        """Return the derivative of the objective along the direction."""
         errors = jax.nn.softmax(state.logits + length * moved, axis=0) - objective.one_hot
         penalised = objective.penalty * (state.head + length * direction) * direction
         return jnp.sum(errors * objective.counted * moved) + jnp.sum(penalised)
@@ -239,13 +237,13 @@ def one_vs_rest_head(
     num_classes: int,
     **options: Any,
 ) -> Params:
-    """Train one head of as many two-class heads as there are classes, each of one class against the rest.
+    """Train a one-vs-rest head: one two-class head per class.
 
     Args:
-        member: which candidates this model trains on.
-        weights: how often each counts for the head of each class, or None.
-        features: of all candidates.
-        labels: of all candidates, 0 .. num_classes - 1.
+        member: True for the candidates that this model trains on.
+        weights: how often each counts in the head of each class, or None.
+        features: features of all candidates.
+        labels: labels of all candidates, 0 .. num_classes - 1.
         num_classes: C, above 2.
         options: ridge, steps, tolerance and intercept of converged_head.
 
@@ -271,10 +269,10 @@ def stationarity(
     *,
     ridge: float | Array,
 ) -> Float[Array, ""]:
-    """How far one head is from the minimum: the norm of its objective's gradient against one example's.
+    """Return the distance of one head from its minimum: the norm of the objective's gradient relative to one example's.
 
-    The gradient of the summed objective, over the number of members times the root mean square norm of their features
-    with the bias's 1. Training in float32 reaches about 1e-8.
+    It is the norm of the gradient of the summed objective, divided by the number of members times the root mean square
+    norm of their features with an appended 1. Dimensionless; training in float32 reaches about 1e-8.
     """
     inputs, counted = with_bias(features), member.astype(features.dtype)
     head, directions = from_params(params), jnp.asarray(basis(params["params"]["bias"].shape[0]))
@@ -289,15 +287,15 @@ def stationarity(
 def unbounded_note(
     member: Bool[np.ndarray, "models examples"], labels: Int[np.ndarray, "examples"]
 ) -> list[str]:
-    """A line if more than a share ABSENT of heads with an intercept have no member of some class."""
+    """Return a warning if more than a share ABSENT of heads with an intercept have no member of some class."""
     present = member.astype(np.float32) @ (labels[:, None] == np.unique(labels)).astype(np.float32)
     lacking = int(np.count_nonzero((present == 0).any(axis=1)))
     if lacking <= ABSENT * len(member):
         return []
     return [
-        f"{lacking} of {len(member)} heads have no member of some class: its bias has no bound, and log-odds of its"
-        " records are what the tolerance makes them. More records of each class avoid it, intercept = false, or in"
-        " runs shadows.design = 'fixed_size'."
+        f"{lacking} of {len(member)} heads have no member of some class: its bias is unbounded, and"
+        " log-odds of its records depend on the tolerance alone. Use more records of each class,"
+        " intercept = false, or in runs shadows.design = 'fixed_size'."
     ]
 
 

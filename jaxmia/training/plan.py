@@ -1,6 +1,6 @@
-"""How an ensemble of linear heads is trained fastest: what each step multiplies, and how much is held at once.
+"""Plans for training an ensemble of linear heads fast: the products of each step, and the models held at once.
 
-All plans of a recipe train the same heads up to rounding; the choice follows from sizes alone.
+All plans of a recipe train the same heads up to rounding, and the choice depends on sizes alone.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from jaxmia.training.memory import capacity
 from jaxmia.training.settings import TrainConfig
 from jaxmia.training.size import EnsembleSize
 
-# A gathered batch is multiplied at about a quarter of the speed of one product shared by all models.
+# Products with gathered batches run at about a quarter of the speed of one product shared by all models.
 _GATHERED_SHARE = 0.25
-_SPAN_SHARE = 0.75  # of the dimension: turning the features and turning back costs a few steps
-_OVERFLOW = 2.0**-64  # probability that a Poisson sample exceeds the rows held for it, per model and step
+# Train in the span if its dimension is below this share: rotating features and heads costs a few steps.
+_SPAN_SHARE = 0.75
+_OVERFLOW = 2.0**-64  # probability per model and step that a Poisson sample exceeds its rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +28,15 @@ class HeadPlan:
     """How one ensemble of linear heads is trained.
 
     Attributes:
-        examples: candidates that the program is compiled for; those beyond the pool's are nobody's members.
-        dim: of the features that it is compiled for.
-        span: train on the coordinates of the features in the span of the examples.
-        batch: examples per step of a shared order (candidates) or of an independent one (members), else None.
-        gathered: rows that every model gathers at each step, or None for products over examples that all share.
-        shuffles: of the orders of batches, else 0.
-        models: trained side by side on each device.
-        block: examples whose logits are held at once.
+        examples: number of candidates that the program is compiled for; padding candidates are never members.
+        dim: dimension of the features that the program is compiled for.
+        span: whether to train on coordinates in the span of the examples.
+        batch: number of candidates per step of a shared batch order, or of members per step of an independent one, else
+            None.
+        gathered: number of rows that every model gathers at each step, or None for products over shared examples.
+        shuffles: number of shuffles in a batch order, else 0.
+        models: number of models trained at once on each device.
+        block: number of examples whose logits are held at once.
     """
 
     examples: int
@@ -47,7 +49,7 @@ class HeadPlan:
     block: int
 
     def __str__(self) -> str:
-        """What a step multiplies, in words."""
+        """Return the products of a step, in words."""
         if self.gathered is not None:
             what = f"each head's own batch, gathered into {self.gathered} rows"
         elif self.batch is None:
@@ -60,13 +62,13 @@ class HeadPlan:
 
     @property
     def rows(self) -> int:
-        """Examples whose logits a step needs."""
+        """Return the number of examples whose logits a step needs."""
         shared = self.gathered is None
         return self.gathered or (self.batch if shared and self.batch is not None else self.examples)
 
     @property
     def work(self) -> float:
-        """Arithmetic of a step of one head and class, in a unit of its own: to share out progress."""
+        """Return the work of a step per head and class, in arbitrary units; used to weigh progress."""
         return self.rows * self.dim / (1.0 if self.gathered is None else _GATHERED_SHARE)
 
 
@@ -75,11 +77,11 @@ def plan_heads(config: TrainConfig, memory: int | None, size: EnsembleSize) -> H
 
     Args:
         config: static settings of the recipe.
-        memory: bytes that training may hold on each device, as in jaxmia.training.memory.capacity.
-        size: of the ensemble.
+        memory: largest number of bytes to hold on each device, as in jaxmia.training.memory.capacity.
+        size: sizes of the ensemble and its pool.
 
     Raises:
-        InputError: if a batch is larger than the members expected, or memory holds no model.
+        InputError: if a batch exceeds the expected members, or not even one model fits into memory.
     """
     num_examples, examples = size.num_examples, bucket(size.num_examples)
     span = config.follows_span and examples <= _SPAN_SHARE * size.dim
@@ -94,7 +96,7 @@ def plan_heads(config: TrainConfig, memory: int | None, size: EnsembleSize) -> H
         if config.sampling == "independent":
             batch, eligible = config.batch_size, fewest
             gathered = batch if batch <= _GATHERED_SHARE * examples else None
-        # Bounds that vary with the masks are rounded to buckets, so that another seed of a small cell compiles nothing.
+        # Bounds that depend on the masks are rounded up to buckets, so that other seeds of a small cell reuse programs.
         shuffles = -(-config.steps * batch // max(1, smallest_in_bucket(eligible)))
         order = 0 if config.shares_order else shuffles * examples + config.steps * batch
     elif config.sampling == "poisson":
@@ -114,6 +116,6 @@ def plan_heads(config: TrainConfig, memory: int | None, size: EnsembleSize) -> H
 
 
 def poisson_bound(members: int, sampling_rate: float) -> int:
-    """The largest sample that a Poisson batch of a model with these members has, but with probability 2^-64."""
+    """Return a bound that a Poisson batch of a model with these members exceeds with probability at most 2^-64."""
     tail = scipy.stats.binom.sf(np.arange(members + 1), members, sampling_rate)
     return int(np.argmax(tail <= _OVERFLOW))

@@ -1,4 +1,4 @@
-"""Trained models scored on examples: log-odds of the true class (Scores), accuracy, gradient norms."""
+"""Scoring of trained models on examples: log-odds of the true class (Scores), accuracy, gradient norms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BLOCK_BYTES = 2**28
 def log_odds(
     logits: Float[Array, "classes examples"], labels: Int[Array, "examples"]
 ) -> Float[Array, "examples"]:
-    """z_y - logsumexp_{j != y} z_j: log p/(1-p) of the true class, in a form that neither overflows nor saturates."""
+    """Return z_y - logsumexp_{j != y} z_j = log p/(1-p) of the true class; it neither overflows nor saturates."""
     is_label = jnp.arange(logits.shape[0])[:, None] == labels
     true_logit = jnp.sum(jnp.where(is_label, logits, 0.0), axis=0)
     return true_logit - jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=0)
@@ -32,7 +32,7 @@ def log_odds(
 
 @in_float32
 def score(ensemble: ShadowEnsemble, pool: FeatureSet) -> Scores:
-    """Log-odds of every candidate under every model, float32[models, examples], in blocks of models."""
+    """Return log-odds of every candidate under every model, float32[models, examples], in blocks of models."""
     linked = {"softmax": _log_odds_of_models, "one_vs_rest": _log_odds_of_sigmoids}[ensemble.link]
     values = _for_all_models(linked, ensemble, _padded(pool))[:, : len(pool.labels)]
     return Scores(values, np.asarray(ensemble.masks.member))
@@ -40,9 +40,9 @@ def score(ensemble: ShadowEnsemble, pool: FeatureSet) -> Scores:
 
 @in_float32
 def gradient_norms(ensemble: ShadowEnsemble, pool: FeatureSet) -> Float[np.ndarray, "models examples"]:
-    """Norm of every candidate's own loss gradient, (p_i - y_i) [x_i, 1]^T, under every model; NaN unless softmax.
+    """Return the norm of each candidate's loss gradient, (p_i - y_i) [x_i, 1]^T, under each model; NaN unless softmax.
 
-    Large gradients at the end of training go with vulnerability: Tobaben et al., first version of arXiv 2402.06674.
+    Large gradients at the end of training indicate vulnerability: Tobaben et al., first version of arXiv 2402.06674.
     """
     if ensemble.network is not None or ensemble.link != "softmax":
         return np.full(ensemble.masks.member.shape, np.nan, np.float32)
@@ -53,14 +53,14 @@ def gradient_norms(ensemble: ShadowEnsemble, pool: FeatureSet) -> Float[np.ndarr
 
 @in_float32
 def accuracy(ensemble: ShadowEnsemble, test: FeatureSet) -> Float[np.ndarray, "models"]:
-    """Share of the examples each model classifies correctly; NaN for an empty set."""
+    """Return the share of examples that each model classifies correctly; NaN for an empty set."""
     if len(test.labels) == 0:
         return np.full(len(ensemble.masks.model_ids), np.nan, np.float32)
     return _for_all_models(_accuracy_of_models, ensemble, test)
 
 
 def _padded(pool: FeatureSet) -> FeatureSet:
-    """With candidates to spare up to the bucket, so that another size of it compiles nothing."""
+    """Pad the candidates up to their bucket, so that other sizes in the bucket reuse the program."""
     padding = (0, bucket(len(pool.labels)) - len(pool.labels))
     return dataclasses.replace(
         pool, features=np.pad(pool.features, (padding, (0, 0))), labels=np.pad(pool.labels, padding)
@@ -96,7 +96,7 @@ def _log_odds_of_models(params: Params, inputs: Array, labels: Array, kind: Trai
 @functools.partial(jax.jit, static_argnames="kind")
 @functools.partial(jax.vmap, in_axes=(0, None, None, None))
 def _log_odds_of_sigmoids(params: Params, inputs: Array, labels: Array, kind: Trainable[Any]) -> Array:
-    """Of one sigmoid a class, normalised: the softmax of their logs."""
+    """Return log-odds for one sigmoid per class, normalised: the softmax of the log sigmoids."""
     return log_odds(jax.nn.log_sigmoid(kind.logits(params, inputs)), labels)
 
 
@@ -112,6 +112,6 @@ def _accuracy_of_models(params: Params, inputs: Array, labels: Array, kind: Trai
 def _error_norms_of_models(params: Params, inputs: Array, labels: Array, kind: Trainable[Any]) -> Array:
     probabilities = jax.nn.softmax(kind.logits(params, inputs), axis=0)
     is_label = jnp.arange(probabilities.shape[0])[:, None] == labels
-    # 1 - p_y loses all digits where p_y is near 1: the others' sum does not.
+    # 1 - p_y loses all digits where p_y is near 1; the sum over the other classes does not.
     others = jnp.where(is_label, 0.0, probabilities)
     return jnp.sqrt(jnp.sum(others, axis=0) ** 2 + jnp.sum(others**2, axis=0))

@@ -1,4 +1,4 @@
-"""A recipe for training: static settings, which shape the program (TrainConfig), and traced ones (Hyperparams)."""
+"""A training recipe: static settings that shape the program (TrainConfig), and traced ones (Hyperparams)."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ LINKS = ("softmax", "one_vs_rest")
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """What shapes the compiled program; static.
+    """The static settings of a recipe, which shape the compiled program.
 
     Attributes:
-        optimizer: "adam", or "sgd" (with Hyperparams.momentum); or "newton": to the minimum of the objective with
-            Hyperparams.ridge (jaxmia.training.newton), which takes the full batch and no learning rate.
+        optimizer: "adam", or "sgd" (with Hyperparams.momentum); or "newton": trains to the minimum of the objective
+            with Hyperparams.ridge (jaxmia.training.newton), on the full batch and without a learning rate.
         schedule: "constant", or "cosine" decay of the learning rate to zero over the steps.
-        steps: T, optimiser steps; the most that "newton" takes.
-        tolerance: of "newton": stationarity (jaxmia.training.newton) at which a head is done.
-        class_weight: "none"; "balanced", members over (classes x members of the class), of every model's own members,
-            as scikit-learn has it; or a weight for each class. A member's loss counts as often as its class's weight
-            says: in the sum of "newton" as in scikit-learn's, in the mean of "sgd" and "adam" as in PyTorch's, which
-            divides by the weights' sum.
+        steps: number of optimiser steps T; for "newton" the largest number.
+        tolerance: for "newton": stationarity (jaxmia.training.newton) at which a head has converged.
+        class_weight: "none"; "balanced": members / (classes x members of the class), from each model's own members, as
+            in scikit-learn; or one weight per class. The weight multiplies a member's loss: "newton" sums the weighted
+            losses, as scikit-learn does; "sgd" and "adam" divide by the sum of weights, as PyTorch does.
         intercept: whether heads have a bias; without one it stays 0.
-        link: "softmax", or of "newton" "one_vs_rest": a head of two classes for each class against the rest, whose
-            sigmoids are normalised, as scikit-learn's OneVsRestClassifier does. With two classes they are the same.
+        link: "softmax"; or, for "newton", "one_vs_rest": one two-class head per class, with normalised sigmoids, as in
+            scikit-learn's OneVsRestClassifier. For two classes both are equal.
         batch_size: members per step, or None for the full batch.
-        sampling: "shared": all models have one batch order. A batch is the same candidates for all of them, and each
-            uses those that are its members, batch_size on average. "independent": every model shuffles its own members,
-            as separate trainings would, and a batch has exactly batch_size. "poisson": at every step each model samples
-            each of its own members independently with probability Hyperparams.sampling_rate, and batch_size is None.
+        sampling: "shared": all models use one batch order. A batch has the same candidates for all models, and each
+            model uses those that are its members, batch_size on average. "independent": every model shuffles its own
+            members, as in separate training runs, and a batch has exactly batch_size. "poisson": at every step each
+            model samples each of its own members independently with probability Hyperparams.sampling_rate, and
+            batch_size is None.
         private: train by DP-SGD (jaxmia.training.dpsgd), on the full batch or by Poisson sampling.
-        odometer: of private training on the full batch: also sum each member's squared clipped gradient norms over the
+        odometer: for private training on the full batch: also sum each member's squared clipped gradient norms over the
             steps, for jaxmia.privacy.accounting.individual_mu.
-        matmul_dtype: in which the two matrix products of a step multiply: "float32" on every device; "tensorfloat32",
-            float32 with 10 bits where the device has such arithmetic; or "bfloat16". They accumulate in float32, and
-            everything else is float32.
-        network: what is trained from random parameters, by ordinary training in float32; None for a linear head from
+        matmul_dtype: dtype of the factors in the two matrix products of a step: "float32" on every device;
+            "tensorfloat32", float32 with 10 bits on devices that support it; or "bfloat16". Products accumulate in
+            float32, and everything else is float32.
+        network: network to train from random parameters, without privacy and in float32; None for a linear head from
             zero.
     """
 
@@ -67,7 +67,7 @@ class TrainConfig:
     link: str = "softmax"
 
     def __post_init__(self) -> None:
-        """Refuse what no training run can have."""
+        """Check the values and their combinations; raises InputError."""
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_at_least("steps", self.steps, 1)
@@ -121,42 +121,44 @@ class TrainConfig:
 
     @property
     def plain(self) -> bool:
-        """Whether heads are softmax heads with a bias whose members count alike: what attacks that know more take."""
+        """Whether heads are softmax heads with a bias and equal weights, as white-box and analytic attacks require."""
         return self.class_weight == "none" and self.intercept and self.link == "softmax"
 
     @property
     def shares_order(self) -> bool:
-        """Whether a step takes a batch of the candidates, the same for all models."""
+        """Whether every step has one batch of candidates for all models."""
         return self.batch_size is not None and self.sampling == "shared"
 
     @property
     def follows_span(self) -> bool:
-        """Whether heads started at zero stay in the span of their examples, and turn with the features if these turn.
+        """Whether heads that start at zero stay in the span of their examples and rotate with the features.
 
-        So do gradient steps with momentum and decay. Adam scales coordinates one by one, noise has all directions, and
-        bfloat16 rounds the turned features to others.
+        This holds for gradient steps with momentum and decay. It fails for Adam, which scales single coordinates; for
+        noise, which has all directions; and for bfloat16, which rounds rotated features differently.
         """
         return self.optimizer in ("sgd", "newton") and not self.private and self.matmul_dtype == "float32"
 
 
 @flax.struct.dataclass
 class Hyperparams:
-    """What a sweep varies; traced, so that new values compile no new program.
+    """The settings that a sweep varies; traced, so that new values reuse the compiled program.
 
-    For train_ensemble a value may be an array [models], one for each model; here each is one head's.
+    For train_ensemble a value may be an array [models] with one value per model; below each is the value of one head.
 
     Attributes:
         learning_rate: peak step size.
-        momentum: of sgd; adam ignores it.
+        momentum: momentum of "sgd"; "adam" ignores it.
         weight_decay: L2 coefficient: the objective is the mean member loss + weight_decay / 2 * ||kernel||^2, over the
-            rows of all classes, also of two (scikit-learn's C is 1 / (weight_decay members), twice this for two). None
-            is 0, and saves reading the kernel twice more at every step: train_ensemble puts it for 0.
+            rows of all classes, also for two classes (scikit-learn's C is 1 / (weight_decay members), and twice this
+            for two classes). None means 0 and saves two reads of the kernel at every step; train_ensemble replaces 0 by
+            None.
         sampling_rate: q of Poisson sampling; 1 without it.
-        clipping_norm: c of private training, the largest L2 norm of one example's gradient; else None.
+        clipping_norm: c of private training, the L2 norm to which each example's gradient is clipped; else None.
         noise_multiplier: sigma of private training, the noise's standard deviation over clipping_norm; else None.
-        ridge: lambda of "newton", above 0: the objective is the summed member loss + ridge / 2 * ||kernel||^2, with two
-            classes + ridge / 2 * ||w_1 - w_0||^2: scikit-learn's with C = 1 / ridge; else None.
-        steps: of this head, at most TrainConfig.steps; the cosine schedule decays over them. None is TrainConfig.steps.
+        ridge: lambda of "newton", above 0: the objective is the summed member loss + ridge / 2 * ||kernel||^2, or for
+            two classes + ridge / 2 * ||w_1 - w_0||^2, which is scikit-learn's with C = 1 / ridge; else None.
+        steps: number of steps of this head, at most TrainConfig.steps; the cosine schedule decays over them. None means
+            TrainConfig.steps.
     """
 
     learning_rate: float | Array
@@ -170,14 +172,14 @@ class Hyperparams:
 
 
 def check_hyperparams(hyper: Hyperparams, config: TrainConfig) -> None:
-    """Refuse settings that training would ignore or that make private training void; on the host.
+    """Refuse settings that training would ignore or that would break the privacy of private training; runs on the host.
 
     Raises:
         InputError: for a learning rate or weight decay that is negative or not finite, or a momentum outside [0, 1);
             for a sampling rate outside (0, 1] or without Poisson
             sampling; for a clipping norm or noise multiplier that is missing or out of range in private training, or
-            given without it; for steps outside 1 .. config.steps; for "newton" without a ridge above 0 or with what
-            it has no use for, and for a ridge without it.
+            given without it; for steps outside 1 .. config.steps; for "newton" without a ridge above 0 or with settings
+            that it does not use, and for a ridge without "newton".
     """
     _check_ranges(hyper)
     newton, ridge = config.optimizer == "newton", hyper.ridge
@@ -221,7 +223,7 @@ def _check_ranges(hyper: Hyperparams) -> None:
 
 
 def check_class_weights(class_weight: str | tuple[float, ...], num_classes: int) -> None:
-    """Raise InputError unless there is a weight for each class, if weights are given one by one."""
+    """Raise InputError if class weights are given as numbers and there is not one for each class."""
     fits = isinstance(class_weight, str) or len(class_weight) == num_classes
     check(fits, "class_weight", class_weight, f"hold a weight for each of {num_classes} classes")
 

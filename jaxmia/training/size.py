@@ -1,4 +1,4 @@
-"""What is known of an ensemble before it is trained, by which its training is planned."""
+"""The sizes of an ensemble, from which its training is planned."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ class EnsembleSize:
     """Sizes of an ensemble and of its pool.
 
     Attributes:
-        num_models: M.
-        num_examples: n, candidates.
+        num_models: number of models M.
+        num_examples: number of candidates n.
         num_classes: C.
-        dim: of the features.
+        dim: dimension of the features.
         inclusion_rate: r.
-        input_shape: of one example, as in FeatureSet.
+        input_shape: shape of one example, as in FeatureSet.
         sampling_rate: q of Poisson sampling.
-        members: the fewest and the most that a model has; None for what they are expected to be.
-        num_devices: that share the models.
+        members: smallest and largest number of members of any model; None to use the expected number.
+        num_devices: number of devices that share the models.
     """
 
     num_models: int
@@ -34,14 +34,14 @@ class EnsembleSize:
 
     @property
     def expected_members(self) -> float:
-        """Members of a model on average."""
+        """Return the expected number of members of a model."""
         return self.num_examples * self.inclusion_rate
 
     @property
     def models_per_device(self) -> int:
-        """Models of the device that has most of them."""
+        """Return the largest number of models on one device."""
         return -(-self.num_models // self.num_devices)
 
     def fewest_and_most(self) -> tuple[int, int]:
-        """Members of the models that have fewest and most, or what both are expected to be."""
+        """Return the smallest and largest number of members of any model, or the expected number for both."""
         return self.members or (math.floor(self.expected_members), math.ceil(self.expected_members))

@@ -1,7 +1,8 @@
-"""The kinds of models that an ensemble can have, behind one protocol: linear heads, and networks from scratch.
+"""The kinds of models in an ensemble, behind one protocol: linear heads, and networks from scratch.
 
-A kind says how one model is initialised, trained and scored. Chunks, devices, memory and keys are written once, in
-jaxmia.training.chunks; scoring, once, in jaxmia.training.scoring. Another kind, such as adapters, is one more class.
+A kind defines how one model is initialised, trained and scored. jaxmia.training.chunks handles chunks, devices, memory
+and keys for all kinds, and jaxmia.training.scoring handles scoring. To add a kind, such as adapters, write one more
+class.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class Trained(NamedTuple):
     """One trained model.
 
     Attributes:
-        params: its parameters.
-        clipped_squares: sums over the steps of squared clipped gradient norms, if TrainConfig.odometer asked for them.
+        params: the model's parameters.
+        clipped_squares: sums over the steps of squared clipped gradient norms, if TrainConfig.odometer is set; else
+            None.
     """
 
     params: Params
@@ -42,49 +44,49 @@ class Trained(NamedTuple):
 
 @runtime_checkable
 class Plan(Protocol):
-    """How an ensemble is trained. Static and hashable: it shapes the compiled program."""
+    """A plan for training an ensemble. Static and hashable, since it shapes the compiled program."""
 
     @property
     def examples(self) -> int:
-        """Candidates that the program is compiled for; those beyond the pool's are nobody's members."""
+        """Number of candidates that the program is compiled for; padding candidates are never members."""
 
     @property
     def batch(self) -> int | None:
-        """Examples of a step in a batch order, or None."""
+        """Number of examples per step of a batch order, or None."""
 
     @property
     def shuffles(self) -> int:
-        """Of the examples, that a batch order is made of."""
+        """Number of shuffles of the examples in a batch order."""
 
     @property
     def models(self) -> int:
-        """Trained side by side on each device."""
+        """Number of models trained at once on each device."""
 
     @property
     def work(self) -> float:
-        """Arithmetic of a step of one model and class, in a unit of its own: to share out progress."""
+        """Work of a step per model and class, in arbitrary units; used to weigh progress."""
 
 
 @runtime_checkable
 class Trainable(Protocol[PlanT]):
-    """A kind of model. Static and hashable; except in prepared, nothing has an axis of models."""
+    """A kind of model. Static and hashable; only the result of `prepared` handles an axis of models."""
 
     def plan(self, config: TrainConfig, memory: int | None, size: EnsembleSize) -> PlanT:
-        """How an ensemble of this kind is best trained; InputError if it cannot be."""
+        """Return a plan for training an ensemble of this kind; raises InputError if it cannot be trained."""
 
     def inputs(self, pool: FeatureSet) -> Array:
-        """What a model reads of the examples, which are on the first axis."""
+        """Return the inputs of a model; the first axis has the examples."""
 
     def prepared(
         self, pool: FeatureSet, plan: PlanT
     ) -> tuple[np.ndarray | Array, Callable[[Params], Params]]:
-        """What a model is trained on, and what turns models trained on it into models that read inputs."""
+        """Return the arrays to train on, and a function from models trained on them to models that take `inputs`."""
 
     def keys(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """From a model's own key, that of its training and that of its own batch order."""
+        """Return the keys of a model's training and of its own batch order, derived from the model's key."""
 
     def init(self, key: jax.Array, inputs: Array, *, num_classes: int) -> Params:
-        """The parameters of one model before training."""
+        """Return the initial parameters of one model."""
 
     def train(
         self,
@@ -101,27 +103,27 @@ class Trainable(Protocol[PlanT]):
         share: float | Array,
         expected_members: float | Array,
     ) -> Trained:
-        """Train one model on the candidates it has as members.
+        """Train one model on its members.
 
         Args:
-            key: of its training.
-            member: which candidates it trains on.
-            inputs: of all candidates, as prepared.
-            labels: of all candidates, 0 .. num_classes - 1.
-            order: examples of each step's batch, or None.
-            plan: how.
+            key: random key of the training.
+            member: True for the candidates that the model trains on.
+            inputs: inputs of all candidates, from `prepared`.
+            labels: labels of all candidates, 0 .. num_classes - 1.
+            order: examples in each step's batch, or None.
+            plan: the plan of the ensemble.
             num_classes: C.
             hyper: traced settings.
             config: static settings.
-            share: of the candidates, that a step has of a batch order that all models share; else 1.
-            expected_members: how many members a model has on average.
+            share: share of the candidates in a batch of a shared order; else 1.
+            expected_members: expected number of members of a model.
         """
 
     def logits(self, params: Params, inputs: Array) -> Float[Array, "classes examples"]:
-        """Logits of one model."""
+        """Return the logits of one model."""
 
     def activations(self, pool: FeatureSet) -> int:
-        """Numbers held for an example beside its logits while one model is scored."""
+        """Return how many numbers per example, in addition to its logits, scoring one model holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +131,7 @@ class LinearHeads:
     """Linear heads from zero (jaxmia.training.linear)."""
 
     def plan(self, config: TrainConfig, memory: int | None, size: EnsembleSize) -> HeadPlan:
-        """By sizes alone: jaxmia.training.plan."""
+        """Plan from sizes alone: see jaxmia.training.plan."""
         return plan_heads(config, memory, size)
 
     def inputs(self, pool: FeatureSet) -> Array:
@@ -137,7 +139,7 @@ class LinearHeads:
         return jnp.asarray(pool.features)
 
     def prepared(self, pool: FeatureSet, plan: HeadPlan) -> tuple[np.ndarray, Callable[[Params], Params]]:
-        """Features, or their coordinates in the span of the examples; zeros up to the sizes compiled for."""
+        """Return features, or coordinates in the span of the examples, padded with zeros to the compiled sizes."""
         coordinates, directions = in_span(pool.features) if plan.span else (pool.features, None)
         padded = np.zeros((plan.examples, plan.dim), coordinates.dtype)
         padded[: len(coordinates), : coordinates.shape[1]] = coordinates
@@ -152,7 +154,7 @@ class LinearHeads:
         return padded, turned_back
 
     def keys(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """One for both: private training, which draws by the first, has no batch order."""
+        """Return the same key twice: private training uses the first and has no batch order."""
         return key, key
 
     def init(self, key: jax.Array, inputs: Array, *, num_classes: int) -> Params:
@@ -177,7 +179,7 @@ class LinearHeads:
         return Trained(*train_head(key, member, inputs, labels, order, **ways))
 
     def logits(self, params: Params, inputs: Array) -> Array:
-        """Of one head."""
+        """Return the logits of one head."""
         return apply_head(params, inputs)
 
     def activations(self, pool: FeatureSet) -> int:
@@ -192,11 +194,11 @@ class Networks:
     network: Network
 
     def plan(self, config: TrainConfig, memory: int | None, size: EnsembleSize) -> NetworkPlan:
-        """By sizes alone: jaxmia.training.from_scratch."""
+        """Plan from sizes alone: see jaxmia.training.from_scratch."""
         return plan_networks(config, memory, size)
 
     def inputs(self, pool: FeatureSet) -> Array:
-        """Features, or the patches of images."""
+        """Return the features, or the patches of images."""
         return self.network.inputs(jnp.asarray(pool.features), pool.input_shape)
 
     def prepared(self, pool: FeatureSet, plan: NetworkPlan) -> tuple[Array, Callable[[Params], Params]]:
@@ -204,7 +206,7 @@ class Networks:
         return self.inputs(pool), lambda params: params
 
     def keys(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Halves of it: the first draws the parameters to start from."""
+        """Return a split of the key; the first draws the initial parameters."""
         init_key, order_key = jax.random.split(key)
         return init_key, order_key
 
@@ -225,19 +227,19 @@ class Networks:
         **settings: Any,
     ) -> Trained:
         """By train_network."""
-        del expected_members  # of private training alone
+        del expected_members  # used by private training only
         gathered = plan.rows if plan.gathered else None
         return Trained(train_network(key, member, inputs, labels, order, gathered=gathered, **settings))
 
     def logits(self, params: Params, inputs: Array) -> Array:
-        """Of one network."""
+        """Return the logits of one network."""
         return self.network.apply(params, inputs)
 
     def activations(self, pool: FeatureSet) -> int:
-        """Of the hidden layers and the logits."""
+        """Return the number of activations of the hidden layers and the logits."""
         return self.network.sizes(pool.features.shape[1], pool.input_shape, pool.num_classes).activations
 
 
 def trainable(network: Network | None) -> Trainable[Any]:
-    """The kind of model that a recipe trains: networks, or linear heads if it names none."""
+    """Return the kind of model that a recipe trains: networks, or linear heads if network is None."""
     return LinearHeads() if network is None else Networks(network)

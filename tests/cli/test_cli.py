@@ -136,7 +136,7 @@ def test_a_full_disk_is_one_line_and_exit_code_1(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxmia.studies.folder.run.write_parquet", full)
     code, _, err = jaxmia(capsys, "sweep", "study_smoke", "--out", tmp_path / "sweep", *SWEEP)
     assert code == 1
-    assert "no room is left on the disk of" in err
+    assert "is full; free some space" in err
     assert len(err.strip().splitlines()) == 1
 
 
@@ -255,7 +255,7 @@ def test_help_of_dp_says_what_it_is_not(capsys):
         (["run", "smoke", "--out", "OUT", "--set", "privacy.epsilon=[0]"], "privacy.epsilon.0="),
         (
             ["run", "smoke", "--out", "OUT", "--set", "privacy.epsilon=[1]", "--set", "train.batch_size=10"],
-            "no independent sample of each model's members",
+            "not independent samples of each model's members",
         ),
         (["sweep", "none.toml", "--out", "OUT"], "config='none.toml' must be a TOML file or one of"),
         (["sweep", "study_smoke", "--out", "OUT", "--set", "recipes.adam.stepz=3"], "Did you mean 'steps'"),
@@ -296,7 +296,7 @@ def test_help_of_dp_says_what_it_is_not(capsys):
         (["attack", "NONE", "--out", "OUT"], "none.npz' must be an existing .npz file"),
         (["attack", "NAN", "--out", "OUT"], "must hold the key 'member', got features, labels"),
         (["attack", "SCORES", "--out", "OUT", "--attack", "lirra"], "Did you mean 'lira'"),
-        (["attack", "SCORES", "--out", "OUT", "--attack", "quantile"], "works from scores without features"),
+        (["attack", "SCORES", "--out", "OUT", "--attack", "quantile"], "needs scores only"),
         (["attack", "SCORES", "--out", "OUT", "--fpr", "1e-9"], "1e-09 needs 10000000000 non-member scores"),
         (["attack", "SCORES", "--out", "OUT", "--target", "9"], "target=9 must be the row of a model, 0..8"),
         (["attack", "SCORES", "--out", "SCORES"], "must be a new or an empty folder"),

@@ -255,10 +255,10 @@ def test_a_stated_guarantee_is_tested_against_every_attack(audited, tmp_path):
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
-        ([], "not stated whether chance alone chose the members"),
+        ([], "does not say whether members were chosen at random"),
         (
             ["randomised = false", 'adjacency = "replace_one"'],
-            "stated that not chance alone chose the members",
+            "says that members were not chosen at random",
         ),
         (["randomised = true"], "the adjacency of the guarantee was not stated"),
     ],

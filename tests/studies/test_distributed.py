@@ -183,7 +183,7 @@ def test_only_the_folder_of_process_0_is_joined(reference, tmp_path):
     seen = RunFolder(reference.path, manifest).manifest_hash()
     assert RunFolder.join(reference.path, identity=manifest["identity"], manifest_hash=seen).cells == [*CELLS]
     for place, manifest_hash in ((reference.path, "that of process 0"), (tmp_path / "nothing", seen)):
-        with pytest.raises(InputError, match="must be one folder that all processes share"):
+        with pytest.raises(InputError, match="must be a folder that all processes share"):
             RunFolder.join(place, identity=manifest["identity"], manifest_hash=manifest_hash)
     with pytest.raises(InputError, match="features='other' must equal"):
         RunFolder.join(
@@ -334,8 +334,8 @@ def test_what_is_broadcast_is_received(monkeypatch):
         (("localhost:1234", 2, None), r"process=None must be given with coordinator, from 0 to 1"),
         (("localhost:1234", 2, 2), r"process=2 must be .* from 0 to 1"),
         (("localhost:99999", 2, 0), r"coordinator='localhost:99999' must be HOST:PORT or auto"),
-        (("auto", 2, None), r"processes=2 must be given with coordinator=HOST:PORT alone"),
-        ((None, None, 1), r"process=1 must be given with coordinator=HOST:PORT alone"),
+        (("auto", 2, None), r"processes=2 must be given only with coordinator=HOST:PORT"),
+        ((None, None, 1), r"process=1 must be given only with coordinator=HOST:PORT"),
         (("TAKEN", 2, 0), r"must have a free port: .*in use"),
     ],
 )

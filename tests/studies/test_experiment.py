@@ -286,7 +286,7 @@ def test_a_manifest_that_is_damaged_costs_nothing(finished, tmp_path, damage):
         run_experiment(changed(train={"steps": 11}), path)
     for name in ("manifest.json", ".manifest.json"):
         (path / name).write_text("")
-    with pytest.raises(InputError, match="it is empty or damaged, and there is no copy of it"):
+    with pytest.raises(InputError, match="it is empty or damaged, and has no copy"):
         run_experiment(SETTINGS, path)
 
 

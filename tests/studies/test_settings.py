@@ -47,7 +47,7 @@ def test_settings_of_a_manifest_are_settings():
 
 
 def test_a_sweep_is_no_experiment_and_says_so():
-    with pytest.raises(InputError, match="config='study_smoke' must be of an experiment; it is of a sweep"):
+    with pytest.raises(InputError, match="config='study_smoke' must be an experiment; it is a sweep"):
         load_config("study_smoke")
 
 
@@ -80,7 +80,7 @@ def test_overrides_take_toml_values_and_bare_words(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "grid is required"),
+        ({}, "grid must be given"),
         ({"grid": GRID, "atack": []}, "unknown key 'atack'.*Did you mean 'attack'"),
         ({"grid": GRID, "train": {"step": 3}}, r"unknown key 'train.step'.*Did you mean 'steps'"),
         ({"grid": GRID, "train": {"steps": "many"}}, r"train.steps='many': input should be a valid integer"),

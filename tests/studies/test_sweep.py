@@ -453,7 +453,7 @@ def test_no_file_of_a_checkpoint_can_change_unnoticed(settings, tmp_path):
     assert len(files) > 3
     for file in files:
         flip(file, -1)
-        with pytest.raises(DamagedError, match="its files are not those that were saved"):
+        with pytest.raises(DamagedError, match="its files differ from those that were saved"):
             folder.load_heads(Cell(3, 4, 0), (0, 17), template)
         flip(file, -1)
     folder.load_heads(Cell(3, 4, 0), (0, 17), template)
@@ -589,7 +589,7 @@ def changed_entry(settings, table, **values):
         (lambda s: s | {"recipes": []}, r"recipes=\[\]"),
         (lambda s: s | {"datasets": "demo"}, r"datasets='demo'"),
         (lambda s: s | {"datasets": ["demo"]}, r"datasets.0='demo'"),
-        (lambda s: s | {"datasets": [{"name": "x"}]}, r"datasets.0.features is required"),
+        (lambda s: s | {"datasets": [{"name": "x"}]}, r"datasets.0.features must be given"),
         (lambda s: s | {"data": 3}, r"data=3: must be a table"),
         (lambda s: changed_entry(s, "recipes", normalize="l2"), r"recipes.0.normalize='l2'"),
         (

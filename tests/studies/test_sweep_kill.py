@@ -130,7 +130,7 @@ def test_a_full_disk_stops_the_sweep_and_loses_nothing(settings, finished, tmp_p
     assert ended.returncode == 1, ended.stderr
     assert "Traceback" not in ended.stderr
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
-    assert re.search(r"no room is left on the disk of .*/sweep; free some, then continue with --resume", line)
+    assert re.search(r"the disk of .*/sweep is full; free some space, then continue with --resume", line)
     before = cells_done(out)
     assert 0 < before < 8
     filler.unlink()
@@ -234,7 +234,7 @@ def test_a_cell_whose_workers_all_die_fails_and_the_others_go_on(settings, finis
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("'127.0.0.1:1'", "address='127.0.0.1:1' must be that of a running Ray cluster"),
+        ("'127.0.0.1:1'", "address='127.0.0.1:1' must be the address of a running Ray cluster"),
         ("cpus=10000", "cpus=10000 must be at most the cluster's"),
         ("gpus=99.0", "gpus=99.0 must be at most the cluster's"),
     ],

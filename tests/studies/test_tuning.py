@@ -409,7 +409,7 @@ def test_folders_without_tuning_keep_their_identity(settings):
             r"tuning.learning_rate: a range must be \[lowest, highest\], got \[1.0, 0.1\]",
         ),
         ({"learning_rate": [0.0, 0.1]}, r"tuning.learning_rate.0=0.0: input should be greater than 0"),
-        ({"epochs": [1]}, r"tuning.epochs.1 is required"),
+        ({"epochs": [1]}, r"tuning.epochs.1 must be given"),
         ({"trails": 3}, r"unknown key 'tuning.trails'; .* Did you mean 'trials'\?"),
         ({"per": "seed"}, r"tuning.per='seed': input should be 'cell' or 'shots'"),
         ({"validation": 1.0}, r"tuning.validation=1.0: input should be less than 1"),
@@ -484,7 +484,7 @@ def test_a_run_says_what_its_epsilon_covers(settings, finished, tmp_path, capsys
     monkeypatch.setattr(run, "run_experiment", lambda *args, **kwargs: finished)
     code, said, _ = jaxmia(capsys, "run", path, "--out", tmp_path / "run")
     assert code == 0
-    assert "covers the final training only. With the heads of 4 trials it" in " ".join(said.split())
+    assert "tuning used the target's data. Together with the heads of 4 trials it" in " ".join(said.split())
 
 
 def test_the_shared_search_is_that_of_seed_0(settings):

@@ -104,7 +104,7 @@ def test_a_checkpoint_that_is_whole_is_never_called_damaged(heads, monkeypatch, 
         raise error
 
     monkeypatch.setattr(checkpoints, "_restore", fail)
-    with pytest.raises(InputError, match=r"could not be read .*left as it is"):
+    with pytest.raises(InputError, match=r"could not be read .*It was not changed"):
         heads[0].load_heads(heads[1], (0, 3), None)
 
 

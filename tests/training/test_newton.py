@@ -259,7 +259,7 @@ def test_heads_without_a_class_are_said_as_their_bias_is_what_the_tolerance_make
     bias = np.asarray(trained(pool, masks, 0.1).params["params"]["bias"])
     assert bias[0, 2] < -8 < bias[1].min()
     (line,) = unbounded_note(member, pool.labels)
-    assert line.startswith("1 of 2 heads have no member of some class: its bias has no bound")
+    assert line.startswith("1 of 2 heads have no member of some class: its bias is unbounded")
     assert unbounded_note(member[1:], pool.labels) == []
     assert unbounded_note(np.arange(2000)[:, None] % 1000 > 0, np.zeros(1, int)) == []  # up to a thousandth
 

@@ -1,1 +1,1 @@
-"""Folders of runs and sweeps: the one place that knows their files."""
+"""Folders of runs and sweeps. Only this package reads and writes their files."""

@@ -1,7 +1,8 @@
-"""Heads on disk: checkpoints of ranges of models, and hashes that tell whether they are what was saved.
+"""Heads on disk: checkpoints of ranges of models, with hashes that detect damage.
 
-A range lies in models-FIRST-END, as orbax writes it, or as heads.msgpack where several processes write. Its hash lies
-beside it. A kill between the two leaves a checkpoint without a hash: it is whole, as orbax sees to, and used.
+A range is stored in models-FIRST-END, in orbax's format, or as heads.msgpack if several processes write. The hash is in
+a file next to it. If the process is killed between the two writes, it leaves a checkpoint without a hash. Such a
+checkpoint is complete, since orbax writes atomically, and is used.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _ROOM_BESIDE = 2**17  # bytes for orbax's own files
 
 
 def models_on_disk(folder: pathlib.Path) -> list[tuple[int, int]]:
-    """Disjoint ranges [first, end) of model ids that have a checkpoint in a folder, ascending."""
+    """Return disjoint ranges [first, end) of model ids that have a checkpoint in a folder, ascending."""
     names = (_PART.fullmatch(entry.name) for entry in folder.iterdir()) if folder.is_dir() else ()
     disjoint: list[tuple[int, int]] = []
     for first, end in sorted((int(match[1]), int(match[2])) for match in names if match):
@@ -46,7 +47,7 @@ def save_heads(path: pathlib.Path, params: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(_HASH).unlink(missing_ok=True)
     if jax.process_count() > 1:
-        # Here orbax writes arrays of all processes together, or those of process 0 alone.
+        # With several processes orbax writes the arrays of all processes together, or only those of process 0.
         shutil.rmtree(path, ignore_errors=True)
         with new_folder(path) as folder:
             (folder / _HEADS).write_bytes(flax.serialization.to_bytes(params))
@@ -66,12 +67,12 @@ def _check_room(folder: pathlib.Path, params: Any) -> None:
 
 
 def load_heads(path: pathlib.Path, template: Any) -> Any:
-    """The heads of a checkpoint, in the shapes and dtypes of template.
+    """Return the heads of a checkpoint, in the shapes and dtypes of template.
 
     Raises:
-        DamagedError: if the checkpoint is not what was saved (orbax itself notices neither every flipped bit nor every
-            file that is missing).
-        InputError: if it cannot be read for another reason (no permission, no memory, ...): it may be whole.
+        DamagedError: if the checkpoint differs from what was saved (orbax does not detect every flipped bit or missing
+            file).
+        InputError: if it cannot be read for another reason (no permission, no memory, ...) and may be intact.
     """
     name, hash_path = f"the checkpoint {'/'.join(path.parts[-2:])}", path.with_suffix(_HASH)
     hash_agrees = False
@@ -79,18 +80,19 @@ def load_heads(path: pathlib.Path, template: Any) -> Any:
         if hash_path.is_file():
             hash_agrees = hash_path.read_text() == _folder_hash(path)
             if not hash_agrees:
-                raise DamagedError(f"{name} was damaged (its files are not those that were saved)")
+                raise DamagedError(f"{name} was damaged (its files differ from those that were saved)")
         return _restore(path, template)
     except DamagedError:
         raise
-    except Exception as error:  # of whatever kind: tensorstore, JSON, zlib, ...
+    except Exception as error:  # of any type: tensorstore, JSON, zlib, ...
         line = str(error).partition("\n")[0][:60]
         reason = f"{type(error).__name__}: {line}"
-        # Files of the hash that was saved are whole; they may also be whole where the system or the device failed.
+        # Files that match their hash are intact. They may also be intact if the system or the device failed.
         outside = isinstance(error, (OSError, MemoryError, jax.errors.JaxRuntimeError))
         if hash_agrees or outside:
             raise InputError(
-                f"{name} could not be read ({reason}); it is left as it is: mend that and go on with --resume."
+                f"{name} could not be read ({reason}). It was not changed: solve the problem, then"
+                " continue with --resume."
             ) from error
         raise DamagedError(f"{name} was damaged ({reason})") from error
 
@@ -107,7 +109,7 @@ def _restore(path: pathlib.Path, template: Any) -> Any:
 
 
 def _folder_hash(path: pathlib.Path) -> str:
-    """SHA-256 of all files of a folder and their names."""
+    """Return the SHA-256 of all files of a folder and their names."""
     digest = hashlib.sha256()
     for file in sorted(file for file in path.rglob("*") if file.is_file()):
         digest.update(f"{file.relative_to(path)} {file_hash(file)}\n".encode())

@@ -17,23 +17,23 @@ from jaxmia._resumable import resumed_folder
 from jaxmia._validate import InputError
 
 _PACKAGES = ("jaxmia", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "dp-accounting", "jax-privacy")
-MANIFEST = "manifest.json"  # kept with a copy: without one, nobody knows whose heads these are
+MANIFEST = "manifest.json"  # kept with a copy: without it the heads cannot be identified
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Versions of the packages that a result depends on, and of more packages."""
+    """Return the versions of the packages that results depend on, and of further packages."""
     return {name: importlib.metadata.version(name) for name in (*_PACKAGES, *more)}
 
 
 def held_with_manifest(
     path: pathlib.Path, form: int | str
 ) -> contextlib.AbstractContextManager[dict[str, Any] | None]:
-    """Make a folder or continue it, held against other processes, and yield its manifest, as read_manifest."""
+    """Create or open a folder, locked against other processes, and yield its manifest, as read_manifest returns it."""
     return resumed_folder(path, lambda: read_manifest(path, form), f"out={str(path)!r}")
 
 
 def machine() -> dict[str, str]:
-    """The device that arrays live on, and the platform, for the record."""
+    """Return the device that holds arrays, and the platform, for the record."""
     return {
         "device": str(jax.devices()[0].device_kind),
         "platform": f"{platform.platform()}, Python {platform.python_version()}",
@@ -41,19 +41,18 @@ def machine() -> dict[str, str]:
 
 
 def read_manifest(path: pathlib.Path, form: int | str) -> dict[str, Any] | None:
-    """The manifest of a folder, or None if it is new or empty.
+    """Return the manifest of a folder, or None if the folder is new or empty.
 
     Raises:
-        InputError: if it is a file, holds files without a manifest, or a manifest of another format or none that can
-            be read.
+        InputError: if the path is a file, or the folder holds files without a manifest, or a manifest of another format
+            or one that cannot be read.
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"out={str(path)!r} must be a folder, but it is a file.")
     manifest = read_json_or_copy(path / MANIFEST)
     if manifest is None and (path / MANIFEST).exists():
         raise InputError(
-            f"{path / MANIFEST} must be valid JSON: it is empty or damaged, and there is no copy of it: choose another"
-            " folder."
+            f"{path / MANIFEST} must be valid JSON: it is empty or damaged, and has no copy. Choose another folder."
         )
     if manifest is None:
         if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
@@ -73,7 +72,7 @@ def write_manifest(path: pathlib.Path, manifest: Mapping[str, Any]) -> None:
 
 
 def unfinished(path: pathlib.Path, what: str, done: int, cells: int) -> InputError:
-    """The error of a folder that is not finished, where resume was not asked for."""
+    """Return the error for an unfinished folder without resume."""
     return InputError(
         f"out={str(path)!r} holds an unfinished {what} ({done} of {cells} cells done);"
         " continue it with --resume (resume=True) or choose another folder."
@@ -81,7 +80,7 @@ def unfinished(path: pathlib.Path, what: str, done: int, cells: int) -> InputErr
 
 
 def check_models(models: int, has: int, path: pathlib.Path) -> None:
-    """Raise InputError if fewer models are asked for than a folder has."""
+    """Raise InputError if the settings ask for fewer models than the folder has."""
     if models < has:
         raise InputError(
             f"shadows.models={models} must be at least the {has} that {path} has; choose another folder for fewer."
@@ -101,5 +100,5 @@ def check_same(asked: Mapping[str, Any], has: Mapping[str, Any], path: pathlib.P
 
 
 def now() -> str:
-    """The time, in UTC, to the second."""
+    """Return the time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

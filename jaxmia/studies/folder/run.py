@@ -1,4 +1,4 @@
-"""The folder of a run. Everything is written beside its place and moved there whole.
+"""The folder of a run. Every file is written to a temporary name and then moved into place.
 
     manifest.json        settings, versions, feature hash, device, and the state of every cell
     results.parquet      one row per cell, attack, evaluation and FPR
@@ -11,11 +11,11 @@
                          cell's own rows, cell.json, its record, tuning.json, the search for its recipe, if there was
                          one, and, until the rows are there, scores of models that several processes computed
 
-A cell's record names what its rows were computed from and holds their hashes. It is written after them, so that rows
-which are damaged, or of other settings, are computed again. After a cell nothing else is written, so that its cost does
-not grow with the grid: at the end the records go into the manifest, and the rows into the tables.
+A cell's record identifies the inputs of its rows and holds the rows' hashes. It is written after the rows, so that
+damaged rows, or rows of other settings, are computed again. Finishing a cell writes nothing else, so its cost does not
+grow with the grid. At the end of the run the records go into the manifest, and the rows into the tables.
 
-Tables hold no clock times, so that a killed and resumed run ends in the same bytes; those are in the records.
+Tables hold no clock times, so that a killed and resumed run ends with the same bytes; the records hold them.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def _has_hash(path: pathlib.Path, expected: str | None) -> bool:
 class RunFolder:
     """A run folder, locked by this process while it is open.
 
-    What was trained under one identity (settings, features, versions) is never mixed with another's: a folder of a
-    different identity is refused, and every cell carries the key of what it was computed from.
+    Heads of different identities (settings, features, versions) are never mixed: a folder with another identity is
+    refused, and every cell has a key that identifies its inputs.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class RunFolder:
     ):
         self.path = path
         self.manifest = manifest
-        self._rows = rows  # of a sweep: folder of its data sets, and the prefix of its files' names
+        self._rows = rows  # for a sweep: folder of its Parquet data sets, and prefix of the file names
 
     @classmethod
     @contextlib.contextmanager
@@ -92,9 +92,9 @@ class RunFolder:
         Args:
             path: the folder.
             settings: all settings of the experiment, for the record.
-            identity: what every trained head depends on: nested dictionaries of plain values.
+            identity: everything that the trained heads depend on, as nested dictionaries of plain values.
             cells: cells asked for; the folder keeps those it has.
-            models: M asked for.
+            models: number of models M asked for.
             resume: continue an unfinished run.
 
         Raises:
@@ -113,25 +113,25 @@ class RunFolder:
     def join(
         cls, path: str | os.PathLike[str], *, identity: Mapping[str, Any], manifest_hash: str
     ) -> RunFolder:
-        """The folder that another process holds open, for writing heads and scores into it and nothing else.
+        """Return the folder that another process holds open, only for writing heads and scores.
 
         Args:
             path: the folder.
             identity: as in open.
-            manifest_hash: of the manifest, as the other process sees it.
+            manifest_hash: hash of the manifest, computed by the other process.
 
         Raises:
-            InputError: if the folder at path is another one, or holds a run of another identity.
+            InputError: if the path is a different folder, or holds a run of another identity.
         """
         path = pathlib.Path(path)
         manifest = read_manifest(path, _FORMAT)
         if manifest is None or file_hash(path / MANIFEST) != manifest_hash:
-            raise InputError(f"out={str(path)!r} must be one folder that all processes share.")
+            raise InputError(f"out={str(path)!r} must be a folder that all processes share.")
         check_same(identity, manifest["identity"], path)
         return cls(path, manifest)
 
     def manifest_hash(self) -> str:
-        """SHA-256 of the manifest as it is on disk."""
+        """Return the SHA-256 of the manifest on disk."""
         return file_hash(self.path / MANIFEST)
 
     def _record(
@@ -145,11 +145,11 @@ class RunFolder:
 
     @property
     def cells(self) -> list[Cell]:
-        """All cells of the folder, in the order of its tables."""
+        """Return all cells of the folder, in the order of its tables."""
         return sorted(Cell.from_entry(entry) for entry in self.manifest["cells"].values())
 
     def state(self, cell: Cell, key: str) -> CellState:
-        """What the folder has of a cell's rows under a key."""
+        """Return the state of a cell's rows under a key."""
         record = self.record(cell)
         if not record:
             return "damaged" if self._record_path(cell).exists() else "absent"
@@ -162,14 +162,14 @@ class RunFolder:
         return "done" if intact else "damaged"
 
     def record(self, cell: Cell) -> dict[str, Any]:
-        """What finish_cell or fail_cell wrote of a cell last; empty if there is nothing, or it is damaged."""
+        """Return the record that finish_cell or fail_cell wrote last; empty if it is missing or damaged."""
         record = read_json(self._record_path(cell))
         whole = isinstance(record, dict) and ("error" in record or isinstance(record.get("rows"), dict))
         return record if whole else {}
 
     @property
     def is_finished(self) -> bool:
-        """Whether every cell of the folder and everything made from them is on disk."""
+        """Return whether all cells of the folder and everything computed from them are on disk."""
         return self.manifest.get("status") == "finished"
 
     def start(self) -> None:
@@ -178,32 +178,32 @@ class RunFolder:
         self._write_manifest()
 
     def trained_models(self, cell: Cell) -> list[tuple[int, int]]:
-        """Disjoint ranges [first, end) of model ids whose heads are on disk, ascending."""
+        """Return disjoint ranges [first, end) of model ids whose heads are on disk, ascending."""
         return models_on_disk(self._cell_path(cell))
 
     def save_heads(self, cell: Cell, models: tuple[int, int], params: Any) -> None:
-        """Checkpoint heads of the models first .. end - 1."""
+        """Save a checkpoint of the heads of the models first .. end - 1."""
         save_heads(self._part_path(cell, models), params)
 
     def load_heads(self, cell: Cell, models: tuple[int, int], template: Any) -> Any:
-        """Heads of the models first .. end - 1, in the shapes and dtypes of template.
+        """Return the heads of the models first .. end - 1, in the shapes and dtypes of template.
 
         Raises:
-            DamagedError: if the checkpoint is not what was saved.
-            InputError: if it cannot be read for another reason: it may be whole.
+            DamagedError: if the checkpoint differs from what was saved.
+            InputError: if it cannot be read for another reason and may be intact.
         """
         return load_heads(self._part_path(cell, models), template)
 
     def save_scores(
         self, cell: Cell, models: tuple[int, int], arrays: Mapping[str, Shaped[np.ndarray, "models ..."]]
     ) -> None:
-        """Write the scores of the models first .. end - 1 for process 0: arrays by name, one row for each model."""
+        """Write the scores of the models first .. end - 1 for process 0: arrays by name, one row per model."""
         path = self._scores_path(cell, models)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_arrays(path, arrays)
 
     def load_scores(self, cell: Cell, models: tuple[int, int]) -> dict[str, Shaped[np.ndarray, "models ..."]]:
-        """The arrays that save_scores wrote."""
+        """Return the arrays that save_scores wrote."""
         with np.load(self._scores_path(cell, models), allow_pickle=False) as arrays:
             return dict(arrays)
 
@@ -214,14 +214,14 @@ class RunFolder:
         write_json(path, content)
 
     def load_tuning(self, cell: Cell) -> dict[str, Any] | None:
-        """What save_tuning wrote, or None if there is nothing, or it is damaged."""
+        """Return what save_tuning wrote, or None if it is missing or damaged."""
         content = read_json(self._cell_path(cell) / _TUNING)
         return content if isinstance(content, dict) else None
 
     def finish_cell(
         self, cell: Cell, key: str, tables: Mapping[str, pd.DataFrame], facts: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Write a cell's rows, then its record, and return that: a record stands only for rows that are there."""
+        """Write a cell's rows, then its record, and return the record; so a record implies that the rows exist."""
         for old in (self._record_path(cell), self.trace_path(cell)):
             old.unlink(missing_ok=True)
         for name in tables:
@@ -234,12 +234,12 @@ class RunFolder:
         return record
 
     def fail_cell(self, cell: Cell, error: str, trace: str = "") -> None:
-        """Record that computing a cell failed, and why; its old rows are removed.
+        """Record why computing a cell failed, and remove its old rows.
 
         Args:
-            cell: which.
-            error: in one line.
-            trace: Python's traceback, if there is one: into a file beside the record.
+            cell: the cell.
+            error: the error in one line.
+            trace: Python's traceback, if any; written to a file next to the record.
         """
         self.discard_rows(cell)
         self._record_path(cell).parent.mkdir(parents=True, exist_ok=True)
@@ -248,11 +248,11 @@ class RunFolder:
         write_json(self._record_path(cell), {"error": error, "failed": now()})
 
     def trace_path(self, cell: Cell) -> pathlib.Path:
-        """Where the traceback of a cell that failed lies."""
+        """Return the path of a failed cell's traceback."""
         return self._cell_path(cell) / _TRACE
 
     def discard_rows(self, cell: Cell) -> None:
-        """Remove a cell's rows and record; its heads stay."""
+        """Remove a cell's rows and record, but keep its heads."""
         for path in (
             self._record_path(cell),
             self.trace_path(cell),

@@ -1,4 +1,4 @@
-"""What a folder can have of a cell: its tables, their states, and files that are damaged."""
+"""The tables of a cell, the states of its rows, and the error for damaged files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ TABLES = ("results", "per_example", "controls")
 MORE_TABLES = ("per_person",)
 """Of cells whose members are persons."""
 CellState = Literal["done", "absent", "outdated", "failed", "damaged"]
-"""Of a cell's rows: there; not there; of other settings; not there since computing them failed; not as written."""
+"""State of a cell's rows: present; missing; of other settings; missing because computing them failed; damaged."""
 
 
 class DamagedError(RuntimeError):
-    """A file of a run folder is not what was written; whoever reads it can compute it again."""
+    """A file of a run folder differs from what was written; the reader can compute it again."""

@@ -5,7 +5,7 @@
     power_law.json       the fitted laws of each recipe
     studies/DATASET/RECIPE/checkpoints/CELL/    heads and record
 
-Each study's part of the folder is written as the folder of a run is.
+The folder of each study is written in the same way as the folder of a run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SWEEP_FORMAT = "sweep 1"
 class SweepFolder:
     """The folder of a sweep, locked by this process while it is open. Its studies write cells as runs do.
 
-    Only this process writes the manifest; cells can be written by others, through study_folder.
+    Only this process writes the manifest; other processes can write cells, through study_folder.
     """
 
     def __init__(self, path: pathlib.Path, manifest: dict[str, Any]):
@@ -58,9 +58,9 @@ class SweepFolder:
         Args:
             path: the folder.
             settings: all settings of the sweep, for the record.
-            studies: for each data set and recipe by name, its identity and the cells asked for; the folder keeps the
-                studies and cells that it has.
-            models: M asked for.
+            studies: identity and requested cells of each (data set, recipe) by name; the folder keeps the studies and
+                cells that it already has.
+            models: number of models M asked for.
             resume: continue an unfinished sweep.
 
         Raises:
@@ -89,17 +89,17 @@ class SweepFolder:
             yield folder
 
     def study(self, dataset: str, recipe: str) -> RunFolder:
-        """The part of the folder that is of one feature set and recipe."""
+        """Return the folder of one feature set and recipe."""
         return study_folder(self.path, dataset, recipe, self.manifest["studies"][f"{dataset}/{recipe}"])
 
     def start(self) -> None:
-        """Mark the sweep as unfinished, on disk, and clear away what a kill left in its data sets."""
-        self._write("running")  # first: without it, a folder with files is a foreign one
+        """Mark the sweep as unfinished, on disk, and remove files that a killed process left in its data sets."""
+        self._write("running")  # first, because a folder with files and no manifest is refused
         for left in (file for name in (*TABLES, *MORE_TABLES) for file in (self.path / name).glob(".*.tmp")):
             left.unlink(missing_ok=True)
 
     def finish(self, studies: Iterable[tuple[str, str]], *, left_out: list[dict[str, Any]]) -> None:
-        """Write the manifest with the records of all cells: finished, or failed if one is not done."""
+        """Write the manifest with the records of all cells and status "finished", or "failed" if a cell is not done."""
         done = True
         for names in studies:
             study = self.study(*names)
@@ -112,7 +112,7 @@ class SweepFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every cell of the last call and the laws fitted to them are on disk."""
+        """Return whether all cells of the last call and their fitted laws are on disk."""
         return self.manifest.get("status") == "finished"
 
     def write_json(self, name: str, content: Any) -> None:
@@ -127,7 +127,7 @@ class SweepFolder:
 def study_folder(
     path: pathlib.Path, dataset: str, recipe: str, manifest: dict[str, Any] | None = None
 ) -> RunFolder:
-    """The part of a sweep's folder that is of one feature set and recipe; without a manifest, to write cells alone."""
+    """Return the folder of one feature set and recipe in a sweep; without a manifest, for writing cells only."""
     path = path.resolve()
     return RunFolder(
         path / "studies" / dataset / recipe,

@@ -1,4 +1,4 @@
-"""Reading what runs and sweeps wrote."""
+"""Read the tables and JSON files of runs and sweeps."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import pyarrow.parquet as pq
 from jaxmia._validate import InputError
 from jaxmia.laws.law import DEFAULT_RECIPE, UNITS_OF
 
-_ORDER = ("dataset", "recipe", "classes", "shots", "seed", "epsilon")  # of rows from several files
+_ORDER = ("dataset", "recipe", "classes", "shots", "seed", "epsilon")  # sort order of rows from several files
 
 
 def load_results(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
-    """The results of a run or a sweep, or of several, joined; of unfinished ones, those of the cells that are done.
+    """Return the results of one or several runs or sweeps, joined; for unfinished ones, the rows of finished cells.
 
-    Rows that several folders have alike stand there once.
+    Rows that are equal in several folders are returned once.
 
     Args:
         folders: one folder, or several.
 
     Raises:
-        InputError: if there are none, or they cannot be read.
+        InputError: if a folder has no results, or they cannot be read.
     """
     if isinstance(folders, (str, os.PathLike)):
         return load_table(folders, "results")
@@ -52,31 +52,31 @@ def of_unit(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
 
 
 def load_table(folder: str | os.PathLike[str], name: str) -> pd.DataFrame:
-    """One of TABLES of a run or a sweep; of an unfinished one, the rows of the cells that are done.
+    """Return one of TABLES of a run or a sweep; for an unfinished one, the rows of finished cells.
 
     Raises:
-        InputError: if there is none, or it cannot be read.
+        InputError: if it does not exist or cannot be read.
     """
     tables = []
     for path in _table_paths(folder, name):
         with _readable(path):
             tables.append(pq.read_table(path, partitioning=None))
     table: pd.DataFrame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
-    if "recipe" not in table:  # of a run from before sweeps
+    if "recipe" not in table:  # runs older than sweeps have no recipe column
         table.insert(1, "recipe", DEFAULT_RECIPE)
     order = [column for column in _ORDER if column in table]
     return table.sort_values(order, kind="stable", ignore_index=True) if len(tables) > 1 else table
 
 
 def read_tables(folder: str | os.PathLike[str], name: str, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
-    """Some columns of one of TABLES, file by file: what a large sweep's records need.
+    """Yield some columns of one of TABLES file by file, as the records of a large sweep need.
 
     Raises:
         InputError: as load_table.
     """
     for path in _table_paths(folder, name):
         with _readable(path):
-            has = set(pq.read_schema(path).names)  # runs from before sweeps named no recipe
+            has = set(pq.read_schema(path).names)  # runs older than sweeps have no recipe column
             table = pq.read_table(path, columns=[each for each in columns if each in has], partitioning=None)
         frame = table.to_pandas()
         yield frame if "recipe" in frame else frame.assign(recipe=DEFAULT_RECIPE)
@@ -90,7 +90,7 @@ def has_table(folder: str | os.PathLike[str], name: str) -> bool:
 def _places(folder: pathlib.Path, name: str) -> list[pathlib.Path]:
     if (folder / f"{name}.parquet").is_file():
         return [folder / f"{name}.parquet"]
-    # Of a sweep, or of a run that is not finished.
+    # A sweep, or an unfinished run.
     return sorted([*folder.glob(f"{name}/*.parquet"), *folder.glob(f"checkpoints/*/{name}.parquet")])
 
 
@@ -114,10 +114,10 @@ def _readable(path: pathlib.Path) -> Iterator[None]:
 
 
 def load_json(folder: str | os.PathLike[str], name: str) -> Any:
-    """A JSON file of a run folder.
+    """Return the content of a JSON file of a run folder.
 
     Raises:
-        InputError: if there is none, or it cannot be read.
+        InputError: if it does not exist or cannot be read.
     """
     path = pathlib.Path(folder) / name
     if not path.is_file():

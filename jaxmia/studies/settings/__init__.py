@@ -1,1 +1,1 @@
-"""Settings of experiments and sweeps: one file for each table, then experiments, sweeps and TOML."""
+"""Settings of experiments and sweeps: one module per TOML table, and modules for experiments, sweeps and TOML."""

@@ -1,4 +1,4 @@
-"""Attacks and their options, as settings."""
+"""Settings of attacks and their options."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AttackSettings(pydantic.BaseModel):
         parameters = inspect.signature(attacks.REGISTRY[self.name]).parameters
         known = [
             key for key in parameters if key not in ("scores", "features", "person")
-        ]  # these come with the data
+        ]  # these come from the data
         for option in self.options:
             check_choice(f"option of attack {self.name!r}", option, known)
         types = typing.get_type_hints(attacks.REGISTRY[self.name])
@@ -46,25 +46,25 @@ class AttackSettings(pydantic.BaseModel):
 
     @property
     def full_options(self) -> dict[str, Any]:
-        """With the defaults of those that are not given: attacks of equal ones are the same."""
+        """Return all options, with defaults; attacks with equal full options are the same."""
         parameters = inspect.signature(attacks.REGISTRY[self.name]).parameters
         known = {name: each.default for name, each in parameters.items() if each.default is not each.empty}
         return {**known, **self.options}
 
     @property
     def options(self) -> dict[str, AttackOption]:
-        """Keyword arguments of the attack's function."""
+        """Return the keyword arguments of the attack's function."""
         return dict(self.model_extra or {})
 
     @property
     def label(self) -> str:
-        """Name and options as one word, for tables: lira(variance=global)."""
+        """Return name and options as one word for tables, such as lira(variance=global)."""
         options = ",".join(f"{key}={value}" for key, value in sorted(self.options.items()))
         return f"{self.name}({options})" if options else self.name
 
 
 def _different_attacks(entries: tuple[AttackSettings, ...]) -> tuple[AttackSettings, ...]:
-    """Refuse an attack that is given twice: its rows would count twice, and errors of laws shrink."""
+    """Refuse an attack that is given twice: its rows would count twice, and laws would have too small errors."""
     for first, second in itertools.combinations(entries, 2):
         if (first.name, first.full_options) == (second.name, second.full_options):
             labels = dict.fromkeys((first.label, second.label))

@@ -1,4 +1,4 @@
-"""What all settings share: unknown keys are errors, values are checked."""
+"""Base of all settings: unknown keys are errors, and values are checked."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pydantic import Field
 Fpr = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+([_-][A-Za-z0-9]+)*$", max_length=64)]
-"""Part of file names, joined by "__"."""
+"""Name that is part of file names, joined by "__"."""
 AttackOption = str | bool | int | float
 
 
 class Settings(pydantic.BaseModel):
-    """Frozen, strict, and closed to unknown keys."""
+    """Base class of settings: frozen, strict, without unknown keys."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Refuse repeats: every value has rows of its own, which would then count twice."""
+    """Refuse repeated values, whose rows would count twice."""
     twice = [value for value in values if values.count(value) > 1]
     if twice:
         raise ValueError(f"values must differ, but {twice[0]!r} is given {len(twice)} times")

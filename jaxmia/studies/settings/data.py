@@ -11,12 +11,12 @@ from jaxmia.studies.settings.base import Different, Positive, Settings
 
 
 class DataSettings(Settings):
-    """Where candidates come from."""
+    """The source of candidates."""
 
     features: str = "demo"
-    """"demo" (the bundled set) or the path of an .npz with features and labels, from the file's folder."""
+    """"demo" (the bundled set) or the path of an .npz with features and labels, relative to the settings file."""
     test_per_class: Annotated[int, Field(ge=0)] = 200
-    """At most this many held-out examples of each class, for accuracy."""
+    """Largest number of held-out examples of each class, for accuracy."""
 
 
 class MembershipSettings(Settings):
@@ -62,7 +62,7 @@ class ShadowSettings(Settings):
     """The ensemble of each cell."""
 
     models: Annotated[int, Field(ge=3)] = 257
-    """M; each model is the target once, the other M - 1 its shadows."""
+    """M; each model is the target once, with the other M - 1 as its shadows."""
     design: Literal["bernoulli", "fixed_size"] = "bernoulli"
     """"bernoulli" (add/remove) or "fixed_size" (replace one)."""
     pool_multiplier: Annotated[int, Field(ge=2)] = 2

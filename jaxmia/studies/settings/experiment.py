@@ -1,4 +1,4 @@
-"""All settings of an experiment: its tables together, and what they ask of one another."""
+"""All settings of an experiment: its tables, and the rules between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxmia.studies.settings.privacy import PrivacySettings
 from jaxmia.studies.settings.train import TrainSettings, named_as_recorded
 from jaxmia.studies.settings.tuning import TuningSettings
 
-_LATER = {  # settings of [train] that came later: folders from before are of these values, and name none
+_LATER = {  # newer settings of [train], with the values that older folders have without naming them
     "normalize": "none",
     "network": "linear",
     "widths": [],
@@ -31,7 +31,7 @@ _LATER = {  # settings of [train] that came later: folders from before are of th
 
 
 class ExperimentConfig(Settings):
-    """One experiment: a grid of cells, each an ensemble under attack."""
+    """The settings of one experiment: a grid of cells, each an ensemble with attacks on it."""
 
     name: Annotated[str, Field(min_length=1)] = "experiment"
     attack: Attacks = (
@@ -42,7 +42,8 @@ class ExperimentConfig(Settings):
     """Which pairs share a threshold: see jaxmia.stats.operating_points.tpr_at_fpr."""
     fpr: Fprs = (0.1, 0.01, 0.001)
     correction: Literal["none", "finite_pool"] = "none"
-    """Of per-example vulnerability: "finite_pool" multiplies D by sqrt(1 - inclusion rate). Attacks have none."""
+    """Correction of per-example vulnerability: "finite_pool" multiplies D by sqrt(1 - inclusion rate). Attacks are not
+    corrected."""
     data: DataSettings = DataSettings()
     membership: MembershipSettings = MembershipSettings()
     grid: GridSettings
@@ -64,13 +65,14 @@ class ExperimentConfig(Settings):
         if private and train.batch_size != "full" and train.sampling != "poisson":
             raise ValueError(
                 f"privacy.epsilon={private} needs train.batch_size='full' or train.sampling='poisson', got"
-                f" batch_size={train.batch_size} with sampling={train.sampling!r}: batches in a shared order are no"
-                " independent sample of each model's members, so that no epsilon amplified by sampling holds"
+                f" batch_size={train.batch_size} with sampling={train.sampling!r}: batches in a shared"
+                " order are not independent samples of each model's members, so privacy amplification"
+                " by sampling does not hold"
             )
         return self
 
     def before_tuning(self) -> ExperimentConfig:
-        """The settings with the full batch, if batches are tuned: the one that every cell can have."""
+        """Return the settings with the full batch, which every cell supports, if batches are tuned."""
         if self.tuning is None:
             return self
         return self.model_copy(update={"train": self.train.model_copy(update={"batch_size": "full"})})
@@ -106,8 +108,8 @@ class ExperimentConfig(Settings):
         private = self.privacy.private_levels
         if private and self.train.network != "linear":
             raise ValueError(
-                f"privacy.epsilon={private} needs train.network='linear', got {self.train.network!r}: DP-SGD is exact"
-                " clipping of linear heads' gradients"
+                f"privacy.epsilon={private} needs train.network='linear', got {self.train.network!r}:"
+                " DP-SGD supports linear heads only"
             )
         return self
 
@@ -135,9 +137,9 @@ class ExperimentConfig(Settings):
         return self
 
     def training_identity(self) -> dict[str, Any]:
-        """The settings that every trained head depends on.
+        """Return the settings that every trained head depends on.
 
-        The grid, privacy levels and the number of models only say which heads exist.
+        The grid, the privacy levels and the number of models only determine which heads exist.
         """
         settings = self.model_dump(mode="json", include={"data", "shadows", "train", "privacy"})
         settings["train"] = named_as_recorded(settings["train"])
@@ -145,9 +147,9 @@ class ExperimentConfig(Settings):
             settings["membership"] = self.membership.model_dump(mode="json")
         del settings["shadows"]["models"]
         del settings["privacy"]["epsilon"]
-        del settings["data"]["features"]  # a place; what lies there is identified by its hash
+        del settings["data"]["features"]  # a path; its content is identified by a hash
         del settings["train"]["statistics"], settings["train"]["public"]  # the same
-        if self.tuning is not None:  # which finds these
+        if self.tuning is not None:  # tuning chooses these
             for table, name in (
                 ("train", "learning_rate"),
                 ("train", "batch_size"),
@@ -159,12 +161,13 @@ class ExperimentConfig(Settings):
         for name, default in _LATER.items():
             if settings["train"][name] == default:
                 del settings["train"][name]
-        if self.train.optimizer == "newton":  # before, two classes had the ridge of all rows: half as strong
+        # Earlier versions penalised all rows: half the ridge for two classes.
+        if self.train.optimizer == "newton":
             settings["train"]["two_class_penalty"] = "ridge / 2 ||w_1 - w_0||^2"
         return settings
 
     def evaluation_identity(self) -> dict[str, Any]:
-        """The settings that a cell's rows depend on beside its heads."""
+        """Return the settings that a cell's rows depend on in addition to its heads."""
         return self.model_dump(mode="json", include={"attack", "correction", "evaluation", "fpr"}) | {
             "models": self.shadows.models
         }

@@ -1,4 +1,4 @@
-"""[privacy]: the levels of differential privacy that heads are trained to."""
+"""[privacy]: the target epsilons of training."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class PrivacySettings(Settings):
     epsilon: Annotated[
         tuple[Annotated[float, Field(gt=0, allow_inf_nan=True)], ...], Field(min_length=1, strict=False)
     ] = (math.inf,)
-    """Levels to train at, by DP-SGD with as much noise as they need; inf is ordinary training, neither clipped nor
-    noisy. The adjacency follows from shadows.design."""
+    """Target epsilons of DP-SGD, whose noise is calibrated; inf is training without clipping and noise. The adjacency
+    follows from shadows.design."""
     delta: Annotated[float, Field(ge=MIN_DELTA, lt=1)] = 1e-5
     clipping_norm: Annotated[float, Field(gt=0)] = 1.0
-    """The largest norm of one example's gradient."""
+    """The L2 norm to which each example's gradient is clipped."""
 
     @property
     def private_levels(self) -> list[float]:
-        """The levels of private training: all but inf."""
+        """Return the levels of private training: all but inf."""
         return [epsilon for epsilon in self.epsilon if epsilon < math.inf]
 
     @pydantic.field_validator("epsilon")
     @classmethod
     def _named_apart(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        """Cells are named by six digits of their level: two that agree in these would share a folder."""
+        """Refuse levels that agree in six digits: cells are named by these, and would share a folder."""
         levels = tuple(sorted(values))
         for low, high in itertools.pairwise(levels):
             if f"{low:g}" == f"{high:g}":
@@ -45,7 +45,7 @@ class PrivacySettings(Settings):
     @pydantic.field_validator("epsilon", mode="before")
     @classmethod
     def _from_json(cls, values: Any) -> Any:
-        """A manifest's settings: JSON has no infinity."""
+        """Read levels from a manifest, where a string stands for infinity."""
         if not isinstance(values, (list, tuple)):
             return values
         return tuple(math.inf if value == "inf" else value for value in values)

@@ -1,4 +1,4 @@
-"""A sweep's settings: experiments over feature sets and recipes."""
+"""Settings of a sweep: experiments over feature sets and recipes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class DatasetSettings(DataSettings):
 
     name: Name
     features: str
-    """"demo" or the path of an .npz, from the file's folder; ~ is the home folder."""
+    """"demo" or the path of an .npz, relative to the settings file; ~ is the home folder."""
     classes: (
         Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, strict=False), Different]
         | None
     ) = None
-    """C of this set, where the grid's do not fit."""
+    """C of this set, in place of the grid's."""
     shots: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False), Different] | None = None
-    """S of this set, where the grid's do not fit."""
+    """S of this set, in place of the grid's."""
     recipes: Annotated[tuple[Name, ...], Field(min_length=1, strict=False), Different] | None = None
-    """Recipes that train on this set, where not all fit: a conv net needs pixels."""
+    """Names of the recipes that train on this set, if not all: a conv net needs pixels."""
     optional: bool = False
-    """Whether the sweep goes on without the set if its file is absent."""
+    """Whether the sweep continues without the set if its file is absent."""
 
 
 class RecipeSettings(TrainSettings):
@@ -39,11 +39,11 @@ class RecipeSettings(TrainSettings):
 
     name: Name
     tuned: bool = True
-    """Whether the sweep's [tuning], if it has any, is for this recipe."""
+    """Whether the sweep's [tuning], if any, applies to this recipe."""
 
 
 class SweepConfig(ExperimentConfig):
-    """A grid over feature sets and recipes as well: every recipe trains on every set that names no others.
+    """A grid that includes feature sets and recipes; every recipe trains on every set, unless a set names its recipes.
 
     data and train are not used.
     """
@@ -70,14 +70,14 @@ class SweepConfig(ExperimentConfig):
         return self
 
     def recipes_of(self, dataset: DatasetSettings) -> tuple[RecipeSettings, ...]:
-        """The recipes that train on a feature set."""
+        """Return the recipes that train on a feature set."""
         return tuple(each for each in self.recipes if dataset.recipes is None or each.name in dataset.recipes)
 
     def experiment(self, dataset: DatasetSettings, recipe: RecipeSettings) -> ExperimentConfig:
-        """The settings of one feature set under one recipe.
+        """Return the settings of one feature set under one recipe.
 
         Raises:
-            InputError: if the recipe does not go with the sweep's privacy levels.
+            InputError: if the recipe is incompatible with the sweep's privacy levels.
         """
         grid = {"classes": dataset.classes, "shots": dataset.shots}
         try:

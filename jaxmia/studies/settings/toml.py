@@ -1,4 +1,4 @@
-"""Settings from TOML files and from `--set`, and back."""
+"""Read settings from TOML files and `--set`, and write them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _PATHS = (
     "statistics",
     "public",
     "file",
-)  # keys of settings that are paths, in whatever table
-_NO_PATHS = ("", "demo", "pool", "none")  # what stands there for no file
+)  # keys whose values are paths, in any table
+_NO_PATHS = ("", "demo", "pool", "none")  # values that are no paths
 
 
 def builtin_configs() -> dict[str, Traversable]:
-    """The experiment files that come with jaxmia, by name: configs/ of the checkout or of the installed package."""
+    """Return the experiment files that come with jaxmia, by name, from configs/ of the checkout or the package."""
     package = importlib.resources.files("jaxmia")
     folders = (package / "configs", package / ".." / "configs")
     folder = next((folder for folder in folders if folder.is_dir()), None)
@@ -42,7 +42,9 @@ def builtin_configs() -> dict[str, Traversable]:
 
 
 def load_config(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Read an experiment file; overrides are "table.key=value" with a TOML value (bare words are strings).
+    """Return the settings of an experiment file, with overrides "table.key=value".
+
+    Values of overrides are TOML; bare words are strings.
 
     Args:
         source: path of a TOML file, or the name of a built-in one ("demo").
@@ -53,25 +55,24 @@ def load_config(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -
     """
     settings = read_settings(source, overrides)
     if {"datasets", "recipes"} & settings.keys():
-        raise InputError(
-            f"config={str(source)!r} must be of an experiment; it is of a sweep: use jaxmia sweep."
-        )
+        raise InputError(f"config={str(source)!r} must be an experiment; it is a sweep: use jaxmia sweep.")
     return parse_config(settings)
 
 
 def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> SweepConfig:
-    """Read a sweep file, or an experiment file as a sweep of one feature set and one recipe; otherwise as load_config.
+    """Return the settings of a sweep file, or of an experiment file as a sweep; otherwise like load_config.
 
-    Overrides reach the entries of [[datasets]] and [[recipes]] by name or place: "recipes.adam.steps=200".
+    An experiment is a sweep of one feature set and one recipe. Overrides address the entries of [[datasets]] and
+    [[recipes]] by name or index: "recipes.adam.steps=200".
     """
     return parse_sweep(read_settings(source, overrides))
 
 
 def parse_sweep(settings: dict[str, Any], in_memory: Collection[str] = ()) -> SweepConfig:
-    """Check the settings of a sweep, or of an experiment, given as nested dictionaries.
+    """Return the checked settings of a sweep or an experiment, given as nested dictionaries.
 
-    [data] and [train] hold what the entries of [[datasets]] and [[recipes]] have in common; without entries they are
-    the only one.
+    [data] and [train] hold common values of the entries of [[datasets]] and [[recipes]]; without entries they are the
+    only data set and recipe.
 
     Args:
         settings: as in the TOML file.
@@ -89,7 +90,7 @@ def parse_sweep(settings: dict[str, Any], in_memory: Collection[str] = ()) -> Sw
         if not isinstance(shared, dict):
             raise InputError(f"{shared_name}={shared!r}: must be a table.")
         entries = settings.setdefault(name, [one(shared)])
-        if isinstance(entries, list):  # of tables, or what the model refuses
+        if isinstance(entries, list):  # the model refuses entries that are not tables
             settings[name] = [_merged(shared, entry) for entry in entries]
     if isinstance(settings["datasets"], list):
         settings["datasets"] = [_without_file(entry, in_memory) for entry in settings["datasets"]]
@@ -100,13 +101,13 @@ def parse_sweep(settings: dict[str, Any], in_memory: Collection[str] = ()) -> Sw
 
 
 def read_settings(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A TOML file, or a built-in one, as nested dictionaries, with overrides; unchecked.
+    """Return a TOML file, or a built-in one, as nested dictionaries with overrides, unchecked.
 
-    Paths that stand in the file start at its folder, those of overrides and of a built-in one at the present folder;
-    ~ is the home folder.
+    Paths in the file are relative to its folder. Paths in overrides and in built-in files are relative to the working
+    directory. ~ is the home folder.
 
     Raises:
-        InputError: for a missing file, bad TOML, or an override that names nothing.
+        InputError: for a missing file, bad TOML, or an override of an unknown key.
     """
     path = pathlib.Path(source).expanduser()
     file: Traversable = path
@@ -125,7 +126,7 @@ def read_settings(source: str | os.PathLike[str], overrides: Sequence[str] = ())
 
 
 def _placed(settings: Any, folder: pathlib.Path) -> Any:
-    """Settings, at any depth, whose paths start at a folder."""
+    """Return settings whose relative paths, at any depth, start at a folder."""
     if isinstance(settings, list):
         return [_placed(entry, folder) for entry in settings]
     if not isinstance(settings, dict):
@@ -137,15 +138,16 @@ def _placed(settings: Any, folder: pathlib.Path) -> Any:
 
 
 def place_of(path: str, folder: pathlib.Path) -> str:
-    """A path of a settings file, from a folder; words that stand for no file stay."""
+    """Return a path of a settings file relative to a folder; values that are no paths are not changed."""
     return path if path in _NO_PATHS else str(folder / os.path.expanduser(path))
 
 
 def parse_config(settings: dict[str, Any]) -> ExperimentConfig:
-    """Check settings given as nested dictionaries, as in the TOML file.
+    """Return the checked settings of an experiment, given as nested dictionaries as in the TOML file.
 
     Raises:
-        InputError: naming the path of the first wrong field, the rule and the value, and how many more are wrong.
+        InputError: for wrong settings; the message has the path of the first wrong field, the rule, the value, and the
+            number of other errors.
     """
     try:
         return ExperimentConfig.model_validate(settings)
@@ -154,7 +156,7 @@ def parse_config(settings: dict[str, Any]) -> ExperimentConfig:
 
 
 def to_toml(config: ExperimentConfig) -> str:
-    """The settings as a TOML file that load_config reads back to the same."""
+    """Return the settings as TOML that load_config reads back unchanged."""
     settings = config.model_dump(exclude_none=True)
     tables = [name for name, value in settings.items() if isinstance(value, dict)]
     lines = [f"{name} = {_toml_value(value)}" for name, value in settings.items() if name not in tables]
@@ -173,7 +175,7 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_toml_value, value)) + "]"
     if isinstance(value, float):
-        return repr(value)  # of infinity too
+        return repr(value)  # also for infinity
     return json.dumps(value)  # strings, integers and booleans are written alike
 
 
@@ -188,7 +190,7 @@ def _apply(override: str, settings: dict[str, Any]) -> None:
     *tables, key = path.strip().split(".")
     place: Any = settings
     for table in tables:
-        if isinstance(place, list):  # of [[recipes]]: the word names one of them
+        if isinstance(place, list):  # [[recipes]] and the like: the word names an entry
             entries = _by_name(place)
             check_choice(f"--set {override!r}: name", table, entries)
             place = entries[table]

@@ -14,13 +14,13 @@ class TrainSettings(Settings):
     """The recipe of every head."""
 
     optimizer: Literal["adam", "sgd", "newton"] = "adam"
-    """"newton" trains to the minimum of the summed loss + ridge / 2 * ||kernel||^2, in at most so many steps, as
-    scikit-learn's LogisticRegression with C = 1 / ridge; it takes the full batch and no learning rate."""
+    """"newton" trains to the minimum of the summed loss + ridge / 2 * ||kernel||^2, in at most `steps` steps, like
+    scikit-learn's LogisticRegression with C = 1 / ridge. It uses the full batch and no learning rate."""
     ridge: Annotated[float, Field(ge=0)] = 0.0
-    """Of newton, above 0: 1 / C, for two classes too (the penalty is of the one row w_1 - w_0 of scikit-learn)."""
+    """For newton, above 0: scikit-learn's 1 / C, also for two classes (the penalty is on the one row w_1 - w_0)."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-7
-    """Of newton: the norm of the objective's gradient at which a head is done, over the number of members times the
-    root mean square norm of their features (with the bias's 1)."""
+    """For newton: a head has converged at this norm of the objective's gradient, divided by the number of members times
+    the root mean square norm of their features (with an appended 1)."""
     schedule: Literal["constant", "cosine"] = "constant"
     steps: Positive = 100
     batch_size: Positive | Literal["full"] = "full"
@@ -37,44 +37,41 @@ class TrainSettings(Settings):
         Literal["none", "balanced"]
         | Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=2, strict=False)]
     ) = "none"
-    """How often a member's loss counts: "balanced" (members over classes x members of the class, of every head's own
-    members, as scikit-learn's) or a weight for each class; by weights, sgd and adam take the mean as PyTorch does."""
+    """Weight of a member's loss: "balanced" (members / (classes x members of the class), from every head's own members,
+    as in scikit-learn) or one weight per class. sgd and adam take the weighted mean, as PyTorch does."""
     intercept: bool = True
     """Whether heads have a bias (scikit-learn's fit_intercept)."""
     link: Literal["softmax", "one_vs_rest"] = "softmax"
-    """"one_vs_rest", of newton: a head for each class against the rest, and their sigmoids normalised, as
-    scikit-learn's OneVsRestClassifier."""
+    """"one_vs_rest", for newton: one two-class head per class, with normalised sigmoids, as in scikit-learn's
+    OneVsRestClassifier."""
     matmul_dtype: Annotated[
         Literal["float32", "tensorfloat32", "bfloat16"],
         Field(validation_alias=pydantic.AliasChoices("matmul_dtype", "products")),
     ] = "float32"
-    """In what the two matrix products of a step multiply; they accumulate in float32. "float32" is that on every
-    device; "tensorfloat32" keeps 10 bits where the device has such arithmetic (A100 and later). "bfloat16" takes about
-    half of the time where the processor has such arithmetic, and moves scores by less than a tenth of what a
-    seed does. Files of version 0.1 call it `products`, which is read as before."""
+    """Dtype of the factors in the two matrix products of a step, which accumulate in float32. "float32" is exact float32 on every device; "tensorfloat32" keeps 10 bits on devices that support it (A100 and later). "bfloat16" takes about half of the time on processors that support it, and changes scores by less than a tenth of the effect of a seed. Files of version 0.1 call this setting `products`, which is still read."""
     normalize: Literal["none", "unit", "standardize", "public"] = "none"
-    """Of candidates and test split alike: "unit" (every example to norm 1), "standardize" (every dimension centred
+    """Normalisation of candidates and test split: "unit" (every example to norm 1), "standardize" (every dimension centred
     and scaled, then divided by sqrt(dim)) or "public" (projected on components of public features, then to norm 1):
     see jaxmia.data.normalization.normalized_pool."""
     statistics: Annotated[str, Field(min_length=1)] = "pool"
-    """What to standardise by: "pool" (mean and deviation of the cell's candidates) or an .npz with mean and scale."""
+    """Statistics for "standardize": "pool" (mean and deviation of the cell's candidates) or an .npz with mean and scale."""
     public: Annotated[str, Field(min_length=1)] = "none"
     """Of normalize="public": an .npz of features of the same extractor that are public. What is estimated from them
     costs no privacy. None of the private records may be among them."""
     components: Positive = 32
     """Of normalize="public": principal components of the public features to keep."""
     network: Literal["linear", "mlp", "conv"] = "linear"
-    """What is trained: "linear" (a linear head from zero), or from random parameters "mlp" (dense layers with ReLU) or
+    """Model to train: "linear" (a linear head from zero), or from random parameters "mlp" (dense layers with ReLU) or
     "conv" (a convolution, 7 x 7 pixels at stride 4, then dense layers)."""
     widths: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
-    """Of the hidden layers of a network; the first of a conv net is its channels."""
+    """Widths of a network's hidden layers; the first width of a conv net is its number of channels."""
     inputs: Literal["features", "raw"] = "features"
-    """What it is trained on: the extractor's features, or what the extractor was given: pixels, or token ids as a bag
-    of words."""
+    """Inputs of the model: the extractor's features, or the extractor's raw inputs: pixels, or token ids as a bag of
+    words."""
 
     @property
     def plain(self) -> bool:
-        """Whether heads are softmax heads with a bias whose members count alike: what attacks that know more take."""
+        """Whether heads are softmax heads with a bias and equal weights, as white-box and analytic attacks require."""
         return self.class_weight == "none" and self.intercept and self.link == "softmax"
 
     @pydantic.model_validator(mode="after")
@@ -153,9 +150,9 @@ class TrainSettings(Settings):
 
 
 def named_as_recorded(train: dict[str, Any]) -> dict[str, Any]:
-    """The table train, JSON-ready, under the names by which folders tell one training from another.
+    """Return the table train, JSON-ready, under the names that identify a training in folders.
 
-    Folders of version 0.1 call matmul_dtype "products". As long as their keys are made of that name, they go on.
+    Folders of version 0.1 call matmul_dtype "products". Keeping this name in keys lets them be continued.
     """
     recorded = dict(train)
     recorded["products"] = recorded.pop("matmul_dtype")
