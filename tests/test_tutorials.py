@@ -113,7 +113,7 @@ WORDS = {
         "VulnerabilityQuantile(quantile=0.5",
         "RequiredShots(",
     ),
-    "runs": ("nothing was left to do",),
+    "runs": ("nothing to do",),
     "sweeps": ("report.html",),
 }
 

@@ -1,1 +1,1 @@
-"""The release advisor: what each lever does to accuracy and to vulnerability, and the cheapest that meets a limit."""
+"""The release advisor: the effect of each lever on accuracy and vulnerability, and the best option within a limit."""

@@ -1,4 +1,4 @@
-"""What the advisor found: options with their judgements, shown as a table and a figure."""
+"""The advisor's result: options and whether they meet the limit, as a table and a figure."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Advice(Shown):
             found, "analytic", "labels of a few heads", "law" or "bound"; meets, "yes", "no" or "not decided"; pareto,
             whether no option of the same task is better in accuracy and in worst_tpr; recommended; note. After
             confirm also measured_accuracy, measured_tpr, measured_worst_tpr, measured_worst_low, measured_worst_high.
-        settings: the question.
-        warnings: of the estimates.
+        settings: the settings of the advisor.
+        warnings: warnings about the estimates.
     """
 
     options: pd.DataFrame
@@ -34,7 +34,7 @@ class Advice(Shown):
     __repr__ = Shown.__repr__
 
     def headline(self) -> str:
-        """The recommended option in one sentence."""
+        """Return the recommended option in one sentence."""
         limit = f"TPR {self.settings.max_tpr:g} at FPR {self.settings.fpr:g} for every record"
         chosen = self.recommended
         if chosen is not None:
@@ -50,13 +50,13 @@ class Advice(Shown):
 
     @property
     def recommended(self) -> pd.Series | None:
-        """The option that keeps most accuracy of those that meet the limit; None if none does."""
+        """Return the most accurate option that meets the limit; None if none does."""
         rows = self.options[self.options["recommended"]]
         return None if rows.empty else rows.iloc[0]
 
     @property
     def nearest(self) -> pd.Series:
-        """The option of the same task whose most vulnerable record has the lowest TPR."""
+        """Return the option of the same task whose most vulnerable record has the lowest TPR."""
         return _same_task(self.options).sort_values("worst_tpr", kind="stable").iloc[0]
 
     def to_frame(self) -> pd.DataFrame:
@@ -64,15 +64,15 @@ class Advice(Shown):
         return self.options
 
     def plot(self) -> Any:
-        """Accuracy against the most vulnerable record's TPR, with the limit and the frontier."""
+        """Return a figure of accuracy against the most vulnerable record's TPR, with the limit and the frontier."""
         return figure("advice_figure", self.options, fpr=self.settings.fpr, max_tpr=self.settings.max_tpr)
 
 
 def judged(options: pd.DataFrame, settings: AdviceSettings) -> pd.DataFrame:
-    """Add what each option means for the limit: columns meets, pareto, recommended.
+    """Return the options with the columns meets, pareto and recommended.
 
-    Where weights are released, estimates of outputs show at least what the weights do: such an option may be beyond the
-    limit, but never within it. A bound that lies beyond the limit decides nothing.
+    If weights are released, estimates from outputs are lower bounds: such an option may be beyond the limit, but is
+    never shown to be within it. A bound beyond the limit is not decisive.
     """
     options = options.copy()
     bound = options["how"] == "bound"
@@ -90,12 +90,12 @@ def judged(options: pd.DataFrame, settings: AdviceSettings) -> pd.DataFrame:
     options["recommended"] = options.index.isin(able.index[-1:])
     if weights:
         outputs = ~bound & (options["note"] == "")
-        options.loc[outputs, "note"] = "of outputs: the weights show at least as much"
+        options.loc[outputs, "note"] = "estimated from outputs: weights reveal at least as much"
     return options
 
 
 def _same_task(options: pd.DataFrame) -> pd.DataFrame:
-    """Options that compare: accuracy and the most vulnerable record are known, for the classes that were given."""
+    """Return the comparable options: with the given classes, a known accuracy and a known most vulnerable record."""
     known = options["accuracy"].notna() & options["worst_tpr"].notna()
     same: pd.DataFrame = options[known & (options["classes"] == options["classes"].iloc[0])]
     return same

@@ -1,7 +1,7 @@
-"""`jm.advise`: the options at hand, each with accuracy and vulnerability, and the one that keeps most accuracy.
+"""`jm.advise`: options for a release with accuracy and vulnerability, and the most accurate one within a limit.
 
-Ridge heads are estimated without shadows (jaxmia.ridge.expected), a few heads give accuracy and tails. Private heads
-are bounded by their guarantee. Every figure is of heads that train on a random half of the records.
+Ridge heads are estimated without shadows (jaxmia.ridge.expected); a few heads give accuracy and tails. Private heads
+are bounded by their guarantee. All results are for heads that train on a random half of the records.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from jaxmia.advice.settings import AdviceSettings
 from jaxmia.data.feature_set import FeatureSet, load_features
 from jaxmia.data.labels import record_ids
 
-_HALVINGS = 3  # of the interval between the ridges on either side of the limit
-_VERSION = 1  # of what a row holds
+_HALVINGS = 3  # bisections of the interval between the ridges on either side of the limit
+_VERSION = 1  # version of the rows' content
 
 
 def advise(
@@ -52,18 +52,18 @@ def advise(
     console: rich.console.Console | None = None,
     **options: Any,
 ) -> Advice:
-    """Return what each lever does to the accuracy and the vulnerability of a ridge head, and what meets a limit.
+    """Return the effect of each lever on accuracy and vulnerability of a ridge head, and the options within a limit.
 
     Args:
         source: the records that the head would train on, an .npz or "demo"; 8 records of each class or more.
-        settings: the question, or its fields by name: fpr=0.01, max_tpr=0.1, ...
-        ids: names [records] of the records, to name the most vulnerable; by default their places.
-        out: a folder that keeps each option once it is known, so that a stopped run goes on from there.
-        console: where progress is shown, if anywhere.
+        settings: settings of the advisor; or give its fields by name: fpr=0.01, max_tpr=0.1, ...
+        ids: names of the records [records], by default their row numbers.
+        out: a folder that keeps finished options, so that a stopped call continues from them.
+        console: console for progress, or None for no output.
         options: fields of AdviceSettings.
 
     Raises:
-        InputError: for settings out of range, or records that the estimates cannot be made from; before any work.
+        InputError: for settings out of range, or records that cannot be used for estimates, before any work.
     """
     settings = dataclasses.replace(settings or AdviceSettings(), **options)
     pool = source if isinstance(source, FeatureSet) else load_features(source)
@@ -86,7 +86,7 @@ def advise(
 
 
 class _Work:
-    """The options of one pool, in the order in which they are worked out."""
+    """The options of one pool, in the order of their computation."""
 
     def __init__(
         self, pool: FeatureSet, settings: AdviceSettings, ids: np.ndarray, out: pathlib.Path | None
@@ -97,7 +97,7 @@ class _Work:
         self.said: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One option after the other."""
+        """Yield one option after the other."""
         settings = self.settings
         base = self.estimate(self.pool, settings.ridge)
         self.said = base.found.warnings
@@ -136,7 +136,7 @@ class _Work:
         return tuple(sorted({max(2, classes - 1), max(2, classes // 2)} - {classes}))
 
     def between(self, path: dict[float, float]) -> Iterator[dict[str, Any]]:
-        """Ridges between the largest that is beyond the limit and the next that is within."""
+        """Yield ridges between the largest one beyond the limit and the next one within it."""
         ridges = sorted(path)
         within = [ridge for ridge in ridges if path[ridge] <= self.settings.max_tpr]
         if not within or within[0] == ridges[0]:
@@ -159,7 +159,7 @@ class _Work:
     def kept_row(
         self, pool: FeatureSet, ridge: float, lever: str, option: str, rows: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """The row of an option, read where it was written before."""
+        """Return the row of an option, from the folder if it was computed before."""
         return self.kept(
             (pool.content_hash(), ridge, lever, option),
             lambda: self.row(self.estimate(pool, ridge), lever, option, pool, rows),
@@ -211,13 +211,13 @@ class _Work:
         }
 
     def labels_only(self, found: RidgeEstimate) -> dict[str, Any]:
-        """The head as it is, whose outputs are cut down to the predicted label."""
+        """Return the row for the given head if only the predicted label is released."""
         worst = float(found.tpr_labels.max())
         changed = {
             "worst_record": str(self.ids[found.tpr_labels.argmax()]),
             "tpr": float(found.tpr_labels.mean()),
             "how": "labels of a few heads",
-            "note": "the most vulnerable record's is overstated: it is the largest of noisy estimates",
+            "note": "the most vulnerable record's TPR is overstated, as the largest of noisy estimates",
         }
         return (
             self.row(found, "outputs", "predicted labels only", self.pool)
@@ -247,7 +247,7 @@ class _Work:
         }
 
     def confirmed(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Measure the head as it is and the recommended option with shadow heads."""
+        """Measure the given head and the recommended option with shadow heads."""
         settings, frame = self.settings, frame.copy()
         names = ("accuracy", "tpr", "worst_tpr", "worst_low", "worst_high")
         for name in names:

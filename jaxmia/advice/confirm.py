@@ -1,4 +1,4 @@
-"""Recommended options with shadow heads: what was estimated, measured."""
+"""Measure recommended options with shadow heads, to confirm the estimates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxmia.vulnerability.curves import per_example_vulnerability
 
 
 class Measurement(NamedTuple):
-    """By shadow heads: accuracy, mean TPR, and the most vulnerable record's TPR with its simultaneous interval."""
+    """Accuracy, mean TPR, and the most vulnerable record's TPR with its simultaneous interval, from shadow heads."""
 
     accuracy: float
     tpr: float
@@ -34,9 +34,9 @@ def measured_ridge(
     Args:
         pool: the records.
         ridge: lambda.
-        fpr: of every record.
-        shadows: heads to train.
-        key: of their training sets.
+        fpr: FPR of every record.
+        shadows: number of heads to train.
+        key: random key of their training sets.
     """
     masks = draw_membership(jax.random.fold_in(key, 0), pool.labels, num_models=shadows)
     hyper = Hyperparams(0.0, weight_decay=None, ridge=ridge)

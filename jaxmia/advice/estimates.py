@@ -1,4 +1,4 @@
-"""Accuracy and vulnerability of one ridge head: analytic, but for a few heads that give tails and accuracy."""
+"""Accuracy and vulnerability of one ridge head: analytic, with a few heads for tails and accuracy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxmia.training.ensemble import ShadowEnsemble
 from jaxmia.training.scoring import score
 
 HEADS = 64
-"""Heads trained for each estimate, at least."""
+"""Smallest number of heads trained for each estimate."""
 SEPARATION_ERROR = 0.05
 """Relative error of a record's analytic separation that the interval of its TPR allows for: docs/advise.md."""
 _Z = float(norm.ppf(0.975))
@@ -23,7 +23,7 @@ _Z = float(norm.ppf(0.975))
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RidgeEstimate:
-    """What a ridge head that trains on half of the records at random would show.
+    """Accuracy and vulnerability of a ridge head that trains on a random half of the records.
 
     Attributes:
         found: every record's moments with and without it.
@@ -52,14 +52,14 @@ class RidgeEstimate:
 def ridge_estimate(
     pool: FeatureSet, *, ridge: float, fpr: float, key: jax.Array, memory: int | None = None
 ) -> RidgeEstimate:
-    """Estimate what a ridge head on half of a pool shows, at one FPR.
+    """Return estimates for a ridge head on half of a pool, at one FPR.
 
     Args:
         pool: the records.
         ridge: lambda, scikit-learn's 1 / C.
-        fpr: of every record.
-        key: of the few heads.
-        memory: bytes, as for analytic_vulnerability.
+        fpr: FPR of every record.
+        key: random key of the few heads.
+        memory: largest number of bytes, as in analytic_vulnerability.
 
     Raises:
         InputError: as analytic_vulnerability.
@@ -89,13 +89,13 @@ def ridge_estimate(
 
 
 def scaled(found: AnalyticVulnerability, factor: float) -> AnalyticVulnerability:
-    """The same records with the distance between both means times a factor."""
+    """Return the result with the distance between both means multiplied by a factor."""
     mean_in = found.mean_out + factor * (found.mean_in - found.mean_out)
     return dataclasses.replace(found, mean_in=mean_in, separation=factor * found.separation)
 
 
 def held_out_accuracy(margin: np.ndarray, outside: np.ndarray) -> tuple[float, float, float]:
-    """Accuracy on records outside of the training set, with its 95% interval over records.
+    """Return the accuracy on records outside the training set, with its 95% interval over records.
 
     Args:
         margin: [models, examples], above 0 where a model is right.
@@ -113,15 +113,15 @@ def held_out_accuracy(margin: np.ndarray, outside: np.ndarray) -> tuple[float, f
 
 
 def label_only_tpr(margin: np.ndarray, outside: np.ndarray, fpr: float) -> np.ndarray:
-    """Each record's TPR at its own FPR of the best attack on the predicted label: is it right?
+    """Return each record's TPR at its own FPR for the best attack on whether the predicted label is correct.
 
-    How often heads are right with and without a record follows from Gaussians of the margin. The attack calls members
-    where the label is right, at random where that alone would exceed or not use up the FPR (Neyman and Pearson).
+    The probabilities of a correct label with and without the record follow from Gaussian fits of the margin. The attack
+    calls a member if the label is correct, with randomisation to meet the FPR exactly (Neyman and Pearson).
 
     Args:
         margin: [models, examples], above 0 where a model is right.
         outside: bool[models, examples], True where the model did not train on the record.
-        fpr: of every record.
+        fpr: FPR of every record.
     """
     inside, without = (_share_right(margin, side) for side in (~outside, outside))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -132,14 +132,14 @@ def label_only_tpr(margin: np.ndarray, outside: np.ndarray, fpr: float) -> np.nd
 
 
 def _share_right(margin: np.ndarray, side: np.ndarray) -> np.ndarray:
-    """Probability [examples] that the margin is above 0 over the models of one side."""
+    """Return the probability [examples] that the margin is above 0 over the models of one side."""
     values = np.where(side, margin, np.nan)
     share: np.ndarray = norm.cdf(np.nanmean(values, axis=0) / np.nanstd(values, axis=0, ddof=1))
     return share
 
 
 def held_out_answers(ensemble: ShadowEnsemble, pool: FeatureSet) -> tuple[np.ndarray, np.ndarray]:
-    """Margins of the heads on all records, and where the records that they did not train on end up.
+    """Return the heads' margins on all records, and the confusion matrix on records they did not train on.
 
     Returns:
         The logit of the label minus the largest other one, float64[models, examples], above 0 where a head is right;

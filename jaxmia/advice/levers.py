@@ -1,4 +1,4 @@
-"""The levers that change what a ridge head gives away, each a list of options for one pool."""
+"""The levers that change the vulnerability of a ridge head, each a list of options for one pool."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MORE = (2, 4)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Change:
-    """One option of a lever: other records, features or classes, to be estimated at the ridge that is given.
+    """One option of a lever: other records, features or classes, to be estimated at the given ridge.
 
     Attributes:
-        lever: its name.
-        option: what is changed, in words.
-        pool: what the head would train on.
-        rows: int64[records], places of the pool's records among those that were given.
-        note: what a reader must know of it.
+        lever: name of the lever.
+        option: the change, in words.
+        pool: the records that the head would train on.
+        rows: int64[records], rows of the pool's records among the given records.
+        note: a caveat for readers.
     """
 
     lever: str
@@ -38,14 +38,14 @@ class Change:
 
 
 def take(pool: FeatureSet, rows: np.ndarray) -> FeatureSet:
-    """Some records of a pool."""
+    """Return some records of a pool."""
     return dataclasses.replace(pool, features=pool.features[rows], labels=pool.labels[rows])
 
 
 def other_features(pool: FeatureSet, components: Sequence[int]) -> list[Change]:
-    """Unit norm, standardised features, and projections on leading principal components of the records."""
+    """Return the options unit norm, standardised features, and projections on leading principal components."""
     everyone = np.arange(len(pool.labels))
-    own = "what is estimated from the records themselves (their statistics) is not counted"
+    own = "statistics estimated from the records themselves are not accounted for"
     found = [
         Change("features", "unit norm", unit_norm(pool), everyone),
         Change(
@@ -63,7 +63,7 @@ def other_features(pool: FeatureSet, components: Sequence[int]) -> list[Change]:
 
 
 def fewer_records(pool: FeatureSet, key: jax.Array, shares: Sequence[float] = (0.5, 0.25)) -> list[Change]:
-    """Shares of each class's records, nested."""
+    """Return options with nested shares of each class's records."""
     order = np.asarray(jax.random.permutation(key, len(pool.labels)))
     place = np.empty(len(order), np.int64)
     for label in range(pool.num_classes):
@@ -118,12 +118,12 @@ def more_records(rows: Sequence[Mapping[str, Any]], fpr: float) -> list[dict[str
 
 
 def merged_classes(pool: FeatureSet, confusion: np.ndarray, numbers: Sequence[int]) -> list[Change]:
-    """Merge the two classes that are confused most, again and again.
+    """Return options that repeatedly merge the two most confused classes.
 
     Args:
         pool: the records.
         confusion: float64[classes, classes], share of a class's records (rows) that are given each label.
-        numbers: of classes, at which to stop for an option.
+        numbers: numbers of classes of the options.
     """
     weights = np.bincount(pool.labels, minlength=pool.num_classes)[:, None]
     mistaken = confusion * weights
@@ -156,10 +156,10 @@ def _merged(pool: FeatureSet, groups: Sequence[Sequence[int]]) -> Change:
 def without_the_most_vulnerable(
     pool: FeatureSet, separation: np.ndarray, shares: Sequence[float]
 ) -> list[Change]:
-    """Leave out the records with the largest separation; the rest has to be estimated again.
+    """Return options without the records of largest separation; the remaining records must be estimated again.
 
-    Others take their place (the onion effect: Carlini, Jagielski, Zhang, Papernot, Terzis and Tramer 2022, arXiv
-    2206.10469).
+    Other records then become most vulnerable (the onion effect: Carlini, Jagielski, Zhang, Papernot, Terzis and Tramer
+    2022, arXiv 2206.10469).
     """
     order, found = np.argsort(-separation, kind="stable"), []
     for share in shares:

@@ -1,4 +1,4 @@
-"""Private heads: what a guarantee allows any attack, and what it costs in accuracy."""
+"""Private heads: the ceiling that a guarantee sets for any attack, and its cost in accuracy."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from jaxmia.training.settings import Hyperparams, TrainConfig
 
 STEPS = 30
 RECIPE = (TrainConfig("adam", schedule="constant", steps=STEPS, private=True), Hyperparams(0.1))
-"""Full-batch DP-SGD with Adam's steps, as configs/privacy.toml has it: not chosen by the records at hand."""
+"""Full-batch DP-SGD with Adam's steps, as in configs/privacy.toml; independent of the given records."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PrivateEstimate:
-    """What a private recipe guarantees and reaches.
+    """Guarantee and accuracy of a private recipe.
 
     Attributes:
         guarantee: epsilon, delta, noise.
@@ -46,10 +46,10 @@ def private_estimate(
 
     Args:
         pool: the records.
-        epsilon: of the guarantee.
-        delta: of the guarantee.
-        fpr: for the ceiling.
-        key: of training sets and noise.
+        epsilon: epsilon of the guarantee.
+        delta: delta of the guarantee.
+        fpr: FPR of the ceiling.
+        key: random key of training sets and noise.
     """
     spec = PrivacySpec(epsilon=epsilon, delta=delta)
     guarantee = spec.guarantee(sampling_rate=1.0, steps=STEPS, adjacency=adjacency_for("bernoulli"))

@@ -1,4 +1,4 @@
-"""What the advisor is asked: the limit, what is released, and the options to look at."""
+"""Settings of the advisor: the limit, the released outputs, and the options to evaluate."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ EPSILONS = (1.0, 2.0, 4.0, 8.0)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdviceSettings:
-    """The question.
+    """The settings of the advisor.
 
     Attributes:
-        fpr: of every record, a fraction.
-        max_tpr: the limit: no record's TPR at this FPR shall be larger.
+        fpr: FPR of every record, a fraction.
+        max_tpr: the limit on every record's TPR at this FPR.
         release: what an attacker sees: "labels", "probabilities" (or logits) or "weights".
-        ridge: lambda of the head as it is, at which the other levers are looked at.
-        ridges: strengths to look at.
+        ridge: lambda of the given head, used for the other levers.
+        ridges: values of lambda to evaluate.
         leave_out: shares of the most vulnerable records to leave out.
         components: numbers of principal components to project features on.
-        epsilons: of private heads; none with ().
-        delta: of private heads.
-        seed: of the few heads.
-        confirm: shadow heads trained at the recommended options, to measure what was estimated; 0 for none.
-        memory: bytes for the Hessian of the estimates; None for 8 GiB.
+        epsilons: epsilons of private heads; () for none.
+        delta: delta of private heads.
+        seed: seed of the few heads.
+        confirm: number of shadow heads that measure the recommended option; 0 for none.
+        memory: largest number of bytes for the Hessian; None means 8 GiB.
     """
 
     fpr: float = 0.01
@@ -49,13 +49,13 @@ class AdviceSettings:
     memory: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be answered.
+        """Check the values.
 
         Raises:
             InputError: for a value outside of its range, or one that occurs twice.
         """
         check_fpr("fpr", self.fpr)
-        rule = f"lie between fpr={self.fpr:g}, which no attack can be kept below, and 1"
+        rule = f"lie between fpr={self.fpr:g}, which any attack can reach, and 1"
         check(self.fpr < self.max_tpr < 1, "max_tpr", self.max_tpr, rule)
         check_choice("release", self.release, RELEASES)
         for name, values in (("ridge", [self.ridge]), ("ridges", self.ridges), ("epsilons", self.epsilons)):

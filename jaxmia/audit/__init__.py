@@ -1,1 +1,1 @@
-"""Audits of a released head: shadows trained like it, attacks, records, warnings."""
+"""Audits of a released head: shadows with its recipe, attacks, per-record results and warnings."""

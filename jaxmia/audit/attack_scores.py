@@ -1,4 +1,4 @@
-"""Attacks on one file of scores, end to end: tables, statistics and ROC curves, for scores from anywhere."""
+"""Attacks on one file of scores from end to end: tables, statistics and ROC curves, for scores of any framework."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ STATISTICS, STATISTICS_OF_PERSONS = "statistics", "statistics-persons"  # folder
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class AttackRun(Shown):
-    """What attacks on a file of scores leave.
+    """The result of attacks on a file of scores.
 
     Attributes:
         path: the folder.
         read: the scores, and notes on reading them.
-        results: one row per targets, attack, evaluation and FPR.
-        controls: one row per attack: its negative control.
+        results: one row per group of targets, attack, evaluation and FPR.
+        controls: negative controls, one row per attack.
     """
 
     path: pathlib.Path
@@ -62,7 +62,7 @@ class AttackRun(Shown):
     controls: pd.DataFrame
 
     def headline(self) -> str:
-        """Sizes, and the attack that found most at the lowest FPR that is resolved."""
+        """Return one line with sizes and the attack with the largest TPR at the lowest resolved FPR."""
         return f"{self.read.headline()}; {found_most(self.results)}"
 
     def to_frame(self) -> pd.DataFrame:
@@ -71,7 +71,7 @@ class AttackRun(Shown):
 
     @property
     def records(self) -> pd.DataFrame:
-        """One row per example and FPR, with its vulnerability over the models."""
+        """Return one row per example and FPR, with the example's vulnerability over the models."""
         return pd.read_parquet(self.path / "per_example.parquet")
 
     def plot(self, *, evaluation: str | None = None, targets: str | None = None) -> Any:
@@ -83,7 +83,7 @@ class AttackRun(Shown):
             targets: "all", or with a model under audit "others" (the default) or "row N", that model alone.
 
         Raises:
-            InputError: for targets, or an evaluation of them, that the results have not.
+            InputError: for targets, or an evaluation of them, that the results do not have.
         """
         groups = {group.name: group for group in _target_groups(self.read)}
         targets = list(groups)[-1] if targets is None else targets
@@ -106,7 +106,7 @@ class AttackRun(Shown):
 
 @dataclasses.dataclass(frozen=True)
 class _Targets:
-    """Models whose pairs are counted together: their rows, None for all, and the evaluations left out."""
+    """Models whose pairs are counted together: their rows (None for all), and the evaluations that are left out."""
 
     name: str
     rows: tuple[int, ...] | None
@@ -114,7 +114,7 @@ class _Targets:
 
 
 def found_most(results: pd.DataFrame) -> str:
-    """The largest TPR at the lowest FPR that is resolved, in words, over all rows of a results table."""
+    """Return the largest TPR at the lowest resolved FPR over all rows of a results table, in words."""
     best = best_at_the_lowest(results)
     if best is None:
         return "no FPR is resolved"
@@ -132,10 +132,10 @@ def attack_scores(
     fpr: Sequence[float] = FPRS,
     target: int | None = None,
 ) -> AttackRun:
-    """Run attacks on anyone's scores and write what they achieve into a new folder.
+    """Run attacks on scores from any framework and write the results into a new folder.
 
-    Each model is the target once and the others are its shadows. With one model under audit, its own results
-    stand apart from those of the others, which tell what to expect of a model trained alike.
+    Each model is the target once, with the others as its shadows. If one model is under audit, its results are separate
+    from those of the other models, which show what to expect of models with the same training.
 
     The folder gets manifest.json, results.parquet, controls.parquet, per_example.parquet, statistics/ATTACK.npz
     (the arrays of an AttackResult) and plots/. If the scores say whose the records are, results and controls are of
@@ -144,12 +144,12 @@ def attack_scores(
     Args:
         source: an .npz file for load_scores, the arrays of scores_from_arrays, or Scores.
         out: a new or empty folder.
-        attack: names of attacks; by default all that work from scores alone.
-        fpr: fractions.
-        target: row of the model under audit; by default that of the file, if it names one.
+        attack: names of attacks; by default all that need only scores.
+        fpr: FPRs, as fractions.
+        target: row of the model under audit; by default the file's target, if it has one.
 
     Raises:
-        InputError: for whatever is wrong with scores, names, FPRs or folder; nothing is then left in it.
+        InputError: for bad scores, names, FPRs or folder; nothing is then left in the folder.
     """
     for name in attack:
         check_choice("attack", name, attacks.REGISTRY)
@@ -192,17 +192,17 @@ def write_attacks(
     settings: Sequence[AttackSettings],
     fpr: Sequence[float],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Run attacks on scores that were read, and write what attack_scores does into a folder.
+    """Run attacks on scores that were read, and write the files of attack_scores into a folder.
 
     Args:
-        folder: an empty one.
+        folder: an empty folder.
         source: the file that the scores were read from, for the record; None if they were in memory.
-        read: its scores.
-        settings: attacks that work from scores alone.
-        fpr: fractions.
+        read: the scores.
+        settings: attacks that need only scores.
+        fpr: FPRs, as fractions.
 
     Returns:
-        Results and controls. An FPR that a target cannot resolve is marked so.
+        Results and controls. Rows of unresolved FPRs are marked.
     """
     persons = persons_read(read)
     results = _run(settings, read, persons, list(fpr), folder)
@@ -219,11 +219,11 @@ def write_attacks(
 
 
 def _target_groups(read: ExternalScores) -> list[_Targets]:
-    """Return all models as targets, or the one under audit and the others."""
+    """Return all models as one group of targets, or the model under audit and the others as two."""
     if read.target is None:
         return [_Targets("all", None)]
     others = tuple(row for row in range(len(read.member)) if row != read.target)
-    # One target has one threshold: pooled over it is per target.
+    # For a single target, pooled and per_target are the same.
     return [
         _Targets(f"row {read.target}", (read.target,), left_out=("pooled",)),
         _Targets("others", others),
@@ -278,7 +278,7 @@ def _save_statistics(path: pathlib.Path, result: AttackResult) -> None:
 
 
 def _statistics(path: pathlib.Path) -> AttackResult:
-    """What _save_statistics wrote."""
+    """Return the result that _save_statistics wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         return AttackResult(**arrays)
 

@@ -1,8 +1,7 @@
-"""What makes an audit void, found on head and records alone before anything is trained; and what a reader must know.
+"""Checks for void audits, from head and records alone before anything is trained; and warnings for readers.
 
-An audit compares a head's scores on records that it was trained on with those on others. If the features are
-not those that it saw, if its classes are others, or if members are not its members, every figure is about something
-else, and none looks wrong.
+An audit compares a head's scores on its training records with its scores on other records. If the features, the classes
+or the members are not those of the head, all results are meaningless, although none looks wrong.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from jaxmia.audit.records import AuditRecords
 from jaxmia.audit.settings import AuditConfig
 from jaxmia.stats.resolution import required_nonmembers
 
-SURE = 1e-3  # probability of a finding on a head and records that go together
+SURE = 1e-3  # probability of a finding for a head that fits its records
 LIKELY = 0.05
 ERRORS = 3  # standard errors
 FEW_OTHERS = 100
-_MANY = 5  # members of a class, from which it is judged by itself
+_MANY = 5  # members that a class needs to be tested separately
 _CAUSES = {
-    "scaler": "the features were not scaled, or projected, as the head saw them (of a scikit-learn Pipeline, save"
+    "scaler": "the features were not scaled, or projected, as for the head (with a scikit-learn Pipeline, save"
     " pipe[:-1].transform(X))",
-    "order": "labels and the head's rows have another order of classes",
-    "network": "the features are of another network or other records than the head was trained on",
-    "swapped": "member is exchanged: true where the head was not trained on the record",
+    "order": "labels and the head's rows have different orders of classes",
+    "network": "the features come from a network or from records that the head was not trained on",
+    "swapped": "member is inverted: true where the head was not trained on the record",
 }
 
 
 class VoidAuditError(InputError):
-    """The head and the records do not go together, so that an audit would mean nothing."""
+    """The head does not fit the records, so an audit would be meaningless."""
 
 
 def void_findings(
@@ -45,21 +44,21 @@ def void_findings(
     *,
     private: bool,
 ) -> tuple[str, ...]:
-    """Why the audit would mean nothing; empty where head and records seem to go together.
+    """Return the reasons why the audit would be void; empty if the head seems to fit the records.
 
-    A head beats a guess on its own training records: its mean loss lies below log C, its accuracy above chance, in
-    every class; and its classes are in the order in which it is right most often, by the Hungarian algorithm on the
-    members' confusion. Its members lie no lower than other records of their class. Each finding is one that a head
-    and records that go together give with a probability of about 0.001 or less.
+    On its own training records a fitting head is better than a guess: its mean loss is below log C and its accuracy
+    above chance, in every class. Its classes are in the order with the highest accuracy, which the Hungarian algorithm
+    finds from the members' confusion matrix. Its log-odds on members are not lower than on other records of their
+    class. For a fitting head each finding has a probability of about 0.001 or less.
 
     Args:
-        records: of the audit.
-        predictions: classes that the head decides for.
-        own: its log-odds of the true class.
-        private: whether it was trained privately: noise may have left it at chance, which is then no finding.
+        records: records of the audit.
+        predictions: classes that the head predicts.
+        own: log-odds of the true class under the head, in nats.
+        private: whether the head was trained privately; then a head at chance is no finding, since noise can cause it.
 
     Returns:
-        Findings, one sentence each without its full stop, and last the likely causes, the likeliest first.
+        Findings, one sentence each without full stop, followed by the likely causes, the most likely first.
     """
     order = list(_order_of_labels(records, predictions))
     level = [] if private else [*_worse_than_a_guess(records, predictions, own)]
@@ -77,23 +76,23 @@ def void_findings(
 
 
 def check_goes_together(findings: tuple[str, ...], *, force: bool) -> None:
-    """Raise VoidAuditError if there are findings and nobody insists.
+    """Raise VoidAuditError if there are findings and force is False.
 
     Raises:
-        VoidAuditError: naming them all, in one line.
+        VoidAuditError: with all findings in one line.
     """
     if findings and not force:
         raise VoidAuditError(
-            f"the head does not fit these records, and an audit would be void: {'; '.join(findings)}. Mend the input,"
-            " or go on with --force (force=True)."
+            f"the head does not fit these records, and an audit would be void: {'; '.join(findings)}."
+            " Correct the input, or continue with --force (force=True)."
         )
 
 
 def _order_of_labels(records: AuditRecords, predictions: Int[np.ndarray, "records"]) -> Iterator[str]:
-    """Whether the head is right far more often with its classes in another order, and knows something in that order.
+    """Test whether the head is far more accurate with its classes in another order, and better than chance in it.
 
-    A head that decides for one class throughout is right more often under another name of that class, which is
-    no sign of another order: what it gets right must exceed what its decisions would by chance.
+    A head that always predicts one class is also more accurate under another name of that class, which does not show
+    another order. So its accuracy must also exceed that of random predictions with the same frequencies.
     """
     names, labels = records.data.class_names, records.data.labels[records.member]
     decided, classes = predictions[records.member], records.data.num_classes
@@ -118,7 +117,7 @@ def _order_of_labels(records: AuditRecords, predictions: Int[np.ndarray, "record
 def _worse_than_a_guess(
     records: AuditRecords, predictions: Int[np.ndarray, "records"], own: Float[np.ndarray, "records"]
 ) -> Iterator[str]:
-    """Whether the head's loss or accuracy on its members, or on those of a class, is that of a guess or worse."""
+    """Test whether the head's loss or accuracy on its members, or on those of one class, is no better than a guess."""
     classes, labels = records.data.num_classes, records.data.labels[records.member]
     loss, correct = np.logaddexp(0, -own[records.member]), predictions[records.member] == labels
     counts = np.bincount(labels, minlength=classes)
@@ -132,7 +131,7 @@ def _worse_than_a_guess(
         return
     recall = np.array([correct[labels == c].mean() for c in range(classes)])
     error = float(np.sqrt(np.sum(recall * (1 - recall) / counts))) / classes
-    constant = float(-np.sum(share * np.log(share)))  # loss of a head that knows the classes' shares alone
+    constant = float(-np.sum(share * np.log(share)))  # loss of a head that knows only the classes' shares
     if recall.mean() < 1 / classes + 2 * error and loss.mean() >= constant:
         yield (
             f"it classifies its members no better than chance ({recall.mean():.1%} of each class on average, chance is"
@@ -153,12 +152,12 @@ def _worse_than_a_guess(
 
 
 def _error(values: np.ndarray) -> float:
-    """The standard error of the mean; 0 of a single value."""
+    """Return the standard error of the mean; 0 for a single value."""
     return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _swapped(records: AuditRecords, statistic: Float[np.ndarray, "records"], level: float) -> list[str]:
-    """Whether members lie below other records of their class, by ranks (Mann and Whitney) about the class's median."""
+    """Test whether members score below other records of their class, by the Mann-Whitney test about class medians."""
     member = records.member
     if member.all():
         return []
@@ -170,69 +169,73 @@ def _swapped(records: AuditRecords, statistic: Float[np.ndarray, "records"], lev
     if not chance < level:
         return []
     return [
-        f"the head is less sure of its members (median log-odds {np.median(statistic[member]):.3g}) than of others of"
-        f" their classes ({np.median(statistic[~member]):.3g}), which chance does with a probability of {chance:.1g}"
+        f"the head has lower log-odds on its members (median {np.median(statistic[member]):.3g}) than on"
+        f" others of their classes ({np.median(statistic[~member]):.3g}), which happens by chance with"
+        f" probability {chance:.1g}"
     ]
 
 
 def warnings_before(
     config: AuditConfig, records: AuditRecords, own: Float[np.ndarray, "records"]
 ) -> Iterator[str]:
-    """What a reader must know, as far as head and records tell."""
+    """Yield warnings for readers that follow from head and records."""
     yield from _of_numbers(config, records)
     for finding in _swapped(records, own, LIKELY):
         yield f"{finding[0].upper()}{finding[1:]}: is member true for those it was trained on?"
     twins = records.twins()
     if twins:
         yield (
-            f"{twins} non-members have the very features of a member: what the head learnt of it, it knows of them,"
+            f"{twins} non-members have exactly the features of a member: the head scores both equally,"
             " which hides members."
         )
     if config.context.epsilon and config.privacy is None:
         yield (
-            f"The head is stated to have {config.context.guarantee}, but its shadows are trained without clipping and"
-            " noise: figures over re-trainings are then not those of heads like it. Give [privacy]"
-            " (noise_multiplier or epsilon, clipping_norm) to train them as it was."
+            f"The head is stated to have {config.context.guarantee}, but its shadows are trained without"
+            " clipping and noise: results over re-trainings are not those of such heads. Give [privacy]"
+            " (noise_multiplier or epsilon, clipping_norm) to train the shadows in the same way."
         )
 
 
 def _of_numbers(config: AuditConfig, records: AuditRecords) -> Iterator[str]:
-    """What too few non-members do to the figures."""
+    """Yield warnings about too few non-members."""
     others, rate = records.num_others, records.inclusion_rate
     if others == 0:
         yield "All records are members: the head's own false positive rate cannot be measured."
     elif others < FEW_OTHERS:
         needs = ", ".join(f"{fpr:g} takes {required_nonmembers(fpr)}" for fpr in config.fpr)
         yield (
-            f"Only {others} of {len(records.member)} records are non-members: the head's own false positive rate is"
-            f" measured on so few (FPR {needs}), and calls of members are calibrated on them."
+            f"Only {others} of {len(records.member)} records are non-members: the head's own false"
+            f" positive rate is measured on these few (FPR {needs}), and calls of members are calibrated"
+            " on them."
         )
     if records.member.mean() > rate:
         yield (
-            f"Shadows train on {rate:.0%} of the records, the head on {records.member.mean():.1%}: at the head's share"
-            " shadows would hardly differ from one another. Over re-trainings, D is overstated by a factor of up to"
-            f" {records.overstated:.2g}, beside heads like this one on training sets of their own."
+            f"Shadows train on {rate:.0%} of the records, the head on {records.member.mean():.1%}: with"
+            " the head's share, shadows would hardly differ from each other. Over re-trainings, D is"
+            f" overstated by a factor of up to {records.overstated:.2g}, compared with heads on"
+            " independent training sets."
         )
 
 
 def warnings_after(
     records: AuditRecords, ratio: Float[np.ndarray, "records"], *, mismatch: float, limit: float
 ) -> Iterator[str]:
-    """What the shadows tell that a reader must know.
+    """Yield warnings for readers that follow from the shadows.
 
     Args:
-        records: of the audit.
+        records: records of the audit.
         ratio: LiRA's statistic of the head.
-        mismatch: of shadows and head.
-        limit: beyond which they are not alike.
+        mismatch: mismatch of shadows and head (jaxmia.audit.recipe_fit).
+        limit: largest mismatch without a warning.
     """
     if _swapped(records, ratio, SURE):
         yield (
-            "Beside its shadows, the head's members look less like members than its non-members do: is member true for"
-            " those it was trained on?"
+            "Compared with its shadows, the head's members look less like members than its non-members"
+            " do: is member true for the records it was trained on?"
         )
     if mismatch > limit:
         yield (
-            f"The shadows' log-odds lie {mismatch:.2f} of the head's interquartile range from its own: they are"
-            " not heads like it, and attacks that rely on them find less, or seem to find more, than they could."
+            f"The shadows' log-odds lie {mismatch:.2f} of the head's interquartile range from its own:"
+            " they do not resemble the head, so attacks that rely on them may find less, or seem to"
+            " find more, than they should."
         )

@@ -1,4 +1,4 @@
-"""The recipe of an audit's shadows: that of the head's own file, that of the audit file, or one to be fitted."""
+"""The recipe of an audit's shadows: from the head's file, from the audit file, or to be fitted."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ _COMPARED = ("optimizer", "ridge", "class_weight", "intercept", "link")
 def shadows_recipe(
     train: AuditTrainSettings, head: ReleasedHead
 ) -> tuple[AuditTrainSettings, str, tuple[str, ...]]:
-    """What the shadows are to be trained by.
+    """Return the recipe of the shadows.
 
     Args:
-        train: of the audit file; match=true takes that of the head's file, and fits one where it holds none.
-        head: with the recipe of its file, if any.
+        train: settings of the audit file; match=true uses the recipe of the head's file, and fits one if the file has
+            none.
+        head: the head, with the recipe of its file, if any.
 
     Returns:
-        The settings, match=true for a recipe that is to be fitted; where they are from, "file", "given" or "fitted";
-        and what a reader of the results must know.
+        The settings (match=true for a recipe to be fitted); their origin, "file", "given" or "fitted"; and warnings for
+        readers of the results.
 
     Raises:
-        InputError: if the file holds a recipe that shadows cannot have.
+        InputError: if the file has a recipe that shadows cannot use.
     """
     told = dict(head.recipe or {})
     said: list[str] = []
     if head.unknown_recipe:
-        then = "a recipe is fitted to it instead" if train.match else "they are trained as [train] says"
+        then = "a recipe is fitted to it instead" if train.match else "they are trained with [train]"
         said.append(
-            f"The head's own recipe cannot be that of its shadows ({head.unknown_recipe}): {then}, and what is said"
-            " over re-trainings is of heads like them."
+            f"The shadows cannot use the head's recipe ({head.unknown_recipe}): {then}, and results over"
+            " re-trainings are those of heads like the shadows."
         )
     own = _settings({"match": "optimizer" not in told} | told)
     if train.match:
@@ -50,15 +51,16 @@ def shadows_recipe(
             ", ".join(f"{name} = {_shown(getattr(each, name))}" for name in differs) for each in (own, chosen)
         )
         said.append(
-            f"The head's file says that it was trained with {theirs}, [train] says {ours}: the shadows are other heads."
-            " Without [train], or with match = true alone, they are trained as the file says."
+            f"The head's file says that it was trained with {theirs}, [train] says {ours}: the shadows"
+            " have a different recipe. Without [train], or with match = true alone, they have the"
+            " file's recipe."
         )
     source = "fitted" if chosen.match else "file" if train.match else "given"
     return chosen, source, tuple(said)
 
 
 def _told(told: object) -> tuple[str, ...]:
-    """The settings to compare: all of a whole recipe, else those that the file holds of any recipe."""
+    """Return the names of the settings to compare: all of a complete recipe, otherwise those that the file has."""
     names = tuple(told) if isinstance(told, dict) else ()
     return _COMPARED if "optimizer" in names else ("class_weight", "intercept")
 
@@ -68,7 +70,7 @@ def _settings(values: dict[str, object]) -> AuditTrainSettings:
         return AuditTrainSettings.model_validate(values)
     except pydantic.ValidationError as error:
         described = describe_error(error, AuditTrainSettings)
-        raise InputError(f"the head's file tells a recipe that shadows cannot have: {described}") from None
+        raise InputError(f"the head's file has a recipe that shadows cannot use: {described}") from None
 
 
 def _same(name: str, one: AuditTrainSettings, other: AuditTrainSettings) -> bool:

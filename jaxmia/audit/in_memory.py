@@ -1,4 +1,4 @@
-"""Audits and attacks from arrays and fitted models in one call, without files of one's own."""
+"""Audits and attacks from arrays and fitted models in one call, without input files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _INERT = (
     "Flatten",
     "Softmax",
     "LogSoftmax",
-)  # modules that leave logits' order as it is
+)  # modules that do not change the order of logits
 _KINDS = (
     "a fitted classifier or Pipeline of scikit-learn, a torch Linear, weights (weight, bias), or a mapping of"
     " 'weight' and 'bias', 'logits' or 'probabilities'"
@@ -55,12 +55,12 @@ def audit_head(
     progress: bool = True,
     **settings: Any,
 ) -> AuditResult:
-    """Audit a head that is in memory: what run_audit does for files.
+    """Audit a head in memory, as run_audit audits files.
 
     Args:
-        head: a fitted classifier, Pipeline or search of scikit-learn; a torch Linear, or a Sequential that is one but
-            for dropout and softmax; (weight [classes, dim], bias [classes]); or a mapping of tensors by name, or of
-            'logits' or 'probabilities' [records, classes] where only outputs are known.
+        head: a fitted classifier, Pipeline or search of scikit-learn; a torch Linear, or a Sequential of one Linear
+            with dropout and softmax; a tuple (weight [classes, dim], bias [classes]); or a mapping of tensors by name,
+            or of 'logits' or 'probabilities' [records, classes] if only outputs are known.
         features: [records, dim], as the head is given them: an array, or a DataFrame of numbers. Where a Pipeline's
             first steps make numbers of them, whatever it takes: a DataFrame with columns of text, a list of texts.
         labels: [records], values: integers, strings, or places among class_names.
@@ -69,16 +69,16 @@ def audit_head(
         person: [records], integers or strings, the person of each record: the audit is then by person, unless
             membership={"unit": "record"} is given.
         class_names: names of labels that are places.
-        out: a new folder, or the same audit's; by default a temporary one, result.path.
-        force: go on where head and records do not go together.
-        memory: bytes that training may hold.
+        out: a new folder, or the folder of the same audit; by default a temporary one, result.path.
+        force: continue even if the head does not fit the records.
+        memory: largest number of bytes that training holds.
         console: where progress is shown; by default in a notebook, or on standard error where that is a terminal.
         progress: False to show none.
         settings: tables and keys of an audit file: fpr=(0.1,), attack=("lira",), seed=0, train={...},
             shadows={"models": 128}, privacy={...}, context={...}.
 
     Raises:
-        InputError: for whatever is wrong with head, records or settings, before any training.
+        InputError: for a bad head, bad records or bad settings, before any training.
     """
     check(
         "data" not in settings, "data", settings.get("data"), "be left out: the records are given as arrays"
@@ -117,13 +117,13 @@ def audit_scores(
     fpr: Sequence[float] = FPRS,
     target: int | None = None,
 ) -> AttackRun:
-    """Run attacks on scores that are in memory: what attack_scores does for a file.
+    """Run attacks on scores in memory, as attack_scores does for a file.
 
     Args:
         scores: what load_scores or jaxmia.score returned, or arrays as of scores_from_arrays: log_odds, logits or
             probabilities, member, and labels.
         out: a new folder; by default a temporary one, result.path.
-        attack: as of attack_scores.
+        attack: names of attacks, as in attack_scores.
         fpr: fractions.
         target: row of the model under audit, if there is one.
 
@@ -137,10 +137,10 @@ def audit_scores(
 
 
 def head_in_memory(head: Any, data: FeatureSet) -> ReleasedHead:
-    """The head that an object is, by its kind and never by its shape.
+    """Return the head of an object, recognised by its type, never by its shape.
 
     Raises:
-        InputError: for an object of another kind, naming those that are read.
+        InputError: for an object of another type; the message names the types that are read.
     """
     if isinstance(head, Mapping):
         return head_of_tensors(
@@ -157,7 +157,7 @@ def head_in_memory(head: Any, data: FeatureSet) -> ReleasedHead:
 
 
 def _torch_tensors(module: Any) -> dict[str, np.ndarray]:
-    """The state of a torch Linear, or of a Sequential that is one but for modules that keep its logits' order."""
+    """Return the state of a torch Linear, or of a Sequential of one Linear and modules that keep logits' order."""
     layers = [each for each in module.modules() if not list(each.children())]
     others = [type(each).__name__ for each in layers if type(each).__name__ not in (*_INERT, "Linear")]
     linear = [each for each in layers if type(each).__name__ == "Linear"]
@@ -165,6 +165,6 @@ def _torch_tensors(module: Any) -> dict[str, np.ndarray]:
         len(linear) == 1 and not others,
         "head",
         ", ".join(type(each).__name__ for each in layers),
-        "be one torch Linear: give the last layer, and as features what it is given",
+        "be one torch Linear: give the last layer, and its inputs as features",
     )
     return {name: values.detach().cpu().numpy() for name, values in linear[0].state_dict().items()}

@@ -1,4 +1,4 @@
-"""How near the shadows of a recipe come to the head, and which recipe brings them nearest."""
+"""The mismatch between the shadows of a recipe and the head, and the recipe with the smallest mismatch."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from jaxmia.audit.shadows import FITTING, SHADOWS_FOLDER, Trainer
 from jaxmia.scores.rounding import Rounding
 from jaxmia.studies.settings.train import TrainSettings
 
-MODELS = 8  # shadows that stand for a recipe, of a stream of their own
-MISMATCH = 0.25  # of the head's interquartile range: beyond, the shadows are not heads like it
+MODELS = 8  # shadows per recipe, from their own random stream
+# In units of the head's interquartile range; with a larger mismatch the shadows do not resemble the head.
+MISMATCH = 0.25
 _QUANTILES = np.linspace(0.05, 0.95, 19)
 _FILE = "match.json"
-_DECAY_EXPONENTS = (-7.0, -0.5)  # of the weight decay, base 10, between which one is fitted
-_TRIALS = 12  # of weight decays, at each number of steps
-_STEPS = (25, 100, 400)  # from stopped early to converged
+_DECAY_EXPONENTS = (-7.0, -0.5)  # range of log10 weight decay for fitting
+_TRIALS = 12  # number of weight decays tried per number of steps
+_STEPS = (25, 100, 400)  # from early stopping to convergence
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """How near shadows of a recipe come to the head.
+    """The mismatch of a recipe's shadows and the head.
 
     Attributes:
         train: the recipe.
-        mismatch: mean distance of quantiles of log-odds, members' and non-members' (if there are any), over the
+        mismatch: mean distance between quantiles of log-odds, for members and for non-members (if any), divided by the
             head's interquartile range.
         head: accuracy and mean log-odds of the head on its members and on others.
-        shadows: the same of the shadows.
+        shadows: the same for the shadows.
     """
 
     train: TrainSettings
@@ -48,7 +49,7 @@ class Match:
     shadows: dict[str, float]
 
     def recipe(self) -> dict[str, Any]:
-        """The settings of its recipe, without what only audits have."""
+        """Return the settings of the recipe, without those that only audits have."""
         return self.train.model_dump(mode="json", include=set(TrainSettings.model_fields))
 
 
@@ -58,14 +59,15 @@ class HeadScores:
 
     Attributes:
         log_odds: float64[records], of the true class.
-        rounding: of the probabilities that they were read from, which shadows' scores go through as well; or None.
+        rounding: rounding of the probabilities that they were read from, which is applied to shadows' scores too; or
+            None.
     """
 
     log_odds: Float[np.ndarray, "records"]
     rounding: Rounding | None = None
 
     def alike(self, log_odds: np.ndarray) -> np.ndarray:
-        """Other heads' log-odds, rounded as this head's are."""
+        """Return other heads' log-odds, rounded in the same way as this head's."""
         return log_odds if self.rounding is None else self.rounding.applied(log_odds)
 
 
@@ -77,17 +79,17 @@ def fit_recipe_once(
     shadows: str,
     console: rich.console.Console | None,
 ) -> Match:
-    """What fit_recipe finds, read where an audit of the same shadows and the same scores of the head has written it.
+    """Return the result of fit_recipe, from the folder if it has one for the same shadows and scores of the head.
 
-    A folder is used again with another head of the same recipe: the shadows stay, what was found of the head does not.
+    A folder may be reused for another head with the same recipe: the shadows are kept, results about the head are not.
 
     Args:
-        trainer: of the shadows.
-        config: of the audit.
+        trainer: trainer of the shadows.
+        config: settings of the audit.
         own: scores of the head.
         path: the audit's folder.
         shadows: the key of its shadows.
-        console: where progress is shown, if anywhere.
+        console: console for progress, or None for no output.
     """
     folder = path / SHADOWS_FOLDER
     key = content_key([shadows, own.log_odds.tolist(), str(own.rounding)])
@@ -104,12 +106,12 @@ def fit_recipe_once(
 def fit_recipe(
     trainer: Trainer, config: AuditConfig, own: HeadScores, console: rich.console.Console | None
 ) -> Match:
-    """The recipe that was given, or the one whose shadows come nearest to the head; and how near that is.
+    """Return the given recipe, or the recipe whose shadows are closest to the head, with its mismatch.
 
-    A recipe is fitted with the membership under audit: shadows' scores on their members are brought near the head's
-    on its own, and likewise those on others. Quantiles over all records determine two numbers: any one record's
-    membership hardly moves them. But an adversary who does not know the members has to know the recipe instead, which
-    reports mention.
+    Fitting uses the membership under audit: shadows' scores on their members are matched to the head's scores on its
+    members, and likewise for non-members. The fit determines two numbers from quantiles over all records, so one
+    record's membership hardly affects them. But an adversary without the membership would have to know the recipe,
+    which reports mention.
     """
     if not config.train.match:
         return compare_recipe(trainer, config.train, own)
@@ -135,7 +137,7 @@ def fit_recipe(
 
 
 def compare_recipe(trainer: Trainer, train: TrainSettings, own: HeadScores) -> Match:
-    """How near heads of a recipe come to the head."""
+    """Return the mismatch of a recipe's heads and the head under audit."""
     raw, member = trainer.scores(train, (0, MODELS), stream=FITTING)
     log_odds, mine = own.alike(raw), own.log_odds
     low, high = np.quantile(mine, [0.25, 0.75])

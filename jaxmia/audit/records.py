@@ -1,4 +1,4 @@
-"""The records of an audit: what is known of them, and which of them the head was trained on."""
+"""The records of an audit: features, labels, ids, and the head's training membership."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from jaxmia.data.feature_set import FeatureSet, load_features
 from jaxmia.data.labels import record_ids, truth
 from jaxmia.stats.resolution import required_nonmembers, resolvable
 
-MIN_OTHERS = 10  # non-members, with no more of which the head itself has no FPR that can be resolved
-MOST_INCLUDED = 0.75  # of the records, by a shadow
+MIN_OTHERS = 10  # with this many non-members or fewer, no FPR of the head itself is resolved
+MOST_INCLUDED = 0.75  # largest share of the records in a shadow's training set
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AuditRecords:
-    """The records, and which of them the head was trained on.
+    """The records, and the head's training membership.
 
     Attributes:
         data: features and labels.
-        member: which the head was trained on.
-        ids: str[records], for reports.
+        member: bool[records], True where the head was trained on the record.
+        ids: str[records], names for reports.
     """
 
     data: FeatureSet
@@ -37,40 +37,40 @@ class AuditRecords:
 
     @property
     def inclusion_rate(self) -> float:
-        """r, the share of the records that a shadow trains on: the head's own share, but at most 3/4, or 1/2.
+        """Return r, the share of the records that a shadow trains on: the head's share, but at most 3/4; or 1/2.
 
-        At the head's own share shadows train on as many records as the head, as heads like it should. But they all
-        draw from the same n records. What two of them share grows with r, so that their scores scatter less, by
-        sqrt(1 - r), than over training sets drawn afresh, and every separation D over re-trainings comes out
-        1 / sqrt(1 - r) too large: 1.4 at r = 1/2, 6 at r = 0.975, where hardly a shadow is left without a record to
-        tell its deviation by. Fewer records make a head more vulnerable too: D goes with the root of the training
-        set's size. With a share s of members it is overstated by sqrt(s / (r (1 - r))) in all: at r = 3/4 by 2.3 at
-        most, and shadows then train on no less than 3/4 of the head's records, which the attacks on the head itself
-        need, as they take its scores on non-members for draws of the shadows'. With ten non-members or fewer, which
-        resolve no FPR of the head itself, vulnerability over re-trainings is all there is, and r = 1/2 overstates it
-        least, by 2 at most.
+        With the head's share, shadows train on as many records as the head. But all shadows draw from the same n
+        records, and the overlap of two shadows grows with r. Their scores therefore vary less than over independent
+        training sets, by a factor sqrt(1 - r), and every separation D over re-trainings is too large by 1 / sqrt(1 -
+        r): 1.4 at r = 1/2, and 6 at r = 0.975, where hardly any shadow lacks a given record, so that deviations cannot
+        be estimated. Smaller training sets also make heads more vulnerable: D is proportional to 1 / sqrt(training set
+        size). With a share s of members, D is overstated by sqrt(s / (r (1 - r))) in total. At r = 3/4 this is at most
+        2.3, and shadows train on at least 3/4 as many records as the head. Attacks on the head need this, since they
+        treat its scores on non-members as draws from the shadows' distribution. With ten non-members or fewer, no FPR
+        of the head itself is resolved and only results over re-trainings remain. Then r = 1/2 overstates D least, by at
+        most 2.
         """
         most = MOST_INCLUDED if self.num_others > MIN_OTHERS else 0.5
         return min(float(self.member.mean()), most)
 
     @property
     def num_members(self) -> int:
-        """Records that the head was trained on."""
+        """Return the number of records that the head was trained on."""
         return int(self.member.sum())
 
     @property
     def num_others(self) -> int:
-        """Records that it was not."""
+        """Return the number of records that the head was not trained on."""
         return len(self.member) - self.num_members
 
     @property
     def overstated(self) -> float:
-        """What D over re-trainings is too large by, to first order, beside training sets drawn afresh."""
+        """Return the factor by which D over re-trainings is overstated, relative to independent training sets."""
         rate = self.inclusion_rate
         return float(np.sqrt(self.member.mean() / (rate * (1 - rate))))
 
     def twins(self) -> int:
-        """Non-members whose features are a member's."""
+        """Return the number of non-members with exactly the features of a member."""
         rows = np.ascontiguousarray(self.data.features)
         keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
         return int(np.isin(keys[~self.member], keys[self.member]).sum())
@@ -80,7 +80,7 @@ def load_records(config: AuditConfig) -> AuditRecords:
     """Read the records of an audit.
 
     Raises:
-        InputError: for whatever is wrong with the files.
+        InputError: for bad files.
     """
     data = load_features(config.data.features)
     extra = read_npz(
@@ -102,16 +102,16 @@ def load_records(config: AuditConfig) -> AuditRecords:
 def audit_records(
     data: FeatureSet, member: np.ndarray, ids: np.ndarray | None, *, source: str
 ) -> AuditRecords:
-    """Check who was a member and the records' names.
+    """Return the records with checked membership and ids.
 
     Args:
         data: the records.
-        member: [records], whatever says true or false.
-        ids: [records], all different; by default the places.
-        source: of member, for messages.
+        member: [records], bools, 0 and 1, or "true" and "false".
+        ids: [records], all different; by default the row numbers.
+        source: name of member's source, for messages.
 
     Raises:
-        InputError: for a wrong length, values that are no truth, a class without a member, or ids that repeat.
+        InputError: for a wrong length, values that are not true or false, a class without a member, or repeated ids.
     """
     member = _checked_member(member, data, source)
     names = record_ids(ids, len(data.labels))
@@ -125,16 +125,17 @@ def audit_records(
 
 
 def proposed_fprs(source: str | os.PathLike[str]) -> tuple[tuple[float, ...], str]:
-    """FPRs that a file of records can resolve on a head of its members, and what there is to say of them.
+    """Return the FPRs that a file of records resolves for a head trained on its members, with a comment.
 
-    Of 0.1, 0.01 and 0.001, those that the non-members resolve; of few non-members the lowest that they do. With ten or
-    fewer nothing is resolved on the head itself, and 0.1 is proposed for the records over re-trainings.
+    Returns those of 0.1, 0.01 and 0.001 that the non-members resolve; with few non-members, the lowest FPR that they
+    resolve. With ten or fewer, no FPR of the head itself is resolved, and 0.1 is proposed for results over
+    re-trainings.
 
     Args:
-        source: an .npz of features and labels, and of member if it is known there.
+        source: an .npz with features and labels, and member if known.
 
     Raises:
-        InputError: if it is not what it should be.
+        InputError: for a bad file.
     """
     data = load_features(source)
     held = read_npz(pathlib.Path(source), name="features", required=(), optional=("member",))

@@ -1,4 +1,4 @@
-"""The rows of an audit: each record with its score under the head, and its own vulnerability over re-trainings."""
+"""The rows of an audit: each record with its score under the head, and its vulnerability over re-trainings."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from jaxmia.studies.assess import run_attack
 from jaxmia.studies.settings.attacks import AttackSettings
 from jaxmia.studies.unit_rows import per_example_rows, rates_by_fpr
 
-FDR = 0.1  # at which records are called members
+FDR = 0.1  # false discovery rate of calls
 
 
 def lira_ratio(stacked: Scores) -> Float[np.ndarray, "records"]:
-    """LiRA's statistic of the head, row 0."""
+    """Return LiRA's statistic of the head, row 0."""
     return np.asarray(run_attack(AttackSettings(name="lira"), stacked).statistic[0])
 
 
@@ -38,20 +38,21 @@ def record_rows(
 ) -> pd.DataFrame:
     """One row per record, in the order of the records.
 
-    z and p_value are of the given head, against the record's own scores as a non-member; called: among members and
-    others alike, at a false discovery rate of FDR, by ranks among the known non-members.
+    z and p_value compare the head's score with the record's scores as a non-member. `called` marks records, members and
+    others, that are called members at a false discovery rate of FDR, by ranks among the known non-members.
 
-    The non-members that ranks are taken among are candidates as well. Of R calls let V be non-members. The one of them
-    that ranks last has V non-members at or above it, itself among them, so that its p-value is at least
-    (1 + V) / (1 + n) for n non-members; it was called, so that it is at most FDR R / m for m candidates. Hence
-    V / R < FDR (1 + n) / m <= FDR, for m > n: in these very calls, not on average, and whatever the law of the scores.
+    These non-members are candidates too. Let R records be called, of which V are non-members. The lowest of these has V
+    non-members at or above it, itself included, so its p-value is at least (1 + V) / (1 + n) for n non-members. It was
+    called, so its p-value is at most FDR R / m for m candidates. Hence V / R < FDR (1 + n) / m <= FDR for m > n. This
+    holds for the calls at hand, not only on average, and for any distribution of scores.
 
     Args:
-        config: of the audit.
-        records: its records.
+        config: settings of the audit.
+        records: records of the audit.
         own: log-odds of the head.
-        stacked: scores of the head, row 0, and its shadows.
-        ceilings: of a guarantee, at each FPR; above_guarantee marks records whose TPR is higher. Empty without one.
+        stacked: scores of the head (row 0) and its shadows.
+        ceilings: ceiling of the guarantee at each FPR; above_guarantee marks records with a higher TPR. Empty without a
+            guarantee.
     """
     names = np.array(records.data.class_names)
     z_form = run_attack(AttackSettings.model_validate({"name": "lira", "calibrated": True}), stacked)
@@ -82,19 +83,19 @@ def record_rows(
 
 def by_vulnerability(table: pd.DataFrame, fprs: Sequence[float]) -> pd.DataFrame:
     """The rows of records, or of persons, the most vulnerable over re-trainings first."""
-    by = [f"tpr_{max(fprs):g}", "separation"]  # which tells apart what has reached 1
+    by = [f"tpr_{max(fprs):g}", "separation"]  # separation ranks records with a TPR of 1
     return table.sort_values(by, ascending=False, kind="stable", ignore_index=True)
 
 
 def ceilings_of(config: AuditConfig, guarantee: PrivacyGuarantee | None) -> dict[float, float]:
-    """The largest TPR on one record at each FPR that the head's privacy allows; empty if none is stated.
+    """Return the largest TPR on one record at each FPR that the head's privacy allows; empty without a guarantee.
 
-    The lower one of what the controller states, (epsilon, delta), and of the recipe's own trade-off curve. Shadows have
-    a record or have it not, so that the recipe's is that of adding or removing one.
+    It is the smaller of the ceiling of the stated (epsilon, delta) and the ceiling of the recipe's trade-off curve.
+    Shadows differ by adding or removing a record, so the recipe's adjacency is "add_or_remove_one".
 
     Args:
-        config: of the audit.
-        guarantee: of the recipe, or None.
+        config: settings of the audit.
+        guarantee: guarantee of the recipe, or None.
     """
     found: dict[float, float] = {}
     if (
@@ -117,16 +118,16 @@ def ceilings_of(config: AuditConfig, guarantee: PrivacyGuarantee | None) -> dict
 def warnings_of_rows(
     table: pd.DataFrame, ceilings: Mapping[float, float], *, private_shadows: bool
 ) -> Iterator[str]:
-    """How many records' TPR over re-trainings exceeds what the guarantee allows, at each FPR.
+    """Yield a warning at each FPR where TPRs of records over re-trainings exceed the guarantee's ceiling.
 
     Args:
         table: the rows.
-        ceilings: as above.
+        ceilings: result of ceilings_of.
         private_shadows: whether the shadows were trained privately.
     """
-    why = "their shadows are not private as the head is said to be"
+    why = "the shadows are not trained privately, as the head is stated to be"
     if private_shadows:
-        why = "by the error of so few shadows, or since the recipe does not have the stated guarantee"
+        why = "because of estimation error with few shadows, or because the recipe does not have the stated guarantee"
     for fpr, ceiling in ceilings.items():
         tpr, error = table[f"tpr_{fpr:g}"].to_numpy(), table[f"tpr_{fpr:g}_error"].to_numpy()
         above = tpr > ceiling

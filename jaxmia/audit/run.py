@@ -1,4 +1,4 @@
-"""Audit of one released head: shadows trained like it on other parts of the records, attacks on it, and its records."""
+"""Audit of one released head: shadows with its recipe on other subsets of the records, attacks, and record rows."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ from jaxmia.training.newton import unbounded_note
 from jaxmia.vulnerability.stability import flags_of_attacks
 
 _CONTENT = "audit.json"
-_REPORTS = ("report.html", "report.json")  # where `jaxmia report` puts them
+_REPORTS = ("report.html", "report.json")  # written by `jaxmia report`
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class AuditResult(Shown):
-    """What an audit leaves.
+    """The result of an audit.
 
     Attributes:
-        path: its folder.
-        attack: results of the attacks: of the head ("row 0") and of its shadows ("others").
-        records: one row per record: its score under the head, what attacks make of that, and its own vulnerability
-            over re-trainings.
-        match: how near the shadows come to the head.
-        warnings: what a reader of the results must know.
-        void: why the results mean nothing, where the audit was forced all the same; reports put it above them.
+        path: folder of the audit.
+        attack: results of the attacks on the head ("row 0") and on its shadows ("others").
+        records: one row per record: score under the head, attack results on the head, and vulnerability over
+            re-trainings.
+        match: mismatch of the shadows and the head.
+        warnings: warnings for readers of the results.
+        void: why the results are meaningless, if the audit was forced; reports show it first.
         notes: how the head was read.
         persons: one row per person, in an audit by person; else None.
     """
@@ -80,14 +80,14 @@ class AuditResult(Shown):
     persons: pd.DataFrame | None = None
 
     def headline(self) -> str:
-        """Void, if it is; records, and the attack that found most of the head's members."""
+        """Return one line: "void" if so, the number of records, and the attack with the largest TPR on the head."""
         void = "VOID: " if self.void else ""
         own = self.attack.results[self.attack.results["targets"] != "others"]
         of = "" if self.persons is None else f" of {len(self.persons)} persons"
         return f"{void}{len(self.records)} records{of}; {found_most(own)}; {len(self.warnings)} warnings"
 
     def to_frame(self) -> pd.DataFrame:
-        """The records, the most vulnerable first."""
+        """Return the records, the most vulnerable first."""
         return self.records
 
     def plot(self, *, evaluation: str | None = None, targets: str | None = None) -> Any:
@@ -95,25 +95,25 @@ class AuditResult(Shown):
         return self.attack.plot(evaluation=evaluation, targets=targets)
 
     def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> pathlib.Path:
-        """Write the report, as jaxmia.write_report; return its page."""
+        """Write the report, as jaxmia.write_report does, and return the path of its page."""
         return report(self.path, out, **options)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Audited:
-    """What is known before anything is trained.
+    """The inputs of an audit, checked before anything is trained.
 
     Attributes:
         config: settings, with the shadows' recipe.
-        given: content hash of the features as they are in their file; a head may read them through its own scaler.
-        head_hash: SHA-256 of the head's file, or of its outputs where it was in memory.
-        recipe_from: "given", "file" (of the head) or "fitted".
-        records: the records, as the head sees them.
+        given: content hash of the features in their file; the head may transform them.
+        head_hash: SHA-256 of the head's file, or of its outputs if it was in memory.
+        recipe_from: "given", "file" (the head's) or "fitted".
+        records: the records, with features as inputs of the head.
         head: the head.
-        own: its scores on the records.
-        notes: on reading it.
-        trainer: of shadows.
-        void: why the audit would mean nothing.
+        own: scores of the head on the records.
+        notes: notes on reading the head.
+        trainer: trainer of the shadows.
+        void: reasons why the audit would be meaningless.
     """
 
     config: AuditConfig
@@ -137,27 +137,28 @@ def run_audit(
     console: rich.console.Console | None = None,
     progress: bool = True,
 ) -> AuditResult:
-    """Audit one released head: how well attacks tell its training members, and which records are most at risk.
+    """Audit one released head: how well attacks find its training members, and which records are most at risk.
 
-    Two questions are answered apart. *This head*: attacks, with shadows trained like it on other random parts of the
-    same records, are run against the given head; its members and non-members are what the audit says they are.
-    *Heads like it*: the TPR that an attacker has on each record on average over re-trainings, from the shadows alone.
+    The audit answers two separate questions. *This head*: attacks run against the given head and its stated members,
+    with shadows trained by the same recipe on other random subsets of the records. *Heads like it*: an attacker's mean
+    TPR on each record over re-trainings, from the shadows alone.
 
     The folder gets audit.json, records.parquet, attack/ (as attack_scores writes it) and shadows/. A killed audit
-    continues from the shadows that are there. Another head of the same recipe may use them too: all else is computed
-    anew, and a report of the earlier head is set aside.
+    continues from its saved shadows. Another head with the same recipe can use the same shadows: everything else is
+    computed again, and a report on the earlier head is renamed.
 
     Args:
         config: settings, or an audit file.
         out: the folder.
-        force: go on where head and records do not go together (jaxmia.audit.checks).
-        memory: bytes that training may hold, and that the Hessian of analytic attacks may; see jaxmia.training.memory.
+        force: continue even if the head does not fit the records (jaxmia.audit.checks).
+        memory: largest number of bytes for training, and for the Hessian of analytic attacks; see
+            jaxmia.training.memory.
         console: where progress is shown; by default in a notebook, or on standard error where that is a terminal.
         progress: False to show none.
 
     Raises:
-        InputError: for whatever is wrong with settings, records, head or folder; before any training. VoidAuditError,
-            one of them, if head and records do not go together.
+        InputError: for bad settings, records, head or folder, before any training; its subclass VoidAuditError if the
+            head does not fit the records.
     """
     if isinstance(config, (str, os.PathLike)):
         config = load_audit(config)
@@ -187,16 +188,16 @@ def audit_given(
     memory: int | None = None,
     console: rich.console.Console | None = None,
 ) -> AuditResult:
-    """What run_audit does, of records and a head that were read.
+    """Audit records and a head that are in memory, as run_audit does.
 
     Args:
         config: settings; the names of files in them are for the record.
-        records: the records, features as they were given.
-        head: the head, read with them.
+        records: the records, with features as given.
+        head: the head, read with these records.
         path: the folder.
-        head_hash: of the head's file; by default of its outputs on the records.
-        force: as of run_audit.
-        memory: as of run_audit.
+        head_hash: hash of the head's file; by default of its outputs on the records.
+        force: as in run_audit.
+        memory: as in run_audit.
         console: where progress is shown, if anywhere.
 
     Raises:
@@ -212,7 +213,7 @@ def audit_given(
 def _attacked_and_written(
     audited: _Audited, path: pathlib.Path, key: str, console: rich.console.Console | None
 ) -> AuditResult:
-    """What run_audit does in its folder, once all is known to be right."""
+    """Run the attacks and write all results into the folder, after all checks have passed."""
     config, records = audited.config, audited.records
     match = fit_recipe_once(audited.trainer, config, audited.own, path, key, console)
     shadows = shadow_scores(audited.trainer, config, match.train, path, console)
@@ -251,15 +252,15 @@ def check_audit_attacks(config: AuditConfig) -> None:
     """Raise InputError for attacks that an audit cannot run."""
     check_attacks(config.attack)
     for attack in config.attack:
-        check(not needs_features(attack.name), "attack", attack.label, "be one that works from scores alone")
-        rule = "leave out paired=true: an audit keeps its shadows' scores, not what flips them"
+        check(not needs_features(attack.name), "attack", attack.label, "be an attack that needs only scores")
+        rule = "leave out paired=true: an audit does not keep its shadows' flipped scores"
         check(not attack.options.get("paired"), "attack", attack.label, rule)
 
 
 def _audited(
     config: AuditConfig, records: AuditRecords, head: ReleasedHead, head_hash: str, memory: int | None
 ) -> _Audited:
-    """What is known before anything is trained; refuses whatever would fail later."""
+    """Return the checked inputs of an audit; refuses anything that would fail later."""
     check_persons(config, records)
     given = records.data.content_hash()
     if head.features is not None:
@@ -277,12 +278,13 @@ def _audited(
         rule = "be given unrounded, or as logits or weights, for analytic attacks and 'shrunk'"
         check(own.rounding is None, "probabilities", str(own.rounding), rule)
     knowing = needs_prior(config.attack) or bool(white_box_methods(config.attack))
-    rule = "be 'none', and intercept true, for whitebox, analytic and 'shrunk', which know the objective"
+    rule = "be 'none', and intercept true, for whitebox, analytic and 'shrunk', which assume that objective"
     check(train.plain or not knowing, "train.class_weight", train.class_weight, rule)
     _check_weights(config, records, head, memory)
     trainer = Trainer(records, config.seed, config.privacy, memory, config.by_person)
     if not config.train.match:
-        trainer.recipe(config.train)  # refuses a batch larger than the members, or privacy that cannot be had
+        # Refuses a batch larger than the members, and privacy that is impossible.
+        trainer.recipe(config.train)
     private = bool(config.privacy or config.context.epsilon)
     void = void_findings(records, head.predictions(), own.log_odds, private=private)
     notes = (*external.notes, *head.warnings, *of_recipe)
@@ -292,13 +294,13 @@ def _audited(
 def _check_weights(
     config: AuditConfig, records: AuditRecords, head: ReleasedHead, memory: int | None
 ) -> None:
-    """Raise InputError if an attack reads weights that are not known, or needs more than memory holds."""
+    """Raise InputError if an attack needs weights that are not known, or more memory than allowed."""
     methods = white_box_methods(config.attack)
     examples, dim = records.data.features.shape
     if needs_prior(config.attack):
         check_size(records.data.num_classes, min(dim, examples) + 1, examples, memory)
     if methods:
-        rule = "hold weights for attack 'whitebox', which reads them; only its outputs are known"
+        rule = "hold weights for attack 'whitebox', which needs them; only its outputs are known"
         check(head.weight is not None, "head", pathlib.Path(config.head.file).name, rule)
         sizes = {"classes": records.data.num_classes, "dim": dim}
         check_methods(methods, **sizes)
@@ -307,7 +309,7 @@ def _check_weights(
 
 
 def _stacked(audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.ndarray]) -> Scores:
-    """Scores of the head, row 0, and its shadows, alike rounded, and what attacks read beside them."""
+    """Return the scores of the head (row 0) and its shadows, rounded in the same way, with further attack inputs."""
     records, own, rate = audited.records, audited.own, audited.records.inclusion_rate
     attacks, memory = audited.config.attack, audited.trainer.memory
     prior = analytic_prior(attacks, records.data, train, inclusion_rate=rate, memory=memory)
@@ -325,10 +327,10 @@ def _stacked(audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.n
 def _weights(
     audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.ndarray], member: np.ndarray
 ) -> WeightsUnder | None:
-    """The statistics of the head's weights (row 0) and its shadows' that white-box attacks read, or None without such.
+    """Return white-box statistics of the head (row 0) and its shadows by membership, or None without such attacks.
 
-    The penalty of the head is taken to be the recipe's, which the adversary is granted. Fitted to the head's weights
-    and members it would be nearer, but known from what the attacks are to find out.
+    The head's penalty is assumed to be the recipe's, which the adversary knows. A penalty fitted to the head's weights
+    and members would be more accurate, but would use the membership that the attacks try to infer.
     """
     head, records, attacks = audited.head, audited.records, audited.config.attack
     if not white_box_methods(attacks) or head.weight is None or head.bias is None:
@@ -344,10 +346,10 @@ def _weights(
 
 
 def _forget_earlier(path: pathlib.Path, of_head: str) -> tuple[str, ...]:
-    """Remove what another audit left in the folder, before anything of this one is written, and return a note on it.
+    """Remove results of another audit from the folder, before this one writes anything, and return a note on it.
 
-    audit.json is written last: without it the folder is no audit, so that a kill in between leaves no facts of one head
-    beside results of another. A report is set aside, not thrown away.
+    audit.json is removed first and written last. A folder without it is no audit, so a kill in between never mixes the
+    facts of one head with the results of another. A report is renamed, not deleted.
     """
     if not (path / _CONTENT).is_file():
         return ()
@@ -358,11 +360,15 @@ def _forget_earlier(path: pathlib.Path, of_head: str) -> tuple[str, ...]:
         if (path / name).is_file():
             aside.append(f"{pathlib.Path(name).stem}.earlier{pathlib.Path(name).suffix}")
             (path / name).replace(path / aside[-1])
-    return (f"A report on an earlier audit is now {' and '.join(aside)}: write it anew.",) if aside else ()
+    return (
+        (f"A report on an earlier audit was renamed to {' and '.join(aside)}: write it again.",)
+        if aside
+        else ()
+    )
 
 
 def _attacked(audited: _Audited, stacked: Scores, path: pathlib.Path) -> AttackRun:
-    """Run the attacks, and write scores and results."""
+    """Run the attacks and write scores and results."""
     labels = audited.records.data.labels
     arrays = {"log_odds": stacked.log_odds, "member": stacked.member, "labels": labels}
     write_arrays(path / "scores.npz", {name: np.asarray(array) for name, array in arrays.items()})
@@ -380,7 +386,7 @@ def _attacked(audited: _Audited, stacked: Scores, path: pathlib.Path) -> AttackR
 def _content(
     audited: _Audited, result: AuditResult, recipe: Recipe, ceilings: Mapping[float, float], key: str
 ) -> dict[str, Any]:
-    """The content of audit.json."""
+    """Return the content of audit.json."""
     config, head, records = audited.config, audited.head, audited.records
     labels, sides = records.data.labels, {"members": records.member, "others": ~records.member}
     per_class = np.bincount(labels[records.member], minlength=records.data.num_classes)
@@ -439,7 +445,7 @@ def _written(result: AuditResult) -> tuple[str, ...]:
 
 
 def _privacy(recipe: Recipe) -> dict[str, Any] | None:
-    """What the shadows' training guarantees; None for ordinary training."""
+    """Return the privacy guarantee of the shadows' training; None for training without differential privacy."""
     if recipe.guarantee is None:
         return None
     return recipe.guarantee.record() | {"clipping_norm": float(recipe.hyper.clipping_norm or 0.0)}

@@ -1,4 +1,4 @@
-"""Audit files: which head, which records, how it was trained, and what only its controller knows."""
+"""Audit files: the head, the records, the head's recipe, and facts that only its controller knows."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ name = "audit"
 # Declared in advance. An FPR f takes 10/f non-members of the head's own: 0.1 takes 100, 0.01 1 000, 0.001 10 000; with
 # fewer it is resolved on the shadows alone, over re-trainings, and listed as unresolved for the head itself.
 fpr = [0.1] # @fpr
-# "whitebox" is for weights that are released themselves; "analytic" needs no shadows, but [train] optimizer = "newton".
+# "whitebox" is for released weights; "analytic" needs no shadows, but [train] optimizer = "newton".
 attack = ["lira", "rmia", "bavaria_t", "threshold"]
 
 [data]
-# An .npz with features (float [records, dim], as the head sees them), labels (integers [records]), class_names and, if
-# you like, ids (names of the records for the report; never their contents). Give all records you have of the kind:
-# those the head was trained on, and others, without which no false positive rate of the head itself can be measured.
+# An .npz with features (float [records, dim], the inputs of the head), labels (integers [records]), class_names and
+# optionally ids (names of the records for the report; never their contents). Give all records that you have: those the
+# head was trained on, and others, without which the head's false positive rate cannot be measured.
 features = "features.npz" # @features
-# bool [records], true where the head was trained on the record: the key `member` of this .npz, or of the features'.
+# bool [records], true where the head was trained on the record: key `member` of this .npz; if empty, of the features.
 members = ""
 
 [head]
 # .safetensors (PyTorch's state dict), .skops (scikit-learn: LogisticRegression, Pipelines and searches of it, ...), or
-# .npz with weight [classes, dim] and bias [classes]; or .npz with logits or probabilities [records, classes] if nothing
-# else is released. Never a pickle.
+# .npz with weight [classes, dim] and bias [classes]; or .npz with logits or probabilities [records, classes] if only
+# these are released. Pickles are never loaded.
 file = "head.safetensors"
-weight = "" # name of the last linear layer's tensor, where the file holds more than a head
-bias = "" # of its bias, where the names do not tell; "none" if it has none
+weight = "" # name of the last linear layer's weight, if the file holds more than a head bias = "" # name of its bias,
+if the names do not show it; "none" for a head without bias
 
 [train]
-# How the head was trained, as in an experiment file: optimizer, steps, batch_size, learning_rate, weight_decay, ...
-# scikit-learn's LogisticRegression is optimizer = "newton" with ridge = 1 / C, for two classes too.
-# class_weight ("balanced" or a list) and intercept = false are there too. With match = true alone, or without [train],
-# a .skops file's own recipe is taken (C, class_weight, fit_intercept); where the file tells none, one is fitted:
-# shadows' scores on members and non-members come as near the head's as they can.
+# The head's recipe, as in an experiment file: optimizer, steps, batch_size, learning_rate, weight_decay, ...
+# scikit-learn's LogisticRegression is optimizer = "newton" with ridge = 1 / C, also for two classes. class_weight
+# ("balanced" or a list) and intercept = false are supported. With match = true alone, or without [train], the recipe of
+# a .skops file is used (C, class_weight, fit_intercept). If the file has none, a recipe is fitted: shadows' scores on
+# members and non-members are matched to the head's.
 match = true
 
-# [privacy] # of a head trained by DP-SGD: its shadows are trained so too. Give [train] as it was, without match.
-# noise_multiplier = 1.1 # deviation of the noise over the clipping norm; or epsilon, that the noise was chosen for
+# [privacy] # for a head trained by DP-SGD: its shadows use DP-SGD too. Give its [train], without match.
+# noise_multiplier = 1.1 # standard deviation of the noise over the clipping norm; or the target epsilon of the noise
 # clipping_norm = 1.0
 # delta = 1e-5
 
@@ -66,20 +66,15 @@ models = 256
 # each is. Shadows then train on whole persons, and attacks are on persons beside records.
 unit = "record" # @unit
 
-[context] # goes into the report as you state it; what is missing appears there as "not stated"
-controller = "not stated"
-release = "not stated" # weights, probabilities or labels
-recipients = "not stated"
-individuals = 0 # that the records are of; 0: not stated, or counted if the features say whose each record is
-identifiers = "not stated" # direct identifiers in the training data, and what was done with them
-knowledge = "not stated" # what an adversary is reasonably likely to know already
-epsilon = 0.0 # of the differential privacy that the head was trained with; 0: none
-delta = 1e-5
-adjacency = "not stated" # of that guarantee: "add_or_remove_one" or "replace_one"
-# Whether chance alone chose the members among the records, each with the same probability: true or false. A guarantee
-# can be contradicted only then: records that were chosen may differ from others in more than membership.
-randomised = "not stated"
-priors = [0.5, 0.1, 0.01] # shares of members among those that an adversary asks about: how far a call is to be believed
+[context] # copied into the report; missing values appear there as "not stated" controller = "not stated" release = "not
+stated" # weights, probabilities or labels recipients = "not stated" individuals = 0 # that the records are of; 0: not
+stated, or counted if the features say whose each record is identifiers = "not stated" # direct identifiers in the
+training data, and how they were treated knowledge = "not stated" # what an adversary is reasonably likely to know
+epsilon = 0.0 # epsilon of the head's differential privacy; 0: none delta = 1e-5 adjacency = "not stated" # adjacency of
+that guarantee: "add_or_remove_one" or "replace_one" # Whether the members were chosen at random among the records, each
+with the same probability: true or false. Only then can a guarantee be contradicted, since selected records may differ
+from others in more than membership. randomised = "not stated" priors = [0.5, 0.1, 0.01] # shares of members among the
+candidates that an adversary asks about, for the predictive value of calls
 """
 
 
@@ -99,7 +94,7 @@ class HeadSettings(Settings):
 
 
 class AuditTrainSettings(TrainSettings):
-    """The recipe of the shadows, or match: that of the head's file, or one fitted to the head."""
+    """The recipe of the shadows, or match=true for that of the head's file or a fitted one."""
 
     match: bool = False
 
@@ -107,30 +102,30 @@ class AuditTrainSettings(TrainSettings):
     def _match_stands_alone(self) -> AuditTrainSettings:
         given = sorted(self.model_fields_set - {"match", "class_weight", "intercept"})
         if self.match and given:
-            raise ValueError(f"match=true fits the recipe, but {', '.join(given)} are given as well")
+            raise ValueError(f"match=true fits the recipe, so {', '.join(given)} must be left out")
         if self.network != "linear" or self.inputs != "features":
             raise ValueError(
                 f"network={self.network!r} and inputs={self.inputs!r} must be 'linear' and 'features'"
             )
         if self.normalize != "none":
             raise ValueError(
-                f"normalize={self.normalize!r} must be 'none': features are as the head sees them"
+                f"normalize={self.normalize!r} must be 'none': features are the inputs of the head"
             )
         return self
 
 
 class AuditPrivacySettings(Settings):
-    """DP-SGD that the head was trained by, and its shadows are (jaxmia.training.dpsgd)."""
+    """DP-SGD settings of the head, used for its shadows too (jaxmia.training.dpsgd)."""
 
     noise_multiplier: Annotated[float, Field(gt=0)] | None = None
     """Standard deviation of the noise over the clipping norm; or"""
     epsilon: Annotated[float, Field(gt=0)] | None = None
-    """what the noise was chosen for, over the steps and batches of [train]."""
+    """the target epsilon of the noise, for the steps and batches of [train]."""
     delta: Annotated[float, Field(ge=MIN_DELTA, lt=1)] = 1e-5
     clipping_norm: Annotated[float, Field(gt=0)] = 1.0
-    """The largest norm of one example's gradient."""
+    """The L2 norm to which each example's gradient is clipped."""
     adjacency: Literal["add_or_remove_one", "replace_one"] = "add_or_remove_one"
-    """Under which epsilon holds."""
+    """Adjacency of epsilon."""
 
     @pydantic.model_validator(mode="after")
     def _one_of_noise_and_epsilon(self) -> AuditPrivacySettings:
@@ -145,7 +140,7 @@ class AuditShadowSettings(Settings):
     """The shadows."""
 
     models: Annotated[int, Field(ge=16)] = 256
-    """Heads trained like the one under audit, each on another random part of the records."""
+    """Settings of the shadows, heads with the audited head's recipe on other random subsets of the records."""
 
 
 class AuditMembershipSettings(Settings):
@@ -156,7 +151,7 @@ class AuditMembershipSettings(Settings):
 
 
 class ContextSettings(Settings):
-    """What only the controller knows; it is reported, not computed with."""
+    """Facts that only the controller knows, for the report."""
 
     controller: str = NOT_STATED
     release: Literal["weights", "probabilities", "labels", "not stated"] = "not stated"
@@ -166,17 +161,17 @@ class ContextSettings(Settings):
     identifiers: str = NOT_STATED
     knowledge: str = NOT_STATED
     epsilon: Annotated[float, Field(ge=0)] = 0.0
-    """Of the differential privacy that the head was trained with; 0: none stated."""
+    """Epsilon of the head's differential privacy; 0: none stated."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     adjacency: Literal["add_or_remove_one", "replace_one", "not stated"] = "not stated"
-    """Of that guarantee: see jaxmia.privacy.accounting."""
+    """Adjacency of that guarantee: see jaxmia.privacy.accounting."""
     randomised: Literal[True, False, "not stated"] = "not stated"
-    """Whether chance alone chose the members among the records, each with the same probability."""
+    """Whether the members were chosen at random among the records, each with the same probability."""
     priors: Annotated[tuple[Prior, ...], Field(min_length=1, strict=False)] = (0.5, 0.1, 0.01)
 
     @property
     def guarantee(self) -> str:
-        """The stated differential privacy."""
+        """Return the stated differential privacy, in words."""
         if not self.epsilon:
             return "none stated"
         adjacent = "" if self.adjacency == NOT_STATED else f" ({self.adjacency.replace('_', ' ')})"
@@ -184,7 +179,7 @@ class ContextSettings(Settings):
 
 
 class AuditConfig(Settings):
-    """An audit of one head."""
+    """The settings of an audit of one head."""
 
     name: Annotated[str, Field(min_length=1)] = "audit"
     attack: Attacks = (
@@ -199,7 +194,7 @@ class AuditConfig(Settings):
     head: HeadSettings
     train: AuditTrainSettings = AuditTrainSettings(match=True)
     privacy: AuditPrivacySettings | None = None
-    """None: the head was trained without clipping and noise."""
+    """DP-SGD settings; None if the head was trained without clipping and noise."""
     shadows: AuditShadowSettings = AuditShadowSettings()
     membership: AuditMembershipSettings = AuditMembershipSettings()
     context: ContextSettings = ContextSettings()
@@ -235,8 +230,8 @@ class AuditConfig(Settings):
         if train.batch_size != "full" and train.sampling != "poisson":
             raise ValueError(
                 "[privacy] needs train.batch_size='full' or train.sampling='poisson', got"
-                f" batch_size={train.batch_size} with sampling={train.sampling!r}: no epsilon amplified by sampling"
-                " holds for batches in a shared order"
+                f" batch_size={train.batch_size} with sampling={train.sampling!r}: privacy amplification"
+                " by sampling does not hold for batches in a shared order"
             )
         return self
 
@@ -253,13 +248,13 @@ def write_template(
 
     Args:
         path: a new file.
-        features: of the records, named in it.
-        fprs: proposed in it.
-        note: beside them.
+        features: path of the records' features.
+        fprs: proposed FPRs.
+        note: comment on the FPRs.
         by_person: propose persons as the unit of membership.
 
     Raises:
-        InputError: if there is something at the place already, or it cannot be written.
+        InputError: if the file exists already, or cannot be written.
     """
     text = TEMPLATE
     if features is not None:
@@ -280,7 +275,7 @@ def write_template(
 
 
 def load_audit(source: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> AuditConfig:
-    """Read an audit file; otherwise as load_config.
+    """Return the settings of an audit file; overrides as in load_config.
 
     Raises:
         InputError: for a missing file, bad TOML, an unknown key (the nearest is suggested) or a wrong value.

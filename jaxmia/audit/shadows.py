@@ -1,4 +1,4 @@
-"""The shadows of an audit: heads trained like the one under audit, each on other records, and kept on disk."""
+"""The shadows of an audit: heads with the audited head's recipe, each on other records, saved on disk."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from jaxmia.studies.settings.train import TrainSettings, named_as_recorded
 from jaxmia.training.ensemble import ShadowEnsemble, train_ensemble
 from jaxmia.training.scoring import score
 
-BLOCK = 32  # shadows between two writes
-SHADOWS_FOLDER = "shadows"  # of an audit's folder
-SHADOWS, FITTING = 0, 1  # which heads, and so which stream of random numbers they have
-SCORES, WEIGHTS = ("log_odds", "member"), ("kernel", "bias")  # of a block of shadows
+BLOCK = 32  # number of shadows per write
+SHADOWS_FOLDER = "shadows"  # subfolder of an audit's folder
+SHADOWS, FITTING = 0, 1  # random streams of the shadows and of the heads for fitting
+SCORES, WEIGHTS = ("log_odds", "member"), ("kernel", "bias")  # arrays of a block of shadows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trainer:
-    """Trains heads like the one under audit.
+    """Trains heads with the audited head's recipe.
 
     Attributes:
-        records: what they are trained on parts of.
-        seed: of all randomness.
-        privacy: DP-SGD that they are trained by, or None.
-        memory: bytes that training may hold; by default as train_ensemble.
+        records: the records; heads train on subsets of them.
+        seed: seed of all randomness.
+        privacy: DP-SGD settings, or None.
+        memory: largest number of bytes that training holds; default as in train_ensemble.
         by_person: whether heads are trained on all records of a person or on none.
     """
 
@@ -53,10 +53,10 @@ class Trainer:
     by_person: bool = False
 
     def recipe(self, train: TrainSettings) -> Recipe:
-        """What heads are trained with: batches count against as many members as they have.
+        """Return the recipe of the heads, with batch sizes relative to their expected number of members.
 
         Raises:
-            InputError: for a batch larger than that.
+            InputError: for a batch larger than the expected number of members.
         """
         classes = self.records.data.num_classes
         members = self.records.inclusion_rate * len(self.records.member)
@@ -97,10 +97,9 @@ class Trainer:
         return spec.guarantee(sampling_rate=rate, steps=steps, adjacency=privacy.adjacency)
 
     def heads(self, train: TrainSettings, models: tuple[int, int], *, stream: int) -> ShadowEnsemble:
-        """The heads first ... end - 1 of a stream, each on a random part of the records.
+        """Return the heads first .. end - 1 of a random stream, each on a random subset of the records.
 
-        What a recipe is fitted by comes from a stream of its own: no shadow influences the recipe, however many
-        shadows there will be.
+        Heads for fitting a recipe have their own stream, so no shadow influences the recipe.
         """
         recipe, key = self.recipe(train), jax.random.key(self.seed)
         masks = draw_membership(
@@ -119,13 +118,13 @@ class Trainer:
     def scores(
         self, train: TrainSettings, models: tuple[int, int], *, stream: int
     ) -> tuple[Float[np.ndarray, "models records"], Bool[np.ndarray, "models records"]]:
-        """Log-odds and membership of heads."""
+        """Return log-odds and membership of heads."""
         scores = score(self.heads(train, models, stream=stream), self.records.data)
         return np.asarray(scores.log_odds), np.asarray(scores.member)
 
 
 def shadows_key(config: AuditConfig, records: AuditRecords, own: Float[np.ndarray, "records"]) -> str:
-    """The key of what the shadows depend on: a fitted recipe depends on the head's scores."""
+    """Return a key of everything that the shadows depend on, including the head's scores if the recipe is fitted."""
     fitted_to = own.tolist() if config.train.match else []
     settings = config.model_dump(mode="json", include={"train", "seed", "privacy"})
     settings["train"] = named_as_recorded(settings["train"])
@@ -137,7 +136,7 @@ def shadows_key(config: AuditConfig, records: AuditRecords, own: Float[np.ndarra
 
 
 def open_folder(path: pathlib.Path, key: str) -> contextlib.AbstractContextManager[None]:
-    """Make the audit's folder, or see that its shadows are those of this key; held against other processes.
+    """Create the audit's folder, or check that its shadows have this key; locked against other processes.
 
     Raises:
         InputError: if it is a file, holds other files or another audit, is in use, or cannot be written.
@@ -157,10 +156,10 @@ def shadow_scores(
     path: pathlib.Path,
     console: rich.console.Console | None,
 ) -> dict[str, np.ndarray]:
-    """Log-odds and membership of all shadows, and their weights if an attack reads them.
+    """Return log-odds and membership of all shadows, and their weights if an attack uses them.
 
-    Those on disk, and the others trained, block by block. Blocks from before an attack read weights have none: they
-    are trained again, to the same heads.
+    Blocks of shadows are read from disk or else trained and saved. Blocks without weights, saved before an attack used
+    them, are trained again with the same result.
 
     Raises:
         InputError: if some diverged.

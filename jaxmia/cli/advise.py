@@ -26,25 +26,27 @@ def advise(
     release: Annotated[
         str, typer.Option(help="What an attacker sees: labels, probabilities or weights.")
     ] = "probabilities",
-    ridge: Annotated[float, typer.Option(help="Of the head as it is: 1 / C of scikit-learn's.")] = 1.0,
+    ridge: Annotated[float, typer.Option(help="Ridge of the given head: 1 / C of scikit-learn's.")] = 1.0,
     epsilon: Annotated[
-        list[float] | None, typer.Option(help="Of private heads, may be repeated; 1, 2, 4, 8 by default.")
+        list[float] | None,
+        typer.Option(help="Epsilon of private heads, may be repeated; 1, 2, 4, 8 by default."),
     ] = None,
-    delta: Annotated[float, typer.Option(help="Of private heads.")] = 1e-5,
+    delta: Annotated[float, typer.Option(help="Delta of private heads.")] = 1e-5,
     leave_out: Annotated[
         list[float] | None,
         typer.Option(help="Shares of the most vulnerable records; .01, .05, .1, .2 by default."),
     ] = None,
     confirm: Annotated[
-        int, typer.Option(help="Train so many shadow heads at the recommended option; 0 for none.")
+        int, typer.Option(help="Number of shadow heads to measure the recommended option with; 0 for none.")
     ] = 0,
     classes: Annotated[int | None, typer.Option(help="C: take the largest classes (with --shots).")] = None,
     shots: Annotated[int | None, typer.Option(help="S: take 2 S records of each (with --classes).")] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of records and of the few heads.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of records and of the few heads.")] = 0,
     out: Annotated[
         pathlib.Path | None,
         typer.Option(
-            metavar="DIR", help="Keep options here (advice.csv, advice.png); a stopped run goes on from them."
+            metavar="DIR",
+            help="Keep options here (advice.csv, advice.png); a stopped run continues from them.",
         ),
     ] = None,
     memory: Annotated[

@@ -1,4 +1,4 @@
-"""The application: its commands in the order of --help, and how it ends."""
+"""The application: its commands, in the order of --help, and its exit codes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="""Could someone tell from a released model whether a given person was in its training data?
 
-jaxmia trains hundreds of shadow heads over frozen features side by side, attacks them, and fits the law
-between vulnerability and examples per class.
+jaxmia trains hundreds of shadow heads over frozen features at once, attacks them, and fits the law between
+vulnerability and examples per class.
 
 Start with `jaxmia run configs/demo.toml --out runs/demo` (or `jaxmia run demo --out runs/demo` anywhere).""",
 )
@@ -48,11 +48,11 @@ def main() -> None:
     show_in_any_encoding()
     sys.argv[1:] = [re.sub(r"^(--[a-z-]+=)?~(?=/|$)", _at_home, word) for word in sys.argv[1:]]
     try:
-        contextvars.copy_context().run(app)  # a limit that an option sets ends with the command
+        contextvars.copy_context().run(app)  # a limit set by an option applies to this command only
     except InputError as error:
         errors.print_error(error)
         sys.exit(2)
-    except BrokenPipeError:  # `jaxmia ... | head`: the reader has closed the pipe
+    except BrokenPipeError:  # `jaxmia ... | head`: the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
@@ -67,5 +67,5 @@ def main() -> None:
 
 
 def _at_home(match: re.Match[str]) -> str:
-    """The home folder, where a shell has left ~ as it stands: in --out=~/mine."""
+    """Return the home folder for a ~ that the shell did not expand, as in --out=~/mine."""
     return (match[1] or "") + os.path.expanduser("~")

@@ -28,7 +28,7 @@ def audit(
     out: Annotated[pathlib.Path | None, typer.Option(metavar="DIR", help="The audit's folder.")] = None,
     override: Override = None,
     init: Annotated[
-        pathlib.Path | None, typer.Option(metavar="FILE", help="Write a commented file to fill in, and end.")
+        pathlib.Path | None, typer.Option(metavar="FILE", help="Write a commented file to fill in, and exit.")
     ] = None,
     features: Annotated[
         pathlib.Path | None,
@@ -36,15 +36,17 @@ def audit(
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Go on although the head does not fit the records; the results say so."),
+        typer.Option(
+            "--force", help="Continue although the head does not fit the records; the results say so."
+        ),
     ] = False,
     memory: Memory = None,
     read_limit: ReadLimit = None,
 ) -> None:
     """Audit one head before its release, trained by jaxmia or anything else: whose membership does it reveal?
 
-    Shadows are trained like the head on other parts of the same records, to attack it. Averages over re-trainings
-    tell which records are most at risk.
+    Shadows with the head's recipe are trained on other subsets of the same records, to attack the head. Averages over
+    re-trainings show which records are most at risk.
     """
     if init is not None:
         if config is not None or out is not None:
@@ -80,7 +82,7 @@ def _write_template(path: pathlib.Path, features: pathlib.Path | None) -> None:
 
 
 def _show_result(result: AuditResult) -> None:
-    """Print whether the audit is void, its tables, and what a reader of them must know."""
+    """Print whether the audit is void, its tables, and warnings."""
     from jaxmia.cli.tables import attack_problems, audit_tables, control_lines, persons_tables
 
     console = terminal.console()

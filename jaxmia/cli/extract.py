@@ -29,8 +29,8 @@ Network = Annotated[
     str,
     typer.Option(
         metavar="KIND:NAME",
-        help="timm:, sentence-transformers: or transformers:, and a name or a folder; or tabular, for a table without"
-        " a network (tabular:FILE.skops as it was fitted before).",
+        help="timm:, sentence-transformers: or transformers:, and a name or a folder; or tabular, for a"
+        " table without a network (tabular:FILE.skops uses a fitted transformer).",
     ),
 ]
 Weights = Annotated[
@@ -69,7 +69,7 @@ Categories = Annotated[
 Fourier = Annotated[
     int, typer.Option(metavar="D", help="tabular: random Fourier features; 0 for the columns themselves.")
 ]
-Seed = Annotated[int, typer.Option(metavar="N", help="tabular: of the random Fourier features.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="tabular: seed of the random Fourier features.")]
 SaveTransformer = Annotated[
     pathlib.Path | None,
     typer.Option(metavar="FILE", help="tabular: write the fitted scikit-learn transformer, a .skops."),
@@ -80,9 +80,7 @@ ImageSize = Annotated[
     int | None, typer.Option(metavar="N", help="timm: pixels of a side; by default the network's own.")
 ]
 Mean = Annotated[str | None, typer.Option(metavar="X[,X,X]", help="timm: subtracted from pixels in 0 .. 1.")]
-Std = Annotated[
-    str | None, typer.Option(metavar="X[,X,X]", help="timm: pixels are divided by it after that.")
-]
+Std = Annotated[str | None, typer.Option(metavar="X[,X,X]", help="timm: pixels are then divided by it.")]
 CropPct = Annotated[
     float | None, typer.Option(metavar="X", help="timm: share of the side that the central crop keeps.")
 ]
@@ -131,10 +129,10 @@ def extract(
     dtype: Dtype = "float32",
     on_error: OnError = "stop",
 ) -> None:
-    """Turn images, texts or a table into features, as a rule of a pretrained network: what all other commands take.
+    """Turn images, texts or a table into features, usually of a pretrained network, the input of all other commands.
 
     Everything is checked before a network is loaded. The file records the network, the hash of its weights, the
-    preprocessing and versions. It has the names of items, never their contents.
+    preprocessing and versions. It has the ids of items, never their contents.
     """
     from jaxmia.extract import Columns, ImageOptions, TabularOptions, extract_features, parse_numbers
 

@@ -57,22 +57,22 @@ def fit(
 
 def predict(
     folder: Annotated[
-        pathlib.Path, typer.Argument(metavar="[DIR]", help="A run folder; by default the present folder.")
+        pathlib.Path, typer.Argument(metavar="[DIR]", help="A run folder; by default the working directory.")
     ] = pathlib.Path(),
     shots: Annotated[
-        float | None, typer.Option(help="S, examples per class: what would attacks find?")
+        float | None, typer.Option(help="S, examples per class: predict what attacks find.")
     ] = None,
     epsilon: Annotated[
         list[float] | None,
-        typer.Option(help="How many examples per class until attacks find no more than this ε lets them?"),
+        typer.Option(help="Predict the examples per class at which attacks find no more than this ε allows."),
     ] = None,
-    delta: Annotated[float, typer.Option(help="Delta beside --epsilon.")] = 1e-5,
+    delta: Annotated[float, typer.Option(help="Delta for --epsilon.")] = 1e-5,
     classes: Annotated[int | None, typer.Option(help="C, number of classes.")] = None,
     published: Annotated[
         bool, typer.Option("--published", help="Use the published laws instead of a run's.")
     ] = False,
 ) -> None:
-    """Predict from a law: vulnerability at S shots, or the shots at which attacks find no more than ε lets them."""
+    """Predict from a law: vulnerability at S shots, or the shots at which attacks find no more than ε allows."""
     from jaxmia.cli.tables import prediction_tables, published_tables, required_tables
     from jaxmia.studies.folder.tables import load_json
     from jaxmia.studies.laws import laws_from_json
@@ -83,7 +83,7 @@ def predict(
         if shots is None and not epsilon:
             return
         laws: Mapping[LawKey, PowerLawFit] = _published_laws()
-        classes = 2 if classes is None else classes  # where the published lines hold
+        classes = 2 if classes is None else classes  # the published lines are for two classes
     else:
         laws = laws_from_json(load_json(folder, "power_law.json"))
     if shots is None and not epsilon:
@@ -97,7 +97,7 @@ def predict(
 
 
 def _published_laws() -> dict[LawKey, PowerLawFit]:
-    """The published lines of the average and of the worst record, as laws."""
+    """Return the published lines of the average and of the worst record, as laws."""
     from jaxmia.laws.law import LawKey, PowerLawFit
     from jaxmia.laws.published import published_lines
 

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ ReadLimit = Annotated[
     typer.Option(
         "--read-limit",
         metavar="SIZE",
-        help="The most that the arrays of one input file may hold; 16GiB by default. A small file can unpack to any"
-        " size.",
+        help="Largest size of the arrays of one input file; 16GiB by default. A small file can unpack to any size.",
         callback=_set_read_limit,
     ),
 ]
 Memory = Annotated[
     str | None,
     typer.Option(
-        "--memory", metavar="SIZE", help="The most that training may hold on each device, as in 8GiB."
+        "--memory", metavar="SIZE", help="Largest size that training holds on each device, as in 8GiB."
     ),
 ]
 Override = Annotated[
@@ -48,5 +47,5 @@ Fprs = Annotated[
 
 
 def memory_budget(memory: str | None) -> int | None:
-    """Bytes of --memory, or None where it was not given."""
+    """Return the bytes of --memory, or None if it was not given."""
     return None if memory is None else parse_bytes(memory)

@@ -1,4 +1,4 @@
-"""What commands print."""
+"""Output of commands."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def show(*blocks: str | Table) -> None:
 
 
 def warn(lines: Iterable[str], *, wrap: bool = True) -> None:
-    """Print lines in yellow, which a reader must not miss."""
+    """Print warnings in yellow."""
     console = terminal.console()
     for line in lines:
         console.print(line, style="yellow", soft_wrap=not wrap)
 
 
 def show_done(kind: str, out: pathlib.Path, *, heads: int, cells: int) -> None:
-    """Print what a call did.
+    """Print a summary of a run or a sweep.
 
     Args:
         kind: "run" or "sweep".
         out: its folder.
-        heads: trained by this call.
-        cells: computed by this call.
+        heads: number of heads trained by this call.
+        cells: number of cells computed by this call.
     """
     if cells:
         show(f"{heads} heads trained; {cells} cells computed; all files are in {out}")
     else:
-        show(f"{out} already holds all of this {kind}: nothing was left to do.")
+        show(f"{out} already holds all results of this {kind}: nothing to do.")

@@ -12,17 +12,17 @@ from jaxmia.cli.options import Fprs
 
 EPILOG = """Example: `jaxmia dp --epsilon 1 --delta 1e-5 --shots 100 --classes 10 --steps 200 --batch full`
 
-Epsilons are those of the mechanism on paper. JAX's generators are not cryptographic: what is trained with them
-simulates private training, and must not be released as private."""
+Epsilons are those of the mathematical mechanism. JAX's generators are not cryptographic: models trained with them
+simulate private training, and must not be released as private."""
 
 
 def dp(
     steps: Annotated[int, typer.Option(help="T, steps of DP-SGD.")],
     epsilon: Annotated[
-        float | None, typer.Option(help="Target, for which the noise is found; 'inf' for none.")
+        float | None, typer.Option(help="Target epsilon, for which to calibrate the noise; 'inf' for none.")
     ] = None,
     noise_multiplier: Annotated[
-        float | None, typer.Option(help="Noise over clipping norm, for which epsilon is computed.")
+        float | None, typer.Option(help="Noise over clipping norm, for which to compute epsilon.")
     ] = None,
     delta: Annotated[float, typer.Option(help="Delta of the guarantee.")] = 1e-5,
     batch: Annotated[
@@ -36,7 +36,7 @@ def dp(
     ] = "bernoulli",
     fpr: Fprs = None,
 ) -> None:
-    """Noise for a target epsilon, or epsilon of a noise multiplier, and the ceilings on any attack."""
+    """Compute the noise for a target epsilon, or epsilon of a noise multiplier, and the ceilings on any attack."""
     from jaxmia.cli.tables import privacy_tables
     from jaxmia.privacy.accounting import adjacency_for, delta_notes, sampling_rate_of
     from jaxmia.privacy.guarantee import PrivacySpec

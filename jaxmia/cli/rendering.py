@@ -1,4 +1,4 @@
-"""Tables as a terminal shows them: narrow, names that repeat shown once, statuses as marks with a legend below."""
+"""Tables for terminals: narrow, with repeated names shown once, and statuses as marks with a legend below."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MARKS = {"off": "†", "partial": "*", "extrapolated": "‡", "capped": "^"}  #
 
 
 def rendered(blocks: Iterable[str | Table]) -> Iterator[RenderableType]:
-    """Sentences as they are; of a table its title, itself, and what its reader must know."""
+    """Yield sentences unchanged, and for each table its title, the table, and its notes."""
     for block in blocks:
         if isinstance(block, str):
             yield block
@@ -26,7 +26,7 @@ def rendered(blocks: Iterable[str | Table]) -> Iterator[RenderableType]:
 
 
 def draw(table: Table) -> Drawn:
-    """The cells of a table for rich, as text objects: a console may read a string as markup."""
+    """Return a table for rich, with cells as text objects, since consoles read strings as markup."""
     drawn = Drawn(box=rich.box.SIMPLE_HEAD, pad_edge=False, show_header=any(table.columns))
     for place, heading in enumerate(table.columns):
         words = all(_is_words(row[place]) for row in table.rows)
@@ -43,7 +43,7 @@ def draw(table: Table) -> Drawn:
 
 
 def _cells(table: Table, above: tuple[Value, ...] | None, row: tuple[Value, ...]) -> Iterator[str]:
-    """Texts of a row; names that the row above has too are left out, up to the first that differs."""
+    """Yield the texts of a row; leading names that equal those of the row above are left out."""
     same = 0
     if above is not None:
         while same < table.stub and same < len(row) - 1 and above[same] == row[same]:
@@ -53,7 +53,7 @@ def _cells(table: Table, above: tuple[Value, ...] | None, row: tuple[Value, ...]
 
 
 def text(value: Value) -> str:
-    """A value in a cell."""
+    """Return the text of a cell."""
     if not isinstance(value, Measured):
         return str(value)
     if value.value is None:
@@ -72,7 +72,7 @@ def _is_words(value: Value) -> bool:
 
 
 def _below(table: Table) -> list[str]:
-    """The table's note, and what its marks and its words without a number mean."""
+    """Return the table's note, and the meaning of its marks and of words in place of numbers."""
     legend = {
         f"{_MARKS.get(cell.status, cell.status)}: {cell.reason}": None
         for row in table.rows

@@ -11,7 +11,7 @@ from jaxmia.cli import output
 
 EPILOG = """Example: `jaxmia report audits/mine --study runs/mine`
 
-The page needs no network, follows light and dark, and prints; the JSON beside it has the same content."""
+The page needs no network, follows light and dark, and can be printed; a JSON file next to it has the same content."""
 
 
 def report(
@@ -37,7 +37,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write a report for a data protection officer: what was tested, what the tests could see, and what they saw."""
+    """Write a report for a data protection officer: what was tested, what the tests can detect, and the results."""
     from jaxmia.report import write_report
 
     page, data = write_report(folder, out, study=study, context=context)

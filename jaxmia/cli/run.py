@@ -49,8 +49,8 @@ def run(
 ) -> None:
     """Train, attack and fit over a grid of shots, classes and seeds.
 
-    A finished run started again does nothing; given more shots, seeds, models, attacks or FPRs, it adds what
-    is missing.
+    A finished run started again does nothing; with more shots, seeds, models, attacks or FPRs it computes only what is
+    missing.
 
     Several processes, started with --coordinator and otherwise the same arguments, share the models and the folder.
     """
@@ -81,7 +81,7 @@ def run(
 
 
 def _show_result(result: RunResult, *, verbose: bool, notes: Iterable[str]) -> None:
-    """Print tables, the negative control, and what a reader of them must know."""
+    """Print tables, the negative control, and warnings."""
     from jaxmia.cli.tables import (
         brief_note,
         brief_tables,

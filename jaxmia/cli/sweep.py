@@ -47,7 +47,7 @@ def sweep(
 ) -> None:
     """Run a grid over feature sets, recipes, privacy levels, classes, shots and seeds.
 
-    Cells that fail are listed, and tried again by the next call. With Ray, DIR must be on storage that all nodes see.
+    Failed cells are listed, and the next call tries them again. With Ray, DIR must be on storage that all nodes share.
     """
     from jaxmia.cli.tables import failures_table, laws_tables, sweep_tables
     from jaxmia.studies.executors import RayExecutor

@@ -14,9 +14,9 @@ from jaxmia.cli.options import Fprs, ReadLimit, memory_budget
 EPILOG = """Example: `jaxmia triage features.npz --ridge 1 --top 20 --out records.csv`
 
 A record's D is the distance between a head's log-odds with and without it, in standard deviations over re-trainings. An
-attack that allows itself a false positive rate on that record finds it with the TPR shown. These are estimates: the
-mean TPR lay within 5% of that of 512 to 4 096 shadows wherever the two were compared at ridge 1 and 10, and within 7%
-at 0.001 to 0.1 (docs/frontier.md); a warning says where data lie outside of that."""
+attack with the given false positive rate on that record finds it with the TPR shown. These are estimates: the mean TPR
+was within 5% of that of 512 to 4 096 shadows in all comparisons at ridge 1 and 10, and within 7% at 0.001 to 0.1
+(docs/frontier.md); a warning marks data outside this range."""
 
 
 def triage(
@@ -24,7 +24,7 @@ def triage(
         str, typer.Argument(metavar="FEATURES", help="An .npz of features and labels, or demo.")
     ],
     ridge: Annotated[
-        float, typer.Option(help="1 / C of scikit-learn's LogisticRegression, for two classes too.")
+        float, typer.Option(help="1 / C of scikit-learn's LogisticRegression, also for two classes.")
     ] = 1.0,
     inclusion_rate: Annotated[float, typer.Option(help="Share of the records that a head trains on.")] = 0.5,
     fpr: Fprs = None,
@@ -61,8 +61,9 @@ def triage(
     output.warn(result.found.warnings)
     seconds = time.perf_counter() - clock
     output.show(
-        f"{len(result.records)} records in {seconds:.1f} s: estimates, without shadows but for the tails. At ridge 1"
-        " their mean TPR lay within 3% of 9 216 heads' at FPR 0.1 and 0.01, within 6% at 0.001 (docs/per_record.md)"
+        f"{len(result.records)} records in {seconds:.1f} s. These are estimates, with shadows for the"
+        " tails only. At ridge 1 their mean TPR was within 3% of that of 9 216 heads at FPR 0.1 and"
+        " 0.01, within 6% at 0.001 (docs/per_record.md)"
     )
     if out is not None:
         output.show(f"All records are in {out}")

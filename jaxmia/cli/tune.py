@@ -13,8 +13,8 @@ from jaxmia.cli.options import Memory, Override, ReadLimit, memory_budget
 
 EPILOG = """Example: `jaxmia tune demo --out tuned.toml --set grid.shots=[64] --set tuning.trials=50`
 
-With one recipe the file has it in [train] and needs no more tuning; with several it has them as comments, and
-`jaxmia run` finds the same ones again. Needs Optuna: `pip install 'jaxmia[tune]'`."""
+A single recipe is written to [train], and the file needs no more tuning; several recipes are written as comments, and
+`jaxmia run` finds them again. Needs Optuna: `pip install 'jaxmia[tune]'`."""
 
 
 def tune(
@@ -42,4 +42,4 @@ def tune(
         output.show(tuning_table(str(cell), search))
     write_text(out, tuned_file(settings, searches))
     output.warn(privacy_notes(settings))
-    output.show(f"Written: {out}; to be run by jaxmia run {out} --out DIR")
+    output.show(f"Written: {out}. Run it with: jaxmia run {out} --out DIR")

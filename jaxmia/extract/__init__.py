@@ -1,4 +1,4 @@
-"""From images, texts or tables to a file of features: what `jaxmia extract` does."""
+"""`jaxmia extract`: from images, texts or tables to a file of features."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Extraction:
-    """What an extraction leaves.
+    """The result of an extraction.
 
     Attributes:
         path: the .npz.
-        class_names: in label order.
-        class_sizes: examples of each class.
-        dim: of the features.
-        skipped: items that could not be used.
+        class_names: class names in label order.
+        class_sizes: number of examples of each class.
+        dim: dimension of the features.
+        skipped: number of items that could not be used.
         errors: CSV of their ids and reasons; None if there are none.
-        computed: items whose features this call computed; the others were there.
-        provenance: what the file says of itself.
+        computed: number of items whose features this call computed; the others were already on disk.
+        provenance: the record in the file.
     """
 
     path: pathlib.Path
@@ -69,7 +69,7 @@ class Extraction:
     provenance: dict[str, Any]
 
     def summary(self) -> list[str]:
-        """Counts and files, line by line, for a terminal."""
+        """Return counts and files as lines for a terminal."""
         sizes = [size for size in self.class_sizes if size]
         smallest = min(sizes)
         name = self.class_names[self.class_sizes.index(smallest)]
@@ -80,7 +80,7 @@ class Extraction:
         if self.errors is not None:
             lines.append(f"What was skipped, and why: {self.errors}")
         if not self.computed:
-            lines.append("All features were there already: nothing was left to compute.")
+            lines.append("All features were already on disk: nothing to compute.")
         return lines
 
 
@@ -109,8 +109,8 @@ def extract_features(
     source, counts. It has names of items and never their contents. `load_features` reads it, and `jaxmia audit` takes
     ids and membership from it.
 
-    Features are written block by block to OUT.parts; a killed call started again continues and ends in the same bytes.
-    Items that cannot be used are listed in OUT-errors.csv, before any network is loaded.
+    Features are written block by block to OUT.parts; a killed call continues when it is started again, and ends with
+    the same bytes. Items that cannot be used are listed in OUT-errors.csv, before any network is loaded.
 
     Args:
         source: a folder with a sub-folder of images per class; a .csv, .parquet or .jsonl with texts and labels; or a
@@ -129,10 +129,10 @@ def extract_features(
         device: of torch; "auto" is a GPU if there is one.
         dtype: "float32" or "float16", of the features in the file.
         on_error: "stop" or "skip", if items cannot be used.
-        console: where progress is shown, if anywhere.
+        console: console for progress, or None for no output.
 
     Raises:
-        InputError: for whatever is wrong with arguments, source, network or output; what was computed stays.
+        InputError: for bad arguments, source, network or output; computed blocks are kept.
     """
     check_choice("dtype", dtype, ("float16", "float32"))
     check_choice("on_error", on_error, ON_ERROR)
@@ -173,7 +173,7 @@ def extract_features(
         dim = features.shape[1]
     else:
         _check_same(out, written, provenance)
-        if folder.is_dir():  # killed between the two last steps
+        if folder.is_dir():  # the process was killed between the last two steps
             with _parts(folder, identity):
                 shutil.rmtree(folder)
         dim, computed = read_npz(out, name="out", required=("features",))["features"].shape[1], 0
@@ -183,7 +183,7 @@ def extract_features(
 
 
 def _checked_table(spec: BackboneSpec, table: TabularOptions) -> TabularOptions:
-    """Options of a table, if they are for this backbone and make sense."""
+    """Return the checked options of a table; refuses them for other backbones."""
     fitted = spec.kind == TABULAR and not spec.name
     rule = "be 'tabular' for fourier, seed, drop, categories and save_transformer"
     check(fitted or table == TabularOptions(), "backbone", f"{spec.kind}:{spec.name}", rule)
@@ -192,14 +192,14 @@ def _checked_table(spec: BackboneSpec, table: TabularOptions) -> TabularOptions:
 
 
 def _parts(folder: pathlib.Path, identity: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
-    """The folder of the blocks of an unfinished extraction, held against other processes."""
+    """Open the folder with the blocks of an unfinished extraction, locked against other processes."""
     other = "features of another extraction (its {differs} differs): remove it, or choose another --out."
     name, content = repr(str(folder)), "the parts of an extraction"
     return keyed_folder(folder, identity, name=name, content=content, other=other)
 
 
 def _written(out: pathlib.Path) -> dict[str, Any] | None:
-    """Provenance of an output that is there already."""
+    """Return the provenance of an existing output."""
     check(out.suffix.lower() == ".npz", "out", str(out), "end in .npz")
     check_writable(out)
     if not out.exists():
@@ -212,7 +212,7 @@ def _written(out: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _check_same(out: pathlib.Path, written: dict[str, Any], provenance: dict[str, Any]) -> None:
-    """Raise InputError unless the output that is there already is of this extraction."""
+    """Raise InputError unless the existing output is from this extraction."""
     if written != json.loads(json.dumps(provenance)):
         raise InputError(f"out={str(out)!r} holds another extraction: remove it, or choose another --out.")
 
@@ -242,7 +242,7 @@ def _write(
 def _list_problems(
     out: pathlib.Path, source: Source, screened: Screened, on_error: str
 ) -> pathlib.Path | None:
-    """Write the list of what cannot be used, and end here if that was asked for."""
+    """Write the list of unusable items; raises InputError if on_error is "stop"."""
     path = out.with_name(f"{out.stem}-errors.csv")
     if not screened.problems:
         path.unlink(missing_ok=True)
@@ -258,7 +258,7 @@ def _list_problems(
 
 
 def _labels(source: Source, screened: Screened) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names in label order (numbers by value), and int32 labels of what can be used."""
+    """Return class names in label order (numbers by value), and int32 labels of the usable items."""
     given = [source.rows[place].label for place in screened.usable]
     found = set(given)
     numbers = all(name.isdecimal() for name in found)
@@ -276,7 +276,7 @@ def _notes(source: Source, screened: Screened, network: Backbone) -> list[str]:
 
 
 def _identity(source: Source, screened: Screened, network: Backbone, batch_size: int) -> dict[str, Any]:
-    """All that features depend on, and where they come from."""
+    """Return everything that features depend on, and their source."""
     return {
         "format": _FORMAT,
         "source": {

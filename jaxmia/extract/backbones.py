@@ -1,4 +1,4 @@
-"""Frozen pretrained networks that turn images or texts into features, and what is recorded of them."""
+"""Frozen pretrained networks that turn images or texts into features, and the record of each."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _PACKAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageOptions:
-    """What to do otherwise than a timm network's own configuration says; None leaves it.
+    """Preprocessing that replaces a timm network's own configuration; None keeps the network's value.
 
     Attributes:
         size: height and width in pixels.
         mean: subtracted from pixels in 0 .. 1: one number, or one a channel.
-        std: divided by thereafter.
+        std: divisor after that.
         crop_pct: share of the resized image's side that the central crop keeps, above 0 and at most 1.
         interpolation: one of INTERPOLATIONS.
     """
@@ -69,14 +69,14 @@ class ImageOptions:
 
 @dataclasses.dataclass(frozen=True)
 class BackboneSpec:
-    """Which network, with which weights.
+    """The choice of network and weights.
 
     Attributes:
         kind: "timm", "sentence-transformers", "transformers" or "tabular".
-        name: what that library calls it, or a folder; of "tabular", a file of a fitted transformer or nothing.
+        name: the library's name of the network, or a folder; for "tabular", a file of a fitted transformer or nothing.
         weights: a file of weights for a timm network.
         images: preprocessing for a timm network.
-        device: that torch computes on: "cpu", "cuda", ...; "auto" is a GPU if there is one.
+        device: torch's device: "cpu", "cuda", ...; "auto" is a GPU if there is one.
     """
 
     kind: str
@@ -87,26 +87,26 @@ class BackboneSpec:
 
     @property
     def folder(self) -> pathlib.Path | None:
-        """The folder that the name is of, if it is."""
+        """Return the folder, if the name is one."""
         return pathlib.Path(self.name) if pathlib.Path(self.name).is_dir() else None
 
     @property
     def label(self) -> str:
-        """The name without the folder's place."""
+        """Return the name, without the path of a folder."""
         return self.name if self.folder is None else self.folder.resolve().name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
-    """A network, ready.
+    """A loaded network.
 
     Attributes:
-        facts: what it is: kind, name, hash of weights.
-        preprocessing: what is done to an item before it.
-        packages: whose versions its features depend on.
-        prepare: from a content (bytes of an image file, or a text) to what `features` takes; runs in threads.
-        features: of a batch of prepared items.
-        notes: for the reader of the results.
+        facts: kind, name and hash of weights.
+        preprocessing: preprocessing of items.
+        packages: packages whose versions affect the features.
+        prepare: function from a content (bytes of an image file, or a text) to an input of `features`; runs in threads.
+        features: function from a batch of prepared items to features.
+        notes: notes for readers of the results.
     """
 
     facts: dict[str, Any]
@@ -118,10 +118,10 @@ class Backbone:
 
 
 def parse_numbers(name: str, text: str | None) -> tuple[float, ...] | None:
-    """Numbers with commas between them, or None.
+    """Return numbers separated by commas, or None.
 
     Raises:
-        InputError: naming the option, for anything else.
+        InputError: for anything else; the message names the option.
     """
     try:
         return None if text is None else tuple(float(part) for part in text.split(","))
@@ -138,7 +138,7 @@ def parse_backbone(
     images: ImageOptions | None = None,
     device: str = "auto",
 ) -> BackboneSpec:
-    """Check what was asked for, without importing any of it.
+    """Return the checked choice of network, without importing packages.
 
     Args:
         backbone: KIND:NAME or KIND:FOLDER; "tabular", or "tabular:FILE" of a fitted transformer.
@@ -196,7 +196,7 @@ def load_backbone(spec: BackboneSpec, modality: Modality) -> Backbone:
 
 
 def check_modality(kind: str, modality: Modality) -> None:
-    """Raise InputError unless backbones of a kind are for such items."""
+    """Raise InputError unless backbones of this kind support such items."""
     if kind == TABULAR:  # whose source is opened as a table
         return
     for_images, for_texts = kind != "sentence-transformers", kind != "timm"
@@ -205,7 +205,7 @@ def check_modality(kind: str, modality: Modality) -> None:
 
 
 def torch_device(name: str) -> str:
-    """The device of a name; "auto" is the GPU if there is one.
+    """Return the device of a name; "auto" is the GPU if there is one.
 
     Raises:
         InputError: if torch cannot compute on it.
@@ -223,7 +223,7 @@ def torch_device(name: str) -> str:
 
 
 def network_facts(spec: BackboneSpec, network: Any, device: str) -> dict[str, Any]:
-    """What a network is; the file of its weights too, if one was given."""
+    """Return the facts about a network, including the file of its weights, if given."""
     facts: dict[str, Any] = {
         "kind": spec.kind,
         "name": spec.label,
@@ -236,7 +236,7 @@ def network_facts(spec: BackboneSpec, network: Any, device: str) -> dict[str, An
 
 
 def _weights_hash(network: Any) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all tensors: the same for whatever file they came from."""
+    """Return the SHA-256 of names, dtypes, shapes and bytes of all tensors, which does not depend on the file."""
     torch = load_package("torch")
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):

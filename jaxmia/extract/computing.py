@@ -1,4 +1,4 @@
-"""Features of all items, block by block: what is on disk is not computed again."""
+"""Features of all items, block by block; blocks on disk are not computed again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jaxmia.extract.backbones import Backbone
 from jaxmia.extract.images import UnusableError
 from jaxmia.extract.rows import Source
 
-BATCHES = 8  # of a block, between two writes
+BATCHES = 8  # batches per block, written at once
 
 
 def compute(
@@ -29,15 +29,15 @@ def compute(
     batch_size: int,
     console: rich.console.Console | None,
 ) -> tuple[Float[np.ndarray, "items dim"], int]:
-    """Features of rows, and of how many they were computed now.
+    """Return the features of rows, and the number of rows computed in this call.
 
     Args:
-        folder: where blocks of them are kept.
+        folder: folder of the blocks.
         source: the rows.
-        usable: places of the rows.
-        network: that computes them.
-        batch_size: rows that it sees at once.
-        console: where progress is shown, if anywhere.
+        usable: indices of the usable rows.
+        network: the network.
+        batch_size: number of rows per batch.
+        console: console for progress, or None for no output.
 
     Raises:
         InputError: if a row can no longer be read.
@@ -60,9 +60,9 @@ def _block(
     batch_size: int,
     advance: Callable[[int], None],
 ) -> Float[np.ndarray, "items dim"]:
-    """Features of the rows at some places; the next batch is prepared while the network works."""
+    """Return the features of some rows; the next batch is prepared while the network computes."""
     order = np.arange(len(places))
-    if source.modality == "text":  # batches of texts of like length have little padding
+    if source.modality == "text":  # batches of texts of similar length need little padding
         order = np.argsort([len(source.content(place)) for place in places], kind="stable")
     batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
 

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face: by name, from a folder, or as `save_to_disk` left them."""
+"""Data sets of Hugging Face, by name, from a folder, or written by `save_to_disk`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _MARKS = ("dataset_dict.json", "state.json")
 
 
 def is_saved(path: pathlib.Path) -> bool:
-    """Whether `datasets` has saved a data set in a folder."""
+    """Return whether a folder holds a data set that `datasets` saved."""
     return any((path / mark).is_file() for mark in _MARKS)
 
 
 def open_dataset(place: str, columns: Columns, *, split: str | None, subset: str | None) -> Source:
-    """The rows of one split. Images if it has the column of images, else texts.
+    """Return the rows of one split: images if it has the image column, else texts.
 
     Code that comes with a data set is never run.
 
@@ -63,7 +63,7 @@ def _load(place: str, subset: str | None) -> Any:
         return package.load_dataset(place, name=subset)
     except Exception as error:  # of whatever kind: files, network, formats
         raise InputError(
-            f"source='datasets:{place}' must be a data set that can be had: {one_line(error)}"
+            f"source='datasets:{place}' must be a data set that can be loaded: {one_line(error)}"
         ) from None
 
 
@@ -82,7 +82,7 @@ def _split_of(data: Any, split: str | None) -> Any:
 
 def _row(number: int, record: dict[str, Any], columns: Columns, names: tuple[str, ...]) -> Row:
     label = record[columns.label]
-    if names and label is not None:  # -1 is how splits without labels have them
+    if names and label is not None:  # splits without labels have -1
         record = record | {columns.label: names[label] if 0 <= label < len(names) else None}
     return row_of(number, record, columns)
 

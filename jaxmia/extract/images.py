@@ -1,4 +1,4 @@
-"""From the bytes of an image file to pixels, or the reason why not."""
+"""Decode image files, or say why they cannot be used."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ _WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes that conversion t
 
 
 class UnusableError(ValueError):
-    """An item cannot be used; the message is the reason, without anything of its content."""
+    """An item cannot be used; the message is the reason, without any of its content."""
 
 
 def decode(content: bytes) -> Any:
-    """The image in RGB; transparency is dropped, and EXIF orientation not applied, as data loaders of training do.
+    """Return the image in RGB; transparency and EXIF orientation are ignored, as in data loaders for training.
 
     Args:
         content: bytes of a file of any format that Pillow reads.
 
     Raises:
-        UnusableError: for no image, a truncated or damaged one, or one whose pixels have more than 8 bits.
+        UnusableError: for a file that is no image, is truncated or damaged, or has more than 8 bits per channel.
     """
     import PIL.Image
 
@@ -44,7 +44,7 @@ def decode(content: bytes) -> Any:
 
 
 def _is_wide(image: Any) -> bool:
-    """Whether a file has 16 bits a channel, of which Pillow would take the upper 8 and say nothing."""
+    """Return whether a file has 16 bits per channel, of which Pillow would silently keep the upper 8."""
     words = [str(argument) for tile in image.tile for argument in _arguments(tile[3])]
     largest = [argument for tile in image.tile if tile[0] == "ppm" for argument in _arguments(tile[3])]
     return any(";16" in word for word in words) or any(

@@ -11,12 +11,12 @@ from jaxmia._validate import InputError
 
 EXTRA = "pip install 'jaxmia[extract]'"
 _OF_AUDIT = ("sklearn", "skops")  # packages of the extra `audit`
-_OPERATORS = ("nms", "qnms")  # those that torchvision describes to torch even where it could not load them
+_OPERATORS = ("nms", "qnms")  # operators that torchvision registers with torch even if it could not load them
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 def check_installed(*names: str) -> None:
-    """Raise InputError, naming the extra, unless the packages are there; nothing is imported."""
+    """Raise InputError, naming the extra, unless the packages are installed; nothing is imported."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             extra = EXTRA.replace("extract", "audit") if name in _OF_AUDIT else EXTRA
@@ -27,7 +27,7 @@ def load_package(name: str) -> Any:
     """Import one of the extra's packages.
 
     Raises:
-        InputError: if it is not there, or cannot be imported.
+        InputError: if it is not installed, or cannot be imported.
     """
     check_installed(name)
     try:
@@ -39,20 +39,21 @@ def load_package(name: str) -> Any:
 
 
 def package_versions(*names: str) -> dict[str, str]:
-    """Versions of installed packages, by the names that pip knows them by."""
+    """Return versions of installed packages, by pip's names."""
     return {name: importlib.metadata.version(name) for name in names}
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error, or its kind."""
+    """Return the first line of an error, or its type."""
     return str(error).strip().partition("\n")[0][:300] or type(error).__name__
 
 
 def _mend_torchvision() -> None:
-    """Let torchvision be imported where its compiled operators do not fit torch.
+    """Make torchvision importable if its compiled operators do not fit torch.
 
-    PyPI has torchvision for CUDA alone: beside a CPU build of torch its operators do not load, importing it fails, and
-    timm and transformers with it. No backbone calls them: it is enough that torch knows their signatures.
+    PyPI has torchvision for CUDA only. With a CPU build of torch its operators do not load, so importing torchvision,
+    timm and transformers fails. No backbone calls these operators, so registering their signatures with torch is
+    enough.
     """
     if importlib.util.find_spec("torchvision") is None:
         return

@@ -1,4 +1,4 @@
-"""What an extraction reads: labelled rows, whatever they come from."""
+"""The input of an extraction: labelled rows of any source."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Columns:
     """Names of the columns of a table or a data set.
 
     Attributes:
-        text: of the texts, if there is one of that name.
-        image: of the images of a data set.
-        label: of the class: a name or a whole number (also as 1.0).
-        id: of what a row is called in results; without one, its number from 0.
-        member: of whether a head was trained on the row (true and false, or 1 and 0); without one, it is not stated.
+        text: column of texts, if there is one of that name.
+        image: column of a data set's images.
+        label: column of the class: a name or a whole number (also as 1.0).
+        id: column of ids; without one, rows are numbered from 0.
+        member: column that says whether a head was trained on the row (true and false, or 1 and 0); None if not stated.
         person: of whose record the row is (a name or a whole number), where a person may have several.
     """
 
@@ -38,7 +38,7 @@ class Columns:
     person: str | None = None
 
     def roles(self, modality: Modality) -> dict[str, str]:
-        """The columns that must be there, by what they are for."""
+        """Return the required columns by role."""
         contents = {} if modality == "table" else {modality: getattr(self, modality)}
         named = contents | {"label": self.label, "id": self.id, "member": self.member}
         named["person"] = self.person
@@ -50,7 +50,7 @@ class Row:
     """One item without its content.
 
     Attributes:
-        id: what it is called; never its content.
+        id: id of the item; never its content.
         label: name of its class.
         member: whether a head was trained on it; None if not stated.
         problem: why it cannot be used; empty if no reason is known yet.
@@ -66,16 +66,17 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """Rows, and how to get at their contents.
+    """Rows, and access to their contents.
 
     Attributes:
-        name: of the file, folder or data set, without its place.
+        name: name of the file, folder or data set, without its path.
         modality: "image", "text" or "table", whose rows are values by column.
-        rows: in order.
-        content: of the row at a place: the bytes of an image file, a text, or the whole row of a table, unchecked.
-        columns: what was read from which column, if it has any.
-        class_names: in the order of labels, if the source has one.
-        notes: for the reader of the results.
+        rows: the rows, in order.
+        content: function from an index to the row's content: the bytes of an image file, a text, or the whole row of a
+            table, unchecked.
+        columns: the columns that were read, by role, if any.
+        class_names: class names in the order of labels, if the source has an order.
+        notes: notes for readers of the results.
     """
 
     name: str
@@ -88,7 +89,7 @@ class Source:
 
 
 def row_of(number: int, record: Mapping[str, Any], columns: Columns) -> Row:
-    """The row of a record; what is wrong with it is its problem."""
+    """Return the row of a record; its `problem` says what is wrong with it."""
     name = str(number)
     try:
         if columns.id is not None:
@@ -105,7 +106,7 @@ def row_of(number: int, record: Mapping[str, Any], columns: Columns) -> Row:
 
 
 def _name(value: Any, what: str) -> str:
-    """A name, or a whole number, whether a table has it as 1, 1.0 or "1.0"; "007" stays a name."""
+    """Return a class name: a string, or a whole number given as 1, 1.0 or "1.0"; "007" stays a string."""
     if value is None or value != value or not printable(value).strip():
         raise UnusableError(f"missing {what}")
     if isinstance(value, (float, decimal.Decimal)):

@@ -1,4 +1,4 @@
-"""Every item is checked before a network is loaded, so that all unusable ones are known and listed first."""
+"""Check every item before a network is loaded, so that all unusable items are listed first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHUNK = 256  # items in flight
 
 @dataclasses.dataclass(frozen=True)
 class Screened:
-    """What is known of a source's items.
+    """The result of checking a source's items.
 
     Attributes:
         usable: places of the rows that can be used.
@@ -31,12 +31,12 @@ class Screened:
     content_hash: str
 
     def counts(self) -> dict[str, int]:
-        """How many items have each problem; details in parentheses are left out."""
+        """Return the number of items with each problem; details in parentheses are left out."""
         kinds = collections.Counter(reason.partition(" (")[0] for _, reason in self.problems)
         return dict(sorted(kinds.items()))
 
     def table(self) -> str:
-        """CSV of ids and reasons."""
+        """Return a CSV of ids and reasons."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["id", "reason"])
@@ -45,7 +45,7 @@ class Screened:
 
 
 def screen(source: Source, advance: Callable[[int], None]) -> Screened:
-    """Read and check all contents once: images are decoded whole, texts not empty; tables by column later.
+    """Read and check all contents once: images must decode, texts must not be empty; tables are checked later.
 
     Args:
         source: the rows.
@@ -76,7 +76,7 @@ def screen(source: Source, advance: Callable[[int], None]) -> Screened:
 
 
 def _examine(source: Source, place: int) -> tuple[str, str]:
-    """What is wrong with an item, and the hash of its content."""
+    """Return an item's problem, and the hash of its content."""
     row = source.rows[place]
     if row.problem:
         return row.problem, ""

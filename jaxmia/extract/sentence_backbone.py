@@ -1,4 +1,4 @@
-"""Embeddings of texts by sentence-transformers, as its `encode` gives them."""
+"""Embeddings of texts by sentence-transformers, equal to those of its `encode`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jaxmia.extract.rows import Modality
 
 
 def load(spec: BackboneSpec, modality: Modality) -> Backbone:
-    """A model of its name or of a folder, with its own pooling, normalisation and default prompt.
+    """Load a model by name or from a folder, with its own pooling, normalisation and default prompt.
 
     Raises:
         InputError: if it cannot be loaded.

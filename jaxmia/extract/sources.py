@@ -1,4 +1,4 @@
-"""Where images and texts come from: a folder of images, a table, or a data set of Hugging Face."""
+"""Sources of images and texts: a folder of images, a table, or a data set of Hugging Face."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def open_source(
     whole_rows: bool = False,
     person_folders: bool = False,
 ) -> Source:
-    """List the rows of a source; contents are read later.
+    """Return the rows of a source; contents are read later.
 
     Args:
         source: a folder with a sub-folder of images per class; a .csv, .parquet or .jsonl of texts; a data set that
             Hugging Face's `datasets` saved; or "datasets:" and what its load_dataset takes, a name or a folder.
-        columns: of a table or a data set.
-        split: of a data set; needed if it has several.
-        subset: of a data set, where it has some.
-        whole_rows: of a table, that all columns be contents, not a column of texts.
+        columns: names of the columns of a table or a data set.
+        split: split of a data set; needed if it has several.
+        subset: subset of a data set, if it has any.
+        whole_rows: whether the content of a table's row is the whole row rather than a text.
         person_folders: of a folder of images, that the folders in those of classes are persons.
 
     Raises:
@@ -92,7 +92,7 @@ def _open_folder(path: pathlib.Path, person_folders: bool) -> Source:
         _row(file.relative_to(path), label, problem, person_folders) for label, file, problem in found
     )
     outside = len(entries) - len(classes)
-    notes = (f"Left alone, beside the folders of the classes: {outside} files.",) if outside else ()
+    notes = (f"Ignored, outside the folders of the classes: {outside} files.",) if outside else ()
     columns = {"person": "folders in those of classes"} if person_folders else {}
     return Source(
         path.resolve().name, "image", rows, lambda place: files[place].read_bytes(), columns, notes=notes
@@ -108,7 +108,7 @@ def _row(file: pathlib.Path, label: str, problem: str, person_folders: bool) -> 
 
 
 def _files(folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
-    """Every file below a folder but hidden ones, and why it cannot be read: a broken link, for instance."""
+    """Return every file below a folder except hidden ones, and why it cannot be read, such as a broken link."""
     found = []
     for place, folders, names in os.walk(folder, onerror=_refuse):
         linked = [name for name in folders if (pathlib.Path(place) / name).is_symlink()]
@@ -121,7 +121,7 @@ def _files(folder: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
 
 
 def _problem(file: pathlib.Path) -> str | None:
-    """Why an entry of a folder cannot be read; empty for a file, None for what is neither file nor link."""
+    """Return why an entry of a folder cannot be read; empty for a file, None if it is neither file nor link."""
     if file.is_file():
         return ""
     if file.is_dir():

@@ -1,4 +1,4 @@
-"""Tables: CSV, Parquet, JSON lines. Values stay as they are written: "NA" is a text and "007" a label."""
+"""Tables: CSV, Parquet, JSON lines. Values are not interpreted: "NA" is a text and "007" a label."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from jaxmia.extract.rows import Columns, Modality, Row, Source, row_of
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
-_Record = Mapping[str, Any] | str  # or why there is none
+_Record = Mapping[str, Any] | str  # or the reason why there is none
 
 
 def open_table(path: pathlib.Path, columns: Columns, modality: Modality = "text") -> Source:
-    """The rows of a table.
+    """Return the rows of a table.
 
     Args:
         path: .csv (UTF-8, with a line of names), .parquet, or .jsonl (one object a line).
-        columns: their names.
+        columns: names of the columns.
         modality: "text" for the column of texts, "table" for all columns.
 
     Raises:
@@ -55,8 +55,8 @@ def _check_columns(path: pathlib.Path, columns: Columns, known: list[str], whole
     for name in dict.fromkeys(known) if whole else asked:
         if known.count(name) > 1:
             raise InputError(
-                f"{path.name}: column={name!r} must stand there once, but {known.count(name)} columns have that name:"
-                " rename one."
+                f"{path.name}: column={name!r} must occur once, but {known.count(name)} columns have"
+                " that name: rename one."
             )
 
 

@@ -23,10 +23,8 @@ from jaxmia._validate import InputError, check, check_at_least, check_choice, ch
 from jaxmia.extract.backbones import Backbone
 from jaxmia.extract.rows import Source
 
-MISSING = ("", "na", "nan", "null", "none")  # of a table's words, whatever their case
-MOST_CATEGORIES = (
-    200  # of a column: with more it is names or free text, and each value hardly more than a row
-)
+MISSING = ("", "na", "nan", "null", "none")  # words for missing values, in any case
+MOST_CATEGORIES = 200  # largest number per column: with more, a column holds names or free text
 SUFFIX = ".skops"
 _TRUSTED = ("numpy.dtype", "sklearn.kernel_approximation.RBFSampler")
 
@@ -38,11 +36,11 @@ class TabularOptions:
     """How a table becomes features.
 
     Attributes:
-        fourier: D, random Fourier features of the Gaussian kernel; 0 for standardised columns themselves.
-        seed: of their directions and phases.
-        drop: columns that are left out.
-        categories: columns whose numbers are names.
-        transformer: where the fitted transformer is written, a .skops file; None for nowhere.
+        fourier: number D of random Fourier features of the Gaussian kernel; 0 for the standardised columns.
+        seed: seed of their directions and phases.
+        drop: columns to leave out.
+        categories: columns whose numbers are categories.
+        transformer: .skops file to write the fitted transformer to, or None.
     """
 
     fourier: int = 256
@@ -69,12 +67,12 @@ class TabularOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Columns of a table that features are made of.
+    """The columns of a table that features are computed from.
 
     Attributes:
         numbers: names of the columns of numbers.
         categories: names of the columns of categories.
-        cells: of each column, the values of all usable rows; None where one is missing.
+        cells: values of all usable rows by column; None for missing values.
     """
 
     numbers: tuple[str, ...]
@@ -82,22 +80,22 @@ class Table:
     cells: Mapping[str, Sequence[Cell]]
 
     def frame(self) -> pd.DataFrame:
-        """What the transformer takes: numbers as float64, categories as strings; NaN where missing."""
+        """Return the transformer's input: numbers as float64, categories as strings; NaN for missing values."""
         return _frame(self.numbers, self.categories, self.cells)
 
 
 def load(name: str, source: Source, usable: Sequence[int], options: TabularOptions) -> Backbone:
-    """A transformer, fitted to all usable rows of a table or read from a file.
+    """Return a transformer, fitted to all usable rows of a table or read from a file.
 
     Args:
-        name: of a .skops file that an extraction wrote; empty to fit one.
+        name: .skops file that an extraction wrote; empty to fit a transformer.
         source: the table.
-        usable: places of its rows that can be used.
-        options: of the fit.
+        usable: indices of its usable rows.
+        options: options of the fit.
 
     Raises:
-        InputError: for columns that are no features (without values, of mixed kinds, of too many categories), a name
-            that no column has, or a file that is no such transformer or asks for other columns.
+        InputError: for unusable columns (without values, with mixed types, with too many categories), an unknown column
+            name, or a file that holds no such transformer or needs other columns.
     """
     records = [source.content(place) for place in usable]
     if name:
@@ -114,14 +112,15 @@ def load(name: str, source: Source, usable: Sequence[int], options: TabularOptio
 
 
 def table_of(records: Sequence[Mapping[str, Any]], named: Sequence[str], options: TabularOptions) -> Table:
-    """The columns that features are made of, and what kind each is.
+    """Return the columns that features are computed from, by type.
 
-    A column is of numbers if all its values are; of categories if at least half are words, or if it is named so.
+    A column is numeric if all its values are numbers. It is categorical if at least half of its values are words, or if
+    the options say so.
 
     Args:
         records: the usable rows.
         named: columns of classes, ids, membership and the like, which are no features.
-        options: of the fit.
+        options: options of the fit.
 
     Raises:
         InputError: as load.
@@ -162,8 +161,8 @@ def _is_of_numbers(name: str, cells: Sequence[Cell]) -> bool:
     words = [cell for cell in given if isinstance(cell, str)]
     if words and 2 * len(words) < len(given):
         raise InputError(
-            f"column={name!r} must hold numbers alone; {len(words)} of {len(given)} values are none (first:"
-            f" {words[0]!r}): mend them, or --categories {name} or --drop {name}."
+            f"column={name!r} must hold only numbers; {len(words)} of {len(given)} values are none"
+            f" (first: {words[0]!r}): correct them, or give --categories {name} or --drop {name}."
         )
     return not words
 
@@ -171,10 +170,11 @@ def _is_of_numbers(name: str, cells: Sequence[Cell]) -> bool:
 def fit(table: Table, options: TabularOptions) -> Any:
     """Fit a scikit-learn Pipeline of a ColumnTransformer and, unless fourier is 0, an RBFSampler.
 
-    Numbers: the median where one is missing and a column that says so, centred and scaled to variance 1. Categories:
-    one-hot, a missing one as a category of its own, one that is unknown later as none. Random Fourier features z of
-    D dimensions have E[z(x) . z(y)] = exp(-gamma ||x - y||^2) (Rahimi and Recht 2007, "Random features for large-scale
-    kernel machines"), gamma = 1 / (columns x their variance), as of scikit-learn's SVC.
+    Numbers are centred and scaled to variance 1; missing ones are replaced by the median and marked in an extra column.
+    Categories are one-hot encoded; missing values are a separate category, and values unknown at the fit have no
+    category. Random Fourier features z of D dimensions have E[z(x) . z(y)] = exp(-gamma ||x - y||^2) (Rahimi and Recht
+    2007, "Random features for large-scale kernel machines"), gamma = 1 / (columns x their variance), as in
+    scikit-learn's SVC.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
@@ -198,7 +198,7 @@ def fit(table: Table, options: TabularOptions) -> Any:
 
 
 def _notes_of_fit(table: Table, transformer: Any, options: TabularOptions) -> list[str]:
-    """What was done with the columns, what was estimated from the data, and what looks like a mistake."""
+    """Return notes on the treatment of columns, on estimates from the data, and on likely mistakes."""
     rows = len(next(iter(table.cells.values())))
     kinds = [
         f"{len(names)} columns of {kind} ({listed(names)})"
@@ -214,30 +214,32 @@ def _notes_of_fit(table: Table, transformer: Any, options: TabularOptions) -> li
         features = f"; {options.fourier} random Fourier features (seed {options.seed}, gamma {gamma:.3g})"
     notes = [f"Features from {' and '.join(kinds)}{features}."]
     notes += [
-        f"Estimated from all {rows} rows, members or not, without their classes: {', '.join(estimated)}. No"
-        " differential privacy of a head's training covers them."
+        f"Estimated from all {rows} rows, members or not, without their classes: {', '.join(estimated)}."
+        " Differential privacy of a head's training does not cover them."
     ]
     absent = {name: sum(cell is None for cell in cells) for name, cells in table.cells.items()}
     absent = {name: count for name, count in absent.items() if count}
     if absent:
         counts = listed(f"{name} {count}" for name, count in absent.items())
         notes.append(
-            f"Missing values: {counts}; numbers have the median and a column that says so, categories one of their own."
+            f"Missing values: {counts}; numbers are replaced by the median and marked in an extra"
+            " column; categories have a separate one."
         )
     given = {name: {cell for cell in cells if cell is not None} for name, cells in table.cells.items()}
     constant = [name for name, values in given.items() if len(values) == 1 and name not in absent]
     if constant:
-        notes.append(f"Of one value alone, which tells nothing: {listed(constant)}.")
+        notes.append(f"Columns with a single value, without information: {listed(constant)}.")
     keys = [name for name in table.numbers if len(given[name]) == rows and _are_whole(given[name])]
     if keys:
         notes.append(
-            f"Another whole number in every row, as of a key (--drop leaves it out): {listed(keys)}."
+            "Columns with a different whole number in every row, probably a key (--drop leaves it out):"
+            f" {listed(keys)}."
         )
     return notes
 
 
 def _saved(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> Backbone:
-    """The transformer of a file, for the same columns."""
+    """Return the transformer of a file, for the same columns."""
     import skops.io
 
     check_archive(path)
@@ -266,7 +268,7 @@ def _saved(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> Backbone
     unknown = _unknown(transformer, categories, cells)
     if unknown:
         notes.append(
-            f"Categories that {path.name} does not know, counted as none: {listed(map(' '.join, unknown))}."
+            f"Categories unknown to {path.name}, encoded as no category: {listed(map(' '.join, unknown))}."
         )
     return _backbone(transformer, facts, notes)
 
@@ -274,7 +276,7 @@ def _saved(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> Backbone
 def _unknown(
     transformer: Any, categories: Sequence[str], cells: Mapping[str, Sequence[Cell]]
 ) -> list[tuple[str, str]]:
-    """Columns with values that were not there at the fit, and in how many rows."""
+    """Return columns with values that were unknown at the fit, and the number of such rows."""
     if not categories:
         return []
     encoder = transformer["columns"].named_transformers_["categories"]
@@ -292,7 +294,7 @@ def _backbone(transformer: Any, facts: dict[str, Any], notes: Iterable[str]) -> 
     def features(items: Sequence[Any]) -> Float[np.ndarray, "items dim"]:
         frame = _frame(numbers, categories, _cells(numbers, categories, items))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Found unknown categories")  # said by _saved, with their number
+            warnings.filterwarnings("ignore", "Found unknown categories")  # _saved reports their number
             return np.asarray(transformer.transform(frame), np.float32)
 
     sha256 = hashlib.sha256(json.dumps(_state(transformer), sort_keys=True).encode()).hexdigest()
@@ -308,7 +310,7 @@ def _backbone(transformer: Any, facts: dict[str, Any], notes: Iterable[str]) -> 
 
 
 def _state(transformer: Any) -> dict[str, Any]:
-    """All that was fitted, JSON-ready."""
+    """Return all fitted values, JSON-ready."""
     columns, state = transformer["columns"], {"columns": list(transformer["columns"].feature_names_in_)}
     parts = columns.named_transformers_
     if "numbers" in parts:
@@ -337,16 +339,16 @@ def _frame(
         name: np.array([math.nan if cell is None else cell for cell in cells[name]], np.float64)
         for name in numbers
     }
-    for name in categories:  # NaN where one is missing, as pandas reads tables
+    for name in categories:  # NaN for missing values, as in pandas
         columns[name] = np.array([math.nan if cell is None else cell for cell in cells[name]], object)
     return pd.DataFrame(columns)
 
 
 def _cell(name: str, value: Any) -> Cell:
-    """A number, a word, or None where nothing is given.
+    """Return a number, a word, or None for a missing value.
 
     Raises:
-        InputError: for what is neither, and for numbers that are not finite.
+        InputError: for values of other types, and for numbers that are not finite.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -373,7 +375,7 @@ def _cell(name: str, value: Any) -> Cell:
 
 
 def _category(name: str, value: Any) -> str | None:
-    """What a category is called: words as they are written, whole numbers without a point; None if it is missing."""
+    """Return the name of a category: words unchanged, whole numbers without a decimal point; None if missing."""
     cell = _cell(name, value)
     if cell is None or isinstance(value, str):
         return None if cell is None else printable(value).strip()

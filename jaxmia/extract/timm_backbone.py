@@ -16,14 +16,16 @@ from jaxmia.extract.images import decode
 from jaxmia.extract.packages import load_package, one_line
 from jaxmia.extract.rows import Modality
 
-_COUNTER = "num_batches_tracked"  # of batch norms: no part of what they compute, and missing in older files
+# A counter of batch norms that does not affect outputs, missing in older files.
+_COUNTER = "num_batches_tracked"
 
 
 def load(spec: BackboneSpec, modality: Modality) -> Backbone:
-    """A network with the weights of its name, of a folder, or of a file.
+    """Load a network with the weights of its name, of a folder, or of a file.
 
     Raises:
-        InputError: for an unknown name, weights that cannot be loaded or do not fit, or options it cannot have.
+        InputError: for an unknown name, weights that cannot be loaded or do not fit, or options that it does not
+            support.
     """
     check_modality(spec.kind, modality)
     timm, torch, device = load_package("timm"), load_package("torch"), torch_device(spec.device)
@@ -67,7 +69,7 @@ def _network(spec: BackboneSpec) -> Any:
 
 
 def _preprocessing(spec: BackboneSpec, network: Any) -> dict[str, Any]:
-    """Arguments of timm's transform."""
+    """Return the arguments of timm's transform."""
     options, own = spec.images, network.pretrained_cfg
     if own.get("fixed_input_size"):
         sizes = (None, own["input_size"][-1])
@@ -100,8 +102,8 @@ def _fill(network: Any, path: pathlib.Path) -> tuple[str, ...]:
     else:
         taken = _by_order(own, given, path)
         notes.append(
-            f"No name in {path.name} is timm's: its {len(taken)} tensors are taken in their order, in which all shapes"
-            " and roles agree."
+            f"No name in {path.name} is timm's: its {len(taken)} tensors are used in their order, in"
+            " which all shapes and roles match."
         )
     for name, source in taken.items():
         shapes = tuple(given[source].shape), tuple(own[name].shape)
@@ -114,9 +116,9 @@ def _fill(network: Any, path: pathlib.Path) -> tuple[str, ...]:
 
 
 def _by_order(own: Mapping[str, Any], given: Mapping[str, Any], path: pathlib.Path) -> dict[str, str]:
-    """Names of the network to names of the file, where shapes and roles (weight, bias, ...) agree in order.
+    """Return a map from names of the network to names of the file, if shapes and roles (weight, bias) match in order.
 
-    What the file has beyond the network's tensors can only be a classifier: a weight and a bias.
+    The file may have only a classifier, a weight and a bias, in addition to the network's tensors.
     """
     mine, theirs = ([name for name in tensors if not name.endswith(_COUNTER)] for tensors in (own, given))
     signatures = [
@@ -130,7 +132,7 @@ def _by_order(own: Mapping[str, Any], given: Mapping[str, Any], path: pathlib.Pa
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    """Tensors of a file by name; never an arbitrary pickle."""
+    """Return the tensors of a file by name; arbitrary pickles are never loaded."""
     torch = load_package("torch")
     try:
         with quiet("timm"):

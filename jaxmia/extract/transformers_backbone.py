@@ -1,4 +1,4 @@
-"""Networks for texts and images by transformers: the mean over tokens, or what the network itself pools."""
+"""Networks for texts and images by transformers: the mean over tokens, or the network's own pooling."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from jaxmia.extract.rows import Modality
 
 
 def load(spec: BackboneSpec, modality: Modality) -> Backbone:
-    """A network of its name or of a folder; code that comes with it is never run.
+    """Load a network by name or from a folder; code that comes with it is never run.
 
     Texts: the mean of the last hidden states over the attention mask. Images: the network's own pooling if its weights
-    are there, else the mean over tokens or places.
+    exist, else the mean over tokens or positions.
 
     Raises:
         InputError: if it cannot be loaded, or lacks weights that its features would depend on.
@@ -54,7 +54,7 @@ def load(spec: BackboneSpec, modality: Modality) -> Backbone:
 
 def _texts(network: Any, tokenizer: Any, device: str) -> tuple[dict[str, Any], Any]:
     torch = load_package("torch")
-    check(tokenizer.pad_token is not None, "tokenizer: padding token", None, "be there: texts are padded")
+    check(tokenizer.pad_token is not None, "tokenizer: padding token", None, "exist, since texts are padded")
     limits = (tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", None))
     limit = int(min(value for value in limits if value is not None))
 

@@ -150,10 +150,10 @@ def ridge_heads(
 
 
 def tails_of(scores: Scores, found: AnalyticVulnerability) -> tuple[np.ndarray, np.ndarray]:
-    """Residuals of members and of non-members, ascending, of all records together.
+    """Return the residuals of members and of non-members over all records, ascending.
 
-    Standardised by what is known without shadows, the scores of all records join into two laws
-    (jaxmia.vulnerability.residuals), so that few heads, 16 or more, are enough.
+    Scores are standardised by the analytic moments and pooled over all records into two distributions
+    (jaxmia.vulnerability.residuals), so few heads, 16 or more, are enough.
     """
     both = sides(scores)
     inside, *_ = pooled(both.inside, found.mean_in, found.std_in, None)
@@ -162,7 +162,7 @@ def tails_of(scores: Scores, found: AnalyticVulnerability) -> tuple[np.ndarray, 
 
 
 def ids_of(source: str | os.PathLike[str], data: FeatureSet) -> np.ndarray:
-    """Ids of the records of a file, or their numbers."""
+    """Return the ids of the records of a file, or their row numbers."""
     if str(source) == DEMO_NAME:
         return record_ids(None, len(data.labels))
     held = read_npz(pathlib.Path(source), name="features", required=(), optional=("ids",))

@@ -1,4 +1,4 @@
-"""Tables as plain values: rows of numbers with intervals and statuses. `jaxmia.cli` and `jaxmia.report` draw them."""
+"""Tables as plain values: rows of numbers with intervals and statuses, rendered by `jaxmia.cli` and `jaxmia.report`."""
 
 from jaxmia.tables.table import NONE, Measured, Table, Value, facts, measured, number
 

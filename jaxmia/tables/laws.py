@@ -1,4 +1,4 @@
-"""What laws say: slopes, predictions, and the examples per class that they ask for."""
+"""Values from laws: slopes, predictions and required examples per class."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from jaxmia.laws.required import required_shots
 from jaxmia.privacy.tradeoff import kairouz_ceiling
 from jaxmia.tables.table import Measured, Table, Value
 
-MOST_SHOTS = 1e12  # examples per class: a number beyond says no more than that no data are enough
+MOST_SHOTS = 1e12  # examples per class: larger numbers mean that no data set is large enough
 _OUTSIDE = "outside the fitted cells"
 
 
 def slope(law: PowerLaw) -> Measured:
-    """The slope over log S with its 95% interval."""
+    """Return the slope over log S with its 95% interval."""
     if law.status != "ok" or law.slope_shots is None:
         return _undetermined(law)
     return Measured(law.slope_shots, *(law.slope_shots_interval or (None, None)))
 
 
 def predicted(law: PowerLaw, *, shots: float, classes: int) -> Measured:
-    """TPR at S = shots and C = classes, with a 95% prediction interval for one new cell."""
+    """Return the TPR at S = shots and C = classes, with a 95% prediction interval for one new cell."""
     if _says_nothing(law, classes):
         return _undetermined(law, classes)
     found = law.predict(shots=shots, classes=classes)
@@ -33,7 +33,7 @@ def predicted(law: PowerLaw, *, shots: float, classes: int) -> Measured:
 
 
 def required(law: PowerLaw, *, epsilon: float, delta: float, classes: int) -> Measured:
-    """Examples per class at which attacks find no more than (epsilon, delta)-DP lets them."""
+    """Return the examples per class at which attacks find no more than (epsilon, delta)-DP allows."""
     if _says_nothing(law, classes):
         return _undetermined(law, classes)
     fit = PowerLawFit((law,))
@@ -50,13 +50,13 @@ def required(law: PowerLaw, *, epsilon: float, delta: float, classes: int) -> Me
 def required_table(
     title: str, fits: Mapping[str, PowerLawFit], *, epsilons: Sequence[float], delta: float, classes: int
 ) -> Table:
-    """Examples per class until attacks find no more than (epsilon, delta)-DP lets them, beside what was published.
+    """Return a table of examples per class until attacks find no more than (epsilon, delta)-DP allows.
 
     Args:
-        title: of the table.
-        fits: laws by what they are of: "average record", "worst record" or other words.
-        epsilons: one row each.
-        delta: of the guarantee.
+        title: title of the table.
+        fits: laws by description: "average record", "worst record" or other words.
+        epsilons: epsilons, one row each.
+        delta: delta of the guarantee.
         classes: C.
     """
     rows: list[tuple[Value, ...]] = []
@@ -84,7 +84,7 @@ def _published_shots(record: str, *, fpr: float, epsilon: float, delta: float) -
 
 
 def _undetermined(law: PowerLaw, classes: int | None = None) -> Measured:
-    """Why a law says nothing, at a number of classes."""
+    """Return why a law has no value at a number of classes."""
     reason = law.reason or "too few cells"
     if law.status == "ok":
         reason = f"the law holds at C = {', '.join(map(str, law.classes))}, not at {classes}"

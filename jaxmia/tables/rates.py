@@ -1,4 +1,4 @@
-"""What rows of results say: rates with their intervals, and the false positive rates that they were reached at."""
+"""Values from rows of results: rates with intervals, and realised false positive rates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxmia.tables.table import Measured, measured
 
 
 def over_seeds(rows: pd.DataFrame) -> Measured:
-    """The median TPR of rows that differ in their seed, with the outermost ends of their intervals."""
+    """Return the median TPR over rows that differ in their seed, with the outermost ends of their intervals."""
     resolved = rows[rows["status"] == "ok"]
     if resolved.empty:
         return Measured(
@@ -26,12 +26,12 @@ def over_seeds(rows: pd.DataFrame) -> Measured:
 
 
 def over_runs(values: pd.Series[float]) -> Measured:
-    """The median over seeds, and the range."""
+    """Return the median over seeds, with the range."""
     return measured(values.median(), values.min(), values.max())
 
 
 def realised(rows: pd.DataFrame) -> Measured:
-    """The FPR that rows of one FPR realised together, marked where it is another than the one named."""
+    """Return the FPR realised over rows of one nominal FPR, marked if it differs from the nominal one."""
     found = realised_fpr(rows)
     if math.isnan(found.fpr):
         return Measured(None, status="unresolved")
@@ -40,18 +40,18 @@ def realised(rows: pd.DataFrame) -> Measured:
 
 
 def rates_headings(fprs: Sequence[float]) -> list[str]:
-    """Headings of the cells of rates."""
+    """Return the headings of the cells of rates."""
     return [word for fpr in fprs for word in (f"TPR at FPR {fpr:g}", "FPR realised")]
 
 
 def rates(rows: pd.DataFrame, fprs: Sequence[float]) -> list[Measured]:
-    """At each FPR the TPR of rows that differ in their seed, and the FPR that they realised."""
+    """Return at each FPR the TPR over rows that differ in their seed, and their realised FPR."""
     at = [rows[rows["fpr"] == fpr] for fpr in fprs]
     return [cell for each in at for cell in (over_seeds(each), realised(each))]
 
 
 def best_of(rows: pd.DataFrame) -> Measured:
-    """The largest TPR of some rows of results with its own interval, or why there is none."""
+    """Return the largest TPR of some rows of results with its interval, or why there is none."""
     if rows.empty:
         return Measured(None, status="unresolved", reason="all records are members")
     resolved = rows[rows["status"] == "ok"]
@@ -62,7 +62,7 @@ def best_of(rows: pd.DataFrame) -> Measured:
 
 
 def best_at_the_lowest(results: pd.DataFrame) -> pd.Series[Any] | None:
-    """The row with the largest TPR at the lowest FPR that is resolved; None without a resolved row."""
+    """Return the row with the largest TPR at the lowest resolved FPR; None without a resolved row."""
     resolved = results[results["status"] == "ok"]
     if resolved.empty:
         return None
@@ -76,6 +76,6 @@ def on_persons(row: Mapping[Any, Any] | pd.Series[Any]) -> str:
 
 
 def best_and_realised(rows: pd.DataFrame) -> tuple[Measured, Measured]:
-    """What best_of says, and the FPR that this row realised."""
+    """Return best_of(rows), and the FPR that this row realised."""
     resolved = rows[rows["status"] == "ok"]
     return best_of(rows), realised(resolved.nlargest(1, "tpr"))

@@ -1,4 +1,4 @@
-"""A table, and the numbers in it with their intervals and statuses."""
+"""Tables, and their numbers with intervals and statuses."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from jaxmia._hashes import json_number
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A number with its interval and its status.
+    """A number with an interval and a status.
 
     Attributes:
-        value: None where there is none.
+        value: the number, or None.
         low: lower end of its interval, if it has one.
         high: upper end.
-        status: "ok", or why a reader must not take the number as it stands: "unresolved", "extrapolated", "not run".
-        reason: one clause on the status.
-        form: how it is shown, as in format().
-        error: its standard error, if it has one instead of an interval.
+        status: "ok", or why the number needs care: "unresolved", "extrapolated", "not run", ...
+        reason: one clause that explains the status.
+        form: format specification, as in format().
+        error: standard error, if given instead of an interval.
     """
 
     value: float | None
@@ -33,11 +33,11 @@ class Measured:
     error: float | None = None
 
     def alone(self, form: str | None = None) -> Measured:
-        """The number without its interval, where there is no room for it."""
+        """Return the number without its interval, for narrow tables."""
         return dataclasses.replace(self, low=None, high=None, form=form or self.form)
 
     def to_json(self) -> dict[str, Any]:
-        """Value, interval or standard error, and status."""
+        """Return value, interval or standard error, and status."""
         names = ("value", "low", "high") if self.error is None else ("value", "error")
         numbers = {name: getattr(self, name) for name in names}
         infinite = {name: json_number(found) if found else found for name, found in numbers.items()}
@@ -45,24 +45,24 @@ class Measured:
 
 
 NONE = Measured(None, status="none")
-"""No number, and none was expected."""
+"""No number, where none is expected."""
 
 
 def measured(value: float, low: float, high: float, status: str = "ok", reason: str = "") -> Measured:
-    """A number from a results table, where NaN stands for none."""
+    """Return a number from a results table, where NaN means none."""
     value_, low_, high_ = (None if math.isnan(found) else float(found) for found in (value, low, high))
     return Measured(value_, low_, high_, status, reason)
 
 
 def number(value: float | None, form: str = ".3f", *, error: float | None = None) -> Measured:
-    """A number without an interval; None and NaN stand for none."""
+    """Return a number without an interval; None and NaN mean none."""
     if value is None or math.isnan(value):
         return NONE
     return Measured(float(value), form=form, error=error)
 
 
 Value = str | int | Measured
-"""Of a cell of a table."""
+"""Value of a cell of a table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +70,13 @@ class Table:
     """A table.
 
     Attributes:
-        title: what it holds.
+        title: title of the table.
         columns: headings.
-        rows: of cells.
-        note: what a reader must know to read it.
-        sortable: whether a reader of a page may order its rows.
-        stub: the first so many cells of a row name it; a terminal shows those that repeat only once.
-        ruled: a terminal draws a line where one of the first so many cells changes; 0 for no lines.
+        rows: rows of cells.
+        note: explanation for readers.
+        sortable: whether readers of a page can sort the rows.
+        stub: number of leading cells that name a row; a terminal shows repeated names once.
+        ruled: number of leading cells; a terminal draws a line where one of them changes; 0 for no lines.
     """
 
     title: str
@@ -88,11 +88,11 @@ class Table:
     ruled: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Rows as objects would lose the order of columns: they are lists."""
+        """Return the table with rows as lists, which keep the order of columns."""
         rows = [[cell.to_json() if isinstance(cell, Measured) else cell for cell in row] for row in self.rows]
         return {"title": self.title, "columns": list(self.columns), "rows": rows, "note": self.note}
 
 
 def facts(title: str, pairs: Mapping[str, Value], note: str = "") -> Table:
-    """A table of questions and their answers."""
+    """Return a table of questions and answers."""
     return Table(title, ("", "answer"), tuple(pairs.items()), note)

@@ -148,7 +148,7 @@ def test_a_planted_record_is_flagged_by_heads_that_saw_it_and_not_by_others(reco
         pytest.param({"member": np.ones_like}, "All records are members", marks=pytest.mark.slow),
         (
             {"features": lambda x: np.concatenate([x[:-1], x[:1]])},
-            "non-members have the very features of a member",
+            "non-members have exactly the features of a member",
         ),
     ],
 )
@@ -238,7 +238,7 @@ def test_attacks_on_weights_need_a_head_s_weights(place, records, head, monkeypa
 def test_shadows_unlike_the_head_are_said(place, monkeypatch):
     monkeypatch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])
     result = run_audit(settings(place, train={"steps": 300, "weight_decay": 0.1}), place / "out")
-    assert any("not heads like it" in line for line in result.warnings)
+    assert any("do not resemble the head" in line for line in result.warnings)
 
 
 def test_the_command_line_writes_a_template_and_audits(capsys, place):
@@ -283,9 +283,9 @@ BAD = [
     (
         {},
         ["--set", "train.match=true"],
-        "match=true fits the recipe, but schedule, steps, weight_decay are given",
+        "match=true fits the recipe, so schedule, steps, weight_decay are given",
     ),
-    ({}, ["--set", "train.normalize=unit"], "features are as the head sees them"),
+    ({}, ["--set", "train.normalize=unit"], "features are the inputs of the head"),
     ({}, ["--set", "shadows.models=2"], "shadows.models=2"),
     ({}, ["--set", "fpr=[0.0]"], "fpr.0=0.0"),
     ({}, ["--set", "fpr=[1e-7]"], "cannot be resolved"),

@@ -85,7 +85,7 @@ def test_an_order_of_labels_is_found_whichever_it_is(given):
     names = records["class_names"]
     assert "of its members correctly" in turned[0]
     assert f"{names[1]} as {names[0]}" in turned[0]
-    assert "(1) labels and the head's rows have another order" in turned[-1]
+    assert "(1) labels and the head's rows have different orders" in turned[-1]
     exchanged = findings(records, logits[:, [1, 0, 2]])
     assert f"{names[0]} as {names[1]}, {names[1]} as {names[0]}" in exchanged[0]
 
@@ -141,7 +141,7 @@ def test_a_head_that_decides_for_one_class_throughout_is_asked_about_its_scaler_
     assert "that of a guess among 2 classes" in found[0]
     assert len(found) == 2
     assert "(1) the features were not scaled" in found[1]
-    assert "(2) labels and the head's rows have another order" in found[1]
+    assert "(2) labels and the head's rows have different orders" in found[1]
 
 
 def test_another_network_is_at_chance(given):
@@ -149,7 +149,7 @@ def test_another_network_is_at_chance(given):
     small = 0.01 * np.random.default_rng(1).normal(size=logits.shape)
     found = findings(records, small)
     assert "no better than chance" in found[0]
-    assert "(3) the features are of another network" in found[-1]
+    assert "(3) the features come from a network" in found[-1]
 
 
 @pytest.mark.parametrize(("number", "void"), [(240, True), (100, True), (40, False)])
@@ -164,8 +164,8 @@ def test_swapped_members_are_found_on_small_sets_too(given, number, void):
         said = warnings_before(CONFIG, *of_audit(part | {"member": ~part["member"]}, logits[kept]))
         assert any("is member true for those it was trained on" in line for line in said)
         return
-    assert "less sure of its members" in found[0]
-    assert found[1].endswith("(1) member is exchanged: true where the head was not trained on the record")
+    assert "lower log-odds on its members" in found[0]
+    assert found[1].endswith("(1) member is inverted: true where the head was not trained on the record")
 
 
 def test_members_below_others_beside_the_shadows_are_said(given):

@@ -188,7 +188,7 @@ def test_columns_are_numbers_in_the_order_of_the_fit_or_named(records, tmp_path)
         jm.audit_head(head, table[table.columns[::-1]], labels, member)
     table["visits"] = "many"
     with pytest.raises(
-        InputError, match=r"the columns=\['visits'\] must be numbers, or what the first steps"
+        InputError, match=r"the columns=\['visits'\] must be numbers, or inputs that the first steps"
     ):
         jm.audit_head(head, table, labels, member)
 
@@ -216,5 +216,5 @@ def test_texts_go_through_a_pipeline_and_are_those_of_its_numbers(records, tmp_p
     assert read.model is best[-1]
     assert "GridSearchCV" in read.notes[0]
     assert "CountVectorizer" in read.notes[1]
-    with pytest.raises(InputError, match="must be numbers, or what the first steps"):
+    with pytest.raises(InputError, match="must be numbers, or inputs that the first steps"):
         jm.audit_head(best[-1], texts, labels, member)

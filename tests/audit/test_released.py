@@ -83,7 +83,7 @@ def test_square_weights_are_turned_by_name_or_refused(tmp_path):
         read = load_released(saved(tmp_path, **{name: turned, own: bias}), data)
         np.testing.assert_allclose(read.outputs, logits_of(data, weight, bias))
         assert "[dim, classes]" in read.notes[1] or "by its name" in read.notes[1]
-    with pytest.raises(InputError, match="must tell classes from dimensions"):
+    with pytest.raises(InputError, match="does not show which axis holds the classes"):
         load_released(saved(tmp_path, W=weight, b=bias), data)
 
 
@@ -107,9 +107,9 @@ W1, B1 = weights(1)
     ("classes", "tensors", "options", "message"),
     [
         # Never for its shape alone.
-        (2, {"weight": W1, "scale": B1}, {}, r"weight \(1, 5\) would be read, and scale \(1,\) left out"),
+        (2, {"weight": W1, "scale": B1}, {}, r"weight \(1, 5\) would be read, and scale \(1,\) ignored"),
         (2, {"weight": W1, "scale": B1}, {"weight": "weight"}, "head.bias must name the bias, or be 'none'"),
-        (3, {"weight": W3, "bias": B3, "temperature": np.ones(1)}, {}, r"temperature \(1,\) left out"),
+        (3, {"weight": W3, "bias": B3, "temperature": np.ones(1)}, {}, r"temperature \(1,\) ignored"),
         (3, {"theta": W3}, {}, "named weight, kernel or coef_ with two axes, or head.weight must name it"),
         (3, {"norm.weight": np.ones(5), "norm.bias": np.ones(5)}, {}, "named weight, kernel or coef_"),
         (3, {"a.weight": W3, "b.weight": np.ones((9, 9))}, {}, r"last linear layer.*Of these a.weight fits"),
@@ -117,7 +117,7 @@ W1, B1 = weights(1)
         (3, {"weight": W3, "bias": B3[0]}, {}, r"bias.shape=\(\) must hold one number"),
         (3, {"weight": W3, "bias": np.arange(3)}, {}, "dtype='int64' must be a floating dtype"),
         (3, {"weight": W3.astype(np.int8)}, {"weight": "weight"}, "dtype='int8' must be a floating dtype"),
-        (3, {"weight": W3, "logits": np.zeros((N, 3))}, {}, "weights or outputs, not weight beside logits"),
+        (3, {"weight": W3, "logits": np.zeros((N, 3))}, {}, "weights or outputs, not both weight and logits"),
         (3, {"logits": np.zeros(N)}, {}, r"logits.shape=\(40,\) must be \(40, 3\)"),
         (2, {"logits": np.zeros(N, int)}, {}, "logits.dtype='int64'"),
         (3, {"weight": W3[:2], "bias": B3[:2]}, {}, r"weight.shape=\(2, 5\) must be \(3, 5\)"),
@@ -215,7 +215,9 @@ def test_what_is_no_softmax_is_refused_by_name(fitted):
         Perceptron(),
         NearestCentroid(),
     ):
-        with pytest.raises(InputError, match=f"model={type(model).__name__} must be a classifier whose"):
+        with pytest.raises(
+            InputError, match=f"model={type(model).__name__} must be a classifier with probabilities"
+        ):
             fitted(model, data)
     with pytest.raises(InputError, match=r"SGDClassifier\(loss='hinge'\) must have loss='log_loss'"):
         fitted(SGDClassifier(), data)
@@ -248,10 +250,10 @@ def test_one_against_the_rest_is_read_by_its_own_link(fitted, classes):
     assert read.recipe == {"optimizer": "newton", "ridge": 2.0, "class_weight": "balanced"} | link
     if classes == 3:
         assert read.weight is None
-        assert "one sigmoid for each class" in read.notes[0]
+        assert "one sigmoid per class" in read.notes[0]
         stochastic = SGDClassifier(loss="log_loss")
         assert_probabilities(fitted(stochastic, data), stochastic, data)
-    with pytest.raises(InputError, match="OneVsRestClassifier must be of LogisticRegression"):
+    with pytest.raises(InputError, match="OneVsRestClassifier must wrap LogisticRegression"):
         fitted(OneVsRestClassifier(LinearSVC()), data)
 
 
@@ -300,7 +302,7 @@ def test_features_that_are_not_the_models_are_refused(fitted, tmp_path):
     for model, message in (
         (
             make_pipeline(StandardScaler(), LogisticRegression()),
-            r"StandardScaler says.*pipe\[:-1\].transform",
+            r"StandardScaler raised.*pipe\[:-1\].transform",
         ),
         (LogisticRegression(), r"features.shape\[1\]=7 must be 5"),
     ):
@@ -360,7 +362,7 @@ def test_two_classes_in_another_order_turn_the_row(fitted):
     model = LogisticRegression()
     read = fitted(model, data, np.array(["yes", "no"])[data.labels])
     assert_probabilities(read, model, data, [1, 0])
-    assert "put in the records' order" in read.notes[1]
+    assert "reordered to the records' order" in read.notes[1]
 
 
 def test_foreign_and_ambiguous_classes_are_refused(fitted):

@@ -65,7 +65,7 @@ def test_run_prints_tables_and_a_second_run_says_nothing_is_left(capsys, run_fol
     words = " ".join(out.split())
     assert "lira, pooled (seeds: 1)" in words
     assert "published" in words
-    assert "nothing was left to do" in words
+    assert "nothing to do" in words
 
 
 SWEEP = [
@@ -92,7 +92,7 @@ def test_a_sweep_prints_its_cells_a_table_and_laws_and_a_second_one_says_nothing
     assert "36 heads trained; 4 cells computed; all files are in" in " ".join(said.split())
     code, said, progress = jaxmia(capsys, "sweep", "study_smoke", "--out", out, *SWEEP)
     assert (code, progress) == (0, "")
-    assert "already holds all of this sweep: nothing was left to do." in " ".join(said.split())
+    assert "already holds all results of this sweep: nothing to do." in " ".join(said.split())
     code, said, _ = jaxmia(capsys, "predict", out, "--shots", "8", "--classes", "3")
     assert code == 0
     code, said, _ = jaxmia(capsys, "fit", out, "--out", tmp_path / "laws.json")

@@ -197,7 +197,7 @@ def test_rows_of_data_sets_without_label_or_image_are_named(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             open_source(str(tmp_path / "d"), **{"columns": Columns()} | options)
-    with pytest.raises(InputError, match="source='datasets:no/such' must be a data set that can be had"):
+    with pytest.raises(InputError, match="source='datasets:no/such' must be a data set that can be loaded"):
         open_source("datasets:no/such", Columns())
 
 
@@ -296,7 +296,7 @@ def test_a_killed_extraction_continues_to_the_same_bytes(table, minilm, tmp_path
     again = run("whole.npz")
     assert again.computed == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.npz", "prose.csv", "whole.npz"]
-    assert again.summary()[-1] == "All features were there already: nothing was left to compute."
+    assert again.summary()[-1] == "All features were already on disk: nothing to compute."
     assert (tmp_path / "whole.npz").read_bytes() == written
     with pytest.raises(InputError, match="holds another extraction: remove it, or choose another --out"):
         run("whole.npz", dtype="float16")
@@ -333,7 +333,7 @@ def test_images_become_what_the_network_of_the_weights_says(capsys, digits, lite
     )
     assert code == 0, error
     notes, summary = said.splitlines()[:2], said.splitlines()[2]
-    assert "its 245 tensors are taken in their order, in which all shapes and roles agree" in notes[0]
+    assert "its 245 tensors are used in their order, in which all shapes and roles match" in notes[0]
     assert notes[1] == f"Not used of {lite0.name}: _fc.weight, _fc.bias."
     assert summary == f"24 items, 3 classes (smallest: 0, 8), dim 1280, 0 skipped: {tmp_path / 'f.npz'}"
     found = arrays_of(tmp_path / "f.npz")

@@ -125,7 +125,7 @@ def test_bad_images_are_named_and_nested_ones_belong_to_their_class(images):
         ("dog/puppies/good.jpg", "dog"),
         ("dog/puppies/good.png", "dog"),
     ]
-    assert source.notes == ("Left alone, beside the folders of the classes: 1 files.",)
+    assert source.notes == ("Ignored, outside the folders of the classes: 1 files.",)
     assert screened.counts()["truncated or damaged image"] == 2
 
 
@@ -296,7 +296,7 @@ def test_ids_and_labels_of_bytes_are_read_as_text(tmp_path):
 
 def test_columns_of_one_name_are_refused(tmp_path):
     (tmp_path / "d.csv").write_text("text,label,label\na,cat,x\n")
-    with pytest.raises(InputError, match=r"column='label' must stand there once, but 2 columns"):
+    with pytest.raises(InputError, match=r"column='label' must occur once, but 2 columns"):
         open_source(str(tmp_path / "d.csv"), Columns())
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -304,7 +304,7 @@ def test_columns_of_one_name_are_refused(tmp_path):
     pq.write_table(
         pa.table([["a"], ["cat"], ["x"]], names=["text", "label", "label"]), tmp_path / "d.parquet"
     )
-    with pytest.raises(InputError, match=r"column='label' must stand there once, but 2 columns"):
+    with pytest.raises(InputError, match=r"column='label' must occur once, but 2 columns"):
         open_source(str(tmp_path / "d.parquet"), Columns())
     (tmp_path / "d.jsonl").write_text('{"text": "a", "label": "cat", "label": "x"}\n')
     assert problems_of(tmp_path / "d.jsonl") == {"0": "malformed row (a key is given twice)"}

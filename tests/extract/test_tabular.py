@@ -97,7 +97,7 @@ def test_a_saved_transformer_gives_the_same_features_and_estimates_nothing(peopl
     assert not np.allclose(again[2], features[2])
     assert done.provenance["notes"] == [
         "Features by people.skops: nothing was estimated from these rows.",
-        "Categories that people.skops does not know, counted as none: region 1.",
+        "Categories unknown to people.skops, encoded as no category: region 1.",
     ]
     pipeline = skops.io.load(file, trusted=skops.io.get_untrusted_types(file=file))
     frame = people.assign(
@@ -120,7 +120,7 @@ BAD = {
     ),
     "mixed": (
         {"age": ["41"] * (ROWS - 1) + ["unknown"]},
-        "column='age' must hold numbers alone; 1 of 40 values are none (first: 'unknown')",
+        "column='age' must hold only numbers; 1 of 40 values are none (first: 'unknown')",
     ),
     "empty": ({"age": [None] * ROWS}, "column='age' must hold values; it has none in 40 rows: --drop age"),
     "infinite": ({"age": ["inf"] * ROWS}, "column age='inf' must hold finite numbers"),
@@ -189,8 +189,11 @@ def test_a_file_that_is_no_transformer_is_refused(people, tmp_path):
 def test_what_may_be_a_mistake_is_said(people, tmp_path):
     done, _ = extracted(people.assign(number=np.arange(ROWS), site=3), tmp_path)
     said = " ".join(done.provenance["notes"])
-    assert "Another whole number in every row, as of a key (--drop leaves it out): number." in said
-    assert "Of one value alone, which tells nothing: site." in said
+    assert (
+        "Columns with a different whole number in every row, probably a key (--drop leaves it out): number."
+        in said
+    )
+    assert "Columns with a single value, without information: site." in said
 
 
 def test_the_command_line(people, tmp_path, capsys):

@@ -272,7 +272,7 @@ def test_a_running_cluster_is_used_and_left_running(settings, finished, tmp_path
                     env=environment,
                 )
                 assert ended.returncode == 0, ended.stderr
-                assert f"{cells} cells computed" in ended.stdout or "nothing was left to do" in ended.stdout
+                assert f"{cells} cells computed" in ended.stdout or "nothing to do" in ended.stdout
                 assert cluster.poll() is None
             assert sweep_contents(out) == sweep_contents(finished.path)
         finally:

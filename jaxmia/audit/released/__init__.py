@@ -1,6 +1,6 @@
-"""The head that is to be released, as its owner has it: weights from any framework, or nothing but its outputs.
+"""Readers of the head to be released: weights of any framework, or only its outputs.
 
-One file owns one format. A new one is a function like those of READERS, and a line there.
+Each module reads one format. To add a format, write a function like those in READERS and add it there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ READERS: dict[str, Callable[..., ReleasedHead]] = {
 _OF_TENSORS = "np.savez('head.npz', weight=..., bias=...), with weight [classes, dim]"
 _OF_TORCH = "safetensors.torch.save_file(model.state_dict(), 'head.safetensors')"
 _OF_SKLEARN = "skops.io.dump(model, 'head.skops')"
-# What to type where a head is in another format: pickles are never loaded.
+# Code to convert heads of other formats; pickles are never loaded.
 _INSTEAD = dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), _OF_TORCH)
 _INSTEAD |= dict.fromkeys((".pkl", ".pickle", ".joblib"), f"{_OF_SKLEARN} or {_OF_TORCH}")
 _INSTEAD |= dict.fromkeys((".npy", ".h5", ".hdf5", ".keras", ".onnx", ".csv", ".msgpack"), _OF_TENSORS)
@@ -36,20 +36,20 @@ _INSTEAD |= dict.fromkeys((".npy", ".h5", ".hdf5", ".keras", ".onnx", ".csv", ".
 def load_released(
     path: str | os.PathLike[str], data: FeatureSet, *, weight: str = "", bias: str = ""
 ) -> ReleasedHead:
-    """Read a linear head and apply it to the records, or read its outputs.
+    """Return a linear head applied to the records, or a head of which only outputs are known.
 
     Args:
-        path: .safetensors (as of PyTorch's state dict), .skops (of scikit-learn: jaxmia.audit.released.estimators has
-            what is read), or .npz: with weight [classes, dim] and bias [classes] (optional), or with logits or
-            probabilities [records, classes], also by scikit-learn's names. Never a pickle. With two classes one row of
-            weights, or one number for each record, is of class 1 against class 0.
-        data: the records; features as the head sees them, or as the Pipeline in the file does.
-        weight: name of the tensor; by default the only weight by its name.
-        bias: name of the tensor, or "none"; by default the one that goes with the weight's name.
+        path: .safetensors (such as PyTorch's state dict), .skops (scikit-learn; for the supported models see
+            jaxmia.audit.released.estimators), or .npz with weight [classes, dim] and bias [classes] (optional), or with
+            logits or probabilities [records, classes]; scikit-learn's names are accepted too. Pickles are never loaded.
+            For two classes, a single row of weights, or one number per record, is for class 1 against class 0.
+        data: the records, with features as inputs of the head or of the Pipeline in the file.
+        weight: name of the weight tensor; by default the only tensor with a weight's name.
+        bias: name of the bias tensor, or "none"; by default the one whose name matches the weight's.
 
     Raises:
-        InputError: for a missing, foreign or damaged file, a model that is no softmax of linear scores, an ambiguous or
-            missing tensor, or shapes that do not fit the records.
+        InputError: for a missing, unknown or damaged file, a model that is not a softmax of linear scores, an ambiguous
+            or missing tensor, or shapes that do not fit the records.
     """
     path = pathlib.Path(path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Files of named tensors: .npz, and .safetensors as of PyTorch's state dict."""
+"""Readers of files with named tensors: .npz, and .safetensors such as PyTorch's state dict."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from jaxmia.data.feature_set import FeatureSet
 
 
 def read_npz_head(path: pathlib.Path, data: FeatureSet, *, weight: str, bias: str) -> ReleasedHead:
-    """The head in an .npz; pickled objects are never loaded."""
+    """Return the head in an .npz; pickled objects are never loaded."""
     return _head(path, read_npz(path, name="head", required=(), optional=None), data, weight, bias)
 
 
 def read_safetensors_head(path: pathlib.Path, data: FeatureSet, *, weight: str, bias: str) -> ReleasedHead:
-    """The head in a .safetensors file."""
+    """Return the head in a .safetensors file."""
     try:
         import safetensors.numpy
     except ImportError:
         raise InputError("a .safetensors head needs safetensors: pip install 'jaxmia[audit]'.") from None
     try:
         tensors = safetensors.numpy.load_file(path)
-    except Exception as error:  # its own kinds, and KeyError for dtypes that NumPy lacks
+    except Exception as error:  # safetensors' own errors, and KeyError for dtypes that NumPy lacks
         raise InputError(
             f"{path} must be a readable .safetensors file of float16, bfloat16, float32 or float64: {error}."
         ) from None

@@ -1,4 +1,4 @@
-"""What a reader of heads returns: the head, and notes on what was read and what was left out."""
+"""The result of a reader of heads: the head, with notes on what was read and what was ignored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxmia._validate import InputError, check
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.scores.reading import ExternalScores, scores_from_arrays
 
-_SHOWN = 8  # tensors or classes named in one message
+_SHOWN = 8  # largest number of tensors or classes in one message
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,15 +22,14 @@ class ReleasedHead:
     Attributes:
         outputs: float[records, classes], logits or probabilities.
         kind: "logits" or "probabilities".
-        weight: float64[classes, dim], None where only outputs are known.
-        bias: float64[classes], zero without one; None where only outputs are known.
-        notes: what was read and what was left out, for the reader of the results.
-        warnings: what makes results mean something else.
-        features: float32[records, dim], what the head itself sees of the records where the file transforms them; None
-            where it sees them as they are.
-        recipe: settings of [train] that the file holds of the head's training; without an optimizer they are not all,
-            and the rest is to be fitted. None where it holds none.
-        unknown_recipe: why the file's own recipe is none that shadows can have; empty otherwise.
+        weight: float64[classes, dim], None if only outputs are known.
+        bias: float64[classes], zeros for a head without bias; None if only outputs are known.
+        notes: what was read and what was ignored, for readers of the results.
+        warnings: reasons why results mean something else.
+        features: float32[records, dim], the inputs of the head if the file transforms the records; otherwise None.
+        recipe: settings of [train] from the file. Without an optimizer they are incomplete, and the rest is fitted.
+            None if the file has none.
+        unknown_recipe: why shadows cannot use the file's recipe; otherwise empty.
     """
 
     outputs: np.ndarray
@@ -45,21 +44,21 @@ class ReleasedHead:
 
     @property
     def num_parameters(self) -> int | None:
-        """Numbers that a release of the weights gives away; None where only outputs are known."""
+        """Return the number of weights and biases; None if only outputs are known."""
         return None if self.weight is None or self.bias is None else self.weight.size + self.bias.size
 
     def scores(self, labels: np.ndarray, member: np.ndarray) -> ExternalScores:
-        """Log-odds of the true class [1, records], with the head's own training set.
+        """Return log-odds of the true class [1, records], with the head's membership.
 
         Raises:
-            InputError: as scores_from_arrays, for outputs that are not finite or no probabilities.
+            InputError: as scores_from_arrays, for outputs that are not finite or are no probabilities.
         """
         return scores_from_arrays(
             {self.kind: self.outputs[None], "labels": labels, "member": member[None].astype(bool)}
         )
 
     def predictions(self) -> np.ndarray:
-        """The class it decides for, int[records]."""
+        """Return the predicted classes, int[records]."""
         decided: np.ndarray = self.outputs.argmax(axis=1)
         return decided
 
@@ -67,13 +66,13 @@ class ReleasedHead:
 def linear_head(
     weight: np.ndarray, bias: np.ndarray, data: FeatureSet, notes: Sequence[str], **more: Any
 ) -> ReleasedHead:
-    """The softmax head of these weights, applied to the records.
+    """Return the softmax head with these weights, applied to the records.
 
     Args:
         weight: float64[classes, dim]; with two classes [1, dim] is the logit of class 1 against class 0.
         bias: float64[rows].
-        data: the records; features as the head sees them.
-        notes: how it was read.
+        data: the records, with features as inputs of the head.
+        notes: notes on reading.
         more: other fields of ReleasedHead.
 
     Raises:
@@ -95,14 +94,14 @@ def linear_head(
 
 
 def class_order(values: np.ndarray, data: FeatureSet) -> list[int]:
-    """Where each class of the records stands among a head's classes, by value.
+    """Return the index of each class of the records among a head's classes, by value.
 
     Args:
-        values: a head's own classes in its order: strings, integers, or whole floats.
+        values: the head's classes in its order: strings, integers, or whole floats.
         data: the records; class_names are values, or names of the labels 0 .. classes - 1.
 
     Raises:
-        InputError: unless the two are the same classes, or if names and numbers tell two different orders.
+        InputError: if the classes differ, or if names and numbers imply different orders.
     """
     given = [_as_text(value) for value in values.tolist()]
     found = []
@@ -123,7 +122,7 @@ def class_order(values: np.ndarray, data: FeatureSet) -> list[int]:
 
 
 def ordered_rows(kernel: np.ndarray, values: np.ndarray, order: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and bias in the order of the records' classes; one row is the second class's logit."""
+    """Return weights and bias in the order of the records' classes; a single row is the second class's logit."""
     if order == list(range(len(order))):
         return kernel, values
     if len(kernel) == 1:
@@ -140,6 +139,6 @@ def _as_text(value: object) -> str:
 
 
 def shown(names: Sequence[str]) -> str:
-    """The names in one line of bounded length."""
+    """Return the names in one line of bounded length."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,6 +1,6 @@
-"""Estimators of scikit-learn as heads: only those whose probabilities are a softmax of linear scores, or of their logs.
+"""Readers of scikit-learn's estimators whose probabilities are a softmax of linear scores or of log-probabilities.
 
-Others have scores too, but no probabilities that a softmax head's shadows could have: they are refused by name.
+Softmax heads cannot be shadows of other estimators, which are refused by name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxmia.audit.released.base import ReleasedHead, class_order, linear_head, o
 from jaxmia.audit.released.sklearn_recipe import logistic_recipe, weighting_of
 from jaxmia.data.feature_set import FeatureSet
 
-_WRAPPERS = {  # estimators around another one, and where they keep it
+_WRAPPERS = {  # estimators that wrap another one, and the attribute that holds it
     "GridSearchCV": "best_estimator_",
     "RandomizedSearchCV": "best_estimator_",
     "HalvingGridSearchCV": "best_estimator_",
@@ -28,20 +28,21 @@ _WRAPPERS = {  # estimators around another one, and where they keep it
     "FixedThresholdClassifier": "estimator_",
 }
 _WAY_OUT = (
-    "If it has predict_proba and its probabilities are what is released, save them: np.savez('head.npz',"
-    " probabilities=model.predict_proba(X)), the columns in the order of class_names. Otherwise train the same model"
-    " on random halves of the records and give the scores of all to `jaxmia attack`"
+    "If it has predict_proba and its probabilities are released, save them: np.savez('head.npz',"
+    " probabilities=model.predict_proba(X)), with columns in the order of class_names. Otherwise train"
+    " the same model on random halves of the records and pass the scores of all models to `jaxmia"
+    " attack`"
 )
 
 
 class Classifier(NamedTuple):
-    """The classifier at the end of a model, and what it is given of the records.
+    """The classifier at the end of a model, and its inputs for the records.
 
     Attributes:
-        model: a fitted classifier, no search, wrapper or Pipeline.
-        features: float64[records, dim], what it is given.
-        transformed: whether a Pipeline made them of what the whole model is given.
-        notes: what was read of what, for the reader of the results.
+        model: a fitted classifier, without search, wrapper or Pipeline.
+        features: float64[records, dim], inputs of the classifier.
+        transformed: whether a Pipeline computed them from the model's inputs.
+        notes: what was read, for readers of the results.
     """
 
     model: Any
@@ -51,14 +52,14 @@ class Classifier(NamedTuple):
 
 
 def classifier_within(model: Any, features: Any) -> Classifier:
-    """Look through searches, wrappers and Pipelines for the classifier, and apply the Pipelines' first steps.
+    """Return the classifier inside searches, wrappers and Pipelines, and apply the Pipelines' first steps.
 
     Args:
-        model: fitted; anything but such a wrapper is the classifier itself.
-        features: records as the whole model takes them: numbers [records, dim], a DataFrame, texts.
+        model: a fitted model; anything but such a wrapper is the classifier itself.
+        features: inputs of the whole model: numbers [records, dim], a DataFrame, or texts.
 
     Raises:
-        InputError: for a search that is not fitted, records that the Pipeline does not take, or what is then no table
+        InputError: for a search that is not fitted, records that the Pipeline refuses, or a result that is not a table
             of finite numbers.
     """
     notes: list[str] = []
@@ -70,16 +71,16 @@ def classifier_within(model: Any, features: Any) -> Classifier:
                 seen, transformed = _transformed(steps, seen), True
                 names = ", ".join(type(step).__name__ for step in steps)
                 notes.append(
-                    f"The features are transformed by the Pipeline's {names} first, as fitted to the head's members,"
-                    " for the head and its shadows alike."
+                    f"The Pipeline's {names}, fitted to the head's members, transform the features of"
+                    " the head and of its shadows."
                 )
             model = model.steps[-1][1]
             continue
         inner = getattr(model, _WRAPPERS[name], None)
         check(inner is not None, "model", name, f"be fitted, with {_WRAPPERS[name]} (refit=True)")
         notes.append(
-            f"Read from {name}: {_WRAPPERS[name]}, a {type(inner).__name__}; settings chosen by it are held fixed for"
-            " the shadows."
+            f"Read from {name}: {_WRAPPERS[name]}, a {type(inner).__name__}; settings chosen by it are"
+            " fixed for the shadows."
         )
         model = inner
     _check_columns(model, seen)
@@ -87,30 +88,30 @@ def classifier_within(model: Any, features: Any) -> Classifier:
 
 
 def head_of_model(model: Any, data: FeatureSet, warned: Sequence[str] = ()) -> ReleasedHead:
-    """A fitted estimator as a head, with what it sees of the records.
+    """Return a fitted estimator as a head, with its inputs for the records.
 
     Args:
         model: a classifier, a Pipeline that ends in one, or a search over either.
-        data: the records; features as the whole model sees them.
-        warned: of loading it.
+        data: the records, with features as inputs of the whole model.
+        warned: warnings from loading the model.
 
     Raises:
-        InputError: for a model that is not fitted, no softmax of linear scores, of other classes, or that the features
-            do not fit.
+        InputError: for a model that is not fitted, is not a softmax of linear scores, has other classes, or does not
+            fit the features.
     """
     found = classifier_within(model, data.features.astype(np.float64))
     model, name = found.model, type(found.model).__name__
     if name not in READABLE:
         raise InputError(
-            f"model={name} must be a classifier whose probabilities are those of linear scores, one of"
-            f" {', '.join(READABLE)}: a {name}'s scores are no logits, and softmax heads are no shadows of it."
+            f"model={name} must be a classifier with probabilities from linear scores, one of {', '.join(READABLE)}:"
+            f" the scores of {name} are no logits, so softmax heads cannot be its shadows."
             f" {_WAY_OUT}."
         )
     check(hasattr(model, "classes_"), "model", name, "be fitted: it has no classes_")
     dim = found.features.shape[1]
     own = getattr(model, "n_features_in_", dim)
     check(own == dim, "features.shape[1]", dim, f"be {own}, the inputs of the {name}")
-    seen = found.features.astype(np.float32)  # as the shadows and the attacks see them
+    seen = found.features.astype(np.float32)  # the inputs of shadows and attacks
     head = READABLE[name](model, dataclasses.replace(data, features=seen))
     return dataclasses.replace(
         head,
@@ -124,11 +125,12 @@ def _transformed(steps: Sequence[Any], features: Any) -> Any:
     for step in steps:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of names of columns, which arrays have not
+                warnings.simplefilter("ignore")  # about column names, which arrays lack
                 features = step.transform(features)
-        except Exception as error:  # whatever a step of anyone's Pipeline raises
+        except Exception as error:  # a step of a Pipeline may raise anything
             raise InputError(
-                f"the features must be what the Pipeline takes; its {type(step).__name__} says: {_one_line(error)}."
+                f"the features must be valid inputs of the Pipeline; its {type(step).__name__} raised:"
+                f" {_one_line(error)}."
                 " Or give pipe[:-1].transform(X) as features and pipe[-1] as the head."
             ) from None
     bad = int(np.count_nonzero(~np.isfinite(_numbers(features))))
@@ -137,8 +139,8 @@ def _transformed(steps: Sequence[Any], features: Any) -> Any:
 
 
 def _numbers(features: Any) -> np.ndarray:
-    """Records as float64[records, dim], from an array, a sparse matrix or a DataFrame of numbers."""
-    rule = "be numbers, or what the first steps of a fitted Pipeline make numbers of"
+    """Return records as float64[records, dim], from an array, a sparse matrix or a DataFrame of numbers."""
+    rule = "be numbers, or inputs that the first steps of a fitted Pipeline convert to numbers"
     if hasattr(features, "columns"):
         others = [str(name) for name in features.columns if not _is_numeric(features[name])]
         check(not others, "features: the columns", others, rule)
@@ -169,7 +171,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _softmax(model: Any, data: FeatureSet) -> ReleasedHead:
-    """Of coef_ and intercept_."""
+    """Return the softmax head of coef_ and intercept_."""
     kernel = np.asarray(model.coef_, np.float64)
     bias = np.broadcast_to(np.asarray(model.intercept_, np.float64), len(kernel))
     return _of_rows(model, kernel, bias, data)
@@ -180,7 +182,9 @@ def _of_rows(model: Any, kernel: np.ndarray, bias: np.ndarray, data: FeatureSet)
     name = type(model).__name__
     notes = [f"Read: coef_ {kernel.shape} and intercept_ of the {name}."]
     if order != sorted(order):
-        notes.append(f"Its classes_ are {shown(list(map(str, model.classes_)))}: put in the records' order.")
+        notes.append(
+            f"Its classes_ are {shown(list(map(str, model.classes_)))}: reordered to the records' order."
+        )
     return linear_head(*ordered_rows(kernel, bias, order), data, notes)
 
 
@@ -202,7 +206,7 @@ def _stochastic(model: Any, data: FeatureSet) -> ReleasedHead:
             f"model=SGDClassifier(loss={model.loss!r}) must have loss='log_loss': other losses' scores are no logits."
             f" {_WAY_OUT}."
         )
-    unknown = "SGDClassifier stops where its learning rate and early stopping let it"
+    unknown = "SGDClassifier stops by its learning rate and early stopping, not at a minimum"
     if len(model.classes_) > 2:
         return _one_vs_rest(model, model.coef_, model.intercept_, data, unknown_recipe=unknown)
     known = weighting_of(model, class_order(np.asarray(model.classes_), data))
@@ -217,29 +221,29 @@ def _discriminant(model: Any, data: FeatureSet) -> ReleasedHead:
 def _naive_bayes(model: Any, data: FeatureSet) -> ReleasedHead:
     kernel, bias = model.feature_log_prob_, np.asarray(model.class_log_prior_)
     head = _of_rows(model, np.asarray(kernel, np.float64), bias, data)
-    return dataclasses.replace(head, unknown_recipe="naive Bayes counts, and minimises no loss")
+    return dataclasses.replace(head, unknown_recipe="naive Bayes counts and does not minimise a loss")
 
 
 def _one_vs_rest(
     model: Any, kernel: np.ndarray, bias: np.ndarray, data: FeatureSet, **more: Any
 ) -> ReleasedHead:
-    """One sigmoid a class, normalised: a softmax of the sigmoids' logs."""
+    """Return a head with one sigmoid per class, normalised: a softmax of the log sigmoids."""
     order = class_order(np.asarray(model.classes_), data)
     logits = data.features.astype(np.float64) @ np.asarray(kernel, np.float64).T + bias
     note = (
-        f"Read: {type(model).__name__} of several classes by its own probabilities, one sigmoid for each class against"
-        " the rest, normalised; its weights are no softmax's."
+        f"Read: {type(model).__name__} of several classes by its own probabilities: one sigmoid per"
+        " class against the rest, normalised. Its weights are not those of a softmax."
     )
     outputs = scipy.special.log_expit(logits)[:, order]
     return ReleasedHead(outputs, "logits", None, None, (note,), **more)
 
 
 def _wrapped_one_vs_rest(model: Any, data: FeatureSet) -> ReleasedHead:
-    """OneVsRestClassifier of LogisticRegression."""
+    """Read a OneVsRestClassifier of LogisticRegression."""
     parts = sorted({type(part).__name__ for part in model.estimators_})
     if parts != ["LogisticRegression"] or getattr(model, "multilabel_", False):
         raise InputError(
-            "model=OneVsRestClassifier must be of LogisticRegression, one class a record, got"
+            "model=OneVsRestClassifier must wrap LogisticRegression with one class per record, got"
             f" {shown(parts)}. {_WAY_OUT}."
         )
     first = model.estimators_[0]
@@ -249,7 +253,7 @@ def _wrapped_one_vs_rest(model: Any, data: FeatureSet) -> ReleasedHead:
     head = (_one_vs_rest if several else _of_rows)(model, kernel, bias, data)
     recipe, unknown, said = logistic_recipe(first, [0, 1])
     if isinstance(first.class_weight, dict):
-        recipe, unknown = {}, "its class weights are of one class against the rest"
+        recipe, unknown = {}, "its class weights are for one class against the rest"
     if several and "optimizer" in recipe:
         recipe = recipe | {"link": "one_vs_rest"}
     return dataclasses.replace(head, recipe=recipe, unknown_recipe=unknown, warnings=tuple(said))
@@ -265,10 +269,10 @@ def _calibrated(model: Any, data: FeatureSet) -> ReleasedHead:
         "probabilities",
         None,
         None,
-        ("Read: predict_proba of the CalibratedClassifierCV on the records; its weights are not looked at.",),
+        ("Read: predict_proba of the CalibratedClassifierCV on the records; its weights are not used.",),
         warnings=(
-            "The head is calibrated (CalibratedClassifierCV), its shadows are plain softmax heads: figures over"
-            " re-trainings are those of the softmax heads nearest to it.",
+            "The head is calibrated (CalibratedClassifierCV), but its shadows are plain softmax heads:"
+            " results over re-trainings are those of the closest softmax heads.",
         ),
         unknown_recipe="a calibrated classifier is several fits and a calibration on held-out parts",
     )

@@ -1,4 +1,4 @@
-"""The training settings of a fitted LogisticRegression, as settings of [train]."""
+"""Convert the training settings of a fitted LogisticRegression to settings of [train]."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import numpy as np
 
 
 def logistic_recipe(model: Any, order: list[int]) -> tuple[dict[str, Any], str, list[str]]:
-    """The recipe of a fitted LogisticRegression or LogisticRegressionCV.
+    """Return the recipe of a fitted LogisticRegression or LogisticRegressionCV.
 
     Args:
-        model: fitted.
-        order: where each class of the records stands among its classes.
+        model: the fitted model.
+        order: index of each class of the records among the model's classes.
 
     Returns:
-        Settings of [train], only class weights and intercept if shadows cannot be trained so; why they cannot, or an
-        empty string; and warnings of what differs all the same.
+        Settings of [train], reduced to class weights and intercept if shadows cannot use the recipe; the reason why
+        they cannot, or an empty string; and warnings about remaining differences.
     """
     said: list[str] = []
     weighting = weighting_of(model, order)
     strength = np.unique(np.asarray(getattr(model, "C_", getattr(model, "C", 1.0)), float))
-    # Of LogisticRegressionCV one for each class, None where nothing was chosen.
+    # LogisticRegressionCV has one value per class, or None if nothing was chosen.
     ratios = np.ravel(np.asarray(getattr(model, "l1_ratio_", getattr(model, "l1_ratio", 0.0)), object))
     penalty = model.penalty
     some = penalty in ("elasticnet", "deprecated") and any(each not in (None, 0) for each in ratios.tolist())
     if penalty == "l1" or some:
-        return weighting, "its penalty has an L1 part, and shadows' is L2 alone", said
+        return weighting, "its penalty has an L1 part, and shadows have an L2 penalty only", said
     if penalty in (None, "none") or not np.isfinite(strength).all():
         return weighting, "it has no penalty, and shadows need one", said
     if len(strength) > 1:
@@ -35,23 +35,24 @@ def logistic_recipe(model: Any, order: list[int]) -> tuple[dict[str, Any], str, 
         said.append("The head's solver, liblinear, penalises the intercept too; its shadows' bias is free.")
     steps = np.asarray(getattr(model, "n_iter_", 0))
     if type(model).__name__ == "LogisticRegressionCV":
-        said.append("C was chosen on the head's members (LogisticRegressionCV); its shadows have it fixed.")
+        said.append("C was chosen on the head's members (LogisticRegressionCV); for its shadows C is fixed.")
     elif steps.size and steps.max() >= model.max_iter:
         said.append(
-            f"The head stopped at max_iter = {model.max_iter}, perhaps short of its minimum, where its shadows are."
+            f"The head stopped at max_iter = {model.max_iter}, perhaps before its minimum; its shadows"
+            " are at their minimum."
         )
     return {"optimizer": "newton", "ridge": float(1 / strength[0])} | weighting, "", said
 
 
 def weighting_of(model: Any, order: list[int]) -> dict[str, Any]:
-    """Class weights and intercept, which any recipe can have, as settings of [train]; what is usual is left out."""
+    """Return class weights and intercept as settings of [train]; default values are left out."""
     found: dict[str, Any] = {} if model.fit_intercept else {"intercept": False}
     weights = _class_weight(model, order)
     return found if weights == "none" else found | {"class_weight": weights}
 
 
 def _class_weight(model: Any, order: list[int]) -> str | list[float]:
-    """Of [train]: a word, or a weight for each class of the records."""
+    """Return class_weight of [train]: a word, or one weight for each class of the records."""
     given = model.class_weight
     if given is None:
         return "none"

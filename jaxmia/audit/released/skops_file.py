@@ -1,4 +1,4 @@
-"""Heads of scikit-learn in .skops files, which hold nothing that runs but types of scikit-learn and NumPy."""
+"""Reader of scikit-learn heads in .skops files; only types of scikit-learn and NumPy are loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxmia.audit.released.base import ReleasedHead, shown
 from jaxmia.audit.released.estimators import head_of_model
 from jaxmia.data.feature_set import FeatureSet
 
-# Of scikit-learn and NumPy, data or functions of arrays: skops itself trusts public classes of estimators alone.
+# Further trusted types of scikit-learn and NumPy, data or functions of arrays. skops trusts public estimators only.
 _TRUSTED = (
     "numpy.dtype",
     "sklearn.calibration._CalibratedClassifier",
@@ -33,9 +33,9 @@ _TRUSTED = (
 
 
 def read_skops_head(path: pathlib.Path, data: FeatureSet, *, weight: str, bias: str) -> ReleasedHead:
-    """The head in a .skops file; a file with any other type than scikit-learn's and NumPy's is not loaded."""
+    """Return the head in a .skops file; a file with types other than scikit-learn's and NumPy's is not loaded."""
     for name, value in (("weight", weight), ("bias", bias)):
-        check(not value, f"head.{name}", value, "be left out: a .skops file holds a model, no named tensors")
+        check(not value, f"head.{name}", value, "be left out: a .skops file holds a model, not named tensors")
     try:
         import skops.io
     except ImportError:
@@ -47,12 +47,13 @@ def read_skops_head(path: pathlib.Path, data: FeatureSet, *, weight: str, bias: 
             untrusted = skops.io.get_untrusted_types(file=path)
             foreign = sorted(set(untrusted) - set(_TRUSTED))
             model: Any = None if foreign else skops.io.load(path, trusted=untrusted)
-    except Exception as error:  # of whatever kind: zip, JSON, missing keys
+    except Exception as error:  # of any type: zip, JSON, missing keys
         raise InputError(f"{path} must be a readable .skops file: {error}.") from None
     if foreign:
         raise InputError(
-            f"{path} must hold types of scikit-learn and NumPy known to be safe, got {shown(foreign)}: save the"
-            " linear classifier alone (pipe[-1], search.best_estimator_), with the features that it sees."
+            f"{path} must hold only types of scikit-learn and NumPy that are known to be safe, got"
+            f" {shown(foreign)}: save the linear classifier alone (pipe[-1], search.best_estimator_),"
+            " and its inputs as features."
         )
     of_version = [str(each.message) for each in said if "InconsistentVersion" in each.category.__name__]
     try:

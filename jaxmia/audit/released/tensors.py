@@ -1,4 +1,4 @@
-"""Heads among named tensors: which is the weight and which the bias, by name and never by shape alone."""
+"""Find a head's weight and bias among named tensors, by name and never by shape alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxmia._validate import InputError, check
 from jaxmia.audit.released.base import ReleasedHead, class_order, linear_head, ordered_rows, shown
 from jaxmia.data.feature_set import FeatureSet
 
-# What outputs are called, scikit-learn's names among them; log-probabilities are logits whose softmax they are.
+# Names of outputs, including scikit-learn's; log-probabilities are logits, since their softmax is the probabilities.
 OUTPUTS = {
     "logits": "logits",
     "probabilities": "probabilities",
@@ -23,7 +23,7 @@ OUTPUTS = {
     "log_probs": "log_probabilities",
 }
 NO_BIAS = "none"
-# The weight's word, after nothing or a prefix as of PyTorch's modules; Keras ends names in :0. What its bias is called.
+# Last part of a weight's name, after an optional prefix such as PyTorch's (Keras appends :0), and its bias's name.
 _WEIGHT = re.compile(r"^(?P<prefix>(?:.*[./_])?)(?P<word>weights?|kernel|coef_?|W|w)(?P<end>(?::0)?)$")
 _BIASES = {
     "weight": ("bias",),
@@ -34,25 +34,25 @@ _BIASES = {
     "W": ("b",),
     "w": ("b",),
 }
-_BY_CLASS = ("weight", "coef_", "coef")  # [classes, dim], of PyTorch and scikit-learn, and jaxmia's own
-_BY_INPUT = "kernel"  # [dim, classes], of Keras and flax
-_WITH_RECORDS = ("labels", "member", "ids", "class_names", "classes_", "features")  # no part of a head
+_BY_CLASS = ("weight", "coef_", "coef")  # [classes, dim], in PyTorch, scikit-learn and jaxmia
+_BY_INPUT = "kernel"  # [dim, classes], in Keras and flax
+_WITH_RECORDS = ("labels", "member", "ids", "class_names", "classes_", "features")  # not part of a head
 
 
 def head_of_tensors(
     tensors: Mapping[str, np.ndarray], data: FeatureSet, *, weight: str, bias: str
 ) -> ReleasedHead:
-    """The head, or its outputs, among named tensors.
+    """Return the head, or its outputs, found among named tensors.
 
     Args:
-        tensors: of the file.
+        tensors: tensors of the file, by name.
         data: the records.
-        weight: name of the weight; by default the only one with a weight's name and two axes.
-        bias: name of the bias, or "none"; by default the one that goes with the weight's name.
+        weight: name of the weight; by default the only tensor with a weight's name and two axes.
+        bias: name of the bias, or "none"; by default the one whose name matches the weight's.
 
     Raises:
-        InputError: for a missing or ambiguous tensor, for one that would be left out and was not meant to be, and for
-            shapes that do not fit the records.
+        InputError: for a missing or ambiguous tensor, for a tensor that would be ignored by mistake, and for shapes
+            that do not fit the records.
     """
     given = [name for name in OUTPUTS if name in tensors]
     if not given or weight:
@@ -61,8 +61,8 @@ def head_of_tensors(
     beside = [name for name in _floats(tensors) if _WEIGHT.match(name)]
     if beside:
         raise InputError(
-            f"the head must hold weights or outputs, not {shown(beside)} beside {given[0]}: head.weight ="
-            f" {beside[0]!r} reads the weights, a file of {given[0]} alone the outputs."
+            f"the head must hold weights or outputs, not both {shown(beside)} and {given[0]}: set"
+            f" head.weight = {beside[0]!r} to read the weights, or use a file with {given[0]} only."
         )
     return _outputs(tensors, given[0], data)
 
@@ -82,7 +82,7 @@ def _outputs(tensors: Mapping[str, np.ndarray], name: str, data: FeatureSet) -> 
         negative = np.zeros_like(positive) if kind == "logits" else 1 - positive
         values = np.stack([negative, positive], axis=1)
         what = "logit of class 1 against class 0" if kind == "logits" else "probability of class 1"
-        notes.append(f"One number for each record is read as the {what} ({data.class_names[order[1]]}).")
+        notes.append(f"One number for each record is taken as the {what} ({data.class_names[order[1]]}).")
     expected = (records, classes)
     rule = f"be {expected}: the records and classes of the features"
     if alone:
@@ -100,8 +100,8 @@ def _weights(tensors: Mapping[str, np.ndarray], data: FeatureSet, weight: str, b
     if left and not weight:
         beside = f"{name} {floats[name].shape}" + (f" and {offset}" if offset else "")
         raise InputError(
-            f"head.weight must name the weight where the file holds more than a head: {beside} would be read, and"
-            f" {_described(floats, left)} left out. With head.weight = {name!r} that is what happens."
+            f"head.weight must name the weight if the file holds more than a head: {beside} would be"
+            f" read, and {_described(floats, left)} ignored. Set head.weight = {name!r} to do so."
         )
     kernel, notes = _oriented(name, tensors[name], data)
     if not offset and bias != NO_BIAS:
@@ -124,7 +124,7 @@ def _is_float(values: np.ndarray) -> bool:
 
 
 def _floats(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What may be part of a head: numbers, but not what belongs to the records."""
+    """Return the tensors that may be part of a head: floats, except those about the records."""
     return {
         name: values
         for name, values in tensors.items()
@@ -133,7 +133,7 @@ def _floats(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _described(tensors: Mapping[str, np.ndarray], names: list[str]) -> str:
-    """Names and shapes, and dtypes that no weight has."""
+    """Return names and shapes, and dtypes that no weight has."""
     return shown(
         [
             f"{name} {each.shape}" + ("" if _is_float(each) else f" of {each.dtype}")
@@ -157,7 +157,7 @@ def _named(tensors: Mapping[str, np.ndarray], name: str, what: str) -> str:
 
 
 def _only_weight(tensors: Mapping[str, np.ndarray], data: FeatureSet) -> str:
-    """The one tensor that by name is a weight and has two axes; one axis will do where two classes leave no doubt."""
+    """Return the only tensor with a weight's name and two axes; for two classes one axis may be enough."""
     floats = _floats(tensors)
     named = [name for name in floats if _WEIGHT.match(name)]
     found = [name for name in named if floats[name].ndim == 2]
@@ -175,13 +175,13 @@ def _only_weight(tensors: Mapping[str, np.ndarray], data: FeatureSet) -> str:
     fitting = [name for name in found if floats[name].shape in (sizes, sizes[::-1])]
     fits = f" Of these {shown(fitting)} fits the records." if fitting else ""
     raise InputError(
-        "head.weight must name the weight of the last linear layer, whose inputs the features are; the file has"
+        "head.weight must name the weight of the last linear layer, whose inputs are the features; the file has"
         f" {_described(floats, found)}.{fits}"
     )
 
 
 def _own_bias(name: str, tensors: Mapping[str, np.ndarray]) -> str:
-    """The tensor whose name goes with the weight's; empty without one."""
+    """Return the name of the bias that matches the weight's name; empty without one."""
     match = _WEIGHT.match(name)
     if match is None:
         return ""
@@ -193,17 +193,17 @@ def _own_bias(name: str, tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def _refuse_lost_bias(floats: dict[str, np.ndarray], left: list[str], rows: int) -> None:
-    """Raise InputError if a tensor that would be left out has a bias's size."""
+    """Raise InputError if a tensor that would be ignored has the size of a bias."""
     like = [name for name in left if floats[name].size == rows]
     if like:
         raise InputError(
-            f"head.bias must name the bias, or be {NO_BIAS!r} if the head has none: {_described(floats, like)} may"
-            " be one, and none is named as the weight's own."
+            f"head.bias must name the bias, or be {NO_BIAS!r} if the head has none: {_described(floats, like)}"
+            " may be one, but no name matches the weight's."
         )
 
 
 def _oriented(name: str, kernel: np.ndarray, data: FeatureSet) -> tuple[np.ndarray, list[str]]:
-    """The weight as float64[rows, dim], and what was done to it."""
+    """Return the weight as float64[rows, dim], and notes on changes."""
     check(kernel.ndim in (1, 2), f"{name}.shape", kernel.shape, "have two axes")
     classes, dim = data.num_classes, data.features.shape[1]
     kernel = (kernel[None] if kernel.ndim == 1 else kernel).astype(np.float64)
@@ -215,7 +215,8 @@ def _oriented(name: str, kernel: np.ndarray, data: FeatureSet) -> tuple[np.ndarr
             return kernel.T, turned
         if word not in _BY_CLASS:
             raise InputError(
-                f"{name}.shape={kernel.shape} must tell classes from dimensions, which are as many: save it as"
+                f"{name}.shape={kernel.shape} does not show which axis holds the classes, since both"
+                " have the same length: save it as"
                 " 'weight' [classes, dim] or 'kernel' [dim, classes]."
             )
         return kernel, [f"The weight of shape {kernel.shape} is read as [classes, dim], by its name."]
@@ -226,7 +227,7 @@ def _oriented(name: str, kernel: np.ndarray, data: FeatureSet) -> tuple[np.ndarr
 
 
 def _flat_bias(name: str, values: np.ndarray, rows: int) -> np.ndarray:
-    """A bias of any usual shape as float64[rows]: of no axis, one, or two of which one is 1."""
+    """Return a bias as float64[rows], from zero axes, one axis, or two axes of which one has length 1."""
     fits = values.ndim <= 2 and values.size == rows == max(values.shape, default=1)
     rule = f"hold one number for each of the weight's {rows} rows"
     check(fits, f"{name}: bias.shape", values.shape, rule)

@@ -13,15 +13,16 @@ _MARKS = {"yes": "within", "no": "beyond", "not decided": "not decided"}
 
 
 def advice_tables(found: Advice) -> Iterator[Table]:
-    """All options, those of one lever together; and what was measured, if anything was."""
+    """Yield all options, grouped by lever, and measurements, if any."""
     settings, options = found.settings, found.options
     yield Table(
         f"Options at FPR {settings.fpr:g}; limit: TPR {settings.max_tpr:g} for every record",
         ("lever", "option", "accuracy", "mean TPR", "most vulnerable", "limit"),
         tuple(_row(row) for _, row in options.iterrows()),
-        note="Accuracy: on records outside of a head's training set. Heads train on a random half of the records."
-        " *: no option of the same classes is better in accuracy and for the most vulnerable record."
-        " At most: what a guarantee leaves to any attack. More records: extrapolated by the power law.",
+        note="Accuracy: on records outside a head's training set. Heads train on a random half of the"
+        " records. *: no option with the same classes is better both in accuracy and for the most"
+        " vulnerable record. At most: the ceiling of a guarantee for any attack. More records:"
+        " extrapolated by the power law.",
         ruled=1,
     )
     if "measured_tpr" in options:

@@ -12,7 +12,7 @@ from jaxmia.tables import Table, Value, number
 
 
 def attack_tables(results: pd.DataFrame) -> Iterator[str | Table]:
-    """What each attack of attack_scores reaches at each resolved FPR, one table for each targets and evaluation."""
+    """Yield the results of each attack at each resolved FPR, one table per group of targets and evaluation."""
     yield "acc.: balanced accuracy at the best threshold. realised: the FPR reached.\n"
     for (targets, evaluation), rows in results.groupby(["targets", "evaluation"], sort=False):
         resolved = set(rows["fpr"][rows["status"] == "ok"])
@@ -38,9 +38,9 @@ def attack_tables(results: pd.DataFrame) -> Iterator[str | Table]:
 def audit_tables(
     results: pd.DataFrame, records: pd.DataFrame, head: Mapping[str, float], shadows: Mapping[str, float]
 ) -> Iterator[str | Table]:
-    """What an audit found: the head beside its shadows, attacks on it, and its members most at risk."""
+    """Yield the results of an audit: head and shadows compared, attacks on the head, and its members most at risk."""
     yield Table(
-        "The head beside its shadows, which are trained like it",
+        "The head and its shadows, which have its recipe",
         ("", "head", "shadows"),
         tuple((name, number(value), number(shadows[name])) for name, value in head.items()),
     )
@@ -100,7 +100,7 @@ def persons_tables(persons: pd.DataFrame) -> Iterator[str | Table]:
 
 
 def triage_tables(records: pd.DataFrame, *, top: int) -> Iterator[Table]:
-    """What is to be expected of all records, and the most vulnerable ones."""
+    """Yield the distribution over all records, and the most vulnerable records."""
     columns = [name for name in records.columns if name.startswith("tpr_")]
     headings = [f"at FPR {float(name.removeprefix('tpr_')):g}" for name in columns]
     some = records[["separation", *columns]]
@@ -126,7 +126,7 @@ def triage_tables(records: pd.DataFrame, *, top: int) -> Iterator[Table]:
 
 
 def attack_problems(results: pd.DataFrame) -> list[str]:
-    """Why rows of attack_scores have no number: one line for each targets and evaluation."""
+    """Return why rows of attack_scores have no number: one line per group of targets and evaluation."""
     missing = results[results["status"] != "ok"]
     return [
         f"Unresolved, {evaluation}, targets: {targets}: {' '.join(rows['reason'].unique())}"

@@ -1,4 +1,4 @@
-"""What a run found, on one screen."""
+"""The results of a run, on one screen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_ROWS = 18  # of the table
 
 
 def brief_tables(results: pd.DataFrame, laws: Mapping[LawKey, PowerLawFit]) -> Iterator[str | Table]:
-    """The first attack: its TPRs, each with the FPR realised, and its law. With private cells, their first table."""
+    """Yield the first attack's TPRs with realised FPRs, and its law; with private cells, their first table."""
     attack, evaluation = results[["attack", "evaluation"]].iloc[0]
     if np.isfinite(results["epsilon"]).any():
         yield from results_tables(results[results["evaluation"] == evaluation])
@@ -31,7 +31,7 @@ def brief_tables(results: pd.DataFrame, laws: Mapping[LawKey, PowerLawFit]) -> I
 
 
 def _tprs(results: pd.DataFrame) -> Table:
-    """TPR and realised FPR at each FPR, pooled and calibrated beside one another; smallest S first."""
+    """Return TPR and realised FPR at each FPR, pooled and calibrated next to each other; smallest S first."""
     evaluations = [
         name for name in results["evaluation"].unique() if name == "pooled" or name.startswith("calibrated")
     ][:2] or [results["evaluation"].iloc[0]]
@@ -61,9 +61,9 @@ def _tprs(results: pd.DataFrame) -> Table:
 
 
 def brief_note(notes: list[str]) -> list[str]:
-    """That there are notes, in a line, or nothing."""
+    """Return a line that says that there are notes, or nothing."""
     return (
-        [f"Notes on cells that diverged or have no number: {len(notes)}; --verbose has them."]
+        [f"Notes on cells that diverged or have no number: {len(notes)}; --verbose shows them."]
         if notes
         else []
     )

@@ -1,4 +1,4 @@
-"""Cells of terminal tables, which have less room than a page."""
+"""Cells of terminal tables, which are narrower than a page."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jaxmia.tables.rates import over_seeds, realised
 
 
 def tpr_cell(rows: pd.DataFrame) -> Measured:
-    """The median TPR of rows that differ in their seed; lines below the tables say why some have none."""
+    """Return the median TPR over rows that differ in their seed; lines below the tables explain missing ones."""
     found = over_seeds(rows)
     return dataclasses.replace(found, reason="") if found.value is None else found
 
 
 def realised_cell(rows: pd.DataFrame) -> Measured:
-    """The FPR that rows that differ in their seed realised together, without its interval."""
+    """Return the FPR realised over rows that differ in their seed, without its interval."""
     found = realised(rows)
     if found.value is None:
         return NONE
@@ -49,7 +49,7 @@ def span(interval: tuple[float, float]) -> str:
 
 
 def rounded_up(value: float, digits: int = 5) -> str:
-    """So many significant digits, rounded up: a bound stays a bound, and noise stays enough."""
+    """Return a number rounded up to some digits, so that a bound stays a bound, and noise stays sufficient."""
     rounded = decimal.Context(prec=digits, rounding=decimal.ROUND_CEILING).create_decimal_from_float(
         float(value)
     )

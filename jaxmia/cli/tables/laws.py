@@ -1,4 +1,4 @@
-"""Tables of laws, fitted and published, and of what they predict."""
+"""Tables of fitted and published laws, and of their predictions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NO_SLOPE = {"saturated": "saturated", "undetermined": "too few"}  # by status
 
 
 def laws_tables(laws: Mapping[LawKey, PowerLawFit]) -> Iterator[str | Table]:
-    """The fitted laws beside the published ones, one table for each attack and evaluation, one for records' quantiles.
+    """Yield fitted and published laws, one table per attack and evaluation, and one for records' quantiles.
 
-    Of several privacy levels the least private is shown; power_law.json has all.
+    Of several privacy levels only the least private is shown; power_law.json has all.
     """
     yield (
         "Power law: log10(TPR - FPR) = slope log10 S + slope_C log10 C + intercept, ± standard error\n"
@@ -40,7 +40,7 @@ def laws_tables(laws: Mapping[LawKey, PowerLawFit]) -> Iterator[str | Table]:
 
 
 def law_table(name: LawKey, fit: PowerLawFit) -> Table:
-    """One law at each FPR, beside the published slopes."""
+    """Return one law at each FPR, with the published slopes."""
     over_classes = any(law.slope_classes is not None for law in fit.lines)
     rows: list[tuple[Value, ...]] = []
     for law in fit.lines:
@@ -70,7 +70,7 @@ def _quantiles_table(laws: Mapping[LawKey, PowerLawFit]) -> Table:
 
 
 def _errors_over(laws: Iterable[PowerLaw]) -> str:
-    """What the standard errors of a table's laws take as independent."""
+    """Return the units that the standard errors of a table's laws treat as independent."""
     over = dict.fromkeys(law.errors_over for law in laws if law.status == "ok")
     return f"standard errors over {', '.join(over)}" if over else ""
 
@@ -88,7 +88,7 @@ def _law_headings(over_classes: bool) -> tuple[str, ...]:
 
 
 def _law_cells(law: PowerLaw, over_classes: bool) -> tuple[Value, ...]:
-    """All of a law's columns but the first and the published slope."""
+    """Return all of a law's columns except the first and the published slope."""
     determined = law.status == "ok"
     slope = number(law.slope_shots, error=law.slope_shots_stderr) if determined else _NO_SLOPE[law.status]
     return (
@@ -102,9 +102,9 @@ def _law_cells(law: PowerLaw, over_classes: bool) -> tuple[Value, ...]:
 
 
 def held_out_tables(rows: pd.DataFrame) -> Iterator[str | Table]:
-    """What laws say of data sets that were left out of the fit, one table a law: rows of leave_one_dataset_out."""
+    """Yield predictions for data sets that were left out of the fit, one table per law, from leave_one_dataset_out."""
     yield (
-        "Each law is fitted without one data set and tested on it. R² there: below 0 where the set's own mean predicts"
+        "Each law is fitted without one data set and tested on it. R² there: below 0 if the set's own mean predicts"
         " better than the law. factor: measured over predicted advantage (geometric mean)\n"
     )
     known = [name for name in UNITS_OF if name in rows]
@@ -133,7 +133,7 @@ def _published_slope(fpr: float) -> str:
 
 
 def published_tables() -> Iterator[str | Table]:
-    """The published lines, and the published required shots."""
+    """Yield the published lines and the published required shots."""
     published = published_lines()
     epsilons = sorted({epsilon for line in published.lines for epsilon in line.required_shots})
     yield f"{published.source}\n{published.setting}\n"
@@ -157,7 +157,7 @@ def published_tables() -> Iterator[str | Table]:
 
 
 def prediction_tables(laws: Mapping[LawKey, PowerLawFit], *, shots: float, classes: int) -> Iterator[Table]:
-    """What laws predict at one S and C, with 95% prediction intervals, one table for each law."""
+    """Yield predictions at one S and C, with 95% prediction intervals, one table per law."""
     check_classes(laws, classes)
     for name, fit in laws.items():
         rows: list[tuple[Value, ...]] = []
@@ -173,7 +173,7 @@ def prediction_tables(laws: Mapping[LawKey, PowerLawFit], *, shots: float, class
 
 
 def check_classes(laws: Mapping[LawKey, PowerLawFit], classes: int) -> None:
-    """Raise InputError where a law does not cover this number of classes."""
+    """Raise InputError if a law does not cover this number of classes."""
     for fit in laws.values():
         for law in fit.lines:
             if law.status == "ok":

@@ -1,4 +1,4 @@
-"""Tables of what differential privacy guarantees."""
+"""Tables of guarantees by differential privacy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxmia.tables import Table, Value
 
 
 def privacy_tables(guarantee: PrivacyGuarantee, fprs: Sequence[float]) -> Iterator[Table]:
-    """What a DP-SGD recipe guarantees, and the ceilings that it puts on any attack; bounds are rounded up."""
+    """Yield the guarantee of a DP-SGD recipe, and its ceilings on any attack; bounds are rounded up."""
     yield Table(
         "DP-SGD",
         ("", ""),
@@ -39,6 +39,6 @@ def privacy_tables(guarantee: PrivacyGuarantee, fprs: Sequence[float]) -> Iterat
         "The largest TPR that any attack on one record can have",
         ("FPR", "trade-off curve", "advantage", f"Kairouz, at delta {guarantee.delta:g} alone"),
         tuple(rows),
-        "Bounds hold for the mechanism on paper. JAX's random generators are not cryptographic: heads trained with"
-        " them are for measurement, not for release.",
+        "Bounds hold for the mathematical mechanism. JAX's random generators are not cryptographic:"
+        " heads trained with them are for measurement, not for release.",
     )

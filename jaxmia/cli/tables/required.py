@@ -1,4 +1,4 @@
-"""Tables of the examples per class that laws require."""
+"""Tables of required examples per class by laws."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jaxmia.tables.laws import required_table
 def required_tables(
     laws: Mapping[LawKey, PowerLawFit], *, epsilons: Sequence[float], delta: float, classes: int
 ) -> Iterator[str | Table]:
-    """Examples per class at which attacks find no more than (epsilon, delta)-DP would let them: this run, published.
+    """Yield the examples per class at which attacks find no more than (epsilon, delta)-DP allows: fitted, published.
 
-    One table for each law, with its 95% calibration interval beside what was published, which is known at two classes.
+    There is one table per law, with its 95% calibration interval and the published value, which exists for two classes.
     """
     check_classes(laws, classes)
     yield (
         f"Examples per class, S, at which TPR meets the ceiling of (ε, {delta:g})-DP, C = {classes}. With"
-        " more, attacks of this kind find less than that privacy would let them: it is no guarantee of privacy\n"
+        " more, attacks of this kind find less than this privacy would allow, which is no guarantee of privacy\n"
     )
     for name, fit in laws.items():
         record = {"pooled": "average record", "maximum": "worst record"}.get(name.evaluation, name.evaluation)

@@ -16,7 +16,7 @@ from jaxmia.tables.rates import on_persons
 
 
 def results_tables(results: pd.DataFrame) -> Iterator[str | Table]:
-    """TPR at each FPR against classes and shots, one table for each attack and evaluation; or the privacy tables."""
+    """Yield TPRs at each FPR by classes and shots, one table per attack and evaluation; or the privacy tables."""
     if np.isfinite(results["epsilon"]).any():
         yield from _privacy_levels_tables(results)
         return
@@ -37,7 +37,7 @@ def results_tables(results: pd.DataFrame) -> Iterator[str | Table]:
 
 
 def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[str | Table]:
-    """What each privacy level costs, what attacks reach, and what they could reach; one table for each evaluation."""
+    """Yield the cost of each privacy level, the TPRs of attacks, and their ceilings; one table per evaluation."""
     first = results.iloc[0]
     yield (
         "TPR: median over seeds, with the outermost ends of their 95% intervals. ceiling: the largest TPR that any"
@@ -47,7 +47,8 @@ def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[str | Table]:
     )
     for evaluation, of_evaluation in results.groupby("evaluation", sort=False):
         attacks = list(of_evaluation["attack"].unique())
-        told = str(evaluation).startswith("calibrated")  # elsewhere the counted non-members set the threshold
+        # In the others the counted non-members set the threshold.
+        told = str(evaluation).startswith("calibrated")
         rows: list[tuple[Value, ...]] = []
         for (classes, shots), of_size in of_evaluation.groupby(["classes", "shots"]):
             for epsilon, level in sorted(of_size.groupby("epsilon"), reverse=True):
@@ -80,7 +81,7 @@ def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[str | Table]:
 
 
 def sweep_tables(results: pd.DataFrame) -> Iterator[str | Table]:
-    """TPR of the first attack and evaluation at each FPR, by feature set, recipe, privacy level, C and S."""
+    """Yield TPRs of the first attack and evaluation at each FPR, by feature set, recipe, privacy level, C and S."""
     attack, evaluation = results[["attack", "evaluation"]].iloc[0]
     of_first = results[(results["attack"] == attack) & (results["evaluation"] == evaluation)]
     private = ["epsilon"] if np.isfinite(of_first["epsilon"]).any() else []
@@ -109,7 +110,7 @@ def sweep_tables(results: pd.DataFrame) -> Iterator[str | Table]:
 
 
 def tuning_table(name: str, search: Tuning) -> Table:
-    """The trials of a search, with a mark on the chosen one."""
+    """Return the trials of a search, with the chosen one marked."""
     private = search.chosen.clipping_norm is not None
     rows: list[tuple[Value, ...]] = []
     for place, trial in enumerate(search.trials):
@@ -131,7 +132,7 @@ def tuning_table(name: str, search: Tuning) -> Table:
 
 
 def failures_table(failures: Iterable[tuple[str, str, str, str]]) -> Table:
-    """Cells that could not be computed: feature set, recipe, cell, error."""
+    """Return the cells that could not be computed: feature set, recipe, cell, error."""
     rows = tuple(failures)
     return Table(
         f"Failed: {len(rows)} cells; the same call with --resume tries them again",
@@ -142,7 +143,7 @@ def failures_table(failures: Iterable[tuple[str, str, str, str]]) -> Table:
 
 
 def problems(results: pd.DataFrame) -> list[str]:
-    """What a reader of the tables must know: diverged heads, and why rows have no number."""
+    """Return warnings for readers of the tables: diverged heads, and why rows have no number."""
     cells = results.drop_duplicates(["classes", "shots", "seed", "epsilon"])
     lines = [
         f"{_cell_name(row)}: {row['num_diverged']} of {row['num_models']} heads diverged and are"
@@ -161,7 +162,7 @@ def problems(results: pd.DataFrame) -> list[str]:
 
 
 def control_lines(controls: pd.DataFrame) -> list[str]:
-    """How many attacks were at chance on permuted labels, and one line for each that was not."""
+    """Return how many attacks were at chance on permuted labels, and one line for each that was not."""
     resolved = controls[controls["status"] != "unresolved"]
     if resolved.empty:
         return ["Negative control (permuted labels): not possible, too few scores or models."]
@@ -173,7 +174,7 @@ def control_lines(controls: pd.DataFrame) -> list[str]:
         *(
             f"NEGATIVE CONTROL FAILED: {row['attack']}{on_persons(row)}{_where(row)} reaches TPR - FPR ="
             f" {row['advantage']:.4f} at FPR {row['fpr']:g} on permuted labels"
-            f" (limit {row['limit']:.4f}): its results are not to be trusted."
+            f" (limit {row['limit']:.4f}): do not trust its results."
             for row in failed.to_dict("records")
         ),
     ]
