@@ -1,7 +1,7 @@
 """jaxmia: could someone tell from the released model whether a given person was in the training data?
 
-The public names and their modules stand in __init__.pyi, for editors, type checkers and Python alike. Each loads when
-first used, so that importing jaxmia costs no more than what is used of it.
+__init__.pyi lists the public names and their modules, for editors, type checkers and Python. Each name loads when it is
+first used, so importing jaxmia is fast.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and whether they can be written, asked before the work."""
+"""Atomic writes of files and folders, and checks before the work that they can be written."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from jaxmia._validate import InputError
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield a file to write beside the place, which takes the place once it is complete and on disk.
+    """Yield a temporary file to write, which replaces the path once it is complete and on disk.
 
-    A machine that loses its power leaves the old file or the new one, never an empty one.
+    After a power failure either the old or the new file exists, never an empty one.
     """
-    # Of this process alone: a worker that outlives its driver may still write the same bytes.
+    # The name is unique to this process: a worker that outlives its driver may still write the same file.
     temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
     try:
         yield temporary
@@ -40,22 +40,22 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _to_disk(path: pathlib.Path) -> None:
-    if path.is_dir() and os.name == "nt":  # has no handles of folders
+    if path.is_dir() and os.name == "nt":  # Windows has no handles of folders
         return
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError:  # file systems without it, as some networks'
+    except OSError:  # some network file systems do not support it
         pass
     finally:
         os.close(handle)
 
 
 def check_writable(path: pathlib.Path, name: str = "out") -> None:
-    """Ask, before the work, whether a file can be written at a place; nothing is left there.
+    """Check, before the work, that a file can be written at a path; leaves no file behind.
 
     Raises:
-        InputError: if the place is a folder, or lies in none that can be written.
+        InputError: if the path is a folder, or its folder does not exist or cannot be written.
     """
     try:
         folder = path.resolve().parent
@@ -75,21 +75,21 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Yield a folder to fill, which takes its place once it is complete; if filling fails, nothing is left.
+    """Yield a temporary folder to fill, which is moved to the path once it is complete; after an error nothing is left.
 
     Raises:
-        InputError: if there is something at the place already, or it cannot be written.
+        InputError: if the path exists and is not empty, or cannot be written.
     """
     path = pathlib.Path(path).resolve()
     _check_free(path)
     temporary = path.with_name(f".{path.name}.tmp")
     with contextlib.ExitStack() as stack:
         stack.enter_context(held_folder(temporary, f"out={str(path)!r}"))
-        _check_free(path)  # whoever held it may have filled the place
+        _check_free(path)  # another process may have filled it
         try:
             _clear(temporary)
             yield temporary
-            if os.name == "nt":  # where a folder with an open file cannot be moved
+            if os.name == "nt":  # Windows cannot move a folder with an open file
                 stack.close()
             os.replace(temporary, path)
             (path / LOCK).unlink(missing_ok=True)
@@ -103,7 +103,7 @@ def _check_free(path: pathlib.Path) -> None:
 
 
 def _clear(folder: pathlib.Path) -> None:
-    """Remove what a killed process left in a held folder."""
+    """Remove files that a killed process left in a locked folder."""
     for entry in folder.iterdir():
         if entry.name == LOCK:
             continue
@@ -114,22 +114,22 @@ def _clear(folder: pathlib.Path) -> None:
 
 
 def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an .npz in one step."""
+    """Write an .npz atomically."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
-    """Write a JSON file in one step; NaN and infinity are refused."""
+    """Write a JSON file atomically; NaN and infinity are refused."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file that can be computed again: None if it is damaged, or not there.
+    """Return the content of a JSON file that can be computed again; None if it is damaged or missing.
 
     Raises:
-        InputError: if it cannot be read for another reason: it may be whole, and must not be written anew.
+        InputError: if it cannot be read for another reason; it may be intact and must not be overwritten.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
@@ -140,13 +140,13 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def write_json_and_copy(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, and a hidden copy of it first: for what nothing else in a folder says."""
+    """Write a JSON file, after a hidden copy of it, for content that cannot be recovered from other files."""
     for each in (copy_of(path), path):
         write_json(each, content)
 
 
 def read_json_or_copy(path: pathlib.Path) -> dict[str, Any] | None:
-    """What write_json_and_copy wrote; from the copy, which then takes its place, if it is damaged. None without both.
+    """Return what write_json_and_copy wrote; a damaged file is restored from its copy. None if both are missing.
 
     Raises:
         InputError: as read_json.
@@ -162,12 +162,12 @@ def read_json_or_copy(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def copy_of(path: pathlib.Path) -> pathlib.Path:
-    """Where the copy of write_json_and_copy is."""
+    """Return the path of the copy by write_json_and_copy."""
     return path.with_name(f".{path.name}")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a text file in one step.
+    """Write a text file atomically.
 
     Raises:
         InputError: if it cannot be written.
@@ -181,7 +181,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def held_folder(path: pathlib.Path, name: str) -> Iterator[None]:
-    """Make a folder and hold it against other processes.
+    """Create a folder and lock it against other processes.
 
     Raises:
         InputError: under that name, if it is in use or cannot be written.
@@ -198,11 +198,11 @@ def held_folder(path: pathlib.Path, name: str) -> Iterator[None]:
 
 
 def write_parquet(path: pathlib.Path, table: pd.DataFrame) -> None:
-    """Write a table in one step."""
+    """Write a table as Parquet atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = pa.Table.from_pandas(table, preserve_index=False)
     for place, field in enumerate(columns.schema):
-        if pa.types.is_null(field.type):  # no cell of it has a reason: of one type with the cells that have
+        if pa.types.is_null(field.type):  # an all-null column gets the type that it has in other cells
             columns = columns.set_column(
                 place, field.with_type(pa.string()), columns.column(place).cast(pa.string())
             )
@@ -211,7 +211,7 @@ def write_parquet(path: pathlib.Path, table: pd.DataFrame) -> None:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that no room was left; libraries have their own kinds of it."""
+    """Return whether an error or one of its causes means a full disk; libraries have their own errors for it."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True

@@ -1,4 +1,4 @@
-"""What XLA compiles, and how seldom: sizes rounded up so that programs are shared, and programs kept on disk."""
+"""Fewer compilations: sizes rounded up so that programs are shared, and programs cached on disk."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
 
 _LARGEST = 1024
-_SECONDS = 0.05  # JAX keeps what takes a second to compile; the programs of a small cell take less
+# JAX's default caches programs that compile for a second or more; those of small cells take less.
+_SECONDS = 0.05
 
 
 def in_float32(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
-    """The function with JAX's 64-bit types off while it runs, whatever the caller's process has (JAX_ENABLE_X64).
+    """Return the function with JAX's 64-bit types off while it runs, whatever JAX_ENABLE_X64 is in the process.
 
-    Heads are float32 by design. With 64-bit types on, numbers without a type of their own would be float64: loops then
-    change their types, and random draws their values, so that the same seed would give other heads.
+    Heads are float32 by design. With 64-bit types on, numbers without explicit dtype would be float64. Loops would then
+    change their dtypes and random draws their values, so the same seed would give other heads.
     """
 
     @functools.wraps(function)
@@ -33,14 +34,14 @@ def in_float32(function: Callable[Given, Returned]) -> Callable[Given, Returned]
 
 
 def random_key(key: jax.Array | int) -> jax.Array:
-    """The key, or that of a seed."""
+    """Return the key, or the key of a seed."""
     return jax.random.key(key) if isinstance(key, int) else key
 
 
 def bucket(size: int) -> int:
-    """Round up to a size that programs are compiled for: four to an octave, up to 1 024.
+    """Return the size rounded up to one of four sizes per octave, up to 1 024.
 
-    Beyond, training outlasts compiling, and sizes stay as they are; so do those of a grid that doubles.
+    Larger sizes are not rounded, since training takes longer than compiling. Sizes of a doubling grid are not changed.
     """
     if size > _LARGEST or size < 4:
         return size
@@ -49,7 +50,7 @@ def bucket(size: int) -> int:
 
 
 def smallest_in_bucket(size: int) -> int:
-    """The smallest size of the same bucket."""
+    """Return the smallest size of the same bucket."""
     if size > _LARGEST or size <= 4:
         return size
     top = bucket(size)
@@ -57,10 +58,11 @@ def smallest_in_bucket(size: int) -> int:
 
 
 def keep_programs() -> None:
-    """Let this process keep its compiled programs on disk, and find those of earlier ones; for command lines.
+    """Cache this process's compiled programs on disk, and reuse those of earlier processes; for command lines.
 
-    On an accelerator they lie in the user's cache folder. On a CPU only in JAX_COMPILATION_CACHE_DIR, if that is set:
-    compiling takes little there, and some processors reject every program kept for them, loudly (jax-ml/jax#38445).
+    On an accelerator the cache is in the user's cache folder. On a CPU it is used only if JAX_COMPILATION_CACHE_DIR is
+    set: compiling is fast there, and on some processors every cached program is rejected with a warning
+    (jax-ml/jax#38445).
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         if jax.default_backend() == "cpu":

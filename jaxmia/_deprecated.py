@@ -1,4 +1,4 @@
-"""Names that were replaced: they work for one minor version more, and say so once."""
+"""Deprecated names, which work for one more minor version and warn once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import warnings
 
 @functools.cache
 def warn_renamed(old: str, new: str, *, gone: str) -> None:
-    """Warn, once per process, the caller of a function under its former name.
+    """Warn the caller of a function under its former name, once per process.
 
     Args:
         old: the former name.
-        new: the name that it has now.
-        gone: the version that no longer has the former one.
+        new: the current name.
+        gone: the version that removes the former name.
     """
     message = f"{old} is called {new} now; the old name goes with version {gone}."
     warnings.warn(message, DeprecationWarning, stacklevel=3)

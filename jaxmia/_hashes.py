@@ -10,16 +10,16 @@ from typing import Any
 
 
 def json_number(value: float) -> float | str:
-    """The value, or "inf", which float() reads back."""
+    """Return the value, or "inf", which float() reads back."""
     return "inf" if value == math.inf else value
 
 
 def content_key(content: Any) -> str:
-    """SHA-256 of a JSON-ready value, whatever the order of its keys."""
+    """Return the SHA-256 of a JSON-ready value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

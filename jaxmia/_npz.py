@@ -1,4 +1,4 @@
-"""Reading .npz archives that others wrote: plain arrays only, and one clear line for whatever is wrong."""
+"""Read .npz archives from other sources: plain arrays only, with errors in one clear line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 
 
 def set_read_limit(limit: str | int) -> None:
-    """Set, in this context, the bytes that what is read of one file may hold; 16 GiB by default.
+    """Set, in this context, the largest number of bytes read from one file; 16 GiB by default.
 
     Raises:
         InputError: for what parse_bytes refuses.
@@ -30,9 +30,9 @@ def set_read_limit(limit: str | int) -> None:
 
 @contextlib.contextmanager
 def read_limit(limit: str | int) -> Iterator[None]:
-    """Within this context, the arrays that are read of one file may hold so many bytes; 16 GiB by default.
+    """Limit the number of bytes read from one file within this context; 16 GiB by default.
 
-    A file of some kilobytes can hold arrays that fill any memory: how much it holds is known before it is unpacked.
+    A file of a few kilobytes can unpack to arrays that fill any memory. The size is checked before unpacking.
 
     Args:
         limit: bytes, or "64GiB".
@@ -53,7 +53,7 @@ def check_read_size(path: pathlib.Path, size: int) -> None:
     if size > _LIMIT.get():
         raise InputError(
             f"{path} holds {size / 2**30:,.3g} GiB once unpacked, above the limit of {_LIMIT.get() / 2**30:.3g} GiB:"
-            " if that is right, give --read-limit SIZE (from Python, jm.read_limit)."
+            " if this is intended, give --read-limit SIZE (from Python, jm.read_limit)."
         )
 
 
@@ -62,16 +62,16 @@ def read_npz(
 ) -> dict[str, np.ndarray]:
     """Return the arrays of an archive under the required keys and those of the optional keys it has.
 
-    Pickled objects are never loaded, nor more bytes than read_limit allows.
+    Never loads pickled objects, or more bytes than read_limit allows.
 
     Args:
         path: the file.
-        name: what the file is to its reader, for the message if there is none.
+        name: name of the file's role, for messages.
         required: keys it must have.
-        optional: keys it may have; others are left alone. None for all that it has.
+        optional: keys it may have; other keys are ignored. None reads all keys.
 
     Raises:
-        InputError: for a missing, foreign or damaged file, a missing key, object arrays, or too many bytes.
+        InputError: for a missing, unknown or damaged file, a missing key, object arrays, or too many bytes.
     """
     try:
         if not path.is_file():
@@ -85,17 +85,17 @@ def read_npz(
         raise
     except PermissionError as error:
         raise InputError(f"{path} must be a file that can be read: {error.strerror}.") from None
-    except Exception as error:  # of whatever kind: zip, zlib, NumPy's headers, the operating system
+    except Exception as error:  # of any type: zip, zlib, NumPy's headers, the operating system
         raise InputError(
             f"{path} must be a complete .npz archive; it is truncated or damaged ({_line(error)})."
         ) from None
 
 
 def check_archive(path: pathlib.Path) -> None:
-    """Refuse a zip archive of other kinds, as of skops, that would unpack above read_limit, or whose arrays lie.
+    """Refuse other zip archives, such as skops', that unpack above read_limit or whose arrays declare wrong sizes.
 
     Raises:
-        InputError: for these; what is no archive at all is left to its reader.
+        InputError: for such archives; files that are no archives are left to their reader.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -105,7 +105,7 @@ def check_archive(path: pathlib.Path) -> None:
                     _checked_size(path, archive, name.removesuffix(".npy"))
     except InputError:
         raise
-    except Exception:  # of whatever kind, as in read_npz
+    except Exception:  # of any type, as in read_npz
         return
 
 
@@ -129,7 +129,7 @@ def _entry(archive: zipfile.ZipFile, key: str) -> str:
 
 
 def _checked_size(path: pathlib.Path, archive: zipfile.ZipFile, key: str) -> int:
-    """Bytes of an array by its header, which must speak of plain numbers or text and of no more than is there."""
+    """Return the bytes of an array by its header, which must declare plain numbers or text and no more than exists."""
     info = archive.getinfo(_entry(archive, key))
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
@@ -166,7 +166,7 @@ def _check_is_archive(path: pathlib.Path, file: BinaryIO) -> None:
 
 
 def _what(start: bytes) -> str:
-    """What a file is by its first bytes, as far as they tell."""
+    """Return the type of a file, as far as its first bytes show."""
     if not start:
         return "is empty"
     if start.startswith(b"\x80"):

@@ -1,4 +1,4 @@
-"""Progress of a grid of cells: a bar over the work, with rate and remaining time; a sweep's table; items."""
+"""Progress displays: a bar for a grid of cells with rate and remaining time, a table for a sweep, a bar for items."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import rich.progress
 import rich.table
 import rich.text
 
-_LINES = 12  # of a live table: it must fit on a screen
+_LINES = 12  # largest number of lines of a live table, which must fit on a screen
 _REDRAW = 0.25  # seconds between pictures in a notebook
 _NOTEBOOK_WIDTH = 100  # letters
 
@@ -29,7 +29,7 @@ class GridProgress:
         self._heads = 0
 
     def cell(self, name: str) -> None:
-        """Say which cell is in flight."""
+        """Show the name of the current cell."""
         self._progress.update(self._task, description=name)
 
     def heads(self, count: int, work: float) -> None:
@@ -39,7 +39,7 @@ class GridProgress:
 
 
 class _Description(rich.progress.ProgressColumn):
-    """What is being done, as it stands: the one column that is cut where the line is too narrow."""
+    """The description, without markup; the only column that is truncated if the line is too narrow."""
 
     def render(self, task: rich.progress.Task) -> rich.text.Text:
         return rich.text.Text(task.description, no_wrap=True, overflow="ellipsis")
@@ -56,9 +56,9 @@ class _HeadsPerSecond(rich.progress.ProgressColumn):
 
 
 class _NotebookProgress(rich.progress.Progress):
-    """A bar in a notebook's cell, and nothing once it is done.
+    """A bar in a notebook's cell, removed when it is done.
 
-    rich itself would need ipywidgets for that. Drawn when something is counted, a few times a second.
+    rich itself would need ipywidgets. The bar is drawn on updates, at most a few times a second.
     """
 
     def __enter__(self) -> _NotebookProgress:
@@ -74,10 +74,10 @@ class _NotebookProgress(rich.progress.Progress):
 
 
 class _NotebookCell:
-    """The place in a notebook's output where something is drawn, again and again."""
+    """An area of a notebook's output that is redrawn."""
 
     def __init__(self, shown: rich.console.RenderableType):
-        import IPython.display  # there is one, in a notebook
+        import IPython.display  # always installed in a notebook
 
         self._shown = shown
         self._html = IPython.display.HTML
@@ -85,7 +85,7 @@ class _NotebookCell:
         self._next = 0.0
 
     def draw(self) -> None:
-        """Draw what is shown as it is now, unless that was done just now."""
+        """Redraw the area, unless it was drawn a moment ago."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _REDRAW
@@ -103,7 +103,7 @@ class _NotebookCell:
 
 @contextlib.contextmanager
 def grid_progress(console: rich.console.Console | None, total_work: float) -> Iterator[GridProgress]:
-    """Show progress on a console; on None, or where it is no terminal and no notebook, nothing is drawn."""
+    """Show progress on a console; draws nothing for None, or if the console is neither terminal nor notebook."""
     progress = _bar(console, disable=console is None, counted=_of_heads())
     with progress:
         yield GridProgress(progress, progress.add_task("starting", total=total_work, heads=0))
@@ -113,7 +113,7 @@ def grid_progress(console: rich.console.Console | None, total_work: float) -> It
 def item_progress(
     console: rich.console.Console | None, description: str, total: int
 ) -> Iterator[Callable[[int], None]]:
-    """Show a bar over items; call what is yielded with the number of further items done. On None nothing is drawn."""
+    """Show a bar over items; yields a function to call with the number of items done. Draws nothing for None."""
     counted = (
         rich.progress.MofNCompleteColumn(table_column=rich.table.Column(no_wrap=True)),
         _ItemsPerSecond(),
@@ -154,7 +154,7 @@ def _bar(
 
 
 class SweepProgress:
-    """A live table of a sweep: a line per feature set and recipe, and a bar; plain lines where it is no terminal."""
+    """A live table of a sweep: a line per feature set and recipe, and a bar; plain lines without a terminal."""
 
     def __init__(
         self, console: rich.console.Console | None, cells: Mapping[str, tuple[int, int]], total_work: float
@@ -171,7 +171,7 @@ class SweepProgress:
         self._heads = 0
 
     def note(self, line: str) -> None:
-        """Say something that stays."""
+        """Print a line that stays."""
         if self._console is not None:
             self._console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
@@ -203,7 +203,7 @@ class SweepProgress:
             self._cell.clear()
 
     def __rich__(self) -> rich.console.RenderableType:
-        """The table and the bar as they are now."""
+        """Return the current table and bar."""
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
         for heading in ("feature set / recipe", "done", "failed", "last"):
             table.add_column(heading, no_wrap=True, overflow="ellipsis")
@@ -222,12 +222,12 @@ class SweepProgress:
 def sweep_progress(
     console: rich.console.Console | None, cells: Mapping[str, tuple[int, int]], total_work: float
 ) -> Iterator[SweepProgress]:
-    """Show the progress of a sweep on a console; on None nothing is drawn.
+    """Show the progress of a sweep on a console; draws nothing for None.
 
     Args:
         console: a terminal or a notebook gets a live table, anything else a line per cell.
-        cells: for each feature set and recipe, how many cells are there already, and how many there shall be.
-        total_work: of the cells to be computed, in an arbitrary unit.
+        cells: for each feature set and recipe, the number of finished cells and of all cells.
+        total_work: work of the cells to compute, in arbitrary units.
     """
     progress = SweepProgress(console, cells, total_work)
     if console is not None and console.is_jupyter and total_work:

@@ -1,8 +1,8 @@
-"""Work that a killed call continues: a folder that one process at a time holds, its key, and blocks of arrays in it.
+"""Work that a call continues after a kill: a folder locked by one process, its key, and blocks of arrays.
 
-Runs, sweeps, audits and extractions all open their folders in one order, so that a foreign folder is refused as it is:
-look what is there, lock the folder, look again. Audits and extractions keep what they have computed in blocks under a
-key, which names all that the blocks depend on; runs and sweeps have a manifest instead.
+Runs, sweeps, audits and extractions open their folders in the same order: inspect the folder, lock it, inspect it
+again. A folder with other content is refused unchanged. Audits and extractions keep results in blocks under a key,
+which identifies everything that the blocks depend on; runs and sweeps have a manifest instead.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _KEY = "key.json"
 
 @contextlib.contextmanager
 def resumed_folder(path: pathlib.Path, look: Callable[[], T], name: str) -> Iterator[T]:
-    """Make a folder or continue it, held against other processes, and yield what is found in it.
+    """Create or open a folder, locked against other processes, and yield what `look` finds in it.
 
     Args:
         path: the folder.
-        look: finds what is there, and raises InputError for a folder that holds something else. It is called before
-            there is a lock, and again under the lock: another process may have written meanwhile.
-        name: of the folder, in messages.
+        look: inspects the folder, and raises InputError if it holds something else. It is called before locking, and
+            again with the lock, since another process may have written in between.
+        name: name of the folder in messages.
 
     Raises:
         InputError: as look, or if the folder is in use or cannot be written.
@@ -47,15 +47,15 @@ def resumed_folder(path: pathlib.Path, look: Callable[[], T], name: str) -> Iter
 def keyed_folder(
     path: pathlib.Path, key: Mapping[str, Any], *, inside: str = ".", name: str, content: str, other: str
 ) -> Iterator[None]:
-    """Make a folder for the blocks of one key, or continue with those that it holds, held against other processes.
+    """Create a folder for the blocks of one key, or open it with its blocks, locked against other processes.
 
     Args:
         path: the folder.
-        key: all that the blocks depend on, JSON-ready.
-        inside: the sub-folder of key and blocks; files beside it are of later steps, which need a key.
-        name: of the folder, in messages.
-        content: what it is to hold: "an audit".
-        other: what it holds under another key, and what to do; "{differs}" stands for the first entry that differs.
+        key: everything that the blocks depend on, JSON-ready.
+        inside: the sub-folder of key and blocks; files outside it belong to later steps, which need a key.
+        name: name of the folder in messages.
+        content: expected content in words, such as "an audit".
+        other: message for another key; "{differs}" stands for the first entry that differs.
 
     Raises:
         InputError: if it is a file, holds other files or another key, is in use, or cannot be written.
@@ -82,7 +82,7 @@ def keyed_folder(
 
 
 def _check_key(known: Mapping[str, Any], key: Mapping[str, Any], other: str) -> Mapping[str, Any]:
-    """The key that a folder has, if it is the one that is wanted."""
+    """Return the key of a folder, if it equals the wanted key."""
     wanted = json.loads(json.dumps(key))
     if known != wanted:
         differs = next(entry for entry in (*wanted, *known) if known.get(entry) != wanted.get(entry))
@@ -92,14 +92,14 @@ def _check_key(known: Mapping[str, Any], key: Mapping[str, Any], other: str) -> 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """Arrays with one row for each of many items, in files of so many items each: "models-0-32.npz".
+    """Arrays with one row per item, in files with `size` items each, such as "models-0-32.npz".
 
     Attributes:
-        folder: where the files are.
-        items: what they are of, the first word of their names.
+        folder: folder of the files.
+        items: name of the items, the first word of file names.
         total: number of items.
-        size: items in a block; the last one may have fewer.
-        names: of the arrays.
+        size: number of items in a block; the last block may have fewer.
+        names: names of the arrays.
     """
 
     folder: pathlib.Path
@@ -109,15 +109,15 @@ class Blocks:
     names: tuple[str, ...]
 
     def missing(self) -> list[tuple[int, int]]:
-        """The blocks [first, end) that are not on disk, or lack one of the arrays."""
+        """Return the blocks [first, end) that are not on disk, or lack one of the arrays."""
         return [block for block in self._blocks() if not self._has(block)]
 
     def save(self, block: tuple[int, int], arrays: Mapping[str, np.ndarray]) -> None:
-        """Write a block in one step."""
+        """Write a block atomically."""
         write_arrays(self._file(block), {name: np.asarray(arrays[name]) for name in self.names})
 
     def load(self) -> dict[str, np.ndarray]:
-        """The arrays of all items, which must all be on disk."""
+        """Return the arrays of all items, which must all be on disk."""
         parts = [
             read_npz(self._file(block), name=self.items, required=self.names) for block in self._blocks()
         ]
@@ -130,9 +130,9 @@ class Blocks:
         try:
             with self._file(block).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return set(self.names) <= set(arrays.files)
-        except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):  # not there, or damaged
+        except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):  # missing or damaged
             return False
-        except OSError:  # it may be whole, and is not overwritten: load says why it cannot be read
+        except OSError:  # it may be intact and is not overwritten; load reports why it cannot be read
             return True
 
     def _file(self, block: tuple[int, int]) -> pathlib.Path:

@@ -1,7 +1,7 @@
-"""How results show themselves: one line, a table in notebooks, a figure, a report.
+"""How results are displayed: one line, a table in notebooks, a figure, a report.
 
-Plots and reports are of higher wings than most results. They are looked up by name when asked for, so that no import
-points up and nothing loads before it is needed.
+Plots and reports belong to higher wings than most results. They are looked up by name at the call, so that no import
+points upwards and nothing loads before it is needed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 import pandas as pd
 
-_ROWS = 12  # of a table in a notebook
+_ROWS = 12  # rows of a table in a notebook
 
 
 class Shown:
-    """A result with a short repr and, in notebooks, a table: of its to_frame, where it has one."""
+    """A result with a short repr and, in notebooks, a table from its to_frame, if it has one."""
 
     def headline(self) -> str:
-        """What it is, how large, and its main figure, in one line."""
+        """Return type, size and main number, in one line."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -38,7 +38,7 @@ class Shown:
 
 
 def figure(name: str, *args: Any, **options: Any) -> Any:
-    """The figure that jaxmia.plots draws under a name."""
+    """Return the figure of a function of jaxmia.plots."""
     return getattr(importlib.import_module("jaxmia.plots"), name)(*args, **options)
 
 

@@ -1,4 +1,4 @@
-"""What is shown: the one place that makes consoles, and what keeps other packages from talking."""
+"""Consoles for all output, and control of other packages' log messages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import rich.console
 
 
 def console(*, stderr: bool = False) -> rich.console.Console:
-    """A console on which what users and jaxmia write stands as it is: "[red]" and ":smile:" are these letters."""
+    """Return a console without markup: it prints "[red]" and ":smile:" literally."""
     return rich.console.Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def progress_console(given: rich.console.Console | None, progress: bool) -> rich.console.Console | None:
-    """The console on which a call of the library shows its progress, or None for no progress.
+    """Return the console for the progress of a library call, or None for no progress.
 
     Args:
         given: the caller's console, which is used as it is.
@@ -28,14 +28,14 @@ def progress_console(given: rich.console.Console | None, progress: bool) -> rich
     own = console(stderr=True)
     if own.is_jupyter:
         return own
-    # rich takes FORCE_COLOR for a terminal, which is set in many logs of CI.
+    # rich treats FORCE_COLOR as a terminal, and many CI logs set it.
     on_terminal = sys.stderr is not None and sys.stderr.isatty() and own.is_interactive
     return own if on_terminal else None
 
 
 @contextlib.contextmanager
 def quiet(*names: str, above: int = logging.WARNING) -> Iterator[None]:
-    """Let loggers of other packages say only what is above a level: what goes wrong is raised as well."""
+    """Silence loggers of other packages up to a level; errors are raised anyway."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Text that others wrote, read whatever its encoding, and text of any alphabet shown wherever it is shown."""
+"""Read text files in common encodings, and print text of any alphabet in any encoding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from jaxmia._validate import InputError
 
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-_LARGEST = 2**24  # bytes of a TOML or JSON file that a person or jaxmia wrote
+_LARGEST = 2**24  # largest number of bytes of a TOML or JSON file
 _PLAIN = {"ε": "epsilon", "δ": "delta", "λ": "lambda", "σ": "sigma", "−": "-", "²": "^2", "±": "+-", "×": "x"}
 _PLAIN |= {"…": "...", "→": "->", "≥": ">=", "≤": "<=", "“": '"', "”": '"', "†": "+", "‡": "++"}
 _PLAIN |= dict.fromkeys("━╸╺─", "-") | {"█": "#"}
@@ -21,16 +21,16 @@ _SHOWN_AS = "jaxmia.plain"
 
 
 def encoding_of(start: bytes) -> str:
-    """The encoding of a text that begins so: what its byte order mark says, as Windows programs write one, or UTF-8."""
+    """Return the encoding by the byte order mark, which Windows programs write; UTF-8 without one."""
     return next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
 
 
 def read_text(path: pathlib.Path | Traversable, name: str) -> str:
-    """A text file, with or without a byte order mark.
+    """Return the content of a text file, with or without a byte order mark.
 
     Args:
         path: the file.
-        name: what it is to its reader, for messages.
+        name: name of the file's role, for messages.
 
     Raises:
         InputError: if it cannot be read, is no text, or has more than 16 MiB.
@@ -53,17 +53,17 @@ def read_text(path: pathlib.Path | Traversable, name: str) -> str:
 
 
 def read_toml(path: pathlib.Path | Traversable, name: str) -> dict[str, Any]:
-    """A TOML file, with or without a byte order mark.
+    """Return the content of a TOML file, with or without a byte order mark.
 
     Raises:
-        InputError: as read_text, and for what is no TOML.
+        InputError: as read_text, and for invalid TOML.
     """
     text = read_text(path, name)
     try:
         return tomllib.loads(text)
     except RecursionError:
         raise InputError(f"{path} must be valid TOML: nested too deeply.") from None
-    except ValueError as error:  # TOMLDecodeError, and Python's own for numbers of thousands of digits
+    except ValueError as error:  # TOMLDecodeError, or Python's error for numbers with thousands of digits
         raise InputError(f"{path} must be valid TOML: {error}.") from None
 
 
@@ -74,12 +74,12 @@ def printable(value: object) -> str:
     text = str(value)
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half of a pair, that no byte stands for
+    except UnicodeEncodeError:  # half of a surrogate pair, which has no encoding
         return text.encode("utf-8", "backslashreplace").decode()
 
 
 def show_in_any_encoding() -> None:
-    """Let the standard streams write letters that their encoding lacks as others: ε as epsilon, the rest as ?."""
+    """Make standard streams replace characters that their encoding lacks: ε by epsilon, others by ?."""
     codecs.register_error(_SHOWN_AS, _shown)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -101,7 +101,7 @@ def parse_bytes(text: str | int, name: str = "memory") -> int:
 
     Args:
         text: the size.
-        name: of the setting, for the message.
+        name: name of the setting, for the message.
 
     Raises:
         InputError: for anything else.

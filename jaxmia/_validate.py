@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-_LONGEST = 200  # letters of a value in a message
-_LISTED = 20  # values
+_LONGEST = 200  # largest number of characters of a value in a message
+_LISTED = 20  # largest number of listed values
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The command line prints it as one line and exits with 2."""
+    """Bad input by the user. The command line prints the message as one line and exits with code 2."""
 
 
 def check(condition: bool | np.bool_, name: str, value: object, rule: str) -> None:
@@ -22,13 +22,13 @@ def check(condition: bool | np.bool_, name: str, value: object, rule: str) -> No
 
 
 def shown(value: object) -> str:
-    """The repr of a value, cut where a reader would stop: messages stay one line whatever was given."""
+    """Return the repr of a value, truncated so that messages stay one line."""
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 20]} ... ({len(text)} letters)"
 
 
 def listed(values: Iterable[object]) -> str:
-    """The first of some values, joined by commas, and how many more there are."""
+    """Return the first of some values, joined by commas, and the number of further values."""
     words = [word if len(word) <= _LONGEST else f"{word[:_LONGEST]}..." for word in map(str, values)]
     more = f" ... ({len(words)} in all)" if len(words) > _LISTED else ""
     return ", ".join(words[:_LISTED]) + more
@@ -46,7 +46,7 @@ def check_fpr(name: str, value: float) -> None:
 
 
 def check_different(name: str, values: Iterable[object]) -> None:
-    """Raise InputError if a value is given twice: each has rows of its own, which would then count twice."""
+    """Raise InputError if a value is given twice, since its rows would count twice."""
     given = list(values)
     for value in given:
         count = given.count(value)

@@ -1,4 +1,4 @@
-"""Former place of feature sets, for scripts of version 0.1: jaxmia.data now. It goes with version 0.2."""
+"""Former module of feature sets, now jaxmia.data. Deprecated, removed in version 0.2."""
 
 from jaxmia._deprecated import warn_renamed
 from jaxmia.data.feature_set import FeatureSet, demo_features, feature_set, load_features, save_features

@@ -1,4 +1,4 @@
-"""Plots of results tables: figures for a report, or PNG and SVG files."""
+"""Plots of results tables, as figures for a report or as PNG and SVG files."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Picture(Figure):
 def plot_power_law(
     results: pd.DataFrame, laws: Mapping[LawKey, PowerLawFit], folder: pathlib.Path
 ) -> list[pathlib.Path]:
-    """Advantage against shots on log axes, one picture per attack and evaluation, with the fitted and published laws.
+    """Write plots of advantage against shots on log axes, with laws, one per attack and evaluation.
 
-    Of several privacy levels the least private is drawn: plot_privacy has the others.
+    Of several privacy levels only the least private is drawn; plot_privacy draws the others.
 
     Returns:
         The files written: FOLDER/advantage-ATTACK-EVALUATION.png and .svg; none of a law without any cell above
@@ -73,12 +73,12 @@ def plot_power_law(
 
 
 def power_law_figure(rows: pd.DataFrame, fit: PowerLawFit, *, title: str) -> Figure:
-    """Advantage against shots on log axes with the fitted and the published laws.
+    """Return a figure of advantage against shots on log axes, with the fitted and the published laws.
 
     Args:
-        rows: of one attack, evaluation, privacy level and recipe; some of them above chance.
-        fit: to these rows.
-        title: of the figure.
+        rows: rows of one attack, evaluation, privacy level and recipe, some of them above chance.
+        fit: the fit to these rows.
+        title: title of the figure.
     """
     figure = Picture(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
@@ -132,7 +132,7 @@ def study_figure(
 def _law_figures(
     results: pd.DataFrame, laws: Mapping[LawKey, PowerLawFit]
 ) -> Iterator[tuple[LawKey, Figure]]:
-    """The figure of each law of the least private cells that has a cell above chance."""
+    """Yield the figure of each law of the least private cells that has a cell above chance."""
     least_private = results["epsilon"].max()
     for name, fit in laws.items():
         rows = results
@@ -147,13 +147,13 @@ def _law_figures(
 
 
 def records_figure(tpr: np.ndarray, low: np.ndarray, high: np.ndarray, *, fpr: float) -> Figure:
-    """Each record's TPR with its 95% interval, ascending.
+    """Return a figure of each record's TPR with its 95% interval, ascending.
 
     Args:
         tpr: [records]; NaN is left out.
         low: [records], lower ends.
         high: [records], upper ends.
-        fpr: of every record.
+        fpr: FPR of every record.
     """
     order = np.argsort(tpr)[: np.count_nonzero(np.isfinite(tpr))]
     with mpl.rc_context(STYLE):
@@ -171,13 +171,13 @@ def records_figure(tpr: np.ndarray, low: np.ndarray, high: np.ndarray, *, fpr: f
 
 
 def plot_privacy(results: pd.DataFrame, folder: pathlib.Path) -> list[pathlib.Path]:
-    """What privacy costs and what it buys, two pictures per evaluation; none without a private cell.
+    """Write two plots per evaluation of privacy's cost and benefit; none without a private cell.
 
     Points are medians over seeds; vertical lines span the outermost ends of their intervals.
 
     Args:
-        results: of a run.
-        folder: where to write.
+        results: results of a run.
+        folder: folder to write to.
 
     Returns:
         The files written: FOLDER/accuracy-EVALUATION.png and .svg (accuracy against TPR), and
@@ -214,7 +214,7 @@ def privacy_figure(rows: pd.DataFrame, stem: str) -> Figure:
 
 
 def _levels(rows: pd.DataFrame) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
-    """Yield label, colour, marker and, by epsilon, medians of each attack and size of cell that has a TPR."""
+    """Yield label, colour, marker and medians by epsilon, for each attack and cell size with a TPR."""
     groups = rows[rows["status"] == "ok"].groupby(["attack", "classes", "shots"], sort=False)
     markers = dict(zip(rows["attack"].unique(), itertools.cycle("os^Dv")))
     colours = dict(zip(sorted({*zip(rows["classes"], rows["shots"], strict=True)}), itertools.cycle(COLOURS)))
@@ -233,7 +233,7 @@ def _draw_accuracy(axes: Axes, rows: pd.DataFrame) -> None:
         axes.plot(levels["accuracy"], levels["tpr"], f"{marker}-", color=colour, markersize=4, label=label)
         axes.vlines(levels["accuracy"], levels["low"], levels["high"], color=colour, linewidth=1)
         if not label.startswith(f"{rows['attack'].iloc[0]},"):
-            continue  # the other attacks' points stand at the same accuracies
+            continue  # the other attacks' points have the same accuracies
         for epsilon, level in levels.iterrows():
             at = (level["accuracy"], level["tpr"])
             axes.annotate(
@@ -268,7 +268,7 @@ def _draw_ceilings(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _save(figure: Figure, stem: pathlib.Path) -> list[pathlib.Path]:
-    """Write STEM.png and STEM.svg, without the time, and with a stem that shells leave alone."""
+    """Write STEM.png and STEM.svg, without timestamps, with a stem that is safe for shells."""
     name = stem.name.translate(str.maketrans("(=, ", "----", ")"))
     paths = []
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
@@ -310,7 +310,7 @@ def rocs_figure(curves: Mapping[str, Roc], *, title: str, results: pd.DataFrame 
         thin = thinned(curve)
         style = _LINES[number // len(COLOURS) % len(_LINES)]
         colour = COLOURS[number % len(COLOURS)]
-        # No false positive at all has no place on a log axis: it is drawn at a single one.
+        # A log axis cannot show zero false positives: such points are drawn at one false positive.
         fpr = np.maximum(thin.fpr, 1 / thin.num_nonmembers)
         axes.plot(fpr, thin.tpr, style, drawstyle="steps-post", color=colour, linewidth=1.5, label=attack)
         if results is not None:
@@ -337,7 +337,7 @@ def _draw_intervals(axes: Axes, rows: pd.DataFrame, colour: str, *, shift: float
 
 
 def thinned(curve: Roc, *, num_points: int = 300) -> Roc:
-    """Return at most num_points points of a curve: what it reaches at FPRs evenly spaced on a log axis."""
+    """Return at most num_points points of a curve, at FPRs evenly spaced on a log axis."""
     grid = np.geomspace(1 / max(curve.num_nonmembers, 2), 1, num_points)
     kept = np.unique(np.searchsorted(curve.fpr, grid, side="right") - 1)
     return dataclasses.replace(

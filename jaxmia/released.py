@@ -1,4 +1,4 @@
-"""Former place of the readers of heads, for scripts of version 0.1: jaxmia.audit.released. It goes with version 0.2."""
+"""Former module of the readers of heads, now jaxmia.audit.released. Deprecated, removed in version 0.2."""
 
 from jaxmia._deprecated import warn_renamed
 from jaxmia.audit.released import load_released

@@ -1,4 +1,4 @@
-"""The simplified model of fine-tuning: closed forms and simulation, to test everything else against.
+"""The simplified model of fine-tuning: closed forms and simulation, used to test the rest of the library.
 
 In each class x ~ N(m_c, Sigma), the head of class c is the mean of its S members, and the score of x is its
 inner product with the head of its own class: Tobaben et al. 2025 (arXiv 2402.06674). Closed forms: float64.
@@ -45,7 +45,7 @@ def fresh_moments(
     shots: int,
     covariance: float | np.ndarray | Array,
 ) -> ScoreMoments:
-    """Return the exact moments of the Gaussian scores when every model draws its other members afresh.
+    """Return the exact moments of the Gaussian scores if every model draws its other members independently.
 
     OUT is <x, mean of S fresh>, IN is <x, (x + sum of S - 1 fresh) / S>: mu_in - mu_out = <x, x - m> / S.
 
@@ -56,7 +56,7 @@ def fresh_moments(
         covariance: Sigma of every class, [dim, dim], or the variance of each coordinate.
 
     Raises:
-        InputError: shapes differ, shots < 2, or Sigma is not positive along some example.
+        InputError: if shapes differ, shots < 2, or Sigma is not positive along some example.
     """
     examples, own_means = _paired(examples, own_means)
     check_at_least("shots", shots, 2)
@@ -90,7 +90,7 @@ def pool_moments(
         shots: S, at least 2; every class of the pool has more than S + 1 examples.
 
     Raises:
-        InputError: shapes differ, shots < 2, or a class is too small.
+        InputError: if shapes differ, shots < 2, or a class is too small.
     """
     features, labels = np.asarray(features, dtype=np.float64), np.asarray(labels)
     check(features.ndim == 2 and features.size > 0, "features.shape", features.shape, "be [examples, dim]")
@@ -154,11 +154,11 @@ def simulate_class_mean_scores(
     targets_per_class: int = 1,
     models_per_chunk: int = 16,
 ) -> ClassMeanScores:
-    """Draw scores of fixed targets under models that draw their members afresh: the setting of fresh_moments.
+    """Draw scores of fixed targets under models with independent members, the setting of fresh_moments.
 
-    Every model draws S members of each class; each target, with probability 1/2 and by itself, takes the
-    place of the last one. Targets of one class share the other S - 1 members of a model, so their scores are
-    correlated; those of different classes are independent.
+    Every model draws S members of each class; each target independently replaces the last one with probability 1/2.
+    Targets of one class share the other S - 1 members of a model, so their scores are correlated; those of different
+    classes are independent.
 
     Args:
         key: fixes class means, targets and models; a model depends on its index only, never on its chunk.
@@ -252,7 +252,7 @@ def _all_models(
     num_models: int,
     chunk: int,
 ) -> tuple[Float[Array, "models targets"], Bool[Array, "models targets"]]:
-    """Scores and membership of all targets under all models, chunk models at a time."""
+    """Return scores and membership of all targets under all models, `chunk` models at a time."""
 
     def one(model_id: Int[Array, ""]) -> tuple[Float[Array, " targets"], Bool[Array, " targets"]]:
         model_key = jax.random.fold_in(key, model_id)
@@ -269,7 +269,7 @@ def _one_model(
     *,
     shots: int,
 ) -> tuple[Float[Array, " targets"], Bool[Array, " targets"]]:
-    """Scores and membership of all targets under one model."""
+    """Return scores and membership of all targets under one model."""
     classes, per_class, dim = targets.shape
     members_key, coin_key = jax.random.split(key)
     members = class_means[:, None, :] + noise_scale * jax.random.normal(members_key, (classes, shots, dim))
@@ -281,7 +281,7 @@ def _one_model(
 
 
 def _one_pool_moments(pool: Float[np.ndarray, "examples dim"], shots: int) -> Float[np.ndarray, "4 examples"]:
-    """Rows of ScoreMoments for one class."""
+    """Return the rows of ScoreMoments for one class."""
     others = len(pool) - 1
     check(
         others > shots,
@@ -319,7 +319,7 @@ def _spread(
     examples: np.ndarray | Array,
     covariance: float | np.ndarray | Array,
 ) -> np.ndarray | Array:
-    """sqrt(xᵀ Sigma x), the standard deviation of <x, fresh draw>."""
+    """Return sqrt(xᵀ Sigma x), the standard deviation of <x, fresh draw>."""
     sigma = np.asarray(covariance, dtype=np.float64)
     if sigma.ndim == 0:
         sigma = sigma * np.eye(examples.shape[1])

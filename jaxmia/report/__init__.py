@@ -1,4 +1,4 @@
-"""Reports: what a run, a sweep or an audit found, for a reader who trains no models, as one page and as JSON."""
+"""Reports on runs, sweeps and audits for readers who train no models, as one HTML page and as JSON."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def write_report(
     study: str | os.PathLike[str] | None = None,
     context: str | os.PathLike[str] | None = None,
 ) -> tuple[pathlib.Path, pathlib.Path]:
-    """Write the report on a run, a sweep or an audit: one HTML file, and the same content as JSON beside it.
+    """Write the report on a run, a sweep or an audit: one HTML file, and a JSON file with the same content.
 
     Args:
-        folder: of `jaxmia run`, `jaxmia sweep` or `jaxmia audit`.
+        folder: folder of `jaxmia run`, `jaxmia sweep` or `jaxmia audit`.
         out: the HTML file; by default report.html in the folder.
-        study: for an audit, a folder of a run or a sweep over the same records: its law, and what privacy costs.
+        study: for an audit, the folder of a run or a sweep over the same records, for its law and the cost of privacy.
         context: a TOML file with a table [context], as `jaxmia audit --init` writes it; by default an audit's own.
 
     Returns:
-        The HTML and the JSON file.
+        The paths of the HTML and the JSON file.
 
     Raises:
-        InputError: for a folder or a file that is not what it should be.
+        InputError: for a bad folder or file.
     """
     path = pathlib.Path(folder)
     page = path / "report.html" if out is None else pathlib.Path(out)
@@ -63,7 +63,7 @@ def make_report(
     study: str | os.PathLike[str] | None = None,
     context: str | os.PathLike[str] | None = None,
 ) -> Report:
-    """The content of write_report."""
+    """Return the report that write_report writes."""
     stated = None if context is None else _context(pathlib.Path(context))
     about: Subject
     if (folder / "audit.json").is_file():

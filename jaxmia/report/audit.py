@@ -1,4 +1,4 @@
-"""A folder of `jaxmia audit`, as far as a report needs it."""
+"""The parts of an audit's folder that a report needs."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ class Audit:
 
     @property
     def shots(self) -> float:
-        """Members per class, on average."""
+        """Return the mean number of members per class."""
         return float(self.content["records"]["members"] / self.content["records"]["classes"])
 
     def of(self, targets: str, evaluation: str) -> pd.DataFrame:
-        """Rows of results."""
+        """Return the rows of results of a group of targets and an evaluation."""
         rows = self.results
         return rows[(rows["targets"] == targets) & (rows["evaluation"] == evaluation)]
 
     def members(self) -> RecordsOf:
-        """The head's members, whom the release concerns."""
+        """Return the head's members."""
         shadows = self.content["shadows"]
         num_out = self.content["settings"]["shadows"]["models"] * (1 - shadows["inclusion_rate"])
         table = self.records[self.records["member"]].reset_index(drop=True)
@@ -69,10 +69,10 @@ class Audit:
 
 
 def load_audit_folder(folder: str | os.PathLike[str]) -> Audit:
-    """Read a folder of `jaxmia audit`.
+    """Return a folder of `jaxmia audit`.
 
     Raises:
-        InputError: if it is none, or cannot be read.
+        InputError: if it is not an audit's folder, or cannot be read.
     """
     path = pathlib.Path(folder)
     content = load_json(path, "audit.json")
@@ -83,8 +83,8 @@ def load_audit_folder(folder: str | os.PathLike[str]) -> Audit:
     for name, expected in content["written"].items():
         if not (path / name).is_file() or file_hash(path / name) != expected:
             raise InputError(
-                f"folder={str(path)!r} must be as jaxmia audit left it; {name} is not what its audit.json is of: run"
-                " the audit again, its shadows are kept."
+                f"folder={str(path)!r} must be unchanged since jaxmia audit wrote it; {name} does not"
+                " match audit.json: run the audit again, its shadows are kept."
             )
     results, controls = (load_table(path / "attack", name) for name in ("results", "controls"))
     persons = load_table(path, "persons") if "persons.parquet" in content["written"] else None

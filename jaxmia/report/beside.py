@@ -1,4 +1,4 @@
-"""Whether a study may stand beside an audit: it must be of the same records, or at least of the same kind."""
+"""Check that a study may accompany an audit: its records must be the same, or at least similar."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from jaxmia.studies.folder.tables import read_tables
 
 
 def beside(content: Mapping[str, Any], study: Study) -> str:
-    """What a report says of the data of a study beside an audit.
+    """Return a sentence on how a study's data relate to the audit's.
 
     Args:
-        content: audit.json.
-        study: the folder.
+        content: content of audit.json.
+        study: the study's folder.
 
     Raises:
-        InputError: if it is of other data: features of another dimension, or none of the audit's classes.
+        InputError: if the data differ: features of another dimension, or none of the audit's classes.
     """
     hashes = {part["identity"]["features"]["sha256"] for part in _parts(study)}
     if hashes & {content["features"]["sha256"], content["features"]["given"]}:
-        return "The study is over the very records of the audit (the same features, by their SHA-256)."
+        return "The study uses the records of the audit (the same features, by their SHA-256)."
     columns = read_tables(study.path, "per_example", ["class_name"])
     names = {str(name) for table in columns for name in table["class_name"].unique()}
     return other_data(content, names, set(_dims(study)), study.path.name)
 
 
 def other_data(content: Mapping[str, Any], names: Collection[str], dims: Collection[int], study: str) -> str:
-    """The same of a study whose features are not the audit's.
+    """Return this sentence for a study whose features are not the audit's.
 
     Args:
-        content: audit.json.
+        content: content of audit.json.
         names: classes of the study.
-        dims: dimensions of its features, as far as they are known.
-        study: its folder's name.
+        dims: dimensions of its features, as far as known.
+        study: name of its folder.
     """
     dim, classes = int(content["records"]["dim"]), content["members_per_class"]
     if dims and dim not in dims:
@@ -51,21 +51,21 @@ def other_data(content: Mapping[str, Any], names: Collection[str], dims: Collect
             f" is one of theirs ({', '.join(list(classes)[:5])})."
         )
     return (
-        f"The study is over other records than the audit; {len(common)} of the audit's {len(classes)} classes are in"
-        " it. What it says holds here as far as its records are like these."
+        f"The study uses other records than the audit, with {len(common)} of the audit's {len(classes)}"
+        " classes. Its results apply here only as far as its records resemble these."
     )
 
 
 def _parts(study: Study) -> list[Mapping[str, Any]]:
-    """The manifests of its runs: its own, or those of a sweep's studies."""
+    """Return the manifests of its runs: its own, or those of a sweep's studies."""
     parts = (study.manifest, *study.manifest.get("studies", {}).values())
     return [part for part in parts if "identity" in part]
 
 
 def _dims(study: Study) -> Iterator[int]:
-    """Dimensions of the features that linear heads were trained on."""
+    """Yield the dimensions of the features that linear heads were trained on."""
     for part in _parts(study):
-        if "network" in part["identity"]["settings"]["train"]:  # stands there if it is none
+        if "network" in part["identity"]["settings"]["train"]:  # present only for networks
             continue
         for cell in part.get("cells", {}).values():
             parameters, classes = cell.get("parameters"), cell.get("classes")

@@ -1,4 +1,4 @@
-"""What a report is made of, whatever it is shown as: sections of sentences, tables and figures."""
+"""The content of a report, independent of its format: sections of sentences, tables and figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxmia.tables import Measured, Table
 
 
 def shown(found: Measured) -> str:
-    """A number with its interval or its standard error, as a page has it; empty if there is none."""
+    """Return a number with its interval or standard error, as text for a page; empty if there is none."""
     if found.value is None:
         return ""
     words = [
@@ -25,12 +25,12 @@ def shown(found: Measured) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A plot, in words and numbers too.
+    """A plot, with its description and numbers.
 
     Attributes:
         title: what it shows.
-        alternative: what it shows, in words, for readers who cannot see it.
-        svg: the drawing; its text follows the colour of the page.
+        alternative: description in words, for readers who cannot see it.
+        svg: the drawing; its text has the colour of the page.
         table: the numbers drawn.
     """
 
@@ -40,7 +40,7 @@ class Picture:
     table: Table
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the drawing."""
+        """Return everything except the drawing."""
         return {"title": self.title, "alternative": self.alternative, "table": self.table.to_json()}
 
 
@@ -62,7 +62,7 @@ class Section:
     blocks: tuple[Block, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Its blocks, each under its kind."""
+        """Return its blocks, each under its kind."""
         kinds = {str: "text", Table: "table", Picture: "figure"}
         content = [
             {kinds[type(block)]: block if isinstance(block, str) else block.to_json()}
@@ -84,5 +84,5 @@ class Report:
     sections: tuple[Section, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The same content as the page."""
+        """Return the content of the page."""
         return {"title": self.title, "sections": [section.to_json() for section in self.sections]}

@@ -1,4 +1,4 @@
-"""Figures as SVG that stands inside a page: its text and lines take the page's colour, its ids are its own."""
+"""Figures as SVG inside a page: text and lines have the page's colour, and ids are unique."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 
 from jaxmia.plots import COLOURS, STYLE
 
-_INK = "#010203"  # a colour that nothing else has: it becomes the page's
-_GREYS = {"#999999": "currentColor"}  # grey lines are drawn in the page's ink too
+_INK = "#010203"  # a colour used for nothing else; it is replaced by the page's colour
+_GREYS = {"#999999": "currentColor"}  # grey lines get the page's colour too
 
 
 @contextlib.contextmanager
 def drawn_for_pages() -> Iterator[None]:
-    """Within it, figures are drawn in the page's colours; text stays text."""
+    """Context in which figures are drawn in the page's colours, and text stays text."""
     names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
     style = STYLE | dict.fromkeys(names, _INK) | {"svg.fonttype": "none", "font.family": "sans-serif"}
     with mpl.rc_context(style):
@@ -29,12 +29,12 @@ def drawn_for_pages() -> Iterator[None]:
 
 
 def to_svg(figure: Figure, key: str, alternative: str) -> str:
-    """An <svg> element.
+    """Return an <svg> element.
 
     Args:
-        figure: drawn within drawn_for_pages.
-        key: of the figure, different from all others of the page.
-        alternative: what it shows, in words.
+        figure: figure drawn within drawn_for_pages.
+        key: prefix of the figure's ids, unique in the page.
+        alternative: description in words.
     """
     buffer = io.StringIO()
     with drawn_for_pages():
@@ -54,7 +54,7 @@ def to_svg(figure: Figure, key: str, alternative: str) -> str:
 
 
 def vulnerability_figure(records: pd.DataFrame, fprs: list[float], title: str) -> Figure:
-    """Share of the records whose own TPR is at least t, against t, on a log axis.
+    """Return a figure of the share of records whose TPR is at least t, against t, on a log axis.
 
     Args:
         records: with a column tpr_FPR for each FPR.
@@ -80,7 +80,7 @@ def vulnerability_figure(records: pd.DataFrame, fprs: list[float], title: str) -
 def average_roc_figure(
     curves: Mapping[str, Mapping[float, float]], points: pd.DataFrame, title: str
 ) -> Figure:
-    """What an attacker with unlimited shadows is estimated to reach, between FPRs, with measured points.
+    """Return a figure of estimated TPRs with unlimited shadows against the FPR, with measured points.
 
     Args:
         curves: mean estimated TPR of the records at each FPR, by label.
@@ -106,7 +106,7 @@ def average_roc_figure(
 
 
 def accuracy_figure(cells: pd.DataFrame, fpr: float, title: str) -> Figure:
-    """Accuracy against TPR, a line over shots for each label.
+    """Return a figure of accuracy against TPR, with a line over shots for each label.
 
     Args:
         cells: one row per label and S: label, shots, accuracy, tpr.

@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else."""
+"""A report as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PARTS = importlib.resources.files("jaxmia.report")
 
 
 def to_html(report: Report) -> str:
-    """The page: styles, script and drawings are in it, and its policy lets it load nothing."""
+    """Return the page, with styles, script and drawings inside; its policy forbids loading anything."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("jaxmia", "report"),
         autoescape=True,
@@ -27,7 +27,7 @@ def to_html(report: Report) -> str:
     tests = {"table": Table, "picture": Picture, "measured": Measured}
     environment.tests |= {name: _is(kind) for name, kind in tests.items()}
     parts = {name: (_PARTS / f"page.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
-    marked = {name: markupsafe.Markup(text) for name, text in parts.items()}  # ours, not the reader's data
+    marked = {name: markupsafe.Markup(text) for name, text in parts.items()}  # our own parts, not data
     return environment.get_template("page.html").render(report=report, **marked)
 
 

@@ -1,4 +1,4 @@
-"""A folder of `jaxmia run` or `jaxmia sweep`, as far as a report needs it."""
+"""The parts of a folder of `jaxmia run` or `jaxmia sweep` that a report needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CELL = ["dataset", "recipe", "classes", "shots", "epsilon"]
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A folder of a run or a sweep, as far as a report needs it.
+    """The parts of a run's or a sweep's folder that a report needs.
 
     Attributes:
         path: the folder.
@@ -51,7 +51,7 @@ class Study:
 
     @property
     def headline(self) -> pd.DataFrame:
-        """Of each feature set and recipe, the rows of the least private cells with most classes and most shots."""
+        """Return, for each feature set and recipe, the rows of the least private cells with most classes and shots."""
         return self.largest(self.results)
 
     def largest(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -63,7 +63,7 @@ class Study:
 
 
 def load_study(folder: str | os.PathLike[str]) -> Study:
-    """Read a folder of a run or a sweep.
+    """Return a folder of a run or a sweep.
 
     Raises:
         InputError: if it is none, or cannot be read.
@@ -85,7 +85,7 @@ def load_study(folder: str | os.PathLike[str]) -> Study:
 
 
 def num_parameters(study: Study, cell: Mapping[Any, Any]) -> int | None:
-    """Of one model of a cell; None in folders that do not say."""
+    """Return the number of parameters of one model of a cell; None in folders without this information."""
     parameters: int | None = _record_of(study, cell).get("parameters")
     return parameters
 
@@ -106,18 +106,18 @@ def persons_of_largest(study: Study) -> int:
 
 
 def cell_name(row: Mapping[Any, Any]) -> str:
-    """The cell of a row, for titles."""
+    """Return the name of a row's cell, for titles."""
     private = "" if row["epsilon"] == float("inf") else f", ε = {row['epsilon']:g}"
     return f"{row['dataset']}, {row['recipe']}, C = {row['classes']}, S = {row['shots']}{private}"
 
 
 def seed_names(rows: pd.DataFrame) -> np.ndarray:
-    """The cell and seed of each row, as RecordsOf are named."""
+    """Return cell and seed of each row, the names of RecordsOf."""
     return np.array([f"{cell_name(row)}, seed {row['seed']}" for row in rows.to_dict("records")])
 
 
 def records_of(study: Study) -> Iterator[RecordsOf]:
-    """Records of the headline cells, of their first seed and then of the others."""
+    """Yield the records of the headline cells, first of their first seed, then of the others."""
     cells = study.headline.drop_duplicates([*CELL, "seed"])
     columns = [
         *CELL,
@@ -145,5 +145,5 @@ def records_of(study: Study) -> Iterator[RecordsOf]:
 
 
 def first_seeds(records: Sequence[RecordsOf]) -> list[RecordsOf]:
-    """One of each cell; further seeds stand under “Controls”."""
+    """Return one RecordsOf per cell; other seeds are under “Controls”."""
     return list({each.name.rpartition(", seed ")[0]: each for each in reversed(records)}.values())[::-1]

@@ -1,4 +1,4 @@
-"""What a report is about: the folder that it was asked for, and what stands beside it."""
+"""The subject of a report: a folder and its companions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class OfAudit:
     """The audit of one head.
 
     Attributes:
-        audit: its folder.
-        context: what the controller stated.
-        study: of the same records, for the law and for privacy, if one was given.
+        audit: the audit's folder.
+        context: the controller's statements.
+        study: a study of the same records, for the law and for privacy, if given.
         beside: a sentence on how the study's data relate to the audit's.
     """
 
@@ -38,9 +38,9 @@ class OfStudy:
     """A run or a sweep.
 
     Attributes:
-        study: its folder.
-        context: what the controller stated.
-        records: of its headline cells, of their first seed and then of the others.
+        study: the study's folder.
+        context: the controller's statements.
+        records: records of its headline cells, first of their first seed, then of the others.
     """
 
     study: Study

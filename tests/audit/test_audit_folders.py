@@ -64,7 +64,7 @@ def test_another_head_has_facts_of_its_own_and_the_same_shadows(place, monkeypat
     assert any("report on an earlier audit" in line for line in second.warnings)
     # Nor does a report take facts of one audit and rows of another.
     (place / "fresh" / "records.parquet").write_bytes((place / "out" / "scores.npz").read_bytes())
-    with pytest.raises(InputError, match=r"records.parquet is not what its audit.json is of"):
+    with pytest.raises(InputError, match=r"records.parquet does not match audit.json"):
         make_report(place / "fresh")
 
 

@@ -123,7 +123,7 @@ def test_report_and_terminal_mark_figures_above_the_guarantee(stated, capsys):
         for block in part["content"]
         if "records most at risk" in block.get("table", {}).get("title", "")
     )
-    assert ranked["columns"][-1] == "beside the stated guarantee"
+    assert ranked["columns"][-1] == "compared with the stated guarantee"
     assert ranked["rows"][0][-1] == "above"
     assert "that the head's guarantee allows" in json.dumps(report["sections"][0])
     console = rich.console.Console(width=150)

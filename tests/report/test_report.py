@@ -218,7 +218,7 @@ def test_an_audit_s_numbers_are_those_of_its_tables(audited, tmp_path):
         [at_tenth["value"], at_tenth["low"], at_tenth["high"]],
         of_lira[["tpr", "tpr_low", "tpr_high"]].astype(float),
     )
-    believed = table(content, "Of those called members")["rows"][0][1]["value"]
+    believed = table(content, "Share of true members among calls")["rows"][0][1]["value"]
     np.testing.assert_allclose(believed, of_lira["tpr"] / (of_lira["tpr"] + 0.1))  # at prior ½
     answers = dict(table(content, "How well it generalises")["rows"])
     recorded = json.loads((audited / "audit.json").read_text())

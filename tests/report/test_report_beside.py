@@ -28,12 +28,14 @@ def study(folder, *, sha256, classes=("benign", "malignant"), dim=30, network=No
 
 @pytest.mark.parametrize("sha256", ["scaled", "raw"])
 def test_a_study_of_the_same_features_is_said_to_be(tmp_path, sha256):
-    assert "the very records" in beside(CONTENT, study(tmp_path, sha256=sha256, classes=("x", "y"), dim=7))
+    assert "the records of the audit" in beside(
+        CONTENT, study(tmp_path, sha256=sha256, classes=("x", "y"), dim=7)
+    )
 
 
 def test_a_study_of_records_of_the_same_kind_is_said_to_be_of_others(tmp_path):
     found = beside(CONTENT, study(tmp_path, sha256="else", classes=("benign", "x")))
-    assert "other records than the audit; 1 of the audit's 2 classes" in found
+    assert "other records than the audit, with 1 of the audit's 2 classes" in found
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,7 @@ def test_normalisation_reaches_the_heads_and_is_recorded(finished, tmp_path):
         for block in part.blocks
         if isinstance(block, Table)
     }
-    assert "of members and others together" in dict(blocks["The study"].rows)["features"]
+    assert "members and others together" in dict(blocks["The study"].rows)["features"]
     assert {row[-1] for row in blocks["Recipes really used"].rows} == {"pool"}
     assert set(finished.results["normalize"]) == {"none"}
     config = parse_config(changed(train={"steps": 10, "normalize": "standardize"}))

@@ -1,3 +1,3 @@
-"""Tables, figures and sentences that sections are made of."""
+"""Tables, figures and sentences of the sections."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much data would be enough: the laws of a study beside the published ones, and what they ask for."""
+"""How much data would be enough: a study's laws and the published ones, and the examples that they require."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ EXTRAPOLATION = (
 def law_blocks(
     laws: Mapping[LawKey, PowerLawFit], results: pd.DataFrame, *, shots: float, classes: int
 ) -> list[Block]:
-    """The laws of each recipe, least private: a plot, slopes, the prediction at one size, required examples.
+    """Return the laws of each recipe at the least privacy: a plot, slopes, a prediction at one size, required examples.
 
     Args:
-        laws: of a study.
-        results: of the study: what they were fitted to.
+        laws: laws of a study.
+        results: results of the study, to which the laws were fitted.
         shots: S of the model that the report is about.
         classes: C of the model that the report is about.
     """
@@ -92,9 +92,10 @@ def _law_table(name: LawKey, fit: PowerLawFit, shots: float, classes: int) -> Ta
             f"TPR predicted at S = {shots:g}, C = {classes}",
         ),
         tuple(rows),
-        "Slopes have 95% intervals; that of the published one is what the rounding of its table leaves possible."
-        " Taken as independent: data sets, or pools (cells of one seed are nested in one another), by cluster-robust"
-        " errors (CR1) with Student's t; single cells where there are fewer than 3 of these."
+        "Slopes have 95% intervals; the published slope has the range consistent with the rounding of"
+        " its table. Units treated as independent: data sets, or pools (the cells of one seed are"
+        " nested), by cluster-robust errors (CR1) with Student's t; single cells if there are fewer"
+        " than 3 of these."
         " Cells with a TPR of 0.99 or more are saturated and left out. Predictions have 95% prediction intervals for"
         " one new cell.",
     )
@@ -107,10 +108,10 @@ def _published(name: LawKey) -> list[PublishedLine]:
 
 
 def published_blocks(*, shots: float, classes: int) -> list[Block]:
-    """What the published laws say, for an audit without a study of its own data.
+    """Return the predictions of published laws, for an audit without a study of its own data.
 
     Args:
-        shots: examples per class of the model.
+        shots: S, examples per class of the model.
         classes: C of the model.
     """
     published = published_lines()
@@ -126,9 +127,9 @@ def published_blocks(*, shots: float, classes: int) -> list[Block]:
         rows.append((f"{line.record} record, FPR {line.law.fpr:g}", at, *required))
     headings = (f"TPR at S = {shots:g}", *(f"S for ε = {epsilon:g}" for epsilon in EPSILONS))
     return [
-        "No study of these data was given: what follows are published laws of other data, at two classes."
-        " “jaxmia run” or “jaxmia sweep” over numbers of examples fits laws of your own; “jaxmia report"
-        " --study” takes them in.",
+        "No study of these data was given. The following are published laws of other data, for two"
+        " classes. “jaxmia run” or “jaxmia sweep” over numbers of examples fits laws to your data;"
+        " “jaxmia report --study” includes them.",
         EXTRAPOLATION,
         Table(
             f"Published laws (C = 2; this model has {classes} classes and {shots:,.0f} examples per class)",

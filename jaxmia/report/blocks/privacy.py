@@ -1,4 +1,4 @@
-"""What differential privacy guarantees, what attacks reach below its ceiling, and what it costs."""
+"""Guarantees of differential privacy, results of attacks below its ceiling, and its cost."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from jaxmia.tables.rates import over_runs, over_seeds, realised
 _LEVEL = ["dataset", "recipe", "classes", "shots", "epsilon"]
 EPSILONS = (8.0, 4.0, 2.0, 1.0, 0.5)
 SIMULATED = (
-    "Guarantees are those of the mechanism on paper. Heads trained for this measurement use a generator that is"
-    " not cryptographic: they tell what privacy would cost, and are not themselves fit for release as private."
+    "Guarantees are those of the mathematical mechanism. Heads trained for this measurement use a"
+    " generator that is not cryptographic: they show what privacy would cost, and must not be released"
+    " as private."
 )
 
 
 def bounds_table(fprs: Sequence[float], delta: float) -> Table:
-    """What (epsilon, delta)-DP lets any attack on one record reach, from its definition alone."""
+    """Return the ceilings of (epsilon, delta)-DP for any attack on one record, from its definition alone."""
     rows: list[tuple[Value, ...]] = []
     for epsilon in EPSILONS:
         tprs = (float(kairouz_ceiling(fpr, epsilon=epsilon, delta=delta)) for fpr in fprs)
         rows.append((f"ε = {epsilon:g}", *(Measured(tpr, status="bound") for tpr in tprs)))
     return Table(
-        f"The largest TPR that (ε, {delta:g})-differential privacy leaves to any attack",
+        f"The largest TPR that (ε, {delta:g})-differential privacy allows any attack",
         ("", *(f"at FPR {fpr:g}" for fpr in fprs)),
         tuple(rows),
         "Bounds from the definition, not measurements.",
@@ -39,15 +40,15 @@ def bounds_table(fprs: Sequence[float], delta: float) -> Table:
 
 
 def is_private(results: pd.DataFrame) -> bool:
-    """Whether some cells of a study are private."""
+    """Return whether any cell of a study is private."""
     return bool(np.isfinite(results["epsilon"]).any())
 
 
 def privacy_blocks(results: pd.DataFrame) -> list[Block]:
-    """Levels of privacy of a study: what each costs in accuracy, what attacks reach, and the ceiling on any attack.
+    """Return the privacy levels of a study: accuracy of each, results of attacks, and the ceiling on any attack.
 
     Args:
-        results: some of them private.
+        results: rows of results, some of them private.
     """
     first = results.iloc[0]
     of_all = results.groupby(_LEVEL, sort=False)
@@ -93,14 +94,14 @@ def privacy_blocks(results: pd.DataFrame) -> list[Block]:
 
 
 def _proved(epsilon: float) -> Measured:
-    """A lower bound on epsilon: what lies above it is not excluded."""
+    """Return a lower bound on epsilon, with an open upper end."""
     if math.isnan(epsilon):
         return Measured(None, status="not run")
     return Measured(epsilon, epsilon, math.inf)
 
 
 def _proved_by_each(results: pd.DataFrame) -> list[Block]:
-    """What each attack by itself proves of epsilon, if any was audited."""
+    """Return the lower bound on epsilon by each attack, if any was audited."""
     audited = results.dropna(subset="epsilon_lower_bound")
     rows: list[tuple[Value, ...]] = []
     for (dataset, recipe, classes, shots, epsilon, attack), level in audited.groupby(
@@ -117,15 +118,15 @@ def _proved_by_each(results: pd.DataFrame) -> list[Block]:
             "What each attack proves of ε",
             ("cell", "ε", "attack", "ε proved"),
             tuple(rows),
-            "Lower ends of 95% confidence, by one-run audits; those of all attacks of a cell hold together"
-            " (Bonferroni), so that the best may be read off. Median over seeds. 0 proves nothing.",
+            "Lower ends of 95% confidence, by one-run audits; those of all attacks of a cell hold"
+            " jointly (Bonferroni), so the largest may be used. Median over seeds. 0 proves nothing.",
             sortable=True,
         )
     ]
 
 
 def _below_table(results: pd.DataFrame) -> Table:
-    """Rows of private heads whose TPR exceeds its ceiling beyond the interval: there must be none."""
+    """Return a table of rows of private heads whose TPR interval lies above the ceiling; there must be none."""
     private = results[np.isfinite(results["epsilon"]) & (results["status"] == "ok")]
     above = private[private["tpr_low"] > private["tpr_ceiling"]]
     nearest = (private["tpr"] / private["tpr_ceiling"]).max()

@@ -1,4 +1,4 @@
-"""What a report of a study says of its recipes: what was set, what was searched for, and what each cell really used."""
+"""The recipes of a study: the settings, the searched values, and the values that each cell used."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from jaxmia.tables import Measured, Table, Value, facts
 
 _SEARCHED = ("learning_rate", "batch_size", "steps", "clipping_norm")
 _USED = ["dataset", "recipe", "classes", "shots", "epsilon", "seed"]
-POOLED = "features are standardised by the statistics of the pool, of members and others together"
+POOLED = "features are standardised by the statistics of the pool, members and others together"
 
 
 def recipe_blocks(settings: Mapping[str, Any], results: pd.DataFrame) -> Iterator[Block]:
-    """Recipes as they were set, without what a search replaced, and as cells were trained.
+    """Yield recipes as set, without values that a search replaced, and as used by the cells.
 
     Args:
-        settings: of the study, as its manifest has them.
-        results: its rows.
+        settings: settings of the study, from its manifest.
+        results: rows of results.
     """
     tuning = settings.get("tuning")
     for recipe in settings.get("recipes") or [settings["train"]]:
@@ -36,7 +36,7 @@ def recipe_blocks(settings: Mapping[str, Any], results: pd.DataFrame) -> Iterato
 
 
 def _used(results: pd.DataFrame) -> Table:
-    """The recipe of each cell and seed; results of older folders do not say how they were normalised or tuned."""
+    """Return the recipe of each cell and seed; results of older folders lack normalisation and tuning."""
     rows: list[tuple[Value, ...]] = []
     known = results.assign(
         **{name: "not recorded" for name in ("tuned", "standardised_by") if name not in results}
@@ -54,14 +54,15 @@ def _used(results: pd.DataFrame) -> Table:
         "Recipes really used",
         ("cell", "learning rate", "batch", "steps", "clip", "tuned", "normalised", "standardised by"),
         tuple(rows),
-        "Of every cell. Tuned: recipes were searched on the members of the cell's first model, which no guarantee"
-        f" covers. Standardised by the pool: {POOLED}, which no guarantee covers either.",
+        "One row per cell and seed. Tuned: recipes were searched on the members of the cell's first"
+        " model, which no guarantee covers. Standardised by the pool: {POOLED}, which no guarantee"
+        " covers either.",
         sortable=True,
     )
 
 
 def recipe_summary(results: pd.DataFrame) -> dict[str, Value]:
-    """How recipes came about, for the summary."""
+    """Return how recipes were chosen, for the summary."""
     if "tuned" not in results:
         return {"recipes": Measured(None, status="not recorded")}
     tuned = ", ".join(dict.fromkeys(results["tuned"]))
@@ -70,7 +71,7 @@ def recipe_summary(results: pd.DataFrame) -> dict[str, Value]:
 
 
 def settings_shown(settings: Mapping[str, Any]) -> dict[str, Value]:
-    """Settings of a recipe, for a table."""
+    """Return settings of a recipe for a table."""
     shown = {
         name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in settings.items()
     }

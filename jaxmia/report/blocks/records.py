@@ -1,4 +1,4 @@
-"""What a report says of single records: how vulnerability is spread, who is most at risk, and where they sit."""
+"""Single records in a report: the distribution of vulnerability, the records most at risk, and their classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxmia.stats.resolution import required_nonmembers
 from jaxmia.tables import Measured, Table, Value, measured
 from jaxmia.vulnerability.curves import QUANTILES, tpr_quantile
 
-LISTED = 50  # records in the ranked list
+LISTED = 50  # number of records in the ranked list
 EXTRAPOLATED = (
     "extrapolated: all records together have fewer than 10/FPR residuals, and the largest one stands for the tail"
     " beyond it."
@@ -24,10 +24,10 @@ EXTRAPOLATED = (
 
 @dataclasses.dataclass(frozen=True)
 class RecordsOf:
-    """Records and what an attacker finds of each on average over re-trainings.
+    """Records with an attacker's mean TPR on each over re-trainings.
 
     Attributes:
-        name: of the cell or the audit, for titles.
+        name: name of the cell or the audit, for titles.
         table: one row per record: id, class_name, separation (D) and separation_error, and what
             jaxmia.studies.unit_rows.rates_by_fpr names.
         fprs: fractions, descending.
@@ -40,22 +40,23 @@ class RecordsOf:
     num_out: float
 
     def status(self, fpr: float) -> str:
-        """Whether the residuals of all records together reach this FPR, or the largest of them stands for it."""
+        """Return whether the residuals of all records resolve this FPR, or the largest residual replaces the tail."""
         return "ok" if self.num_out * len(self.table) >= required_nonmembers(fpr) else "extrapolated"
 
     def worst(self, fpr: float) -> Measured:
-        """The largest TPR of all records, with an interval that allows for its being the largest of so many.
+        """Return the largest TPR of all records, with an interval that accounts for the selection of the largest.
 
-        All records' 95% intervals hold at once (Bonferroni): the largest of their lower and of their upper ends.
+        All records' 95% intervals hold jointly (Bonferroni), so its ends are the largest lower and the largest upper
+        end.
         """
         return self._over_records(np.max, fpr, ("_drawn", "_low_all", "_high_all"))
 
     def average(self, fpr: float) -> Measured:
-        """The mean over records, with an interval as if all records' errors went together, which is the widest."""
+        """Return the mean over records, with an interval for fully dependent errors, which is the widest."""
         return self._over_records(np.mean, fpr)
 
     def quantile(self, level: float, fpr: float) -> Measured:
-        """A quantile over records below the maximum, with an interval as of average."""
+        """Return a quantile over records below the maximum, with an interval as in average."""
         found = tpr_quantile(np.sort(self.table[f"tpr_{fpr:g}_drawn"].dropna().to_numpy()), level)
         if found.status != "ok":
             return Measured(None, status=found.status, reason=found.reason)
@@ -69,7 +70,7 @@ class RecordsOf:
         fpr: float,
         ends: Sequence[str] = ("", "_low", "_high"),
     ) -> Measured:
-        """A statistic of all TPRs that grows with each, and of the ends of their intervals."""
+        """Return a statistic that increases with every TPR, and its values at the ends of the intervals."""
         names = [f"tpr_{fpr:g}{end}" for end in ends]
         known = self.table[names].dropna()
         if known.empty:
@@ -78,17 +79,17 @@ class RecordsOf:
         return Measured(value, min(low, value), max(high, value), self.status(fpr))
 
     def at(self, row: Mapping[Hashable, Any], fpr: float) -> Measured:
-        """TPR of one record with its own 95% interval."""
+        """Return the TPR of one record with its own 95% interval."""
         value, low, high = (row[f"tpr_{fpr:g}{end}"] for end in ("", "_low", "_high"))
         return measured(value, min(low, value), max(high, value), self.status(fpr))
 
 
 def blocks_of_records(records: RecordsOf, key: str) -> list[Block]:
-    """Distribution, quantiles, the ranked list and the classes.
+    """Return distribution, quantiles, ranked list and classes.
 
     Args:
-        records: at least one.
-        key: for the ids of the figure.
+        records: at least one record.
+        key: prefix of the figure's ids.
     """
     return [_distribution(records, key), _ranked(records), by_class(records)]
 
@@ -102,8 +103,8 @@ def _distribution(records: RecordsOf, key: str) -> Picture:
         f"Quantiles over {len(records.table)} records of their TPR: {records.name}",
         ("", *(f"at FPR {fpr:g}" for fpr in records.fprs)),
         tuple(rows),
-        "Intervals: 95%. That of the maximum holds for all records at once; the others allow for errors that all"
-        f" records share, which is the widest case. A quantile q needs 1/(1 − q) records. {EXTRAPOLATED}",
+        "Intervals: 95%. That of the maximum holds for all records jointly; the others assume errors"
+        " common to all records, the widest case. A quantile q needs 1/(1 − q) records. {EXTRAPOLATED}",
     )
     title = f"How vulnerability is spread over records: {records.name}"
     worst = ", ".join(f"{shown(records.worst(fpr))} at FPR {fpr:g}" for fpr in records.fprs)
@@ -114,7 +115,7 @@ def _distribution(records: RecordsOf, key: str) -> Picture:
 
 
 def _ranked(records: RecordsOf) -> Table:
-    by = [f"tpr_{records.fprs[0]:g}", "separation"]  # which tells apart what has reached 1
+    by = [f"tpr_{records.fprs[0]:g}", "separation"]  # separation ranks records with a TPR of 1
     ranked = records.table.sort_values(by, ascending=False, kind="stable").head(LISTED)
     more = ["p_value"] if "p_value" in ranked else []
     marked = "above_guarantee" in ranked
@@ -125,9 +126,9 @@ def _ranked(records: RecordsOf) -> Table:
         above = [("above" if row["above_guarantee"] else "") for _ in range(marked)]
         rows.append((place, str(row["id"]), str(row["class_name"]), *tprs, *p_values, *above))
     headings = [f"TPR at FPR {fpr:g}" for fpr in records.fprs] + ["p-value under this model"] * len(more)
-    headings += ["beside the stated guarantee"] * marked
+    headings += ["compared with the stated guarantee"] * marked
     note = (
-        "Ids only. Each interval is of one record by itself, and does not allow for the choice of the largest."
+        "Ids only. Each interval is for a single record, and does not account for the selection of the largest."
         + (" p-value: of the released model's score, if the record had not been trained on." if more else "")
     )
     title = f"The {len(rows)} records most at risk: {records.name}"
@@ -135,7 +136,7 @@ def _ranked(records: RecordsOf) -> Table:
 
 
 def by_class(records: RecordsOf) -> Table:
-    """Mean and largest TPR of each class, and its share of the most vulnerable records."""
+    """Return mean and largest TPR of each class, and its share of the most vulnerable records."""
     table = records.table
     top = table.nlargest(max(1, len(table) // 100), "separation")
     fpr = records.fprs[0]

@@ -1,4 +1,4 @@
-"""What a report says of whether attacks, and seeds, single out the same records."""
+"""Agreement of attacks, and of seeds, on the most vulnerable records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COLUMNS = ("flagged by the first", "by the second", "by both", "by both, if by 
 
 
 def attacks_table(flags: Mapping[str, np.ndarray], member: np.ndarray, fpr: float) -> Table:
-    """Members of this model that two attacks flag: an audit's records."""
+    """Return the agreement of pairs of attacks on members of the audited model."""
     rows: list[tuple[Value, ...]] = []
     for one, two, found in pairs({name: each[member] for name, each in flags.items()}):
         expected = Measured(found.expected, form=".1f", status="by chance")
@@ -30,7 +30,7 @@ def attacks_table(flags: Mapping[str, np.ndarray], member: np.ndarray, fpr: floa
 
 
 def seeds_table(records: Sequence[RecordsOf]) -> Table | None:
-    """Records that two seeds of a cell single out, among those in both pools; None without two seeds."""
+    """Return the agreement of two seeds of a cell on records in both pools; None without two seeds."""
     rows: list[tuple[Value, ...]] = []
     for one, two in itertools.combinations(records, 2):
         cell, _, seed = one.name.rpartition(", seed ")
@@ -51,6 +51,6 @@ def seeds_table(records: Sequence[RecordsOf]) -> Table | None:
         "Stability: the top 1% of two seeds",
         ("cell and seeds", "records in both pools", *_COLUMNS, "rank correlation"),
         tuple(rows),
-        "Each seed has a pool and models of its own. Of the records in both pools, the 1% with the largest separation"
+        "Each seed has its own pool and models. Of the records in both pools, the 1% with the largest separation"
         " under each seed. Spearman's correlation over all of them.",
     )

@@ -1,4 +1,4 @@
-"""What a report says of a stated differential privacy: the test of it, or why there is none."""
+"""The test of a stated differential privacy guarantee, or why there is none."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jaxmia.tables import Measured, Table, Value
 
 
 def statement_blocks(mine: pd.DataFrame, context: ContextSettings) -> Iterator[Block]:
-    """The stated guarantee beside what each attack found in the model, and whether that contradicts it.
+    """Yield the stated guarantee, the results of each attack on the model, and whether they contradict it.
 
     Args:
-        mine: rows of results, per_target, of the model.
-        context: with an epsilon.
+        mine: rows of results of the model with evaluation "per_target".
+        context: context with an epsilon.
     """
     refused = why_no_test(randomised=context.randomised, adjacency=context.adjacency)
     if refused is not None:
@@ -42,7 +42,8 @@ def statement_blocks(mine: pd.DataFrame, context: ContextSettings) -> Iterator[B
         columns,
         tuple(rows),
         f"One-sided exact intervals of both rates, corrected for {len(tested)} tests (attacks and FPRs): a true"
-        f" guarantee is called contradicted in at most {SIGNIFICANCE:.0%} of such audits. They take the members as"
-        " chosen by chance alone, as was stated, and the scores of different records in one model as independent. Not"
-        " contradicted says no more than that these attacks did not.",
+        f" guarantee is called contradicted in at most {SIGNIFICANCE:.0%} of such audits. They assume"
+        " that members were chosen at random, as stated, and that scores of different records in one"
+        " model are independent. “Not contradicted” means only that these attacks found no"
+        " contradiction.",
     )

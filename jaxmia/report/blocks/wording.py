@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from jaxmia.attacks import READS_WEIGHTS
 
 INTERVALS = (
-    "the wider of Clopper and Pearson's, which takes scores as independent, and a bootstrap of whole models"
+    "the wider of Clopper-Pearson, which treats scores as independent, and a bootstrap over whole models"
 )
 WHITE_BOX_ASSUMES = (
     "White-box attacks assume an adversary who has the weights, knows the candidates (records among which all training"
@@ -16,5 +16,5 @@ WHITE_BOX_ASSUMES = (
 
 
 def white_box_of(attacks: Iterable[str]) -> list[str]:
-    """The attacks that read weights."""
+    """Return the attacks that use weights."""
     return [attack for attack in attacks if attack.partition("(")[0] in READS_WEIGHTS]

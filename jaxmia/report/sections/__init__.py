@@ -37,7 +37,7 @@ PARTS = (
 
 
 def sections_of(about: Subject) -> tuple[Section, ...]:
-    """All sections on a subject, and the annex that tells which of them answers which document."""
+    """Return all sections on a subject, and the annex that maps documents to sections."""
     written = (part.section(about) for part in PARTS)
     sections = tuple(section for section in written if section is not None)
     return (*sections, annex({section.key: section.title for section in sections}))

@@ -1,4 +1,4 @@
-"""The documents that a report answers to, paragraph by paragraph, in our words."""
+"""The documents that a report addresses, paragraph by paragraph, in our words."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _ANSWERS = (
 
 
 def annex(titles: dict[str, str]) -> Section:
-    """A table from each cited paragraph to the sections that answer it.
+    """Return a table from each cited paragraph to the sections that address it.
 
     Args:
         titles: of the sections of the report, by key.
@@ -54,7 +54,7 @@ def annex(titles: dict[str, str]) -> Section:
     rows = tuple(
         (source, asks, "; ".join(titles[key] for key in keys.split(", "))) for source, asks, keys in _ANSWERS
     )
-    note = "What paragraphs ask is put in our words: the documents themselves count."
+    note = "Requirements are paraphrased; the documents themselves are authoritative."
     table = Table(
         "From paragraphs to sections", ("source", "what it asks", "where it is answered"), rows, note
     )

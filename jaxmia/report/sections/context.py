@@ -1,4 +1,4 @@
-"""What the controller stated, and what the tests granted to the adversary."""
+"""The controller's statements, and the knowledge that the tests grant the adversary."""
 
 from __future__ import annotations
 

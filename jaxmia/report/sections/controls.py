@@ -1,4 +1,4 @@
-"""Attacks on permuted labels, and repetitions."""
+"""Negative controls (attacks on permuted labels), and repetitions."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
         of_each = [each[each["fpr"] == fpr] for each in (heads, others)]
         rows.append((f"FPR {fpr:g}", *(cell for each in of_each for cell in best_and_realised(each))))
     yield Table(
-        "This model beside heads like it: the best attack, every record at the FPR",
+        "This model compared with heads like it: the best attack, every record at the FPR",
         ("", "this model", "FPR realised", "its shadows", "FPR realised by them"),
         tuple(rows),
-        "One model's figure scatters around that of its shadows. Far from it, the shadows do not stand for this model.",
+        "One model's result varies around that of its shadows. If it is far away, the shadows do not"
+        " represent this model.",
     )
     if study is None:
         yield "Repeated seeds, and a head of known privacy under its ceiling: not run (no study was given)."
@@ -67,7 +68,7 @@ def chance_table(controls: pd.DataFrame, of: str = "") -> Table:
         f"Negative control{of and f', {of}'}: membership permuted, where an attack must be at chance",
         ("attack", "controls", "failed", "largest |TPR − FPR| over its limit"),
         tuple(rows),
-        "A failed control means that the attack's results are not to be trusted. Limit: four standard errors.",
+        "Do not trust the results of an attack whose control failed. Limit: four standard errors.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The data, how well the model generalises, and the recipe."""
+"""The data, the model's generalisation, and the recipe."""
 
 from __future__ import annotations
 
@@ -40,15 +40,13 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
     yield facts(
         "How well it generalises",
         _accuracies(audit),
-        "95% intervals of Clopper and Pearson; of the gap, of Newcombe.",
+        "95% Clopper-Pearson intervals; for the gap, Newcombe intervals.",
     )
     shadows = content["shadows"]
     recipe: dict[str, Value] = settings_shown(shadows["recipe"])
-    source = (
-        "fitted to the model, by means of the membership under audit" if shadows["fitted"] else "as given"
-    )
+    source = "fitted to the model, using the membership under audit" if shadows["fitted"] else "as given"
     if shadows["source"] == "file":
-        source = "as the model's own file says"
+        source = "from the model's own file"
     mismatch = float(shadows["mismatch"])
     note = (
         f"Recipe of the shadows, {source}. Mismatch of their log-odds with the model's: {mismatch:.3f} of its"

@@ -1,4 +1,4 @@
-"""What was fixed before anything was trained, and what the tests cannot resolve."""
+"""The choices made before training, and the limits of resolution."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _table(
     seeds: str,
     correction: str,
 ) -> Table:
-    """What was fixed before anything was trained, and what the tests cannot resolve."""
+    """Return the choices made before training, and the limits of resolution."""
     return facts(
         "Fixed before training",
         {

@@ -1,4 +1,4 @@
-"""What was not tested, and what was assumed."""
+"""Attacks that were not tested, and assumptions."""
 
 from __future__ import annotations
 

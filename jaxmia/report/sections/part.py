@@ -1,4 +1,4 @@
-"""What a section's file holds."""
+"""The content of a section's module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxmia.report.subjects import OfAudit, OfStudy, Subject
 
 
 class Part(NamedTuple):
-    """A section, and how it is written in each kind of report.
+    """A section, with its blocks for each kind of report.
 
     Attributes:
         key: its name in links and in the JSON.
@@ -25,7 +25,7 @@ class Part(NamedTuple):
     of_study: Callable[[OfStudy], Iterable[Block] | None] | None
 
     def section(self, about: Subject) -> Section | None:
-        """The section on this subject, if it has one."""
+        """Return the section on this subject, or None."""
         if isinstance(about, OfAudit):
             blocks = None if self.of_audit is None else self.of_audit(about)
         else:

@@ -1,4 +1,4 @@
-"""What differential privacy guarantees and costs."""
+"""Guarantees and cost of differential privacy."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
     audit, context, study = about.audit, about.context, about.study
     if context.epsilon:
         yield (
-            f"The controller states that the model was trained with {context.guarantee}. Nothing here checks the"
-            " training; attacks can test it only if chance alone chose the members."
+            f"The controller states that the model was trained with {context.guarantee}. This report"
+            " does not check the training; attacks can test the guarantee only if members were chosen"
+            " at random."
         )
         yield from statement_blocks(audit.of("row 0", "per_target"), context)
     else:
@@ -27,7 +28,7 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
         return
     yield (
         "What a guarantee would cost in accuracy was not measured: “jaxmia run” with privacy.epsilon = [inf, 8,"
-        " 4, 1] over these records measures it, and “jaxmia report --study” takes it in."
+        " 4, 1] over these records measures it, and “jaxmia report --study” includes it."
     )
     yield bounds_table(audit.fprs, context.delta)
 
@@ -37,7 +38,7 @@ def _of_study(about: OfStudy) -> Iterator[Block]:
 
 
 def _cost(study: Study) -> list[Block]:
-    """What privacy costs, if the study measured it."""
+    """Return the cost of privacy, if the study measured it."""
     delta = float(study.results["delta"].iloc[0])
     if is_private(study.results):
         return [*privacy_blocks(study.results), bounds_table(study.fprs, delta)]

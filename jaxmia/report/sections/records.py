@@ -18,8 +18,8 @@ from jaxmia.vulnerability.stability import flags_of_attacks
 def _of_audit(about: OfAudit) -> Iterator[Block]:
     audit = about.audit
     yield (
-        "What an attacker finds of each member on average over re-trainings on other parts of the records. Ids"
-        " only; contents are not in this report."
+        "An attacker's mean TPR on each member over re-trainings on other subsets of the records. This"
+        " report has ids only, no contents."
     )
     yield from blocks_of_records(audit.members(), "records")
     flags = flags_of_attacks(audit.path / "attack", about.attacks, audit.fprs[0])

@@ -1,4 +1,4 @@
-"""What an engineer needs to get the same numbers."""
+"""The information needed to reproduce the numbers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _of_study(about: OfStudy) -> Iterator[Block]:
 
 
 def _table(answers: Mapping[str, Value], versions: Mapping[str, str], settings: Mapping[str, Any]) -> Table:
-    """What an engineer needs to get the same numbers."""
+    """Return the information needed to reproduce the numbers."""
     more: dict[str, Value] = {"sha256 of settings": content_key(dict(settings))}
     more |= {f"version of {name}": version for name, version in versions.items()}
     return facts("To reproduce", dict(answers) | more)

@@ -1,4 +1,4 @@
-"""What every attack finds."""
+"""The results of every attack."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def _attack_table(results: pd.DataFrame, fprs: list[float], title: str) -> Table
         ("attack", "evaluation", *rates_headings(fprs)),
         tuple(rows),
         "per_target: one threshold for the model. pooled: one threshold for all models. calibrated: each record has"
-        " its own threshold, at the FPR of its shadows' scores (calibrated_empirical: by ranks). Intervals: 95%,"
-        f" {INTERVALS}; of one model, Clopper and Pearson's.",
+        " its own threshold, at the FPR of its shadows' scores (calibrated_empirical: by ranks)."
+        f" Intervals: 95%, {INTERVALS}; for one model, Clopper-Pearson.",
         sortable=True,
     )
 
@@ -97,9 +97,9 @@ def _of_study(about: OfStudy) -> Iterator[Block]:
         ("cell", "attack", "evaluation", "AUC", *rates_headings(study.fprs)),
         tuple(rows),
         "pooled: one threshold for all records. calibrated: each record has its own threshold, at the FPR. Medians"
-        " over seeds with the outermost ends of their 95% intervals. Members are parts of one pool,"
-        " which inflates what attacks reach against fresh draws; the correction applied is named under"
-        " “Declared in advance”.",
+        " over seeds with the outermost ends of their 95% intervals. Training sets are subsets of one"
+        " pool, which inflates results of attacks compared with independent training sets; “Declared in"
+        " advance” names the correction.",
         sortable=True,
     )
     best = headline[(headline["attack"] == attack) & (headline["evaluation"] == evaluation)]
@@ -139,8 +139,8 @@ def _average_roc(study: Study, records: Sequence[RecordsOf]) -> Picture:
         f"Points: {attack}, {calibrated['evaluation'].iloc[0]}",
         ("cell", "FPR", "TPR", "FPR realised"),
         tuple(rows),
-        "Points: attained with these shadows. Lines: what unlimited shadows are estimated to reach, the mean over"
-        " records of each one's own TPR, every record at the FPR.",
+        "Points: attained with these shadows. Lines: estimates for unlimited shadows, the mean over"
+        " records of each record's TPR at the FPR.",
     )
     curves = {
         of_cell.name: {fpr: float(of_cell.table[f"tpr_{fpr:g}"].mean()) for fpr in of_cell.fprs}
@@ -176,12 +176,12 @@ def _accuracy(study: Study, grid: pd.DataFrame) -> Picture:
 
 
 def _ppv_table(rows: pd.DataFrame, priors: Sequence[float], name: str) -> Table:
-    """How far a call is to be believed at each prior.
+    """Return the positive predictive value of calls at each prior.
 
     Args:
-        rows: of results, one for each FPR.
-        priors: shares of members among those the adversary asks about.
-        name: of attack and evaluation.
+        rows: rows of results, one for each FPR.
+        priors: shares of members among the candidates that the adversary asks about.
+        name: name of attack and evaluation.
     """
     table: list[tuple[Value, ...]] = []
     for row in rows.to_dict("records"):
@@ -195,7 +195,7 @@ def _ppv_table(rows: pd.DataFrame, priors: Sequence[float], name: str) -> Table:
             cells.append(Measured(believed[0], believed[1], believed[2]))
         table.append((f"FPR {row['fpr']:g}", *cells))
     return Table(
-        f"Of those called members, how many are: {name}",
+        f"Share of true members among calls: {name}",
         ("", *(f"prior {prior:g}" for prior in priors)),
         tuple(table),
         "Positive predictive value. Prior: the share of members among those that the adversary asks about.",

@@ -1,4 +1,4 @@
-"""What was tested and what was found, on one page."""
+"""Tests and results, on one page."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
     content = about.audit.content
     if content["void"]:
         yield _numbered(
-            "Void: the model does not fit these records, and what follows says nothing of it",
+            "Void: the model does not fit these records, so the following results are meaningless",
             "finding",
             content["void"],
-            "Found before anything was trained; the audit was forced to go on.",
+            "Found before anything was trained; the audit was forced to continue.",
         )
     yield (
         "This report says what was tested on one model, what the tests could have seen, and what they saw. It"
@@ -41,7 +41,7 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
     if tested:
         yield _white_box(about.audit, tested)
     if content["warnings"]:
-        yield _numbered("What a reader must know first", "warning", content["warnings"])
+        yield _numbered("Read this first", "warning", content["warnings"])
     yield _NOT_COVERED
 
 
@@ -51,7 +51,7 @@ def _numbered(title: str, heading: str, lines: Sequence[str], note: str = "") ->
 
 
 def _release(about: OfAudit, white_box: Sequence[str]) -> Table:
-    """The model, and what the controller stated of it."""
+    """Return the model, and the controller's statements about it."""
     content, context = about.audit.content, about.context
     weights = content["head"]["released_as"] == "weights"
     smallest, number = min(content["members_per_class"].items(), key=lambda pair: pair[1])
@@ -64,7 +64,7 @@ def _release(about: OfAudit, white_box: Sequence[str]) -> Table:
         "smallest class": f"{smallest}: {number}",
         "white-box attacks on the weights": f"run: {', '.join(white_box)}; see the table of white-box attacks"
         if white_box
-        else Measured(None, status="not run", reason="attacks on outputs understate what weights give away"),
+        else Measured(None, status="not run", reason="attacks on outputs understate what weights reveal"),
         "differential privacy": context.guarantee,
     }
     return facts("The release", answers)
@@ -80,14 +80,15 @@ def _worst_and_average(audit: Audit) -> Table:
         "The most vulnerable record, the average, and this model",
         ("", "TPR on the worst record", "TPR on the average record", "members found in this model"),
         tuple(rows),
-        "Worst and average record: over re-trainings on other parts of the records, every record at the FPR;"
-        " the worst one's 95% interval holds for all records at once. Members found: by the best of the tested"
+        "Worst and average record: over re-trainings on other subsets of the records, every record at"
+        " the FPR; the worst record's 95% interval holds for all records jointly. Members found: by the"
+        " best of the tested"
         f" attacks on the released model; choosing it favours the attacker. {EXTRAPOLATED}",
     )
 
 
 def _white_box(audit: Audit, tested: Sequence[str]) -> Table:
-    """What attacks on the weights find in this model, beside LiRA on its outputs."""
+    """Return results of attacks on this model's weights, compared with LiRA on its outputs."""
     mine = audit.of("row 0", "per_target")
     lira = [name for name in audit.results["attack"].unique() if name.partition("(")[0] == "lira"]
     rows: list[tuple[Value, ...]] = []
@@ -97,10 +98,10 @@ def _white_box(audit: Audit, tested: Sequence[str]) -> Table:
         found = (best_of(of_attack[of_attack["fpr"] == fpr]) for fpr in audit.fprs)
         rows.append((attack, kind, *found))
     return Table(
-        "White-box attacks on this model, beside LiRA",
+        "White-box attacks on this model, compared with LiRA",
         ("attack", "reads", *(f"TPR at FPR {fpr:g}" for fpr in audit.fprs)),
         tuple(rows),
-        f"{WHITE_BOX_ASSUMES} Intervals: 95%, of Clopper and Pearson.",
+        f"{WHITE_BOX_ASSUMES} Intervals: 95%, Clopper-Pearson.",
     )
 
 
@@ -146,7 +147,7 @@ def _of_study(about: OfStudy) -> Iterator[Block]:
 
 
 def _best(study: Study, records: RecordsOf, fpr: float) -> Measured:
-    """The best attack on a headline cell, under the first evaluation."""
+    """Return the best attack on a headline cell, under the first evaluation."""
     rows = study.headline
     named = seed_names(rows) == records.name
     return best_of(rows[named & (rows["fpr"] == fpr) & (rows["evaluation"] == rows["evaluation"].iloc[0])])

@@ -48,13 +48,18 @@ class TrainSettings(Settings):
         Literal["float32", "tensorfloat32", "bfloat16"],
         Field(validation_alias=pydantic.AliasChoices("matmul_dtype", "products")),
     ] = "float32"
-    """Dtype of the factors in the two matrix products of a step, which accumulate in float32. "float32" is exact float32 on every device; "tensorfloat32" keeps 10 bits on devices that support it (A100 and later). "bfloat16" takes about half of the time on processors that support it, and changes scores by less than a tenth of the effect of a seed. Files of version 0.1 call this setting `products`, which is still read."""
+    """Dtype of the factors in the two matrix products of a step, which accumulate in float32. "float32" is exact
+    float32 on every device; "tensorfloat32" keeps 10 bits on devices that support it (A100 and later). "bfloat16" takes
+    about half of the time on processors that support it, and changes scores by less than a tenth of the effect of a
+    seed. Files of version 0.1 call this setting `products`, which is still read."""
     normalize: Literal["none", "unit", "standardize", "public"] = "none"
-    """Normalisation of candidates and test split: "unit" (every example to norm 1), "standardize" (every dimension centred
+    """Normalisation of candidates and test split: "unit" (every example to norm 1), "standardize" (every dimension
+    centred
     and scaled, then divided by sqrt(dim)) or "public" (projected on components of public features, then to norm 1):
     see jaxmia.data.normalization.normalized_pool."""
     statistics: Annotated[str, Field(min_length=1)] = "pool"
-    """Statistics for "standardize": "pool" (mean and deviation of the cell's candidates) or an .npz with mean and scale."""
+    """Statistics for "standardize": "pool" (mean and deviation of the cell's candidates) or an .npz with mean and
+    scale."""
     public: Annotated[str, Field(min_length=1)] = "none"
     """Of normalize="public": an .npz of features of the same extractor that are public. What is estimated from them
     costs no privacy. None of the private records may be among them."""
