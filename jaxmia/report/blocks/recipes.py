@@ -55,7 +55,7 @@ def _used(results: pd.DataFrame) -> Table:
         ("cell", "learning rate", "batch", "steps", "clip", "tuned", "normalised", "standardised by"),
         tuple(rows),
         "One row per cell and seed. Tuned: recipes were searched on the members of the cell's first"
-        " model, which no guarantee covers. Standardised by the pool: {POOLED}, which no guarantee"
+        f" model, which no guarantee covers. Standardised by the pool: {POOLED}, which no guarantee"
         " covers either.",
         sortable=True,
     )

@@ -104,7 +104,7 @@ def _distribution(records: RecordsOf, key: str) -> Picture:
         ("", *(f"at FPR {fpr:g}" for fpr in records.fprs)),
         tuple(rows),
         "Intervals: 95%. That of the maximum holds for all records jointly; the others assume errors"
-        " common to all records, the widest case. A quantile q needs 1/(1 − q) records. {EXTRAPOLATED}",
+        f" common to all records, the widest case. A quantile q needs 1/(1 − q) records. {EXTRAPOLATED}",
     )
     title = f"How vulnerability is spread over records: {records.name}"
     worst = ", ".join(f"{shown(records.worst(fpr))} at FPR {fpr:g}" for fpr in records.fprs)
