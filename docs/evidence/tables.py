@@ -217,6 +217,43 @@ def finite_pool() -> str:
     return markdown(["setting", "r", "correction", *kinds], rows) + origin("finite_pool.json")
 
 
+def advice() -> str:
+    """The advisor's estimates beside what shadow heads measure, option by option."""
+    names = sorted(f"advise/{path.name}" for path in (HERE / "advise").glob("*.json"))
+    rows = []
+    for name in names:
+        features, shots = name.removeprefix("advise/").removesuffix(".json").split("_")
+        for row in load(name)["rows"]:
+            before = row["worst of those left, before"]
+            rows.append(
+                [
+                    f"{features}, S = {shots}",
+                    row["option"],
+                    f"{row['accuracy, estimated']:.3f} / {row['accuracy, measured']:.3f}",
+                    f"{row['mean TPR, estimated']:.3f} / {row['mean TPR, measured']:.3f}",
+                    f"{row['worst TPR, estimated']:.3f} ({row['worst low']:.3f} to {row['worst high']:.3f})",
+                    f"{row['worst TPR, measured']:.3f} ({row['measured low']:.3f} to {row['measured high']:.3f})",
+                    "-" if before is None or math.isnan(before) else f"{before:.3f}",
+                ]
+            )
+    headings = ["records", "option", "accuracy, estimated / measured", "mean TPR", "worst record, estimated"]
+    return markdown([*headings, "measured", "before"], rows) + origin(*names)
+
+
+def public_features() -> str:
+    """Accuracy of private heads against epsilon, by the features that they train on."""
+    parts = []
+    for path in sorted((HERE / "public").glob("*.json")):
+        held = load(f"public/{path.name}")
+        headings = list(held["rows"][0])
+        rows = [
+            [f"{row[name]:g}" if name in ("S", "epsilon") else f"{row[name]:.3f}" for name in headings]
+            for row in held["rows"]
+        ]
+        parts.append(markdown(headings, rows) + origin(f"public/{path.name}"))
+    return "".join(parts)
+
+
 def with_error(figure: list[float] | None) -> str:
     """Mean and standard error over replicates."""
     return "-" if figure is None else f"{figure[0]:.3f} ± {figure[1]:.3f}"
@@ -256,7 +293,17 @@ def wrapped(text: str, end: str, first: str, others: str) -> list[str]:
 
 TABLES: dict[str, Callable[[], str]] = {
     each.__name__: each
-    for each in (demo_short, demo_full, demo_laws, per_record, finite_pool, persons, measurements)
+    for each in (
+        demo_short,
+        demo_full,
+        demo_laws,
+        per_record,
+        finite_pool,
+        persons,
+        advice,
+        public_features,
+        measurements,
+    )
 }
 FIGURES = (demo_figure,)
 
