@@ -27,13 +27,19 @@ class Shown:
     def __repr__(self) -> str:
         return f"{type(self).__name__}: {self.headline()}"
 
+    def brief_frame(self) -> pd.DataFrame:
+        """Return the columns of to_frame that a notebook shows."""
+        table: pd.DataFrame = getattr(self, "to_frame")()  # noqa: B009 - not every result has one
+        return table
+
     def _repr_html_(self) -> str:
         said = f"<p><b>{html.escape(type(self).__name__)}</b>: {html.escape(self.headline())}</p>"
-        frame = getattr(self, "to_frame", None)
-        if frame is None:
+        if not hasattr(self, "to_frame"):
             return said
-        table: pd.DataFrame = frame()
-        more = f"<p>{len(table)} rows; .to_frame() has all</p>" if len(table) > _ROWS else ""
+        table = self.brief_frame()
+        more = (
+            f"<p>{len(table)} rows: .to_frame() has all, with all columns</p>" if len(table) > _ROWS else ""
+        )
         return said + table.head(_ROWS).to_html(border=0, index=False, float_format="{:.4g}".format) + more
 
 

@@ -55,6 +55,10 @@ def test_a_run_of_features_in_memory_is_that_of_their_file(tmp_path):
     pd.testing.assert_frame_equal(*numbers)
     assert len(given.records) == len(of_file.records) > 0
     assert repr(given).startswith("RunResult: 2 cells in ")
+    brief = ["shots", "attack", "evaluation", "fpr", "tpr", "tpr_low", "tpr_high", "status"]
+    assert list(given.brief_frame()) == brief  # and nothing that all rows have alike
+    assert "<th>tpr_low</th>" in given._repr_html_()
+    assert "<th>interval</th>" not in given._repr_html_()
     assert given.plot()._repr_png_().startswith(PNG)
     assert given.law() is given.law("lira", "pooled") is next(iter(given.laws.values()))
     law = given.law()

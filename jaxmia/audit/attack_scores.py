@@ -37,7 +37,7 @@ from jaxmia.studies.folder.manifest import versions
 from jaxmia.studies.folder.tables import of_unit
 from jaxmia.studies.settings.attacks import AttackSettings
 from jaxmia.studies.unit_rows import per_example_rows, per_person_rows, persons_of
-from jaxmia.tables.rates import best_at_the_lowest, on_persons
+from jaxmia.tables.rates import best_at_the_lowest, brief_results, on_persons
 
 FPRS = (0.1, 0.01, 0.001)
 CONTROL_SEED = 0  # recorded in controls.parquet
@@ -69,34 +69,40 @@ class AttackRun(Shown):
         """The results."""
         return self.results
 
+    def brief_frame(self) -> pd.DataFrame:
+        """Return the rates, and what they are of as far as that differs."""
+        return brief_results(self.results)
+
     @property
     def records(self) -> pd.DataFrame:
         """Return one row per example and FPR, with the example's vulnerability over the models."""
         return pd.read_parquet(self.path / "per_example.parquet")
 
-    def plot(self, *, evaluation: str | None = None, targets: str | None = None) -> Any:
+    def plot(self, *, evaluation: str | None = None, targets: str | None = None, unit: str = "record") -> Any:
         """Return a figure of the attacks' ROC curves, with the intervals of the results.
 
         Args:
             evaluation: "pooled", the default where several models are targets, or "per_target". Calibrated curves are
                 files in the folder's plots.
             targets: "all", or with a model under audit "others" (the default) or "row N", that model alone.
+            unit: "record" or "person", whose membership the attacks tell.
 
         Raises:
-            InputError: for targets, or an evaluation of them, that the results do not have.
+            InputError: for targets, a unit, or an evaluation of them, that the results do not have.
         """
         groups = {group.name: group for group in _target_groups(self.read)}
         targets = list(groups)[-1] if targets is None else targets
         check_choice("targets", targets, groups)
-        rows = self.results[self.results["targets"] == targets]
+        check_choice("unit", unit, UNITS)
+        rows = of_unit(self.results[self.results["targets"] == targets], unit)
+        check(len(rows) > 0, "unit", unit, "be 'record': these attacks are on records alone")
+        statistics = self.path / (STATISTICS if unit == "record" else STATISTICS_OF_PERSONS)
         evaluations = [name for name in rows["evaluation"].unique() if name not in CALIBRATED]
         evaluation = evaluations[0] if evaluation is None else evaluation
         check_choice("evaluation", evaluation, evaluations)
         curves = {
             attack: roc(
-                _statistics(self.path / "statistics" / f"{attack}.npz"),
-                evaluation=evaluation,
-                targets=groups[targets].rows,
+                _statistics(statistics / f"{attack}.npz"), evaluation=evaluation, targets=groups[targets].rows
             )
             for attack in rows["attack"].unique()
         }

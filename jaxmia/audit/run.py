@@ -90,9 +90,13 @@ class AuditResult(Shown):
         """Return the records, the most vulnerable first."""
         return self.records
 
-    def plot(self, *, evaluation: str | None = None, targets: str | None = None) -> Any:
-        """Return a figure of the attacks' ROC curves, as AttackRun.plot: row 0 is the head, the others its shadows."""
-        return self.attack.plot(evaluation=evaluation, targets=targets)
+    def brief_frame(self) -> pd.DataFrame:
+        """Return whose record it is, whether it was a member, and its TPR with interval at each FPR."""
+        return self.records.filter(regex=r"^(id|class_name|member|tpr_[0-9.e-]+(_low|_high)?)$")
+
+    def plot(self, **options: Any) -> Any:
+        """Return a figure of ROC curves, as AttackRun.plot: targets="row 0" is the head, the others its shadows."""
+        return self.attack.plot(**options)
 
     def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> pathlib.Path:
         """Write the report, as jaxmia.write_report does, and return the path of its page."""

@@ -28,7 +28,7 @@ from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.settings.toml import load_config, parse_config
 from jaxmia.studies.study import given_statistics, study_of
 from jaxmia.studies.tuning import Tuning
-from jaxmia.tables.rates import best_at_the_lowest, on_persons
+from jaxmia.tables.rates import best_at_the_lowest, brief_results, on_persons
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -64,6 +64,10 @@ class RunResult(Shown):
     def to_frame(self) -> pd.DataFrame:
         """The results."""
         return self.results
+
+    def brief_frame(self) -> pd.DataFrame:
+        """Return the rates, and what they are of as far as that differs."""
+        return brief_results(self.results)
 
     @property
     def records(self) -> pd.DataFrame:

@@ -34,6 +34,7 @@ from jaxmia.studies.sweep_tasks import (
     disk_full,
     source_hash,
 )
+from jaxmia.tables.rates import brief_results
 
 
 class SweepStoppedError(RuntimeError):
@@ -88,6 +89,10 @@ class SweepResult(Shown):
     def to_frame(self) -> pd.DataFrame:
         """The results."""
         return self.results()
+
+    def brief_frame(self) -> pd.DataFrame:
+        """Return the rates, and what they are of as far as that differs."""
+        return brief_results(self.results())
 
     def law(
         self,

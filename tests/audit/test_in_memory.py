@@ -97,6 +97,8 @@ def test_results_show_themselves(audited, tmp_path):
     assert len(repr(audited)) < 200
     assert "<table" in audited._repr_html_()
     assert list(audited.to_frame()) == list(audited.records)
+    brief = ["id", "class_name", "member", "tpr_0.1", "tpr_0.1_low", "tpr_0.1_high"]
+    assert list(audited.brief_frame()) == brief
     for which in ({}, {"targets": "row 0"}, {"targets": "others", "evaluation": "per_target"}):
         assert audited.plot(**which)._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(InputError, match="targets='all' must be one of row 0, others"):
@@ -124,6 +126,8 @@ def test_scores_in_memory_are_attacked_as_files_are(tmp_path):
     pd.testing.assert_frame_equal(given.results, of_file.results)
     manifest = json.loads((given.path / "manifest.json").read_text())
     assert manifest["source"] == "in memory"
+    with pytest.raises(InputError, match="unit='person' must be 'record'"):
+        given.plot(unit="person")
     assert repr(given).startswith("AttackRun: 16 models x 200 examples, ")
     axes = given.plot().axes[0]
     assert axes.get_title() == "pooled, targets: all"
