@@ -172,9 +172,18 @@ def write_text(path: pathlib.Path, text: str) -> None:
     Raises:
         InputError: if it cannot be written.
     """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Write a file in one step.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
     try:
         with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content)
     except OSError as error:
         raise InputError(f"out={str(path)!r} must be a file that can be written: {error.strerror}.") from None
 

@@ -194,20 +194,23 @@ def plot_privacy(results: pd.DataFrame, folder: pathlib.Path) -> list[pathlib.Pa
     return paths
 
 
-def privacy_figure(rows: pd.DataFrame, stem: str) -> Figure:
+def privacy_figure(rows: pd.DataFrame, stem: str, *, stacked: bool = False) -> Figure:
     """One panel for each FPR over the levels of privacy.
 
     Args:
         rows: of one evaluation, some of them private.
         stem: of PRIVACY_FIGURES: "accuracy" against TPR, or TPR and its "ceiling" against epsilon.
+        stacked: panels below one another, not side by side.
     """
     fprs = sorted(rows["fpr"].unique(), reverse=True)
     figure = Picture(figsize=(4.5 * len(fprs) + 2, 4.5), layout="constrained")
-    for axes, fpr in zip(figure.subplots(1, len(fprs), squeeze=False)[0], fprs, strict=True):
+    shape = (len(fprs), 1) if stacked else (1, len(fprs))
+    handles: dict[Any, Any] = {}  # of all panels: not every attack has a point at every FPR
+    for axes, fpr in zip(figure.subplots(*shape, squeeze=False).flat, fprs, strict=True):
         (_draw_accuracy if stem == "accuracy" else _draw_ceilings)(axes, rows[rows["fpr"] == fpr])
         axes.set_title(f"FPR {fpr:g}")
         axes.grid(alpha=0.25)
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=8)
     figure.suptitle(f"{rows['evaluation'].iloc[0]}: {PRIVACY_FIGURES[stem]}")
     return figure
@@ -307,12 +310,10 @@ def rocs_figure(curves: Mapping[str, Roc], *, title: str, results: pd.DataFrame 
     figure = Picture(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for number, (attack, curve) in enumerate(curves.items()):
-        thin = thinned(curve)
         style = _LINES[number // len(COLOURS) % len(_LINES)]
         colour = COLOURS[number % len(COLOURS)]
-        # A log axis cannot show zero false positives: such points are drawn at one false positive.
-        fpr = np.maximum(thin.fpr, 1 / thin.num_nonmembers)
-        axes.plot(fpr, thin.tpr, style, drawstyle="steps-post", color=colour, linewidth=1.5, label=attack)
+        fpr, tpr = resolved_part(thinned(curve))
+        axes.plot(fpr, tpr, style, drawstyle="steps-post", color=colour, linewidth=1.5, label=attack)
         if results is not None:
             _draw_intervals(axes, results[results["attack"] == attack], colour, shift=1.03**number)
     _draw_chance_and_resolution(axes, min(curve.num_nonmembers for curve in curves.values()))
@@ -345,11 +346,27 @@ def thinned(curve: Roc, *, num_points: int = 300) -> Roc:
     )
 
 
+def resolved_part(curve: Roc) -> tuple[np.ndarray, np.ndarray]:
+    """FPR and TPR of a curve from the lowest FPR on that its non-members resolve; at least its end.
+
+    What it has reached there begins it, though at a smaller FPR.
+    """
+    lowest = min(MIN_FALSE_POSITIVES / max(curve.num_nonmembers, 1), 1.0)
+    first = int(np.searchsorted(curve.fpr, lowest, side="right")) - 1
+    return np.maximum(curve.fpr[first:], lowest), curve.tpr[first:]
+
+
 def _draw_chance_and_resolution(axes: Axes, num_nonmembers: int) -> None:
-    lowest = 1 / max(num_nonmembers, 2)
+    lowest = min(0.7 * MIN_FALSE_POSITIVES / max(num_nonmembers, 1), 0.5)
     axes.plot([lowest, 1], [lowest, 1], color="0.6", linewidth=1, label="chance")
     label = f"resolution: {MIN_FALSE_POSITIVES} of {num_nonmembers} non-member scores"
-    axes.axvline(MIN_FALSE_POSITIVES / num_nonmembers, color="0.6", linewidth=1, linestyle=":", label=label)
+    axes.axvline(
+        min(MIN_FALSE_POSITIVES / max(num_nonmembers, 1), 1.0),
+        color="0.6",
+        linewidth=1,
+        linestyle=":",
+        label=label,
+    )
     axes.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1))
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
     axes.grid(alpha=0.25)

@@ -51,7 +51,7 @@ from jaxmia.training.newton import unbounded_note
 from jaxmia.vulnerability.stability import flags_of_attacks
 
 _CONTENT = "audit.json"
-_REPORTS = ("report.html", "report.json")  # written by `jaxmia report`
+_REPORTS = ("report.html", "report.json", "report.csv", "report.pdf")  # where `jaxmia report` puts them
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -231,13 +231,14 @@ def _attacked_and_written(
     free = recipe.config.optimizer == "newton" and recipe.config.intercept
     aside = _forget_earlier(path, content_key([key, audited.own.log_odds.tolist()]))
     warnings = (
-        *audited.notes,
-        *aside,
+        # what puts all of the results in question stands first
+        *warnings_after(records, ratio, mismatch=match.mismatch, limit=MISMATCH),
         *warnings_before(config, records, audited.own.log_odds),
         *warnings_of_persons(config, records),
-        *warnings_after(records, ratio, mismatch=match.mismatch, limit=MISMATCH),
+        *audited.notes,
         *(unbounded_note(shadows["member"], records.data.labels) if free else ()),
         *warnings_of_rows(table, ceilings, private_shadows=recipe.guarantee is not None),
+        *aside,
     )
     attacked = _attacked(audited, stacked, path)
     flags = flags_of_attacks(attacked.path, [attack.label for attack in config.attack], max(config.fpr))

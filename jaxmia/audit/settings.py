@@ -66,15 +66,22 @@ models = 256
 # each is. Shadows then train on whole persons, and attacks are on persons beside records.
 unit = "record" # @unit
 
-[context] # copied into the report; missing values appear there as "not stated" controller = "not stated" release = "not
-stated" # weights, probabilities or labels recipients = "not stated" individuals = 0 # that the records are of; 0: not
-stated, or counted if the features say whose each record is identifiers = "not stated" # direct identifiers in the
-training data, and how they were treated knowledge = "not stated" # what an adversary is reasonably likely to know
-epsilon = 0.0 # epsilon of the head's differential privacy; 0: none delta = 1e-5 adjacency = "not stated" # adjacency of
-that guarantee: "add_or_remove_one" or "replace_one" # Whether the members were chosen at random among the records, each
-with the same probability: true or false. Only then can a guarantee be contradicted, since selected records may differ
-from others in more than membership. randomised = "not stated" priors = [0.5, 0.1, 0.01] # shares of members among the
-candidates that an adversary asks about, for the predictive value of calls
+[context] # goes into the report as you state it; what is missing appears there as "not stated"
+controller = "not stated"
+release = "not stated" # weights, probabilities or labels
+recipients = "not stated"
+individuals = 0 # that the records are of; 0: not stated, or counted if the features say whose each record is
+identifiers = "not stated" # direct identifiers in the training data, and what was done with them
+knowledge = "not stated" # what an adversary is reasonably likely to know already
+epsilon = 0.0 # of the differential privacy that the head was trained with; 0: none
+delta = 1e-5
+adjacency = "not stated" # of that guarantee: "add_or_remove_one" or "replace_one"
+# Whether chance alone chose the members among the records, each with the same probability: true or false. A guarantee
+# can be contradicted only then: records that were chosen may differ from others in more than membership.
+randomised = "not stated"
+# The most that you declare acceptable: on no record a TPR above tpr at this FPR, which is one of those above.
+# limit = { fpr = 0.1, tpr = 0.2 }
+priors = [0.5, 0.1, 0.01] # shares of members among those that an adversary asks about: how far a call is to be believed
 """
 
 
@@ -150,6 +157,13 @@ class AuditMembershipSettings(Settings):
     """"person": all of a person's records or none, by the key `person` of the features."""
 
 
+class LimitSettings(Settings):
+    """What the controller declares acceptable: on no record a TPR above this at this FPR."""
+
+    fpr: Annotated[float, Field(gt=0, lt=1)]
+    tpr: Annotated[float, Field(gt=0, le=1)]
+
+
 class ContextSettings(Settings):
     """Facts that only the controller knows, for the report."""
 
@@ -168,6 +182,8 @@ class ContextSettings(Settings):
     randomised: Literal[True, False, "not stated"] = "not stated"
     """Whether the members were chosen at random among the records, each with the same probability."""
     priors: Annotated[tuple[Prior, ...], Field(min_length=1, strict=False)] = (0.5, 0.1, 0.01)
+    limit: LimitSettings | None = None
+    """None: none was declared."""
 
     @property
     def guarantee(self) -> str:
@@ -210,6 +226,15 @@ class AuditConfig(Settings):
             raise ValueError(
                 "membership.unit='person' must be 'record' with [privacy], whose epsilon bounds what is told of one"
                 " record"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _the_limit_is_at_a_declared_fpr(self) -> AuditConfig:
+        limit = self.context.limit
+        if limit is not None and limit.fpr not in self.fpr:
+            raise ValueError(
+                f"context.limit.fpr={limit.fpr} must be one of fpr={list(self.fpr)}, to be tested"
             )
         return self
 

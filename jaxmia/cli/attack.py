@@ -34,11 +34,12 @@ def attack(
 ) -> None:
     """Run attacks on scores of models that were trained anywhere: PyTorch, TensorFlow, ..."""
     from jaxmia.audit.attack_scores import FPRS, attack_scores
-    from jaxmia.cli.tables import attack_problems, attack_tables, control_lines
+    from jaxmia.cli.tables import control_lines
+    from jaxmia.tables.attacks import attack_tables
 
     run = attack_scores(scores, out, attack=name or (), fpr=fpr or FPRS, target=target)
     num_models, num_examples = run.read.member.shape
     output.show("\n".join((f"{scores}: {num_models} models, {num_examples} examples", *run.read.notes)))
+    output.warn(control_lines(run.controls))
     output.show(*attack_tables(run.results))
-    output.warn((*control_lines(run.controls), *attack_problems(run.results)))
     output.show(f"All files are in {out}")

@@ -82,8 +82,8 @@ def _write_template(path: pathlib.Path, features: pathlib.Path | None) -> None:
 
 
 def _show_result(result: AuditResult) -> None:
-    """Print whether the audit is void, its tables, and warnings."""
-    from jaxmia.cli.tables import attack_problems, audit_tables, control_lines, persons_tables
+    """Print whether the audit is void, its tables, and what a reader of them must know."""
+    from jaxmia.cli.tables import audit_tables, control_lines, persons_tables
 
     console = terminal.console()
     if result.void:
@@ -91,9 +91,9 @@ def _show_result(result: AuditResult) -> None:
         for line in result.void:
             console.print(line, style="red")
     attacked, match = result.attack, result.match
+    output.warn((*control_lines(attacked.controls), *result.warnings))
     output.show(*audit_tables(attacked.results, result.records, match.head, match.shadows))
     if result.persons is not None:
         output.show(*persons_tables(result.persons))
     for line in result.notes:
         output.show(line)
-    output.warn((*control_lines(attacked.controls), *attack_problems(attacked.results), *result.warnings))

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Drawn
 
 from jaxmia.tables import NONE, Measured, Table, Value
+from jaxmia.tables.reasons import explained
 
 _MARKS = {"off": "†", "partial": "*", "extrapolated": "‡", "capped": "^"}  # of numbers, by status
 
@@ -72,11 +73,8 @@ def _is_words(value: Value) -> bool:
 
 
 def _below(table: Table) -> list[str]:
-    """Return the table's note, and the meaning of its marks and of words in place of numbers."""
-    legend = {
-        f"{_MARKS.get(cell.status, cell.status)}: {cell.reason}": None
-        for row in table.rows
-        for cell in row
-        if isinstance(cell, Measured) and cell.reason
-    }
+    """The table's note, and what its marks and its words without a number mean."""
+    legend = [
+        f"{_MARKS.get(status, status)}: {' '.join(reasons)}" for status, reasons in explained(table).items()
+    ]
     return [line for line in (table.note, *legend) if line]

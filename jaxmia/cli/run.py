@@ -86,12 +86,12 @@ def _show_result(result: RunResult, *, verbose: bool, notes: Iterable[str]) -> N
         brief_note,
         brief_tables,
         control_lines,
+        diverged,
         laws_tables,
-        problems,
         results_tables,
     )
 
-    lines = problems(result.results)
+    lines = diverged(result.results)
     if verbose:
         output.show(*results_tables(result.results), *laws_tables(result.laws))
     else:

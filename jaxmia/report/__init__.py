@@ -1,23 +1,28 @@
-"""Reports on runs, sweeps and audits for readers who train no models, as one HTML page and as JSON."""
+"""Reports: what an audit, a run, a sweep or attacks found, for a reader who trains no models: page, JSON, CSV, PDF."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 
 import pydantic
 
-from jaxmia._atomic import check_writable, write_json, write_text
+from jaxmia._atomic import check_writable, write_bytes, write_json, write_text
 from jaxmia._text import read_toml
 from jaxmia._validate import InputError
 from jaxmia.audit.settings import ContextSettings
+from jaxmia.report.attack import load_attack_folder
 from jaxmia.report.audit import load_audit_folder
 from jaxmia.report.beside import beside
+from jaxmia.report.blocks.records import ranked_csv
 from jaxmia.report.content import Report
 from jaxmia.report.page import to_html
+from jaxmia.report.pdf import check_printer, to_pdf
 from jaxmia.report.sections import sections_of
 from jaxmia.report.study import load_study, persons_of_largest, records_of
-from jaxmia.report.subjects import OfAudit, OfStudy, Subject
+from jaxmia.report.subjects import OfAttack, OfAudit, OfStudy, Subject, name_of, whom
+from jaxmia.studies.folder.tables import load_json
 from jaxmia.studies.settings.errors import describe_error
 
 
@@ -27,14 +32,20 @@ def write_report(
     *,
     study: str | os.PathLike[str] | None = None,
     context: str | os.PathLike[str] | None = None,
+    show_ids: bool = True,
+    pdf: bool = False,
 ) -> tuple[pathlib.Path, pathlib.Path]:
-    """Write the report on a run, a sweep or an audit: one HTML file, and a JSON file with the same content.
+    """Write the report on an audit, a run, a sweep or attacks: one HTML file, and the same content as JSON beside it.
+
+    A CSV beside them has the ids of the 50 records most at risk, and their numbers.
 
     Args:
-        folder: folder of `jaxmia run`, `jaxmia sweep` or `jaxmia audit`.
+        folder: of `jaxmia audit`, `jaxmia run`, `jaxmia sweep` or `jaxmia attack`.
         out: the HTML file; by default report.html in the folder.
         study: for an audit, the folder of a run or a sweep over the same records, for its law and the cost of privacy.
         context: a TOML file with a table [context], as `jaxmia audit --init` writes it; by default an audit's own.
+        show_ids: whether page, JSON and PDF may name records; the CSV does in either case.
+        pdf: write the page as a PDF beside it too; needs the extra "pdf".
 
     Returns:
         The paths of the HTML and the JSON file.
@@ -48,12 +59,18 @@ def write_report(
         raise InputError(f"out={str(page)!r} must be a .html file in a folder that exists.")
     if not path.is_dir():
         raise InputError(f"folder={str(folder)!r} must be that of a run, a sweep or an audit; there is none.")
-    check_writable(page)
-    check_writable(page.with_suffix(".json"))
-    report = make_report(path, study=study, context=context)
-    data = page.with_suffix(".json")
-    write_text(page, to_html(report))
+    for suffix in (".html", ".json", ".csv", *((".pdf",) if pdf else ())):
+        check_writable(page.with_suffix(suffix) if suffix != ".html" else page)
+    if pdf:
+        check_printer()
+    about = subject_of(path, study=study, context=context, show_ids=show_ids)
+    report, data = _report(about), page.with_suffix(".json")
+    text = to_html(report)
+    write_text(page, text)
     write_json(data, report.to_json())
+    write_text(page.with_suffix(".csv"), ranked_csv(whom(about)))
+    if pdf:
+        write_bytes(page.with_suffix(".pdf"), to_pdf(text))
     return page, data
 
 
@@ -62,19 +79,39 @@ def make_report(
     *,
     study: str | os.PathLike[str] | None = None,
     context: str | os.PathLike[str] | None = None,
+    show_ids: bool = True,
 ) -> Report:
-    """Return the report that write_report writes."""
+    """The content of write_report."""
+    return _report(subject_of(folder, study=study, context=context, show_ids=show_ids))
+
+
+def _report(about: Subject) -> Report:
+    return Report(f"Membership inference report: {name_of(about)}", sections_of(about))
+
+
+def subject_of(
+    folder: pathlib.Path,
+    *,
+    study: str | os.PathLike[str] | None = None,
+    context: str | os.PathLike[str] | None = None,
+    show_ids: bool = True,
+) -> Subject:
+    """What a report on a folder is about; arguments as of write_report."""
     stated = None if context is None else _context(pathlib.Path(context))
-    about: Subject
     if (folder / "audit.json").is_file():
-        about = _of_audit(folder, stated, study)
-        name = about.audit.content["settings"]["name"]
-    elif study is not None:
+        return dataclasses.replace(_of_audit(folder, stated, study), show_ids=show_ids)
+    if study is not None:
         raise InputError(f"study={str(study)!r} must be given with the folder of an audit, not of a study.")
-    else:
-        about = _of_study(folder, stated)
-        name = about.study.manifest["settings"]["name"]
-    return Report(f"Membership inference report: {name}", sections_of(about))
+    if not (folder / "manifest.json").is_file():
+        raise InputError(
+            f"folder={str(folder)!r} must be that of a run, a sweep, an audit or attacks: it has neither"
+            " manifest.json nor audit.json."
+        )
+    if {"attacks", "fprs"} <= set(load_json(folder, "manifest.json")):
+        return OfAttack(load_attack_folder(folder), stated or ContextSettings(), show_ids)
+    found = load_study(folder)
+    counted = _counted(stated or ContextSettings(), persons_of_largest(found))
+    return OfStudy(found, counted, list(records_of(found)), show_ids)
 
 
 def _of_audit(
@@ -88,18 +125,6 @@ def _of_audit(
         return OfAudit(audit, stated)
     of_study = load_study(study)
     return OfAudit(audit, stated, of_study, beside(audit.content, of_study))
-
-
-def _of_study(folder: pathlib.Path, stated: ContextSettings | None) -> OfStudy:
-    if not (folder / "manifest.json").is_file():
-        raise InputError(
-            f"folder={str(folder)!r} must be that of a run, a sweep or an audit: it has neither"
-            " manifest.json nor audit.json."
-        )
-    study = load_study(folder)
-    return OfStudy(
-        study, _counted(stated or ContextSettings(), persons_of_largest(study)), list(records_of(study))
-    )
 
 
 def _counted(stated: ContextSettings, persons: int) -> ContextSettings:

@@ -11,11 +11,10 @@ from typing import Any
 import pandas as pd
 
 from jaxmia._hashes import file_hash
-from jaxmia._npz import read_npz
 from jaxmia._validate import InputError
+from jaxmia.report.attack import attack_curves
 from jaxmia.report.blocks.records import RecordsOf
-from jaxmia.stats.result import AttackResult
-from jaxmia.stats.roc import Roc, roc
+from jaxmia.stats.roc import Roc
 from jaxmia.studies.folder.tables import load_json, load_table, of_unit
 
 
@@ -60,6 +59,10 @@ class Audit:
         rows = self.results
         return rows[(rows["targets"] == targets) & (rows["evaluation"] == evaluation)]
 
+    def head_rows(self) -> pd.DataFrame:
+        """Rows of the attacks on the head, under every evaluation."""
+        return self.results[self.results["targets"] == "row 0"]
+
     def members(self) -> RecordsOf:
         """Return the head's members."""
         shadows = self.content["shadows"]
@@ -89,12 +92,8 @@ def load_audit_folder(folder: str | os.PathLike[str]) -> Audit:
     results, controls = (load_table(path / "attack", name) for name in ("results", "controls"))
     persons = load_table(path, "persons") if "persons.parquet" in content["written"] else None
     target = load_json(path / "attack", "manifest.json")["target"]
-    curves = {}
-    for attack in results["attack"].unique() if target is not None else ():
-        names = ("statistic", "member", "defined")
-        arrays = read_npz(path / "attack" / "statistics" / f"{attack}.npz", name="statistics", required=names)
-        result = AttackResult(arrays["statistic"], arrays["member"], arrays["defined"])
-        curves[str(attack)] = roc(result, evaluation="per_target", targets=[target])
+    attacks = results["attack"].unique() if target is not None else ()
+    curves, _ = attack_curves(path / "attack", attacks, target)
     return Audit(
         path,
         content,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from jaxmia.tables import Measured, Table
 
@@ -44,7 +44,58 @@ class Picture:
         return {"title": self.title, "alternative": self.alternative, "table": self.table.to_json()}
 
 
-Block = str | Table | Picture
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """Sentences that belong together.
+
+    Attributes:
+        title: what they are.
+        lines: of text.
+        kind: "finding" and "warning" are set off from the text around them.
+    """
+
+    title: str
+    lines: tuple[str, ...]
+    kind: Literal["finding", "warning", "list"] = "list"
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {"title": self.title, "kind": self.kind, "lines": list(self.lines)}
+
+
+class Term(NamedTuple):
+    """A word of the report, explained.
+
+    Attributes:
+        key: of its place in the page.
+        name: the word.
+        meaning: in plain words.
+        also: other forms, that are linked to it too.
+    """
+
+    key: str
+    name: str
+    meaning: str
+    also: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """A glossary.
+
+    Attributes:
+        terms: in order.
+    """
+
+    terms: tuple[Term, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Words and what they mean."""
+        return {term.name: term.meaning for term in self.terms}
+
+
+Block = str | Table | Picture | Lines | Terms
+Depth = Literal["summary", "results", "evidence"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,20 +106,22 @@ class Section:
         key: its name in links and in the JSON.
         title: its heading.
         blocks: sentences, tables and figures, in order.
+        depth: how deep a reader goes to meet it.
     """
 
     key: str
     title: str
     blocks: tuple[Block, ...]
+    depth: Depth = "results"
 
     def to_json(self) -> dict[str, Any]:
-        """Return its blocks, each under its kind."""
-        kinds = {str: "text", Table: "table", Picture: "figure"}
+        """Its blocks, each under its kind."""
+        kinds = {str: "text", Table: "table", Picture: "figure", Lines: "lines", Terms: "terms"}
         content = [
             {kinds[type(block)]: block if isinstance(block, str) else block.to_json()}
             for block in self.blocks
         ]
-        return {"key": self.key, "title": self.title, "content": content}
+        return {"key": self.key, "title": self.title, "depth": self.depth, "content": content}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from jaxmia.audit.settings import ContextSettings
+from jaxmia.report.attack import AttackFolder
 from jaxmia.report.audit import Audit
 from jaxmia.report.blocks.records import RecordsOf
-from jaxmia.report.study import Study
+from jaxmia.report.study import Study, first_seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +21,14 @@ class OfAudit:
         context: the controller's statements.
         study: a study of the same records, for the law and for privacy, if given.
         beside: a sentence on how the study's data relate to the audit's.
+        show_ids: whether the page may name records.
     """
 
     audit: Audit
     context: ContextSettings
     study: Study | None = None
     beside: str = ""
+    show_ids: bool = True
 
     @property
     def attacks(self) -> list[str]:
@@ -38,14 +41,16 @@ class OfStudy:
     """A run or a sweep.
 
     Attributes:
-        study: the study's folder.
-        context: the controller's statements.
-        records: records of its headline cells, first of their first seed, then of the others.
+        study: its folder.
+        context: what the controller stated.
+        records: of its headline cells, of their first seed and then of the others.
+        show_ids: whether the page may name records.
     """
 
     study: Study
     context: ContextSettings
     records: Sequence[RecordsOf]
+    show_ids: bool = True
 
     @property
     def attacks(self) -> list[str]:
@@ -53,4 +58,42 @@ class OfStudy:
         return list(self.study.results["attack"].unique())
 
 
-Subject = OfAudit | OfStudy
+@dataclasses.dataclass(frozen=True)
+class OfAttack:
+    """Attacks on anyone's scores.
+
+    Attributes:
+        attack: the folder.
+        context: what the controller stated.
+        show_ids: whether the page may name records.
+    """
+
+    attack: AttackFolder
+    context: ContextSettings
+    show_ids: bool = True
+
+    @property
+    def attacks(self) -> list[str]:
+        """Attacks tested."""
+        return list(self.attack.results["attack"].unique())
+
+
+Subject = OfAudit | OfStudy | OfAttack
+
+
+def name_of(about: Subject) -> str:
+    """What a report calls its subject."""
+    if isinstance(about, OfAudit):
+        return str(about.audit.content["settings"]["name"])
+    if isinstance(about, OfStudy):
+        return str(about.study.manifest["settings"]["name"])
+    return f"attacks in {about.attack.path.resolve().name}"
+
+
+def whom(about: Subject) -> RecordsOf:
+    """The records that the first page is about."""
+    if isinstance(about, OfAudit):
+        return about.audit.members()
+    if isinstance(about, OfStudy):
+        return first_seeds(about.records)[0]
+    return about.attack.members()

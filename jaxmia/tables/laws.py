@@ -74,6 +74,7 @@ def required_table(
         tuple(rows),
         "ceiling: the TPR that ε allows. Intervals: 95%, from the law's prediction interval. published: at C = 2.",
         stub=2,
+        about="How many examples per class would bring attacks of this kind down to what ε allows.",
     )
 
 

@@ -25,8 +25,16 @@ def over_seeds(rows: pd.DataFrame) -> Measured:
     return measured(resolved["tpr"].median(), *ends, status, reason)
 
 
-def over_runs(values: pd.Series[float]) -> Measured:
-    """Return the median over seeds, with the range."""
+def over_runs(rows: pd.DataFrame, column: str) -> Measured:
+    """The median over seeds of a number that each cell has once, and its range; of one seed no range.
+
+    Args:
+        rows: of results, with the column seed.
+        column: the number.
+    """
+    values = rows.groupby("seed")[column].first().dropna()
+    if len(values) == 1:
+        return Measured(float(values.iloc[0]), status="one seed", reason="no range over seeds")
     return measured(values.median(), values.min(), values.max())
 
 
@@ -50,22 +58,34 @@ def rates(rows: pd.DataFrame, fprs: Sequence[float]) -> list[Measured]:
     return [cell for each in at for cell in (over_seeds(each), realised(each))]
 
 
-def brief_results(results: pd.DataFrame) -> pd.DataFrame:
-    """Return the rates of rows of results, beside what they are of as far as that differs between rows."""
-    of = ("targets", "dataset", "recipe", "classes", "shots", "seed", "epsilon", "unit")
-    varied = [name for name in of if name in results and results[name].nunique() > 1]
-    return results[[*varied, "attack", "evaluation", "fpr", "tpr", "tpr_low", "tpr_high", "status"]]
+def best_row(rows: pd.DataFrame) -> pd.Series[Any] | None:
+    """The row with the largest TPR among those of one FPR that kept to it; None without a resolved row.
+
+    A row that realised a larger FPR than it names is passed over while there is another: its TPR is of that FPR.
+    """
+    resolved = rows[rows["status"] == "ok"]
+    if resolved.empty:
+        return None
+    kept = resolved[resolved["fpr_realised"] <= resolved["fpr"] * (1 + 1e-9)]
+    best: pd.Series[Any] = (resolved if kept.empty else kept).nlargest(1, "tpr").iloc[0]
+    return best
+
+
+def exceeds(rows: pd.DataFrame) -> bool:
+    """Whether rows of one FPR realised a larger one together, beyond the counting error."""
+    found = realised_fpr(rows)
+    return found.off and found.fpr > float(rows["fpr"].iloc[0])
 
 
 def best_of(rows: pd.DataFrame) -> Measured:
-    """Return the largest TPR of some rows of results with its interval, or why there is none."""
+    """The TPR of best_row with its own interval, or why there is none."""
     if rows.empty:
         return Measured(None, status="unresolved", reason="all records are members")
-    resolved = rows[rows["status"] == "ok"]
-    if resolved.empty:
+    best = best_row(rows)
+    if best is None:
         return Measured(None, status=rows["status"].iloc[0], reason=rows["reason"].iloc[0])
-    best = resolved.nlargest(1, "tpr").iloc[0]
-    return measured(best["tpr"], best["tpr_low"], best["tpr_high"])
+    status, reason = ("off", OFF) if exceeds(best.to_frame().T) else ("ok", "")
+    return measured(best["tpr"], best["tpr_low"], best["tpr_high"], status, reason)
 
 
 def best_at_the_lowest(results: pd.DataFrame) -> pd.Series[Any] | None:
@@ -83,6 +103,6 @@ def on_persons(row: Mapping[Any, Any] | pd.Series[Any]) -> str:
 
 
 def best_and_realised(rows: pd.DataFrame) -> tuple[Measured, Measured]:
-    """Return best_of(rows), and the FPR that this row realised."""
-    resolved = rows[rows["status"] == "ok"]
-    return best_of(rows), realised(resolved.nlargest(1, "tpr"))
+    """What best_of says, and the FPR that this row realised."""
+    best = best_row(rows)
+    return best_of(rows), realised(rows.head(0) if best is None else best.to_frame().T)

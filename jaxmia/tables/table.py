@@ -72,11 +72,12 @@ class Table:
     Attributes:
         title: title of the table.
         columns: headings.
-        rows: rows of cells.
-        note: explanation for readers.
-        sortable: whether readers of a page can sort the rows.
-        stub: number of leading cells that name a row; a terminal shows repeated names once.
-        ruled: number of leading cells; a terminal draws a line where one of them changes; 0 for no lines.
+        rows: of cells.
+        note: what a reader must know to read it.
+        sortable: whether a reader of a page may order its rows.
+        stub: the first so many cells of a row name it; a terminal shows those that repeat only once.
+        ruled: a terminal draws a line where one of the first so many cells changes; 0 for no lines.
+        about: what it answers, in one sentence for a reader who is new to it; a page has it above the rows.
     """
 
     title: str
@@ -86,13 +87,15 @@ class Table:
     sortable: bool = False
     stub: int = 1
     ruled: int = 0
+    about: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the table with rows as lists, which keep the order of columns."""
         rows = [[cell.to_json() if isinstance(cell, Measured) else cell for cell in row] for row in self.rows]
-        return {"title": self.title, "columns": list(self.columns), "rows": rows, "note": self.note}
+        words = {"title": self.title, "about": self.about, "note": self.note}
+        return words | {"columns": list(self.columns), "rows": rows}
 
 
-def facts(title: str, pairs: Mapping[str, Value], note: str = "") -> Table:
-    """Return a table of questions and answers."""
-    return Table(title, ("", "answer"), tuple(pairs.items()), note)
+def facts(title: str, pairs: Mapping[str, Value], note: str = "", *, about: str = "") -> Table:
+    """A table of questions and their answers."""
+    return Table(title, ("", "answer"), tuple(pairs.items()), note, about=about)

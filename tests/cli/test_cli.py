@@ -157,9 +157,9 @@ def test_attack_prints_tables_of_80_columns_and_the_control(capsys, scores_file,
     assert "…" not in out
     words = " ".join(out.split())
     assert "9 models, 200 examples" in words
-    assert "pooled, targets: all" in words
+    assert "All models: one threshold for all models (pooled)" in words
     assert "7 of 7 attacks at chance" in words
-    assert "Unresolved, per_target, targets: all: fpr=0.1 needs at least 100" in words
+    assert "one threshold for each model (per_target): not resolved. FPR 0.1 needs at least 100" in words
     assert (tmp_path / "audit" / "plots" / "roc-all-pooled.svg").is_file()
 
 
@@ -167,9 +167,9 @@ def test_attack_reports_one_model(capsys, scores_file, tmp_path):
     words = ["--attack", "lira", "--attack", "rmia", "--fpr", "0.2", "--fpr", "0.001", "--target", 4]
     code, out, _ = jaxmia(capsys, "attack", scores_file, "--out", tmp_path / "audit", *words)
     assert code == 0
-    assert "calibrated, targets: row 4" in out
-    assert "pooled, targets: others" in out
-    assert "needs at least 10000 non-member scores" in " ".join(out.split())
+    assert "The model under audit (row 4): one threshold for each record" in out
+    assert "The other models, its shadows: one threshold for all models (pooled)" in out
+    assert "needs at least 10,000 non-member scores" in " ".join(out.split())
 
 
 def test_fit_and_predict_agree_with_the_folder(capsys, run_folder, tmp_path):

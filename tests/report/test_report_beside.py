@@ -23,7 +23,9 @@ def study(folder, *, sha256, classes=("benign", "malignant"), dim=30, network=No
     identity = {"features": {"sha256": sha256}, "settings": {"train": train}}
     pd.DataFrame({"class_name": classes}).to_parquet(folder / "per_example.parquet")
     empty = pd.DataFrame()
-    return Study(pathlib.Path(folder), {"identity": identity, "cells": {"a": cell}}, empty, empty, {})
+    return Study(
+        pathlib.Path(folder), {"identity": identity, "cells": {"a": cell}}, empty, empty, {}, empty, empty
+    )
 
 
 @pytest.mark.parametrize("sha256", ["scaled", "raw"])

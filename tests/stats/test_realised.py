@@ -8,13 +8,14 @@ from commands import jaxmia
 
 from jaxmia import run_experiment
 from jaxmia.cli.rendering import rendered
-from jaxmia.cli.tables import attack_tables, brief_tables, results_tables, sweep_tables
+from jaxmia.cli.tables import brief_tables, results_tables, sweep_tables
 from jaxmia.laws.fit import fit_power_law
 from jaxmia.plots import power_law_figure
 from jaxmia.stats.realised import realised_fpr
 from jaxmia.stats.resolution import clopper_pearson
 from jaxmia.studies import grid
 from jaxmia.studies.settings.toml import load_config
+from jaxmia.tables.attacks import attack_tables
 from jaxmia.tables.rates import realised
 
 SHOTS = (8, 16, 32, 64, 128, 256)

@@ -17,13 +17,26 @@ FPR, DELTA = 0.1, 1e-5
 
 
 def rows(**columns):
-    made = {"tpr": [0.2, 0.3, 0.9], "status": "ok", "reason": "", "tpr_low": 0.1, "tpr_high": [0.4, 0.5, 1.0]}
+    made = {
+        "tpr": [0.2, 0.3, 0.9],
+        "seed": [0, 1, 2],
+        "fpr": 0.1,
+        "fpr_realised": 0.1,
+        "false_positives": 10,
+        "num_nonmembers": 100,
+        "status": "ok",
+        "reason": "",
+        "tpr_low": 0.1,
+        "tpr_high": [0.4, 0.5, 1.0],
+    }
     return pd.DataFrame(made | columns)
 
 
 def test_seeds_are_joined_by_median_and_outermost_ends():
     assert over_seeds(rows()) == Measured(0.3, 0.1, 1.0)
-    assert over_runs(pd.Series([0.5, 0.7, 0.6])) == Measured(0.6, 0.5, 0.7)
+    runs = rows(accuracy=[0.5, 0.7, 0.6])
+    assert over_runs(runs, "accuracy") == Measured(0.6, 0.5, 0.7)
+    assert over_runs(pd.concat([runs, runs]), "accuracy") == Measured(0.6, 0.5, 0.7)  # twice the same cells
     assert best_of(rows()) == Measured(0.9, 0.1, 1.0)
 
 
@@ -45,7 +58,7 @@ def test_json_has_every_cell():
     error = {"value": 0.5, "error": 0.1, "status": "ok", "reason": ""}
     infinite = {"value": "inf", "low": None, "high": None, "status": "ok", "reason": ""}
     cells = [["x", error], ["y", infinite]]
-    assert table.to_json() == {"title": "t", "columns": ["a", "b"], "rows": cells, "note": "n"}
+    assert table.to_json() == {"title": "t", "columns": ["a", "b"], "rows": cells, "note": "n", "about": ""}
 
 
 @pytest.fixture(scope="module")

@@ -44,8 +44,15 @@ class ReleasedHead:
 
     @property
     def num_parameters(self) -> int | None:
-        """Return the number of weights and biases; None if only outputs are known."""
-        return None if self.weight is None or self.bias is None else self.weight.size + self.bias.size
+        """Numbers that a release of the weights gives away; None where only outputs are known.
+
+        The row of zeros that one row of weights is read with is none of them, and neither is a bias that is not there.
+        """
+        if self.weight is None or self.bias is None:
+            return None
+        given = np.any(self.weight != 0, axis=1) | (self.bias != 0)
+        rows = 1 if len(given) == 2 and given.sum() == 1 else len(given)
+        return int(rows * (self.weight.shape[1] + np.any(self.bias)))
 
     def scores(self, labels: np.ndarray, member: np.ndarray) -> ExternalScores:
         """Return log-odds of the true class [1, records], with the head's membership.

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from jaxmia.cli.tables.advice import advice_tables
-from jaxmia.cli.tables.attacks import (
-    attack_problems,
-    attack_tables,
-    audit_tables,
-    persons_tables,
-    triage_tables,
-)
+from jaxmia.cli.tables.attacks import audit_tables, persons_tables, triage_tables
 from jaxmia.cli.tables.brief import brief_note, brief_tables
 from jaxmia.cli.tables.laws import held_out_tables, laws_tables, prediction_tables, published_tables
 from jaxmia.cli.tables.privacy import privacy_tables
 from jaxmia.cli.tables.required import required_tables
 from jaxmia.cli.tables.results import (
     control_lines,
+    diverged,
     failures_table,
-    problems,
     results_tables,
     sweep_tables,
     tuning_table,
@@ -25,19 +19,17 @@ from jaxmia.cli.tables.results import (
 
 __all__ = [
     "advice_tables",
-    "attack_problems",
-    "attack_tables",
     "audit_tables",
     "brief_note",
     "brief_tables",
     "control_lines",
+    "diverged",
     "failures_table",
     "held_out_tables",
     "laws_tables",
     "persons_tables",
     "prediction_tables",
     "privacy_tables",
-    "problems",
     "published_tables",
     "required_tables",
     "results_tables",

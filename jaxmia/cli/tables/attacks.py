@@ -1,4 +1,4 @@
-"""Tables of attacks on scores, of audits and of triage."""
+"""Tables of audits and of triage."""
 
 from __future__ import annotations
 
@@ -7,32 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from jaxmia.cli.tables.cells import by_unit, realised_cell, tpr_cell, unit_heading
 from jaxmia.tables import Table, Value, number
-
-
-def attack_tables(results: pd.DataFrame) -> Iterator[str | Table]:
-    """Yield the results of each attack at each resolved FPR, one table per group of targets and evaluation."""
-    yield "acc.: balanced accuracy at the best threshold. realised: the FPR reached.\n"
-    for (targets, evaluation), rows in results.groupby(["targets", "evaluation"], sort=False):
-        resolved = set(rows["fpr"][rows["status"] == "ok"])
-        if not resolved:  # attack_problems() says why
-            continue
-        pooled = ("threshold",) if evaluation == "pooled" else ()  # elsewhere each target or pair has its own
-        lines: list[tuple[Value, ...]] = []
-        for of, of_unit in by_unit(rows[rows["fpr"].isin(resolved)]):
-            for _, point in of_unit.iterrows():
-                row = point.to_frame().T
-                areas = (number(point[name]) for name in ("auc", "balanced_accuracy"))
-                threshold = (number(point[name], ".3g") for name in pooled)
-                rates = (f"{point['fpr']:g}", realised_cell(row), tpr_cell(row))
-                lines.append((*of, str(point["attack"]), *areas, *rates, *threshold))
-        yield Table(
-            f"{evaluation}, targets: {targets}",
-            (*unit_heading(rows), "attack", "AUC", "acc.", "FPR", "realised", "TPR, 95% interval", *pooled),
-            tuple(lines),
-            stub=3 + len(unit_heading(rows)),
-        )
+from jaxmia.tables.attacks import attack_tables
 
 
 def audit_tables(
@@ -123,12 +99,3 @@ def triage_tables(records: pd.DataFrame, *, top: int) -> Iterator[Table]:
             for _, row in first.iterrows()
         ),
     )
-
-
-def attack_problems(results: pd.DataFrame) -> list[str]:
-    """Return why rows of attack_scores have no number: one line per group of targets and evaluation."""
-    missing = results[results["status"] != "ok"]
-    return [
-        f"Unresolved, {evaluation}, targets: {targets}: {' '.join(rows['reason'].unique())}"
-        for (targets, evaluation), rows in missing.groupby(["targets", "evaluation"], sort=False)
-    ]

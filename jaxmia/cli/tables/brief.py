@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from jaxmia.cli.tables.cells import by_unit, realised_cell, shots_word, tpr_cell, unit_heading
+from jaxmia.cli.tables.cells import shots_word
 from jaxmia.cli.tables.laws import law_table
 from jaxmia.cli.tables.results import results_tables
 from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.tables import Table, Value
+from jaxmia.tables.attacks import by_unit, realised_cell, tpr_cell, unit_heading
 
 MOST_ROWS = 18  # of the table
 
@@ -61,9 +62,5 @@ def _tprs(results: pd.DataFrame) -> Table:
 
 
 def brief_note(notes: list[str]) -> list[str]:
-    """Return a line that says that there are notes, or nothing."""
-    return (
-        [f"Notes on cells that diverged or have no number: {len(notes)}; --verbose shows them."]
-        if notes
-        else []
-    )
+    """That there are notes, in a line, or nothing."""
+    return [f"Notes on cells that diverged: {len(notes)}; --verbose has them."] if notes else []

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 
-from jaxmia.cli.tables.cells import by_unit, realised_cell, rounded_up, shots_word, tpr_cell, unit_heading
+from jaxmia.cli.tables.cells import rounded_up, shots_word
 from jaxmia.privacy.lower_bounds import best_epsilon
 from jaxmia.studies.tuning import Tuning
 from jaxmia.tables import Table, Value, number
-from jaxmia.tables.rates import on_persons
+from jaxmia.tables.attacks import by_unit, cell_label, failed_controls, realised_cell, tpr_cell, unit_heading
+from jaxmia.tables.reasons import grouped
 
 
 def results_tables(results: pd.DataFrame) -> Iterator[str | Table]:
@@ -22,6 +22,10 @@ def results_tables(results: pd.DataFrame) -> Iterator[str | Table]:
         return
     yield "TPR: median over seeds, with the outermost ends of their 95% intervals\n"
     for (attack, evaluation), of_attack in results.groupby(["attack", "evaluation"], sort=False):
+        title = f"{attack}, {evaluation} (seeds: {of_attack['seed'].nunique()}{shots_word(results)})"
+        if not (of_attack["status"] == "ok").any():
+            yield f"{title}: no number. {' '.join(grouped(of_attack['reason']))}\n"
+            continue
         rows: list[tuple[Value, ...]] = []
         for (classes, shots), cells in of_attack.groupby(["classes", "shots"]):
             head = (str(classes), str(shots), number(cells["accuracy"].median()))
@@ -29,7 +33,7 @@ def results_tables(results: pd.DataFrame) -> Iterator[str | Table]:
                 for of, each in by_unit(at_fpr):
                     rows.append((*head, f"{fpr:g}", *of, realised_cell(each), tpr_cell(each)))
         yield Table(
-            f"{attack}, {evaluation} (seeds: {of_attack['seed'].nunique()}{shots_word(results)})",
+            title,
             ("C", "S", "acc.", "FPR", *unit_heading(results), "realised", "TPR, 95% interval"),
             tuple(rows),
             stub=3,
@@ -102,11 +106,6 @@ def sweep_tables(results: pd.DataFrame) -> Iterator[str | Table]:
         stub=5 + len(private),
         ruled=2,
     )
-    for fpr, of_fpr in of_first.groupby("fpr"):
-        reasons = of_fpr[of_fpr["status"] == "unresolved"]["reason"]
-        if len(reasons):
-            first = reasons.iloc[0].rstrip(".")
-            yield f"FPR {fpr:g}: {len(reasons)} of {len(of_fpr)} cells unresolved; for the first, {first}.\n"
 
 
 def tuning_table(name: str, search: Tuning) -> Table:
@@ -142,23 +141,14 @@ def failures_table(failures: Iterable[tuple[str, str, str, str]]) -> Table:
     )
 
 
-def problems(results: pd.DataFrame) -> list[str]:
-    """Return warnings for readers of the tables: diverged heads, and why rows have no number."""
+def diverged(results: pd.DataFrame) -> list[str]:
+    """The cells of which heads diverged."""
     cells = results.drop_duplicates(["classes", "shots", "seed", "epsilon"])
-    lines = [
-        f"{_cell_name(row)}: {row['num_diverged']} of {row['num_models']} heads diverged and are"
+    return [
+        f"{cell_label(row)}: {row['num_diverged']} of {row['num_models']} heads diverged and are"
         " left out; manifest.json names them."
         for row in cells[cells["num_diverged"] > 0].to_dict("records")
     ]
-    missing = results[results["status"] != "ok"].groupby(["evaluation", "fpr", "status"])
-    for (evaluation, fpr, status), rows in missing:
-        where = ", ".join(
-            f"C={c} S={s}" for c, s in sorted({*zip(rows["classes"], rows["shots"], strict=True)})
-        )
-        lines.append(
-            f"{evaluation}: FPR {fpr:g} is {status} at {where}: for the first, {rows['reason'].iloc[0].rstrip('.')}."
-        )
-    return lines
 
 
 def control_lines(controls: pd.DataFrame) -> list[str]:
@@ -171,19 +161,5 @@ def control_lines(controls: pd.DataFrame) -> list[str]:
     return [
         f"Negative control (permuted labels): {len(resolved) - len(failed)} of {len(resolved)} attacks at chance;"
         f" |TPR - FPR| up to {used:.2f} of its limit.",
-        *(
-            f"NEGATIVE CONTROL FAILED: {row['attack']}{on_persons(row)}{_where(row)} reaches TPR - FPR ="
-            f" {row['advantage']:.4f} at FPR {row['fpr']:g} on permuted labels"
-            f" (limit {row['limit']:.4f}): do not trust its results."
-            for row in failed.to_dict("records")
-        ),
+        *failed_controls(controls),
     ]
-
-
-def _where(row: Mapping[Hashable, Any]) -> str:
-    return f" at {_cell_name(row)}" if "shots" in row else ""
-
-
-def _cell_name(row: Mapping[Hashable, Any]) -> str:
-    private = f" epsilon={row['epsilon']:g}" if np.isfinite(row["epsilon"]) else ""
-    return f"C={row['classes']} S={row['shots']} seed={row['seed']}{private}"

@@ -98,6 +98,7 @@ def _law_table(name: LawKey, fit: PowerLawFit, shots: float, classes: int) -> Ta
         " than 3 of these."
         " Cells with a TPR of 0.99 or more are saturated and left out. Predictions have 95% prediction intervals for"
         " one new cell.",
+        about="How fast vulnerability falls as classes get more examples.",
     )
 
 
@@ -136,5 +137,6 @@ def published_blocks(*, shots: float, classes: int) -> list[Block]:
             ("", *headings),
             tuple(rows),
             f"{published.source} {published.setting}. Published without intervals.",
+            about="What was published of other data, for orientation.",
         ),
     ]

@@ -88,7 +88,8 @@ def worst_table(found: Sequence[PersonsOf]) -> Table:
         tuple(rows),
         "Over re-trainings, every person and every record at the FPR. A person is told from all of their records"
         " together, weighted by what each reveals; a record by itself. 95% intervals of the worst hold for all"
-        f" persons, or all records, at once. {EXTRAPOLATED}",
+        f" persons, or all records, at once. extrapolated: {EXTRAPOLATED}.",
+        about="How often an attacker recognises the person most at risk, and the average one, from all their records.",
     )
 
 
@@ -113,6 +114,7 @@ def ranked_table(found: PersonsOf) -> Table:
         "Best record: TPR on the most vulnerable of the person's records by itself. Names only; contents are not in"
         " this report. Each interval is of one person by itself.",
         sortable=True,
+        about="Whose membership an attacker recognises most often, over re-trainings.",
     )
 
 
@@ -134,6 +136,7 @@ def by_number_table(found: PersonsOf) -> Table:
         f"Vulnerability by the number of a person's records: {persons.name}",
         ("records", "persons", *(f"mean TPR at FPR {fpr:g}" for fpr in persons.fprs)),
         tuple(rows),
+        about="Whether persons with more records are more at risk.",
     )
 
 
@@ -156,6 +159,7 @@ def attacks_table(
         " products of ratios); under calibrated, joint LiRA weighs the records. FPR and resolution count persons."
         f" Intervals: 95%, {INTERVALS}.",
         sortable=True,
+        about="How many members each attack finds among records, and among persons.",
     )
 
 
@@ -173,4 +177,5 @@ def found_table(audit: Audit) -> Table:
         ("", "persons", "records"),
         tuple(rows),
         "Choosing the best attack favours the attacker.",
+        about="The share of the members that the best attack recognised.",
     )

@@ -17,7 +17,13 @@ from jaxmia.tables import Measured, Table, Value
 from jaxmia.tables.rates import over_runs, over_seeds, realised
 
 _LEVEL = ["dataset", "recipe", "classes", "shots", "epsilon"]
+BASELINES = (0.5, 0.1, 0.01, 0.001)
+"""Success rates of an attacker without the record: of a coin, and of rarer guesses."""
 EPSILONS = (8.0, 4.0, 2.0, 1.0, 0.5)
+TWO_CEILINGS = (
+    "Two ceilings belong to one ε. That of the mechanism follows from its trade-off curve, noise and steps known; that"
+    " of (ε, δ) alone holds for every mechanism with this guarantee, and is never lower."
+)
 SIMULATED = (
     "Guarantees are those of the mathematical mechanism. Heads trained for this measurement use a"
     " generator that is not cryptographic: they show what privacy would cost, and must not be released"
@@ -32,10 +38,31 @@ def bounds_table(fprs: Sequence[float], delta: float) -> Table:
         tprs = (float(kairouz_ceiling(fpr, epsilon=epsilon, delta=delta)) for fpr in fprs)
         rows.append((f"ε = {epsilon:g}", *(Measured(tpr, status="bound") for tpr in tprs)))
     return Table(
-        f"The largest TPR that (ε, {delta:g})-differential privacy allows any attack",
+        f"The largest TPR that (ε, {delta:g})-differential privacy alone leaves to any attack",
         ("", *(f"at FPR {fpr:g}" for fpr in fprs)),
         tuple(rows),
-        "Bounds from the definition, not measurements.",
+        f"Bounds from the definition, not measurements. {TWO_CEILINGS}",
+        about="What a guarantee of this strength would rule out, whatever the attack.",
+    )
+
+
+def other_attacks_table(delta: float) -> Table:
+    """What (epsilon, delta)-DP leaves to attribute inference and reconstruction of one record.
+
+    A success rate b that is reached without the record becomes at most 1 - f(b), f the trade-off curve (Kulynych et al.
+    2025, arXiv 2507.06969); of (epsilon, delta) alone that is the ceiling of the TPR at FPR b.
+    """
+    rows: list[tuple[Value, ...]] = []
+    for epsilon in EPSILONS:
+        found = (float(kairouz_ceiling(each, epsilon=epsilon, delta=delta)) for each in BASELINES)
+        rows.append((f"ε = {epsilon:g}", *(Measured(value, status="bound") for value in found)))
+    return Table(
+        f"The largest success of attribute inference or reconstruction under (ε, {delta:g})-differential privacy",
+        ("", *(f"from {each:g} without the record" for each in BASELINES)),
+        tuple(rows),
+        "Bounds, not measurements: 1 − f(b) from a baseline b, the success of one who guesses without the model having"
+        " seen the record; f is the trade-off curve of (ε, δ) alone (Kulynych et al. 2025, arXiv 2507.06969).",
+        about="How far a guarantee also bounds attacks that were not run, which guess attributes or whole records.",
     )
 
 
@@ -60,7 +87,7 @@ def privacy_blocks(results: pd.DataFrame) -> list[Block]:
         key = (dataset, recipe, classes, shots, epsilon)
         proved = _proved(best_epsilon(of_all.get_group(key)))
         level_of = Measured(float(epsilon), form="g")
-        accuracy = over_runs(level["accuracy"])
+        accuracy = over_runs(level, "accuracy")
         for _fpr, cells in of_attack.groupby("fpr", sort=False):
             ceiling = Measured(float(cells["tpr_ceiling"].iloc[0]), form=".4f", status="bound")
             tpr = (over_seeds(cells), realised(cells))
@@ -75,21 +102,24 @@ def privacy_blocks(results: pd.DataFrame) -> list[Block]:
             "FPR",
             "TPR",
             "FPR realised",
-            "ceiling of any attack",
+            "ceiling of the mechanism",
             "ε proved by the best attack",
         ),
         tuple(rows),
         f"δ = {first['delta']:g}; adjacency: {adjacency}; accountant: privacy loss distributions"
         " (dp-accounting). Medians over seeds with the outermost ends of their intervals; accuracy with the"
-        " range over seeds.",
+        f" range over seeds. {TWO_CEILINGS}",
+        about="What each level of privacy costs in accuracy, what attacks find, and what none can exceed.",
     )
     alternative = (
         "TPR of each attack and the ceiling on any attack against ε on log axes, a panel for each FPR: points"
         " lie below the ceiling."
     )
     with drawn_for_pages():
-        figure = privacy_figure(pooled, "ceiling")
-    drawn = Picture("TPR under its ceiling", alternative, to_svg(figure, "ceiling", alternative), table)
+        figure = privacy_figure(pooled, "ceiling", stacked=True)
+    height = 2.3 * results["fpr"].nunique()
+    svg = to_svg(figure, "ceiling", alternative, height=height)
+    drawn = Picture("TPR under its ceiling", alternative, svg, table)
     return [SIMULATED, drawn, *_proved_by_each(results), _below_table(results)]
 
 
@@ -121,6 +151,7 @@ def _proved_by_each(results: pd.DataFrame) -> list[Block]:
             "Lower ends of 95% confidence, by one-run audits; those of all attacks of a cell hold"
             " jointly (Bonferroni), so the largest may be used. Median over seeds. 0 proves nothing.",
             sortable=True,
+            about="The least ε that is compatible with what an attack found: above the guarantee, it would refute it.",
         )
     ]
 
@@ -135,4 +166,9 @@ def _below_table(results: pd.DataFrame) -> Table:
         ("rows above their ceiling beyond their interval", len(above)),
         ("largest TPR as a share of its ceiling", Measured(float(nearest)) if len(private) else "none"),
     )
-    return Table("Heads of known privacy under their ceiling", ("", "answer"), rows)
+    return Table(
+        "Heads of known privacy under their ceiling",
+        ("", "answer"),
+        rows,
+        about="A check of the tests: where the truth is known, no attack may exceed it.",
+    )

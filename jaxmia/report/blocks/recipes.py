@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,12 @@ from jaxmia.tables import Measured, Table, Value, facts
 
 _SEARCHED = ("learning_rate", "batch_size", "steps", "clipping_norm")
 _USED = ["dataset", "recipe", "classes", "shots", "epsilon", "seed"]
-POOLED = "features are standardised by the statistics of the pool, members and others together"
+_OF_STEPS = (
+    *("learning_rate", "momentum", "schedule", "batch_size", "sampling", "weight_decay"),
+    *("matmul_dtype", "products"),
+)
+_OF_NEWTON = ("ridge", "tolerance", "link")
+POOLED = "features are standardised by the statistics of the pool, of members and others together"
 
 
 def recipe_blocks(settings: Mapping[str, Any], results: pd.DataFrame) -> Iterator[Block]:
@@ -31,12 +36,20 @@ def recipe_blocks(settings: Mapping[str, Any], results: pd.DataFrame) -> Iterato
                 **replaced,
                 "tuned": f"{tuning['trials']} trials by {tuning['objective']}, per {tuning['per']}",
             }
-        yield facts(f"Training recipe {recipe.get('name', '')}".strip(), answers)
-    yield _used(results)
+        title = f"Training recipe {recipe.get('name', '')}".strip()
+        yield facts(title, answers, about="How models were trained, as it was set.")
+    recipes = settings.get("recipes") or [{"name": "default", **settings["train"]}]
+    newton = {recipe.get("name", "") for recipe in recipes if recipe.get("optimizer") == "newton"}
+    yield _used(results, newton)
 
 
-def _used(results: pd.DataFrame) -> Table:
-    """Return the recipe of each cell and seed; results of older folders lack normalisation and tuning."""
+def _used(results: pd.DataFrame, newton: Collection[str]) -> Table:
+    """The recipe of each cell and seed; results of older folders do not say how they were normalised or tuned.
+
+    Args:
+        results: of the study.
+        newton: recipes by Newton's method, which has no learning rate.
+    """
     rows: list[tuple[Value, ...]] = []
     known = results.assign(
         **{name: "not recorded" for name in ("tuned", "standardised_by") if name not in results}
@@ -46,7 +59,7 @@ def _used(results: pd.DataFrame) -> Table:
         name = f"{row['dataset']}, {row['recipe']}, C = {row['classes']}, S = {row['shots']}{level}, seed {row['seed']}"
         clip: Value = "none" if pd.isna(row["clipping_norm"]) else f"{row['clipping_norm']:.3g}"
         batch, steps = (int(row[column]) for column in ("batch_size", "steps"))
-        rate = f"{row['learning_rate']:.3g}"
+        rate = "none (newton)" if row["recipe"] in newton else f"{row['learning_rate']:.3g}"
         rows.append(
             (name, rate, batch, steps, clip, str(row["tuned"]), row["normalize"], str(row["standardised_by"]))
         )
@@ -58,6 +71,7 @@ def _used(results: pd.DataFrame) -> Table:
         f" model, which no guarantee covers. Standardised by the pool: {POOLED}, which no guarantee"
         " covers either.",
         sortable=True,
+        about="How the models of each cell were trained in the end.",
     )
 
 
@@ -71,8 +85,19 @@ def recipe_summary(results: pd.DataFrame) -> dict[str, Value]:
 
 
 def settings_shown(settings: Mapping[str, Any]) -> dict[str, Value]:
-    """Return settings of a recipe for a table."""
-    shown = {
-        name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in settings.items()
+    """Settings of a recipe that it uses, for a table: Newton's takes no rate and no batch, a linear head no widths."""
+    unused = {"name", "match"}
+    newton, linear = settings.get("optimizer") == "newton", settings.get("network", "linear") == "linear"
+    unused |= set(_OF_STEPS) if newton else set(_OF_NEWTON)
+    unused |= {"widths"} if linear else {"class_weight", "intercept", "matmul_dtype", "products"}
+    if settings.get("optimizer") != "sgd":
+        unused.add("momentum")
+    if settings.get("batch_size") == "full":
+        unused.add("sampling")
+    if settings.get("normalize") != "standardize":
+        unused.add("statistics")
+    return {
+        name: f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in settings.items()
+        if name not in unused
     }
-    return {name: value for name, value in shown.items() if name != "name"}

@@ -26,6 +26,7 @@ def attacks_table(flags: Mapping[str, np.ndarray], member: np.ndarray, fpr: floa
         tuple(rows),
         "Flagged: the record's rank p-value in this model, among the shadows that never saw it, is at most the FPR."
         " records.parquet has the number of attacks that flag each record (flagged_by).",
+        about="Whether different attacks point to the same records.",
     )
 
 
@@ -53,4 +54,5 @@ def seeds_table(records: Sequence[RecordsOf]) -> Table | None:
         tuple(rows),
         "Each seed has its own pool and models. Of the records in both pools, the 1% with the largest separation"
         " under each seed. Spearman's correlation over all of them.",
+        about="Whether repetitions with other members point to the same records.",
     )

@@ -36,14 +36,14 @@ def statement_blocks(mine: pd.DataFrame, context: ContextSettings) -> Iterator[B
         high = Measured(row["fpr_high"], form=".4f", status="bound")
         rows.append((row["attack"], f"{row['fpr']:g}", high, found, ceiling, verdict))
     verdict = "contradicted" if tested["contradicted"].any() else "not contradicted"
-    columns = ("attack", "FPR", "FPR at most", "TPR, at least", "ceiling there", "the statement is")
+    columns = ("attack", "FPR", "FPR at most", "TPR, at least", "ceiling of (ε, δ) there", "the statement is")
     yield Table(
         f"The stated guarantee: {verdict} by these tests together",
         columns,
         tuple(rows),
         f"One-sided exact intervals of both rates, corrected for {len(tested)} tests (attacks and FPRs): a true"
-        f" guarantee is called contradicted in at most {SIGNIFICANCE:.0%} of such audits. They assume"
-        " that members were chosen at random, as stated, and that scores of different records in one"
-        " model are independent. “Not contradicted” means only that these attacks found no"
-        " contradiction.",
+        f" guarantee is called contradicted in at most {SIGNIFICANCE:.0%} of such audits. They take the members as"
+        " chosen by chance alone, as was stated, and the scores of different records in one model as independent. Not"
+        " contradicted says no more than that these attacks did not.",
+        about="Whether what the attacks found can be reconciled with the guarantee that was stated.",
     )

@@ -18,6 +18,7 @@ from jaxmia.report.sections import (
     summary,
 )
 from jaxmia.report.sections.annex import annex
+from jaxmia.report.sections.glossary import glossary
 from jaxmia.report.subjects import Subject
 
 PARTS = (
@@ -37,7 +38,7 @@ PARTS = (
 
 
 def sections_of(about: Subject) -> tuple[Section, ...]:
-    """Return all sections on a subject, and the annex that maps documents to sections."""
+    """All sections on a subject, the annex that tells which of them answers which document, and the glossary."""
     written = (part.section(about) for part in PARTS)
     sections = tuple(section for section in written if section is not None)
-    return (*sections, annex({section.key: section.title for section in sections}))
+    return (*sections, annex({section.key: section.title for section in sections}), glossary())

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
-
-import pandas as pd
 
 from jaxmia.report.blocks.privacy import is_private
 from jaxmia.report.blocks.stability import seeds_table
 from jaxmia.report.content import Block
 from jaxmia.report.sections.part import Part
-from jaxmia.report.subjects import OfAudit, OfStudy
-from jaxmia.tables import Measured, Table, Value
+from jaxmia.report.subjects import OfAttack, OfAudit, OfStudy
+from jaxmia.tables import Table, Value
+from jaxmia.tables.attacks import controls_table
 from jaxmia.tables.rates import best_and_realised
 
 
 def _of_audit(about: OfAudit) -> Iterator[Block]:
     audit, study = about.audit, about.study
-    yield chance_table(audit.controls)
+    yield controls_table(audit.controls)
     heads, others = (audit.of(name, "calibrated") for name in ("row 0", "others"))
     rows: list[tuple[Value, ...]] = []
     for fpr in audit.fprs:
@@ -28,8 +26,8 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
         "This model compared with heads like it: the best attack, every record at the FPR",
         ("", "this model", "FPR realised", "its shadows", "FPR realised by them"),
         tuple(rows),
-        "One model's result varies around that of its shadows. If it is far away, the shadows do not"
-        " represent this model.",
+        "One model's figure scatters around that of its shadows. Far from it, the shadows do not stand for this model.",
+        about="Whether the shadows behave like the model, as the tests assume.",
     )
     if study is None:
         yield "Repeated seeds, and a head of known privacy under its ceiling: not run (no study was given)."
@@ -39,13 +37,16 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
 
 def _of_study(about: OfStudy) -> Iterator[Block]:
     study, records = about.study, about.records
-    yield chance_table(study.controls)
+    yield controls_table(study.controls)
     rows: list[tuple[Value, ...]] = []
     for of_cell in records:
-        pairs = ((of_cell.average(fpr), of_cell.worst(fpr)) for fpr in study.fprs)
-        rows.append((of_cell.name, *itertools.chain.from_iterable(pairs)))
-    headings = [f"{word} TPR at FPR {fpr:g}" for fpr in study.fprs for word in ("mean", "largest")]
-    yield Table("Repeated seeds: other pools and other members", ("cell and seed", *headings), tuple(rows))
+        rows += [(of_cell.name, f"{fpr:g}", of_cell.average(fpr), of_cell.worst(fpr)) for fpr in study.fprs]
+    yield Table(
+        "Repeated seeds: other pools and other members",
+        ("cell and seed", "FPR", "mean TPR", "largest TPR"),
+        tuple(rows),
+        about="How far the numbers depend on the draw of records and models.",
+    )
     stability = seeds_table(records)
     if stability is not None:
         yield stability
@@ -53,23 +54,8 @@ def _of_study(about: OfStudy) -> Iterator[Block]:
         yield "A head of known privacy under its ceiling: not run (the study has no private level)."
 
 
-def chance_table(controls: pd.DataFrame, of: str = "") -> Table:
-    """The negative controls: attacks on permuted labels, of records or of persons."""
-    rows: list[tuple[Value, ...]] = []
-    for attack, mine in controls.groupby("attack", sort=False):
-        resolved = mine[mine["status"] != "unresolved"]
-        if resolved.empty:
-            rows.append((str(attack), 0, 0, Measured(None, status="unresolved", reason="too few scores")))
-            continue
-        share = (resolved["advantage"].abs() / resolved["limit"]).max()
-        failed = int((resolved["status"] == "failed").sum())
-        rows.append((str(attack), len(resolved), failed, Measured(float(share))))
-    return Table(
-        f"Negative control{of and f', {of}'}: membership permuted, where an attack must be at chance",
-        ("attack", "controls", "failed", "largest |TPR − FPR| over its limit"),
-        tuple(rows),
-        "Do not trust the results of an attack whose control failed. Limit: four standard errors.",
-    )
+def _of_attack(about: OfAttack) -> Iterator[Block]:
+    yield controls_table(about.attack.controls)
 
 
-PART = Part("controls", "Controls", _of_audit, _of_study)
+PART = Part("controls", "Controls", _of_audit, _of_study, _of_attack, depth="evidence")

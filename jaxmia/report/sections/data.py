@@ -29,18 +29,20 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
         "other records of the same kind": records["others"],
         "classes": records["classes"],
         "dimension of the features": records["dim"],
-        "kind of model": "linear head over a frozen extractor",
+        "kind of model": "a linear layer on the features given",
         "how the file was read": " ".join(content["head"]["read"]),
         "parameters": parameters or "not known: only outputs are released",
         "training records per parameter": ratio,
         "direct identifiers": about.context.identifiers,
-        "contents and format": "features of a frozen extractor; the raw data were not seen by this tool",
+        "contents and format": "features as they were given, by an extractor or as they are: the tool cannot tell, and"
+        " saw no raw data",
     }
-    yield facts("Data and model", answers)
+    yield facts("Data and model", answers, about="How much the model was trained on, and how large it is.")
     yield facts(
         "How well it generalises",
         _accuracies(audit),
-        "95% Clopper-Pearson intervals; for the gap, Newcombe intervals.",
+        "95% intervals of Clopper and Pearson; of the gap, of Newcombe.",
+        about="How often the model is right on its training records and on others: the gap is what it has memorised.",
     )
     shadows = content["shadows"]
     recipe: dict[str, Value] = settings_shown(shadows["recipe"])
@@ -52,9 +54,15 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
         f"Recipe of the shadows, {source}. Mismatch of their log-odds with the model's: {mismatch:.3f} of its"
         " interquartile range."
     )
-    yield facts("Training recipe", recipe, note)
+    yield facts("Training recipe", recipe, note, about="How the shadows were trained, to be like the model.")
     per_class = content["members_per_class"].items()
-    yield Table("Training records of each class", ("class", "records"), tuple(per_class), sortable=True)
+    yield Table(
+        "Training records of each class",
+        ("class", "records"),
+        tuple(per_class),
+        sortable=True,
+        about="Records of small classes are the most exposed.",
+    )
 
 
 def _accuracies(audit: Audit) -> dict[str, Value]:
@@ -82,16 +90,20 @@ def _of_study(about: OfStudy) -> Iterator[Block]:
     rows: list[tuple[Value, ...]] = []
     for _, cells in study.results.groupby(["dataset", "recipe", "classes", "shots"], sort=False):
         of_level = cells[cells["epsilon"] == cells["epsilon"].max()]
-        first, tested = of_level.iloc[0], over_runs(of_level["accuracy"])
+        first, tested = of_level.iloc[0], over_runs(of_level, "accuracy")
         if tested.value is None:
             tested = Measured(None, status="not run", reason="no held-out records")
-        losses = (over_runs(of_level[name]) for name in ("member_loss", "nonmember_loss"))
+        losses = (over_runs(of_level, name) for name in ("member_loss", "nonmember_loss"))
         size = int(first["classes"] * first["shots"])
         number = num_parameters(study, first.to_dict())
         ratio: Value = Measured(size / number, form=".3g") if number else "not recorded"
         shape = (int(first["classes"]), int(first["shots"]), size, number or "not recorded", ratio)
         rows.append((f"{first['dataset']}, {first['recipe']}", *shape, tested, *losses))
-    yield facts("Records", {"direct identifiers": about.context.identifiers})
+    yield facts(
+        "Records",
+        {"direct identifiers": about.context.identifiers},
+        about="What the controller stated of them.",
+    )
     yield Table(
         "Cells: data and how well heads generalise",
         (
@@ -103,8 +115,9 @@ def _of_study(about: OfStudy) -> Iterator[Block]:
         " and range over seeds, at the least privacy. Mean cross-entropy of the heads on their members and on"
         " other candidates.",
         sortable=True,
+        about="How much models of each size were trained on, and how often they are right on records held out.",
     )
     yield from recipe_blocks(study.manifest["settings"], study.results)
 
 
-PART = Part("data", "Data and model", _of_audit, _of_study)
+PART = Part("data", "Data and model", _of_audit, _of_study, depth="evidence")

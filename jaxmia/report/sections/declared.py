@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from jaxmia.report.blocks.wording import INTERVALS
 from jaxmia.report.content import Block
 from jaxmia.report.sections.part import Part
-from jaxmia.report.subjects import OfAudit, OfStudy
+from jaxmia.report.subjects import OfAttack, OfAudit, OfStudy
 from jaxmia.tables import Table, facts
+from jaxmia.tables.reasons import grouped
 
 
 def _of_audit(about: OfAudit) -> Iterator[Block]:
@@ -23,7 +24,7 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
         ),
         attacks=about.attacks,
         nonmembers=f"{audit.content['records']['others']:,} of the released model",
-        unresolved=[reason for reason in reasons.unique() if reason],
+        unresolved=grouped(reason for reason in reasons if reason),
         priors=about.context.priors,
         seeds=str(settings["seed"]),
         correction="none: shadows train on other parts of the same records, which makes records look more"
@@ -34,10 +35,11 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
 def _of_study(about: OfStudy) -> Iterator[Block]:
     study, results = about.study, about.study.results
     missing = results[results["status"] == "unresolved"]
-    lines = [
-        f"FPR {fpr:g} in {len(rows)} of {int((results['fpr'] == fpr).sum())} rows: {rows['reason'].iloc[0]}"
+    counts = [
+        f"FPR {fpr:g} in {len(rows)} of {int((results['fpr'] == fpr).sum())} rows."
         for fpr, rows in missing.groupby("fpr", sort=False)
     ]
+    lines = [*counts, *grouped(missing["reason"])]
     models = sorted(results["num_models"].unique())
     yield _table(
         fprs=study.fprs,
@@ -78,7 +80,23 @@ def _table(
             "seeds": seeds,
             "finite-pool correction": correction,
         },
+        about="The rules of the tests, which were set before there were results.",
     )
 
 
-PART = Part("declared", "Declared in advance", _of_audit, _of_study)
+def _of_attack(about: OfAttack) -> Iterator[Block]:
+    folder = about.attack
+    rows, examples = folder.audited, folder.examples
+    yield _table(
+        fprs=folder.fprs,
+        shadows=f"{folder.manifest['models']}, each the target once and the others its shadows",
+        attacks=about.attacks,
+        nonmembers=f"{rows['num_nonmembers'].min():,} ... {rows['num_nonmembers'].max():,}",
+        unresolved=grouped(rows["reason"][rows["status"] != "ok"]),
+        priors=about.context.priors,
+        seeds="none: nothing was trained here",
+        correction=", ".join(sorted(set(examples["correction"]))),
+    )
+
+
+PART = Part("declared", "Declared in advance", _of_audit, _of_study, _of_attack, depth="evidence")

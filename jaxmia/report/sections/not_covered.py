@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from jaxmia.report.blocks.wording import white_box_of
 from jaxmia.report.content import Block
 from jaxmia.report.sections.part import Part
-from jaxmia.report.subjects import OfAudit, Subject
+from jaxmia.report.subjects import OfAudit, OfStudy, Subject
 from jaxmia.tables import Table, Value
 
 _OTHER_ATTACKS = (
@@ -36,16 +36,20 @@ def _of_any(about: Subject) -> Iterator[Block]:
         ("labels that are themselves personal data", "not run: only membership is tested"),
     ]
     yield Table(
-        f"Not tested (tested: membership inference by {', '.join(tested)})", ("what", "status"), tuple(rows)
+        f"Not tested (tested: membership inference by {', '.join(tested)})",
+        ("what", "status"),
+        tuple(rows),
+        about="What an attacker could also try, of which this report says nothing.",
     )
 
 
 def _several(about: Subject) -> str:
     """Say whether persons were tested."""
-    tested = (
-        about.audit.persons is not None if isinstance(about, OfAudit) else len(about.study.of_persons) > 0
-    )
+    if isinstance(about, OfAudit):
+        tested = about.audit.persons is not None
+    else:
+        tested = isinstance(about, OfStudy) and len(about.study.of_persons) > 0
     return "run: see “Persons, not records”" if tested else "not run: each record is tested by itself"
 
 
-PART = Part("not-covered", "Not covered", _of_any, _of_any)
+PART = Part("not-covered", "Not covered", _of_any, _of_any, _of_any)

@@ -15,11 +15,11 @@ from jaxmia.report.blocks.persons import (
     worst_table,
 )
 from jaxmia.report.content import Block
-from jaxmia.report.sections.controls import chance_table
 from jaxmia.report.sections.part import Part
 from jaxmia.report.study import first_seeds
 from jaxmia.report.subjects import OfAudit, OfStudy
 from jaxmia.tables import facts
+from jaxmia.tables.attacks import controls_table
 
 
 def _of_audit(about: OfAudit) -> Iterable[Block] | None:
@@ -37,6 +37,7 @@ def _of_audit(about: OfAudit) -> Iterable[Block] | None:
             "most records of one person": counts["most"],
         },
         "Counted in the data. Persons with some records in it are left out of attacks on this model.",
+        about="How many persons the records are of.",
     )
     tables = [worst_table([found])]
     if len(audit.of_persons) and audit.content["records"]["others"]:
@@ -49,7 +50,7 @@ def _of_audit(about: OfAudit) -> Iterable[Block] | None:
         by_number_table(found),
         attacks_table(records, persons, audit.fprs, title),
     ]
-    return (*tables, chance_table(audit.controls_of_persons, "persons"))
+    return (*tables, controls_table(audit.controls_of_persons, "persons"))
 
 
 def _of_study(about: OfStudy) -> Iterable[Block] | None:
@@ -70,7 +71,7 @@ def _blocks(about: OfStudy, found: list[PersonsOf]) -> Iterator[Block]:
         yield by_number_table(each)
     title = "Every attack on the largest cells, on records and on persons"
     yield attacks_table(study.headline, study.largest(study.of_persons), study.fprs, title)
-    yield chance_table(study.controls_of_persons, "persons")
+    yield controls_table(study.controls_of_persons, "persons")
 
 
 PART = Part("persons", "Persons, not records", _of_audit, _of_study)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jaxmia.report.blocks.privacy import bounds_table, is_private, privacy_blocks
+from jaxmia.report.blocks.privacy import bounds_table, is_private, other_attacks_table, privacy_blocks
 from jaxmia.report.blocks.statement import statement_blocks
 from jaxmia.report.content import Block
 from jaxmia.report.sections.part import Part
@@ -31,6 +31,7 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
         " 4, 1] over these records measures it, and “jaxmia report --study” includes it."
     )
     yield bounds_table(audit.fprs, context.delta)
+    yield other_attacks_table(context.delta)
 
 
 def _of_study(about: OfStudy) -> Iterator[Block]:
@@ -41,12 +42,12 @@ def _cost(study: Study) -> list[Block]:
     """Return the cost of privacy, if the study measured it."""
     delta = float(study.results["delta"].iloc[0])
     if is_private(study.results):
-        return [*privacy_blocks(study.results), bounds_table(study.fprs, delta)]
+        return [*privacy_blocks(study.results), bounds_table(study.fprs, delta), other_attacks_table(delta)]
     how = (
         "The heads were trained without differential privacy, and what it would cost was not measured: a run"
         " with privacy.epsilon = [inf, 8, 4, 1] measures it."
     )
-    return [how, bounds_table(study.fprs, delta)]
+    return [how, bounds_table(study.fprs, delta), other_attacks_table(delta)]
 
 
 PART = Part("privacy", "Differential privacy", _of_audit, _of_study)

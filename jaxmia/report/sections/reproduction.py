@@ -8,7 +8,7 @@ from typing import Any
 from jaxmia._hashes import content_key
 from jaxmia.report.content import Block
 from jaxmia.report.sections.part import Part
-from jaxmia.report.subjects import OfAudit, OfStudy
+from jaxmia.report.subjects import OfAttack, OfAudit, OfStudy
 from jaxmia.tables import Table, Value, facts
 
 
@@ -56,7 +56,25 @@ def _table(answers: Mapping[str, Value], versions: Mapping[str, str], settings: 
     """Return the information needed to reproduce the numbers."""
     more: dict[str, Value] = {"sha256 of settings": content_key(dict(settings))}
     more |= {f"version of {name}": version for name, version in versions.items()}
-    return facts("To reproduce", dict(answers) | more)
+    return facts(
+        "To reproduce", dict(answers) | more, about="What an engineer needs to get the same numbers."
+    )
 
 
-PART = Part("reproduction", "Reproduction", _of_audit, _of_study)
+def _of_attack(about: OfAttack) -> Iterator[Block]:
+    folder, manifest = about.attack, about.attack.manifest
+    words = ["jaxmia", "attack", manifest["source"], "--out", folder.path.name]
+    words += [f"--attack {name}" for name in manifest["attacks"]]
+    words += [f"--fpr {fpr:g}" for fpr in manifest["fprs"]]
+    if manifest["target"] is not None:
+        words.append(f"--target {manifest['target']}")
+    answers: dict[str, Value] = {
+        "command": " ".join(words),
+        "sha256 of the scores": manifest["sha256"] or "scores in memory",
+    }
+    yield _table(
+        answers, manifest["versions"], {name: manifest[name] for name in ("attacks", "fprs", "target")}
+    )
+
+
+PART = Part("reproduction", "Reproduction", _of_audit, _of_study, _of_attack, depth="evidence")

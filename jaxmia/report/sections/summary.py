@@ -1,156 +1,148 @@
-"""Tests and results, on one page."""
+"""What was found, in plain words, on one page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from jaxmia.report.audit import Audit
-from jaxmia.report.blocks.privacy import is_private
-from jaxmia.report.blocks.recipes import recipe_summary
-from jaxmia.report.blocks.records import EXTRAPOLATED, RecordsOf
-from jaxmia.report.blocks.wording import WHITE_BOX_ASSUMES, white_box_of
+import pandas as pd
+
+from jaxmia.privacy.tradeoff import kairouz_ceiling
+from jaxmia.report.blocks import first_page
+from jaxmia.report.blocks.records import RecordsOf
+from jaxmia.report.blocks.wording import white_box_of
 from jaxmia.report.content import Block
 from jaxmia.report.sections.part import Part
 from jaxmia.report.study import Study, cell_name, first_seeds, seed_names
-from jaxmia.report.subjects import OfAudit, OfStudy
-from jaxmia.tables import Measured, Table, Value, facts
+from jaxmia.report.subjects import OfAttack, OfAudit, OfStudy, Subject
+from jaxmia.tables.finding import Finding
 from jaxmia.tables.rates import best_of
 
-_NOT_COVERED = (
-    "Not covered: attacks that are not listed under “Results”; the results are evidence of resistance to"
-    " the tested attacks only."
+_EVIDENCE = (
+    "This report says what was tested on {what}, what the tests could have seen, and what they saw. It is evidence, not"
+    " a verdict."
 )
 
 
 def _of_audit(about: OfAudit) -> Iterator[Block]:
-    content = about.audit.content
-    if content["void"]:
-        yield _numbered(
-            "Void: the model does not fit these records, so the following results are meaningless",
-            "finding",
-            content["void"],
-            "Found before anything was trained; the audit was forced to continue.",
-        )
+    audit, context = about.audit, about.context
+    content, members, mine = audit.content, audit.members(), audit.head_rows()
+    yield from first_page.warning_blocks(content["void"], audit.controls, content["warnings"])
+    yield _EVIDENCE.format(what="one model")
     yield (
-        "This report says what was tested on one model, what the tests could have seen, and what they saw. It"
-        " is evidence, not a verdict."
+        f"Released: {context.release}; to whom: {context.recipients}. The model: {content['head']['file']}, trained on"
+        f" {content['records']['members']:,} records of {_individuals(about)}, {audit.shots:,.0f} in each of"
+        f" {content['records']['classes']} classes on average. Differential privacy: {context.guarantee}."
     )
-    tested = white_box_of(about.attacks)
-    yield _release(about, tested)
-    yield _worst_and_average(about.audit)
-    if tested:
-        yield _white_box(about.audit, tested)
-    if content["warnings"]:
-        yield _numbered("Read this first", "warning", content["warnings"])
-    yield _NOT_COVERED
+    finding = finding_of_audit(about)
+    against = first_page.numbers_at_limit(
+        context, mine, members, "this model's members, found by the best attack"
+    )
+    yield first_page.finding_block(finding, context, against)
+    yield first_page.spread(members, context)
+    sees = "its weights and outputs" if white_box_of(about.attacks) else "its outputs"
+    yield first_page.best_table(mine, audit.fprs, sees)
+    yield from first_page.last_lines(about.attacks, context)
 
 
-def _numbered(title: str, heading: str, lines: Sequence[str], note: str = "") -> Table:
-    rows = tuple((str(number), line) for number, line in enumerate(lines, start=1))
-    return Table(title, ("", heading), rows, note)
-
-
-def _release(about: OfAudit, white_box: Sequence[str]) -> Table:
-    """Return the model, and the controller's statements about it."""
-    content, context = about.audit.content, about.context
-    weights = content["head"]["released_as"] == "weights"
-    smallest, number = min(content["members_per_class"].items(), key=lambda pair: pair[1])
-    answers: dict[str, Value] = {
-        "what is released": context.release,
-        "model audited": f"{content['head']['file']} ({'weights' if weights else 'outputs only'})",
-        "training records N": content["records"]["members"],
-        "individuals": context.individuals or "not stated",
-        "examples per class, S": Measured(about.audit.shots, form=",.0f"),
-        "smallest class": f"{smallest}: {number}",
-        "white-box attacks on the weights": f"run: {', '.join(white_box)}; see the table of white-box attacks"
-        if white_box
-        else Measured(None, status="not run", reason="attacks on outputs understate what weights reveal"),
-        "differential privacy": context.guarantee,
-    }
-    return facts("The release", answers)
-
-
-def _worst_and_average(audit: Audit) -> Table:
-    members, mine = audit.members(), audit.of("row 0", "per_target")
-    rows: list[tuple[Value, ...]] = []
-    for fpr in audit.fprs:
-        found = best_of(mine[mine["fpr"] == fpr])
-        rows.append((f"FPR {fpr:g}", members.worst(fpr), members.average(fpr), found))
-    return Table(
-        "The most vulnerable record, the average, and this model",
-        ("", "TPR on the worst record", "TPR on the average record", "members found in this model"),
-        tuple(rows),
-        "Worst and average record: over re-trainings on other subsets of the records, every record at"
-        " the FPR; the worst record's 95% interval holds for all records jointly. Members found: by the"
-        " best of the tested"
-        f" attacks on the released model; choosing it favours the attacker. {EXTRAPOLATED}",
+def finding_of_audit(about: OfAudit) -> Finding:
+    """What an audit found, for its sentences."""
+    audit, context = about.audit, about.context
+    members, mine = audit.members(), audit.head_rows()
+    fpr = first_page.resolved_fpr(mine, audit.fprs)
+    ceilings = {each["fpr"]: each["tpr"] for each in audit.content["ceilings"]}
+    bound = ceilings.get(fpr)
+    if context.epsilon:  # stated to this report, perhaps by another file than the audit's
+        stated = float(kairouz_ceiling(fpr, epsilon=context.epsilon, delta=context.delta))
+        bound = stated if bound is None else min(bound, stated)
+    return Finding(
+        sees=_sees(about, white_box_of(about.attacks)),
+        fpr=fpr,
+        found=best_of(mine[mine["fpr"] == fpr]),
+        worst=members.worst(fpr),
+        worst_fpr=fpr,
+        worst_name=members.first(fpr) if about.show_ids else "",
+        void=bool(audit.content["void"]),
+        bound=bound,
+        guarantee=context.guarantee if context.epsilon else "the differential privacy of its training",
     )
 
 
-def _white_box(audit: Audit, tested: Sequence[str]) -> Table:
-    """Return results of attacks on this model's weights, compared with LiRA on its outputs."""
-    mine = audit.of("row 0", "per_target")
-    lira = [name for name in audit.results["attack"].unique() if name.partition("(")[0] == "lira"]
-    rows: list[tuple[Value, ...]] = []
-    for attack in [*lira, *tested]:
-        of_attack = mine[mine["attack"] == attack]
-        kind = "weights" if attack in tested else "outputs"
-        found = (best_of(of_attack[of_attack["fpr"] == fpr]) for fpr in audit.fprs)
-        rows.append((attack, kind, *found))
-    return Table(
-        "White-box attacks on this model, compared with LiRA",
-        ("attack", "reads", *(f"TPR at FPR {fpr:g}" for fpr in audit.fprs)),
-        tuple(rows),
-        f"{WHITE_BOX_ASSUMES} Intervals: 95%, Clopper-Pearson.",
-    )
+def _sees(about: Subject, white_box: Sequence[str]) -> str:
+    return first_page.SEEN["weights" if white_box else about.context.release]
+
+
+def _individuals(about: OfAudit) -> str:
+    number = about.context.individuals
+    return f"{number:,} individuals" if number else "a number of individuals that was not stated"
 
 
 def _of_study(about: OfStudy) -> Iterator[Block]:
+    study, context = about.study, about.context
+    first = first_seeds(about.records)[0]
+    rows = _rows_of(study, first)
+    where = study.headline.iloc[0].to_dict()
+    yield from first_page.warning_blocks(controls=study.controls)
+    yield _EVIDENCE.format(what="models of this kind") + (
+        " The models are heads trained for the study, not one released model: “jaxmia audit” tests that one."
+    )
     yield (
-        "This report says what was tested on models of this kind, what the tests could have seen, and what they"
-        " saw. It is evidence, not a verdict. The models are heads trained for the study, not one released"
-        " model: “jaxmia audit” tests that one."
+        f"Would be released: {context.release}; to whom: {context.recipients}. The study:"
+        f" {study.manifest['settings']['name']}; what follows is of its largest cell, {cell_name(where)}, with"
+        f" {int(where['classes']) * int(where['shots']):,} training records in a model."
     )
-    study, context, first = about.study, about.context, about.study.headline.iloc[0]
-    tested = white_box_of(about.attacks)
-    answers: dict[str, Value] = {
-        "what would be released": context.release,
-        "study": study.manifest["settings"]["name"],
-        "largest cell": cell_name(first.to_dict()),
-        "training records N of a model": int(first["classes"]) * int(first["shots"]),
-        "individuals": context.individuals or "not stated",
-        "examples per class, S": int(first["shots"]),
-        **recipe_summary(study.results),
-        "white-box attacks on the weights": f"run: {', '.join(tested)}; under “Results”"
-        if tested
-        else Measured(None, status="not run"),
-        "differential privacy": "measured at several levels" if is_private(study.results) else "none",
-    }
-    yield facts("The study", answers)
-    rows: list[tuple[Value, ...]] = []
-    for records in first_seeds(about.records):
-        for fpr in study.fprs:
-            found = (records.worst(fpr), _best(study, records, fpr), records.average(fpr))
-            rows.append((records.name, f"{fpr:g}", *found))
-    yield Table(
-        "The most vulnerable record, and the average",
-        (
-            *("largest cells", "FPR"),
-            *("TPR on the worst record", "TPR of the best attack", "TPR on the average record"),
-        ),
-        tuple(rows),
-        "Worst record: largest of all, with a 95% interval that holds for all records at once. Best attack: the"
-        " largest TPR of all attacks, one threshold for all records; choosing it favours the attacker."
-        f" {EXTRAPOLATED}",
+    fpr = first_page.resolved_fpr(rows, study.fprs)
+    ceilings = rows["tpr_ceiling"][rows["fpr"] == fpr]
+    bound = float(ceilings.iloc[0]) if where["epsilon"] != float("inf") else None
+    finding = Finding(
+        sees=first_page.SEEN[context.release].replace("the model's", "the") + " of a model of this kind",
+        fpr=fpr,
+        found=best_of(rows[rows["fpr"] == fpr]),
+        worst=first.worst(fpr),
+        worst_fpr=fpr,
+        worst_name=first.first(fpr) if about.show_ids else "",
+        bound=bound,
+        guarantee=f"ε = {where['epsilon']:g}, δ = {where['delta']:g}",
     )
-    yield _NOT_COVERED
+    against = first_page.numbers_at_limit(context, rows, first, "models' members, found by the best attack")
+    yield first_page.finding_block(finding, context, against)
+    yield first_page.spread(first, context)
+    yield first_page.best_table(rows, study.fprs, "the outputs of one model")
+    yield from first_page.last_lines(about.attacks, context)
 
 
-def _best(study: Study, records: RecordsOf, fpr: float) -> Measured:
-    """Return the best attack on a headline cell, under the first evaluation."""
+def _rows_of(study: Study, records: RecordsOf) -> pd.DataFrame:
+    """Rows of results of the headline cell and seed of some records."""
     rows = study.headline
-    named = seed_names(rows) == records.name
-    return best_of(rows[named & (rows["fpr"] == fpr) & (rows["evaluation"] == rows["evaluation"].iloc[0])])
+    mine: pd.DataFrame = rows[seed_names(rows) == records.name]
+    return mine
 
 
-PART = Part("summary", "Summary", _of_audit, _of_study)
+def _of_attack(about: OfAttack) -> Iterator[Block]:
+    folder, context = about.attack, about.context
+    manifest, members, rows = folder.manifest, folder.members(), folder.audited
+    yield from first_page.warning_blocks(controls=folder.controls, warnings=manifest["notes"])
+    one = manifest["target"] is not None
+    yield _EVIDENCE.format(what="one model" if one else f"{manifest['models']} models")
+    which = f"The model under audit is number {manifest['target']} of" if one else "The models are"
+    yield (
+        f"Released: {context.release}; to whom: {context.recipients}. {which} {manifest['models']} whose scores on"
+        f" {manifest['examples']:,} records were given ({manifest['source']})."
+    )
+    fpr = first_page.resolved_fpr(rows, folder.fprs)
+    sees = first_page.SEEN[context.release]
+    finding = Finding(
+        sees=sees if one else sees.replace("the model's", "the") + " of one of these models",
+        fpr=fpr,
+        found=best_of(rows[rows["fpr"] == fpr]),
+        worst=members.worst(fpr),
+        worst_fpr=fpr,
+        worst_name=members.first(fpr) if about.show_ids else "",
+    )
+    against = first_page.numbers_at_limit(context, rows, members, "members, found by the best attack")
+    yield first_page.finding_block(finding, context, against)
+    yield first_page.spread(members, context)
+    yield first_page.best_table(rows, folder.fprs, "the model's outputs")
+    yield from first_page.last_lines(about.attacks, context)
+
+
+PART = Part("summary", "Summary", _of_audit, _of_study, _of_attack, depth="summary")
