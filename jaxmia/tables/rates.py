@@ -58,6 +58,13 @@ def rates(rows: pd.DataFrame, fprs: Sequence[float]) -> list[Measured]:
     return [cell for each in at for cell in (over_seeds(each), realised(each))]
 
 
+def brief_results(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the rates of rows of results, beside what they are of as far as that differs between rows."""
+    of = ("targets", "dataset", "recipe", "classes", "shots", "seed", "epsilon", "unit")
+    varied = [name for name in of if name in results and results[name].nunique() > 1]
+    return results[[*varied, "attack", "evaluation", "fpr", "tpr", "tpr_low", "tpr_high", "status"]]
+
+
 def best_row(rows: pd.DataFrame) -> pd.Series[Any] | None:
     """The row with the largest TPR among those of one FPR that kept to it; None without a resolved row.
 
