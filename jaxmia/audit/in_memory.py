@@ -20,7 +20,8 @@ from jaxmia.audit.records import audit_records
 from jaxmia.audit.released.base import ReleasedHead
 from jaxmia.audit.released.estimators import classifier_within, head_of_model
 from jaxmia.audit.released.tensors import head_of_tensors
-from jaxmia.audit.run import AuditResult, audit_given, check_audit_attacks
+from jaxmia.audit.result import AuditResult
+from jaxmia.audit.run import audit_given, check_audit_attacks
 from jaxmia.audit.settings import AuditConfig
 from jaxmia.data.feature_set import IN_MEMORY, FeatureSet, feature_set
 from jaxmia.scores import Scores

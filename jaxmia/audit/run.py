@@ -11,22 +11,21 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import rich.console
 
 from jaxmia._atomic import new_folder, write_arrays, write_json, write_parquet
 from jaxmia._hashes import content_key, file_hash, json_number
-from jaxmia._shown import Shown, report
 from jaxmia._terminal import progress_console
 from jaxmia._validate import check
 from jaxmia.attacks.weights import check_memory, check_methods
-from jaxmia.audit.attack_scores import AttackRun, found_most, write_attacks
+from jaxmia.audit.attack_scores import AttackRun, write_attacks
 from jaxmia.audit.checks import check_goes_together, void_findings, warnings_after, warnings_before
 from jaxmia.audit.head_recipe import shadows_recipe
 from jaxmia.audit.persons import check_persons, person_rows, persons_under_head, warnings_of_persons
-from jaxmia.audit.recipe_fit import MISMATCH, HeadScores, Match, fit_recipe_once
+from jaxmia.audit.recipe_fit import MISMATCH, HeadScores, fit_recipe_once
 from jaxmia.audit.records import AuditRecords, load_records
 from jaxmia.audit.released import ReleasedHead, load_released
+from jaxmia.audit.result import AuditResult
 from jaxmia.audit.rows import FDR, by_vulnerability, ceilings_of, lira_ratio, record_rows, warnings_of_rows
 from jaxmia.audit.settings import AuditConfig, load_audit
 from jaxmia.audit.shadows import WEIGHTS, Trainer, open_folder, shadow_scores, shadows_key
@@ -52,55 +51,6 @@ from jaxmia.vulnerability.stability import flags_of_attacks
 
 _CONTENT = "audit.json"
 _REPORTS = ("report.html", "report.json", "report.csv", "report.pdf")  # where `jaxmia report` puts them
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class AuditResult(Shown):
-    """The result of an audit.
-
-    Attributes:
-        path: folder of the audit.
-        attack: results of the attacks on the head ("row 0") and on its shadows ("others").
-        records: one row per record: score under the head, attack results on the head, and vulnerability over
-            re-trainings.
-        match: mismatch of the shadows and the head.
-        warnings: warnings for readers of the results.
-        void: why the results are meaningless, if the audit was forced; reports show it first.
-        notes: how the head was read.
-        persons: one row per person, in an audit by person; else None.
-    """
-
-    path: pathlib.Path
-    attack: AttackRun
-    records: pd.DataFrame
-    match: Match
-    warnings: tuple[str, ...]
-    void: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    persons: pd.DataFrame | None = None
-
-    def headline(self) -> str:
-        """Return one line: "void" if so, the number of records, and the attack with the largest TPR on the head."""
-        void = "VOID: " if self.void else ""
-        own = self.attack.results[self.attack.results["targets"] != "others"]
-        of = "" if self.persons is None else f" of {len(self.persons)} persons"
-        return f"{void}{len(self.records)} records{of}; {found_most(own)}; {len(self.warnings)} warnings"
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return the records, the most vulnerable first."""
-        return self.records
-
-    def brief_frame(self) -> pd.DataFrame:
-        """Return whose record it is, whether it was a member, and its TPR with interval at each FPR."""
-        return self.records.filter(regex=r"^(id|class_name|member|tpr_[0-9.e-]+(_low|_high)?)$")
-
-    def plot(self, **options: Any) -> Any:
-        """Return a figure of ROC curves, as AttackRun.plot: targets="row 0" is the head, the others its shadows."""
-        return self.attack.plot(**options)
-
-    def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> pathlib.Path:
-        """Write the report, as jaxmia.write_report does, and return the path of its page."""
-        return report(self.path, out, **options)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from jaxmia.cli import output
 from jaxmia.cli.options import Memory, Override, ReadLimit, memory_budget
 
 if TYPE_CHECKING:
-    from jaxmia.audit.run import AuditResult
+    from jaxmia.audit.result import AuditResult
 
 EPILOG = """Example: `jaxmia audit --init audit.toml`, fill it in, then `jaxmia audit audit.toml --out audits/mine`
 
