@@ -25,7 +25,7 @@ def test_examples_and_command_run(tmp_path, monkeypatch, capsys):
     code, out, _ = jaxmia(capsys, *command[1:])
     assert code == 0
     assert "16 models, 500 examples" in out
-    for name in re.findall(r"^\| `([\w.]+)` \|", PAGE.split("## What comes out")[1], re.M):
+    for name in re.findall(r"^\| `([\w.]+)` \|", PAGE.split("## Output")[1], re.M):
         assert (tmp_path / "audits" / "mine" / name).exists()
     stored = AttackResult(**np.load("audits/mine/statistics/lira.npz"))
     np.testing.assert_array_equal(stored.statistic, attacks.lira(load_scores("scores.npz")).statistic)
