@@ -4,13 +4,17 @@ import numpy as np
 from references import softmax
 
 
-def clipped_gradient_sum(kernel, bias, features, labels, sampled, *, clipping_norm):
-    """Kernel and bias parts of the sum, each example's gradient formed, measured and scaled by itself."""
+def clipped_gradient_sum(kernel, bias, features, labels, sampled, *, clipping_norm, person=None):
+    """Kernel and bias parts of the sum, each example's or person's gradient formed, measured and scaled by itself."""
     total_kernel, total_bias = np.zeros_like(kernel), np.zeros_like(bias)
-    for row in np.flatnonzero(sampled):
-        error = softmax((kernel @ features[row] + bias)[None])[0]
-        error[labels[row]] -= 1
-        grad_kernel, grad_bias = np.outer(error, features[row]), error
+    whose = np.arange(len(labels)) if person is None else person
+    for someone in np.unique(whose[sampled]):
+        grad_kernel, grad_bias = np.zeros_like(kernel), np.zeros_like(bias)
+        for row in np.flatnonzero(sampled & (whose == someone)):
+            error = softmax((kernel @ features[row] + bias)[None])[0]
+            error[labels[row]] -= 1
+            grad_kernel += np.outer(error, features[row])
+            grad_bias += error
         norm = np.sqrt((grad_kernel**2).sum() + (grad_bias**2).sum())
         scale = clipping_norm / norm if norm > clipping_norm else 1.0
         total_kernel += scale * grad_kernel
@@ -18,14 +22,16 @@ def clipped_gradient_sum(kernel, bias, features, labels, sampled, *, clipping_no
     return total_kernel, total_bias
 
 
-def train_head(samples, noises, features, labels, *, num_classes, expected_members, hyper, config):
+def train_head(
+    samples, noises, features, labels, *, num_classes, expected_members, hyper, config, person=None
+):
     """One private head; samples[t] is step t's sample, noises[t] its standard normals for kernel and bias."""
     features = features.astype(np.float64)
     params = [np.zeros((num_classes, features.shape[1])), np.zeros(num_classes)]
     first, second = [np.zeros_like(p) for p in params], [np.zeros_like(p) for p in params]
     for step in range(config.steps):
         sums = clipped_gradient_sum(
-            *params, features, labels, samples[step], clipping_norm=hyper.clipping_norm
+            *params, features, labels, samples[step], clipping_norm=hyper.clipping_norm, person=person
         )
         decay = (hyper.weight_decay * params[0], 0.0)
         rate = hyper.learning_rate

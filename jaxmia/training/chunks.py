@@ -16,7 +16,7 @@ from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import MembershipMasks
 from jaxmia.training.linear import batch_order
 from jaxmia.training.settings import Hyperparams, TrainConfig
-from jaxmia.training.trainables import Plan, Trainable, Trained
+from jaxmia.training.trainables import Inputs, Plan, Trainable, Trained
 
 _MODELS = "models"  # name of the axis of the device mesh
 
@@ -89,7 +89,7 @@ def _train_chunk(
     key: jax.Array,
     model_ids: Array,
     member: Array,
-    inputs: Array,
+    inputs: Inputs,
     labels: Array,
     hyper: Hyperparams,
     *,

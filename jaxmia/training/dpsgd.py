@@ -1,4 +1,4 @@
-"""DP-SGD for one model: Poisson sampling, per-example gradient clipping, Gaussian noise.
+"""DP-SGD for one model: Poisson sampling, clipping of every example's or person's gradient, Gaussian noise.
 
 Private training uses its data only through this file. At the parameters theta_t, step t computes (Abadi et al. 2016,
 arXiv 1607.00133, Algorithm 1; Ponomareva et al. 2023, arXiv 2303.00654)
@@ -8,6 +8,9 @@ arXiv 1607.00133, Algorithm 1; Ponomareva et al. 2023, arXiv 2303.00654)
 g_i: gradient of the loss of example i alone; c: clipping_norm, in the units of a gradient; sigma: noise_multiplier;
 S_t: every member independently with probability q = sampling_rate (all members if q = 1); B = q x the *expected* number
 of members. Everything computed from G_t and theta_t alone (optimiser, learning rate, weight decay) is post-processing.
+
+Where the unit is the person, i runs over persons: g_i is the sum of the gradients of all records of person i, S_t
+samples persons with all their records, and adding or removing one means a person.
 
 What an accountant may rely on:
 - Adding or removing one example changes the sum by at most c, replacing one by at most 2c, in L2 norm. Noise is
@@ -34,6 +37,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from jaxmia.training.heads import SplitHead, gradient_sum
+from jaxmia.training.persons import PersonRows, person_norms
 
 Gradient = Any  # a tree with the parameters' structure
 
@@ -50,10 +54,21 @@ def step_keys(key: jax.Array, step: int | Array) -> tuple[jax.Array, jax.Array]:
 
 
 def poisson_sample(
-    key: jax.Array, member: Bool[Array, "examples"], sampling_rate: float | Array
+    key: jax.Array,
+    member: Bool[Array, "examples"],
+    sampling_rate: float | Array,
+    persons: PersonRows | None = None,
 ) -> Bool[Array, "examples"]:
-    """Return a sample with each member independently with probability sampling_rate; all members at a rate of 1."""
-    return member & jax.random.bernoulli(key, sampling_rate, member.shape)
+    """Each member independently with probability sampling_rate; all of them at a rate of 1.
+
+    Args:
+        key: of this model and step, used for nothing else.
+        member: which examples the model trains on.
+        sampling_rate: q.
+        persons: of the examples, to sample persons with all their records.
+    """
+    drawn = jax.random.bernoulli(key, sampling_rate, member.shape)
+    return member & (drawn if persons is None else drawn[persons.whose])
 
 
 def clipped_gradient_sum(
@@ -63,33 +78,57 @@ def clipped_gradient_sum(
     *,
     clipping_norm: float | Array,
     precision: jax.lax.Precision | None = None,
+    persons: PersonRows | None = None,
 ) -> SplitHead:
-    """Return the sum of the sampled examples' clipped cross-entropy gradients, for a linear head with bias.
+    """Sum of the sampled examples' or persons' clipped cross-entropy gradients, for a linear head with bias.
 
-    The gradient of example i is (p_i - y_i) [x_i, 1]^T, with norm ||p_i - y_i|| sqrt(||x_i||^2 + 1). So clipping is one
-    factor per example and the sum is one matrix product (Goodfellow 2015, arXiv 1510.01799); single gradients are never
-    formed.
+    The gradient of example i is (p_i - y_i) [x_i, 1]^T, of norm ||p_i - y_i|| sqrt(||x_i||^2 + 1): clipping is one
+    factor per example, and the sum is one matrix product (Goodfellow 2015, arXiv 1510.01799). No gradient is formed.
+    All records of a person have the factor of the person's summed gradient (jaxmia.training.persons).
 
     Args:
-        errors: p_i - y_i of all classes but the last, whose error is minus their sum (heads.logit_errors).
-        features: features of all examples.
-        sampled: True for the examples of this step.
-        clipping_norm: c, in the units of a gradient.
-        precision: precision of the product, as in jaxmia.training.heads.product.
+        errors: p_i - y_i of all classes but the last, whose own is minus their sum (heads.logit_errors).
+        features: of all examples.
+        sampled: the examples of this step; of a person all or none.
+        clipping_norm: c.
+        precision: as of jaxmia.training.heads.product.
+        persons: of the examples, to clip by person; None to clip by example.
     """
-    room = 1.0
-    if features.dtype == jnp.bfloat16:
-        # Rounding with relative error u enlarges a gradient by up to u times its norm. It enlarges the last class's
-        # part, a sum of C - 1 rounded terms, by up to u sqrt(C - 1) times the norm. The clipping norm is reduced by
-        # both.
-        room -= float(jnp.finfo(features.dtype).eps) / 2 * (1 + math.sqrt(errors.shape[0]))
-    elif precision == jax.lax.Precision.HIGH:
-        # TensorFloat-32 keeps 10 bits of weights and of features and may truncate the rest: an error of 2^-10 each.
-        share = (1 + 2.0**-10) ** 2 - 1
-        room -= share * (1 + math.sqrt(errors.shape[0]))
-    scale = jnp.minimum(1.0, room * clipping_norm / _gradient_norms(errors, features))
+    share = _rounding_share(errors, features, precision, inputs=persons is not None)
+    if persons is None:
+        norms, room = _gradient_norms(errors, features), 1.0 - share
+    else:
+        norms, room = person_norms(errors, sampled, persons, share=share), 1.0
+    scale = jnp.minimum(1.0, room * clipping_norm / norms)
     weighted = errors * jnp.where(sampled, scale, 0.0)
     return gradient_sum(jnp.where(jnp.isnan(weighted), 0.0, weighted), features, precision)
+
+
+def _rounding_share(
+    errors: Float[Array, "rest examples"],
+    features: Float[Array, "examples dim"],
+    precision: jax.lax.Precision | None,
+    *,
+    inputs: bool,
+) -> float:
+    """Share of an example's norm by which products of fewer bits may enlarge it: the clip makes room for that.
+
+    Args:
+        errors: as in clipped_gradient_sum.
+        features: likewise.
+        precision: likewise.
+        inputs: whether norms are of the inputs before they are rounded to the features' dtype, as persons' are.
+    """
+    if features.dtype == jnp.bfloat16:
+        # Rounding by a share u enlarges a gradient by that of its norm, and the last class's part, a sum of C - 1
+        # rounded ones, by u times their absolute sum, at most sqrt(C - 1) of the norm: the clip makes room for both.
+        share = float(jnp.finfo(features.dtype).eps) / 2
+        return ((1 + share) ** 2 - 1 if inputs else share) * (1 + math.sqrt(errors.shape[0]))
+    if precision == jax.lax.Precision.HIGH:
+        # TensorFloat-32 keeps 10 bits, of weights and features alike, and may cut the others off: each by 2^-10.
+        share = (1 + 2.0**-10) ** 2 - 1
+        return share * (1 + math.sqrt(errors.shape[0]))
+    return 0.0
 
 
 def clipped_squares(
@@ -98,6 +137,7 @@ def clipped_squares(
     member: Bool[Array, "examples"],
     *,
     clipping_norm: float | Array,
+    persons: PersonRows | None = None,
 ) -> Float[Array, "examples"]:
     """Return the squared norm of every member's clipped gradient, in squared units of a gradient; 0 for the others.
 
@@ -107,10 +147,12 @@ def clipped_squares(
         errors: as in clipped_gradient_sum.
         features: features of all examples.
         member: which examples the model trains on.
-        clipping_norm: c, in the units of a gradient.
+        clipping_norm: c.
+        persons: as in clipped_gradient_sum; every record then has its person's square.
     """
-    norms = _gradient_norms(errors, features)
-    counted = member & ~jnp.isnan(norms)  # non-finite gradients count as zero, as in the sum
+    by_person = None if persons is None else person_norms(errors, member, persons)
+    norms = _gradient_norms(errors, features) if by_person is None else by_person
+    counted = member & ~jnp.isnan(norms)  # what is not finite counts as nothing in the sum too
     return jnp.where(counted, jnp.minimum(norms, clipping_norm) ** 2, 0.0)
 
 

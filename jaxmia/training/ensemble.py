@@ -14,15 +14,16 @@ from jaxtyping import Array
 
 from jaxmia._buckets import in_float32, random_key
 from jaxmia._shown import Shown
-from jaxmia._validate import check, check_at_least
+from jaxmia._validate import InputError, check, check_at_least
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import MembershipMasks
 from jaxmia.training.chunks import train_in_chunks
 from jaxmia.training.heads import Params
 from jaxmia.training.network import Network
+from jaxmia.training.persons import sorted_persons
 from jaxmia.training.settings import Hyperparams, TrainConfig, check_class_weights, check_hyperparams
 from jaxmia.training.size import EnsembleSize
-from jaxmia.training.trainables import trainable
+from jaxmia.training.trainables import LinearHeads, trainable
 
 
 @flax.struct.dataclass
@@ -84,9 +85,11 @@ def train_ensemble(
         on_chunk: called after each chunk with its number of models.
 
     Raises:
-        InputError: if masks and pool disagree, the batch is larger than the pool, hyper does not fit config or the
-            number of models, not even one model fits into memory, or the key is not threefry while the recipe has a
-            network, independent or Poisson batches, or private training.
+        InputError: if masks and pool disagree; if privacy_unit is "person" and the pool does not say whose the records
+            are, or somebody has more than jaxmia.training.persons.MOST_RECORDS or is in a model's training set in part;
+            if the batch is larger than the pool, hyper does not fit config or the
+            number of models, memory holds no model, or networks, independent or Poisson batches or private training are
+            given a key other than threefry.
     """
     num_models, num_examples = masks.member.shape
     key = random_key(key)
@@ -96,7 +99,12 @@ def train_ensemble(
     if hyper.weight_decay is not None and not np.any(hyper.weight_decay):
         hyper = dataclasses.replace(hyper, weight_decay=None)
     devices = jax.local_devices() if devices is None else devices
-    counts, kind = np.asarray(masks.member).sum(axis=1), trainable(config.network)
+    counts, kind, order = np.asarray(masks.member).sum(axis=1), trainable(config.network), None
+    if config.privacy_unit == "person":
+        kind = LinearHeads(by_person=True)
+        order, pool, sorted_masks, most_records = _by_person(pool, masks)
+    else:
+        sorted_masks, most_records = masks, 1
     size = EnsembleSize(
         num_models=num_models,
         num_examples=num_examples,
@@ -107,12 +115,13 @@ def train_ensemble(
         sampling_rate=float(np.max(hyper.sampling_rate)),
         members=(int(counts.min()), int(counts.max())),
         num_devices=len(devices),
+        records_per_person=most_records,
     )
     trained = train_in_chunks(
         kind,
         key,
         pool,
-        masks,
+        sorted_masks,
         hyper,
         config,
         kind.plan(config, memory, size),
@@ -120,7 +129,24 @@ def train_ensemble(
         devices=devices,
         on_chunk=on_chunk,
     )
-    return ShadowEnsemble(trained.params, masks, trained.clipped_squares, config.network, config.link)
+    squares = trained.clipped_squares
+    if order is not None and squares is not None:
+        squares = squares[:, np.argsort(order)]
+    return ShadowEnsemble(trained.params, masks, squares, config.network, config.link)
+
+
+def _by_person(
+    pool: FeatureSet, masks: MembershipMasks
+) -> tuple[np.ndarray, FeatureSet, MembershipMasks, int]:
+    """The order of examples by person, pool and masks in it, and the most records of a person."""
+    if pool.person is None:
+        raise InputError("privacy_unit='person' needs the pool's person: whose record each example is.")
+    order, whose = sorted_persons(pool.person, np.asarray(masks.member))
+    moved = dataclasses.replace(
+        pool, features=pool.features[order], labels=pool.labels[order], person=pool.person[order]
+    )
+    member = jnp.asarray(np.asarray(masks.member)[:, order])
+    return order, moved, dataclasses.replace(masks, member=member), int(np.bincount(whose).max())
 
 
 def _check(

@@ -10,7 +10,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxmia._validate import InputError
 from jaxmia.training.dpsgd import add_noise, clipped_gradient_sum, clipped_squares, poisson_sample, step_keys
@@ -26,6 +26,7 @@ from jaxmia.training.heads import (
     zero_head,
 )
 from jaxmia.training.newton import converged_head, one_vs_rest_head
+from jaxmia.training.persons import PersonRows
 from jaxmia.training.settings import Hyperparams, TrainConfig
 
 _Carry = tuple[SplitHead, optax.OptState, Array | None]  # head, state of its optimiser, odometer
@@ -66,6 +67,7 @@ def train_head(
     share: float | Array = 1.0,
     gathered: int | None = None,
     block: int | None = None,
+    persons: PersonRows | None = None,
 ) -> tuple[Params, Float[Array, "examples"] | None]:
     """Train one head on its members.
 
@@ -79,25 +81,28 @@ def train_head(
         num_classes: C.
         hyper: traced settings.
         config: static settings.
-        expected_members: expected number of members of a model, which is public. Only private training needs it, and
-            divides by it.
-        share: share of the candidates in a batch of a shared order.
-        gathered: number of rows gathered for an independent or Poisson batch, at least the size of any batch; None to
-            mask the full batch instead, with products over all candidates.
-        block: largest number of examples whose logits are held at once; None for no limit.
+        expected_members: how many members a model has on average, public; private training divides by it, and only
+            private training needs it.
+        share: of the candidates, that a batch in a shared order has.
+        gathered: rows that an independent or Poisson batch gathers, at least as many as a batch ever has; None to mask
+            the full batch instead, with products over all candidates.
+        block: logits of at most this many examples are held at once; None for no limit.
+        persons: of the examples, which they are sorted by: private training whose unit is the person.
 
         Returns: The head's parameters after all steps; the sums of squared clipped gradient norms if config.odometer is
         set, else None.
     """
     if config.optimizer == "newton":
         return _converged(member, features, labels, num_classes, cast(Any, hyper.ridge), config), None
-    loss = _loss(member, features, labels, num_classes, hyper, config, share)
+    loss = dataclasses.replace(
+        _loss(member, features, labels, num_classes, hyper, config, share), persons=persons
+    )
     optimizer = make_optimizer(hyper, config)
 
     def step(carry: _Carry, at: tuple[Array, Array | None]) -> tuple[_Carry, None]:
         (head, state, squares), (index, ordered) = carry, at
         sampling_key, noise_key = step_keys(key, index)
-        rows, counted = _batch(sampling_key, member, ordered, hyper, config, gathered)
+        rows, counted = _batch(sampling_key, member, ordered, hyper, config, gathered, persons)
         gradient, more_squares = loss.gradient(head, rows, counted, block)
         if config.private:
             gradient = _with_noise(noise_key, gradient, hyper, expected_members)
@@ -153,7 +158,8 @@ class _Loss:
         weight: weight of an example in a step's mean: one number, or one for each candidate.
         precision: precision of products, as in jaxmia.training.heads.product.
         config: static settings.
-        clipping_norm: clipping norm of private training, else None.
+        clipping_norm: of private training.
+        persons: of the examples, if private training clips by person.
     """
 
     inputs: Float[Array, "examples dim"]
@@ -162,6 +168,7 @@ class _Loss:
     precision: jax.lax.Precision | None
     config: TrainConfig
     clipping_norm: float | Array | None
+    persons: PersonRows | None = None
 
     def no_squares(self) -> Float[Array, "examples"] | None:
         """Return the odometer's initial value, zeros; None without an odometer."""
@@ -182,7 +189,7 @@ class _Loss:
         if block is None or block >= len(counted):
             return self._of_rows(head, rows, counted)
         everything = jnp.arange(self.inputs.shape[0]) if isinstance(rows, slice) else rows
-        return self._in_blocks(head, everything, counted, block)
+        return self._in_blocks(head, *self._blocks(everything, counted, block))
 
     def _of_rows(self, head: SplitHead, rows: Int[Array, "rows"] | slice, counted: Array) -> _Sums:
         batch = self.inputs[rows]
@@ -190,14 +197,32 @@ class _Loss:
         if not self.config.private:
             own = jnp.asarray(self.weight)[rows] if jnp.ndim(self.weight) else self.weight
             return gradient_sum(errors * (counted.astype(errors.dtype) * own), batch, self.precision), None
-        clip = {"clipping_norm": cast(Any, self.clipping_norm)}
+        of_rows = jax.tree.map(lambda leaf: leaf[rows], self.persons)
+        clip = {"clipping_norm": cast(Any, self.clipping_norm), "persons": of_rows}
         squares = clipped_squares(errors, batch, counted, **clip) if self.config.odometer else None
         return clipped_gradient_sum(errors, batch, counted, **clip, precision=self.precision), squares
 
-    def _in_blocks(self, head: SplitHead, rows: Int[Array, "rows"], counted: Array, size: int) -> _Sums:
-        """Return the same sums, computed with the logits of at most `size` rows at once."""
-        padding = -len(rows) % size
-        blocks, counts = (jnp.pad(array, (0, padding)).reshape(-1, size) for array in (rows, counted))
+    def _blocks(self, rows: Int[Array, "rows"], counted: Array, size: int) -> tuple[Array, Array]:
+        """Rows [blocks, size or more] of all blocks, and how often each counts.
+
+        Where the unit is the person, a block has the persons whose first row is among its own, and rows beyond it, in
+        which the last of these persons may go on.
+        """
+        if self.persons is None:
+            padding = (0, -len(rows) % size)
+            return jnp.pad(rows, padding).reshape(-1, size), jnp.pad(counted, padding).reshape(-1, size)
+        kind = self.persons.place.dtype
+        starts = jnp.arange(0, len(rows), size, dtype=kind)[:, None]
+        at = starts + jnp.arange(size + self.persons.products.shape[1] - 1, dtype=kind)
+        taken = jnp.minimum(at, len(rows) - 1)
+        first = at - self.persons.place[rows[taken]]
+        own = (at < len(rows)) & (first >= starts) & (first < starts + size)
+        return rows[taken], counted[taken] & own
+
+    def _in_blocks(
+        self, head: SplitHead, blocks: Int[Array, "blocks size"], counts: Shaped[Array, "blocks size"]
+    ) -> _Sums:
+        """The same of all rows, with the logits of only one block at once."""
 
         def add(total: Any, block: tuple[Array, Array]) -> tuple[Any, None]:
             (gradient, squares), (taken, counts) = total, block
@@ -290,10 +315,11 @@ def _batch(
     hyper: Hyperparams,
     config: TrainConfig,
     gathered: int | None,
+    persons: PersonRows | None,
 ) -> tuple[Int[Array, "rows"] | slice, Bool[Array, "rows"] | Int[Array, "rows"]]:
     """Return the rows of one step, and how often each row counts."""
     if config.sampling == "poisson":
-        sampled = poisson_sample(key, member, hyper.sampling_rate)
+        sampled = poisson_sample(key, member, hyper.sampling_rate, persons)
         if gathered is None:
             return slice(None), sampled
         rows = jnp.nonzero(sampled, size=gathered, fill_value=0)[0]

@@ -6,8 +6,10 @@ All plans of a recipe train the same heads up to rounding, and the choice depend
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
+import scipy.special
 import scipy.stats
 
 from jaxmia._buckets import bucket, smallest_in_bucket
@@ -100,7 +102,9 @@ def plan_heads(config: TrainConfig, memory: int | None, size: EnsembleSize) -> H
         shuffles = -(-config.steps * batch // max(1, smallest_in_bucket(eligible)))
         order = 0 if config.shares_order else shuffles * examples + config.steps * batch
     elif config.sampling == "poisson":
-        largest = bucket(poisson_bound(min(num_examples, bucket(most)), size.sampling_rate))
+        largest = bucket(
+            poisson_bound(min(num_examples, bucket(most)), size.sampling_rate, size.records_per_person)
+        )
         gathered = largest if largest <= _GATHERED_SHARE * examples else None
     held = capacity(
         memory,
@@ -115,7 +119,22 @@ def plan_heads(config: TrainConfig, memory: int | None, size: EnsembleSize) -> H
     return HeadPlan(examples, dim, span, batch, gathered, shuffles, held.models, held.block)
 
 
-def poisson_bound(members: int, sampling_rate: float) -> int:
-    """Return a bound that a Poisson batch of a model with these members exceeds with probability at most 2^-64."""
-    tail = scipy.stats.binom.sf(np.arange(members + 1), members, sampling_rate)
-    return int(np.argmax(tail <= _OVERFLOW))
+def poisson_bound(members: int, sampling_rate: float, records_per_person: int = 1) -> int:
+    """The largest sample that a Poisson batch of a model with these members has, but with probability 2^-64.
+
+    Args:
+        members: records that the model trains on.
+        sampling_rate: q.
+        records_per_person: the most that a person has, where persons are sampled. By Chernoff's bound no persons of at
+            most k records reach further than persons of k each: log(1 + q (e^(lk) - 1)) is convex in k, and 0 at 0.
+    """
+    if records_per_person == 1:
+        tail = scipy.stats.binom.sf(np.arange(members + 1), members, sampling_rate)
+        return int(np.argmax(tail <= _OVERFLOW))
+    persons = -(-members // records_per_person)
+    shares = np.arange(persons + 1) / persons
+    beyond = persons * scipy.special.rel_entr(shares, sampling_rate)
+    beyond += persons * scipy.special.rel_entr(1 - shares, 1 - sampling_rate)
+    reached = (shares > sampling_rate) & (beyond >= -math.log(_OVERFLOW))
+    largest = int(np.argmax(reached)) if reached.any() else persons
+    return min(members, records_per_person * largest)

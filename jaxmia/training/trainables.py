@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,15 @@ from jaxmia.training.from_scratch import NetworkPlan, plan_networks, train_netwo
 from jaxmia.training.heads import LinearHead, Params
 from jaxmia.training.linear import apply_head, train_head
 from jaxmia.training.network import Network
+from jaxmia.training.persons import PersonRows, person_rows
 from jaxmia.training.plan import HeadPlan, plan_heads
 from jaxmia.training.settings import Hyperparams, TrainConfig
 from jaxmia.training.size import EnsembleSize
 
 PlanT = TypeVar("PlanT")
+Inputs = (
+    Array | tuple[Array, PersonRows]
+)  # of all examples; sorted by person, with what clipping reads of that
 
 
 class Trained(NamedTuple):
@@ -92,7 +96,7 @@ class Trainable(Protocol[PlanT]):
         self,
         key: jax.Array,
         member: Bool[Array, "examples"],
-        inputs: Array,
+        inputs: Inputs,
         labels: Int[Array, "examples"],
         order: Int[Array, "steps batch"] | None,
         *,
@@ -128,7 +132,13 @@ class Trainable(Protocol[PlanT]):
 
 @dataclasses.dataclass(frozen=True)
 class LinearHeads:
-    """Linear heads from zero (jaxmia.training.linear)."""
+    """Linear heads from zero (jaxmia.training.linear).
+
+    Attributes:
+        by_person: whether private training's unit is the person: the pool is sorted by FeatureSet.person.
+    """
+
+    by_person: bool = False
 
     def plan(self, config: TrainConfig, memory: int | None, size: EnsembleSize) -> HeadPlan:
         """Plan from sizes alone: see jaxmia.training.plan."""
@@ -138,11 +148,17 @@ class LinearHeads:
         """The features."""
         return jnp.asarray(pool.features)
 
-    def prepared(self, pool: FeatureSet, plan: HeadPlan) -> tuple[np.ndarray, Callable[[Params], Params]]:
-        """Return features, or coordinates in the span of the examples, padded with zeros to the compiled sizes."""
+    def prepared(self, pool: FeatureSet, plan: HeadPlan) -> tuple[Any, Callable[[Params], Params]]:
+        """Features, or their coordinates in the span of the examples; zeros up to the sizes compiled for.
+
+        By person (features, PersonRows).
+        """
         coordinates, directions = in_span(pool.features) if plan.span else (pool.features, None)
         padded = np.zeros((plan.examples, plan.dim), coordinates.dtype)
         padded[: len(coordinates), : coordinates.shape[1]] = coordinates
+        if self.by_person:  # private training, which is not in the span
+            whose = np.unique(cast(np.ndarray, pool.person), return_inverse=True)[1]
+            return (padded, person_rows(pool.features, whose, plan.examples)), lambda params: params
         if directions is None:
             return padded, lambda params: params
 
@@ -165,7 +181,7 @@ class LinearHeads:
         self,
         key: jax.Array,
         member: Array,
-        inputs: Array,
+        inputs: Inputs,
         labels: Array,
         order: Array | None,
         *,
@@ -174,9 +190,10 @@ class LinearHeads:
         **settings: Any,
     ) -> Trained:
         """By train_head."""
-        ways: dict[str, Any] = {"gathered": plan.gathered, "block": plan.block}
+        features, persons = inputs if isinstance(inputs, tuple) else (inputs, None)
+        ways: dict[str, Any] = {"gathered": plan.gathered, "block": plan.block, "persons": persons}
         ways |= settings | {"expected_members": expected_members}
-        return Trained(*train_head(key, member, inputs, labels, order, **ways))
+        return Trained(*train_head(key, member, features, labels, order, **ways))
 
     def logits(self, params: Params, inputs: Array) -> Array:
         """Return the logits of one head."""
