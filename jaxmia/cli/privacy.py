@@ -6,14 +6,17 @@ from typing import Annotated
 
 import typer
 
-from jaxmia._validate import check_different
+from jaxmia._validate import check, check_choice, check_different
 from jaxmia.cli import output
 from jaxmia.cli.options import Fprs
 
 EPILOG = """Example: `jaxmia dp --epsilon 1 --delta 1e-5 --shots 100 --classes 10 --steps 200 --batch full`
 
-Epsilons are those of the mathematical mechanism. JAX's generators are not cryptographic: models trained with them
-simulate private training, and must not be released as private."""
+`jaxmia dp --epsilon 1 --unit person --records-per-person 5 --steps 200` compares clipping by person with clipping by
+record and what group privacy leaves of it.
+
+Epsilons are those of the mechanism on paper. JAX's generators are not cryptographic: what is trained with them
+simulates private training, and must not be released as private."""
 
 
 def dp(
@@ -34,20 +37,36 @@ def dp(
     design: Annotated[
         str, typer.Option(help="bernoulli (adjacency: add or remove one) or fixed_size (replace one).")
     ] = "bernoulli",
+    unit: Annotated[
+        str,
+        typer.Option(metavar="record|person", help="Whom it protects; person: all records of one together."),
+    ] = "record",
+    records_per_person: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K", help="With --unit person: the most records of one, to compare clipping by record."
+        ),
+    ] = None,
     fpr: Fprs = None,
 ) -> None:
-    """Compute the noise for a target epsilon, or epsilon of a noise multiplier, and the ceilings on any attack."""
-    from jaxmia.cli.tables import privacy_tables
+    """Noise for a target epsilon, or epsilon of a noise multiplier, and the ceilings on any attack."""
+    from jaxmia.cli.tables import person_table, privacy_tables
     from jaxmia.privacy.accounting import adjacency_for, delta_notes, sampling_rate_of
     from jaxmia.privacy.guarantee import PrivacySpec
 
     check_different("fpr", fpr or ())
+    check_choice("unit", unit, ("record", "person"))
+    rule = "be left out for --unit record"
+    check(unit == "person" or records_per_person is None, "records_per_person", records_per_person, rule)
     spec = PrivacySpec(epsilon=epsilon, noise_multiplier=noise_multiplier, delta=delta)
     guarantee = spec.guarantee(
         sampling_rate=sampling_rate_of(batch, shots=shots, classes=classes),
         steps=steps,
         adjacency=adjacency_for(design),
+        unit=unit,
     )
-    output.show(*privacy_tables(guarantee, fpr or (0.1, 0.01, 0.001)))
+    fprs = fpr or (0.1, 0.01, 0.001)
+    of_persons = [] if records_per_person is None else [person_table(guarantee, records_per_person, fprs)]
+    output.show(*privacy_tables(guarantee, fprs), *of_persons)
     if shots is not None and classes is not None:
         output.warn(delta_notes(delta, shots * classes))

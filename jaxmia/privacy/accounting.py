@@ -10,6 +10,9 @@ adjacencies are
 - "add_or_remove_one": D or D' has one record more, as in the "bernoulli" membership design;
 - "replace_one": D and D' differ in one record, as in "fixed_size". This record may move the sum from -C to C.
 
+Where training clips and samples by person, "one" is a person and a member is one too. Where it does so by record, a
+person with k records has what group privacy leaves (records_per_person).
+
 State the adjacency with every epsilon: on full batches the mechanism is mu-Gaussian DP under the first and 2
 mu-Gaussian DP under the second.
 
@@ -30,6 +33,7 @@ import scipy.optimize
 import scipy.stats
 
 from jaxmia._validate import check, check_at_least, check_choice
+from jaxmia.privacy.group import group_spread, group_step
 from jaxmia.privacy.tradeoff import kairouz_ceiling
 
 ADD_OR_REMOVE_ONE = "add_or_remove_one"
@@ -39,6 +43,7 @@ SENSITIVITY = {ADD_OR_REMOVE_ONE: 1.0, REPLACE_ONE: 2.0}
 ADJACENCY_OF_DESIGN = {"bernoulli": ADD_OR_REMOVE_ONE, "fixed_size": REPLACE_ONE}
 
 MIN_DELTA = 1e-10  # below it, rounding errors of the numerical composition matter
+MOST_RECORDS = 64  # of a person
 NOISE_TOLERANCE = 1e-4  # relative tolerance of a calibrated noise multiplier
 # The grid of privacy losses. With 50 points per standard deviation of a step's loss, epsilon exceeds its limit by less
 # than 1e-4, relatively. Finer grids gain nothing, because rounding errors of many compositions grow with the number of
@@ -107,6 +112,7 @@ def dp_epsilon(
     steps: int,
     delta: float,
     adjacency: str = ADD_OR_REMOVE_ONE,
+    records_per_person: int = 1,
 ) -> float:
     """Return the epsilon of a recipe at a delta: an upper bound, usually within 0.01% of the exact value.
 
@@ -116,16 +122,19 @@ def dp_epsilon(
         steps: number of steps T.
         delta: delta of the guarantee.
         adjacency: "add_or_remove_one" or "replace_one".
+        records_per_person: k, the most records of a person, if epsilon shall be of persons though records are clipped
+            and sampled one by one (jaxmia.privacy.group).
 
     Raises:
         InputError: if the noise multiplier is negative or infinite, q outside (0, 1], T below 1, delta outside [1e-10,
             1), or the adjacency unknown.
     """
-    _check_recipe(noise_multiplier, sampling_rate, steps, adjacency)
+    _check_recipe(noise_multiplier, sampling_rate, steps, adjacency, records_per_person)
     check_delta(delta)
     if noise_multiplier == 0:
         return math.inf
-    return _epsilon(float(noise_multiplier), float(sampling_rate), int(steps), float(delta), adjacency)
+    recipe = float(noise_multiplier), float(sampling_rate), int(steps), float(delta), adjacency
+    return _epsilon(*recipe, int(records_per_person))
 
 
 def noise_multiplier_for(
@@ -135,6 +144,7 @@ def noise_multiplier_for(
     sampling_rate: float,
     steps: int,
     adjacency: str = ADD_OR_REMOVE_ONE,
+    records_per_person: int = 1,
 ) -> float:
     """Return the smallest noise multiplier, to 0.01%, whose dp_epsilon does not exceed a target epsilon.
 
@@ -146,17 +156,20 @@ def noise_multiplier_for(
         sampling_rate: q, the probability that a member joins the batch of a step.
         steps: number of steps T.
         adjacency: "add_or_remove_one" or "replace_one".
+        records_per_person: k, the most records of a person, if epsilon shall be of persons though records are clipped
+            and sampled one by one (jaxmia.privacy.group).
 
     Raises:
         InputError: if epsilon is not positive, q outside (0, 1], T below 1, delta outside [1e-10, 1), or the adjacency
             unknown.
     """
     check(epsilon > 0, "epsilon", epsilon, "be positive, or inf for no noise")
-    _check_recipe(0.0, sampling_rate, steps, adjacency)
+    _check_recipe(0.0, sampling_rate, steps, adjacency, records_per_person)
     check_delta(delta)
     if epsilon == math.inf:
         return 0.0
-    return _calibrated_noise(float(epsilon), float(delta), float(sampling_rate), int(steps), adjacency)
+    recipe = float(epsilon), float(delta), float(sampling_rate), int(steps), adjacency
+    return _calibrated_noise(*recipe, int(records_per_person))
 
 
 def tpr_ceiling(
@@ -166,6 +179,7 @@ def tpr_ceiling(
     sampling_rate: float,
     steps: int,
     adjacency: str = ADD_OR_REMOVE_ONE,
+    records_per_person: int = 1,
 ) -> np.ndarray:
     """Return the largest TPR at an FPR that any attack on one record can have, from the full trade-off curve.
 
@@ -178,6 +192,8 @@ def tpr_ceiling(
         sampling_rate: q, the probability that a member joins the batch of a step.
         steps: number of steps T.
         adjacency: "add_or_remove_one" or "replace_one".
+        records_per_person: k, the most records of a person, if epsilon shall be of persons though records are clipped
+            and sampled one by one (jaxmia.privacy.group).
 
     Returns:
         float64 of fpr's shape, from fpr to 1.
@@ -185,9 +201,10 @@ def tpr_ceiling(
     Raises:
         InputError: if an fpr is outside (0, 1), or as dp_epsilon.
     """
-    _check_recipe(noise_multiplier, sampling_rate, steps, adjacency)
+    _check_recipe(noise_multiplier, sampling_rate, steps, adjacency, records_per_person)
     fprs = np.asarray(fpr, np.float64)
-    epsilons, deltas = _privacy_profile(float(noise_multiplier), float(sampling_rate), int(steps), adjacency)
+    recipe = float(noise_multiplier), float(sampling_rate), int(steps), adjacency
+    epsilons, deltas = _privacy_profile(*recipe, int(records_per_person))
     ceilings = [kairouz_ceiling(one, epsilon=epsilons, delta=deltas).min() for one in fprs.ravel()]
     return np.reshape(ceilings, fprs.shape)
 
@@ -246,12 +263,14 @@ def individual_mu(
     return largest_mu * np.sqrt(np.minimum(share, 1))
 
 
-def accountant_of(*, noise_multiplier: float, sampling_rate: float, steps: int, adjacency: str) -> str:
+def accountant_of(
+    *, noise_multiplier: float, sampling_rate: float, steps: int, adjacency: str, records_per_person: int = 1
+) -> str:
     """Return how the epsilon of a recipe is computed, and the spacing of the grid of losses, in words."""
     if noise_multiplier == 0:
         return "none: there is no noise"
     noise, composed = _composed(noise_multiplier, sampling_rate, steps)
-    interval = _loss_interval(noise, sampling_rate, SENSITIVITY[adjacency])
+    interval = _loss_interval(noise, sampling_rate, SENSITIVITY[adjacency], records_per_person)
     counted = "a step" if composed > 1 or steps == 1 else f"all {steps} steps as one"
     return f"PLD (dp-accounting), pessimistic; losses of {counted} on a grid of {interval:.2g}"
 
@@ -271,27 +290,39 @@ def check_delta(delta: float) -> None:
     check(MIN_DELTA <= delta < 1, "delta", delta, f"lie in [{MIN_DELTA:g}, 1)")
 
 
-def _check_recipe(noise_multiplier: float, sampling_rate: float, steps: int, adjacency: str) -> None:
+def _check_recipe(
+    noise_multiplier: float, sampling_rate: float, steps: int, adjacency: str, records_per_person: int = 1
+) -> None:
     check_noise(noise_multiplier)
     _check_sampling_rate(sampling_rate)
     check_at_least("steps", steps, 1)
     check_choice("adjacency", adjacency, SENSITIVITY)
+    check_at_least("records_per_person", records_per_person, 1)
+    rule = f"be at most {MOST_RECORDS}: leave records of whoever has more out"
+    check(records_per_person <= MOST_RECORDS, "records_per_person", records_per_person, rule)
+    known = records_per_person == 1 or sampling_rate == 1 or adjacency == ADD_OR_REMOVE_ONE
+    rule = f"be {ADD_OR_REMOVE_ONE!r} for persons whose records are sampled one by one"
+    check(known, "adjacency", adjacency, rule)
 
 
 @functools.lru_cache(maxsize=16)  # a distribution takes up to a few megabytes
-def _privacy_loss(noise: float, sampling_rate: float, steps: int, adjacency: str) -> Any:
+def _privacy_loss(noise: float, sampling_rate: float, steps: int, adjacency: str, records: int = 1) -> Any:
     """Return the distribution of the privacy loss of all steps together."""
     # Imported here because it takes a second, which commands without privacy need not spend.
     import dp_accounting
     from dp_accounting.pld import privacy_loss_distribution
 
     noise, steps = _composed(noise, sampling_rate, steps)
-    one_step = privacy_loss_distribution.from_gaussian_mechanism(
-        noise,
-        sampling_prob=sampling_rate,
-        value_discretization_interval=_loss_interval(noise, sampling_rate, SENSITIVITY[adjacency]),
-        neighboring_relation=dp_accounting.NeighboringRelation[adjacency.upper()],
-    )
+    interval = _loss_interval(noise, sampling_rate, SENSITIVITY[adjacency], records)
+    if records > 1 and sampling_rate < 1:
+        one_step = group_step(noise, sampling_rate, records, interval)
+    else:
+        one_step = privacy_loss_distribution.from_gaussian_mechanism(
+            noise / records,
+            sampling_prob=sampling_rate,
+            value_discretization_interval=interval,
+            neighboring_relation=dp_accounting.NeighboringRelation[adjacency.upper()],
+        )
     return one_step.self_compose(steps) if steps > 1 else one_step
 
 
@@ -300,8 +331,12 @@ def _composed(noise: float, sampling_rate: float, steps: int) -> tuple[float, in
     return (noise / math.sqrt(steps), 1) if sampling_rate == 1 else (noise, steps)
 
 
-def _loss_interval(noise: float, sampling_rate: float, sensitivity: float) -> float:
+def _loss_interval(noise: float, sampling_rate: float, sensitivity: float, records: int = 1) -> float:
     """Return the spacing of the grid of losses of one step, in nats."""
+    if records > 1 and sampling_rate < 1:
+        deviation, largest = group_spread(noise, sampling_rate, records)
+        return max(deviation / POINTS_PER_DEVIATION, largest / POINTS_PER_STEP)
+    noise = noise / records
     # For small losses the variance is chi² of the sampled Gaussian, q² (e^(1/noise²) - 1). A step's standard deviation
     # is at most that of the full batch, 1/noise. The cut keeps the exponential finite.
     chi = sampling_rate * math.sqrt(math.expm1(min(noise**-2, 50.0)))
@@ -315,12 +350,12 @@ def _loss_interval(noise: float, sampling_rate: float, sensitivity: float) -> fl
 
 @functools.lru_cache(maxsize=256)
 def _privacy_profile(
-    noise: float, sampling_rate: float, steps: int, adjacency: str
+    noise: float, sampling_rate: float, steps: int, adjacency: str, records: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return points (epsilon, delta) of a recipe, on a grid that is fine where its losses lie."""
     if noise == 0:
         return np.zeros(1), np.array([ALMOST_ONE])
-    losses = _privacy_loss(noise, sampling_rate, steps, adjacency)
+    losses = _privacy_loss(noise, sampling_rate, steps, adjacency, records)
     top = min(losses.get_epsilon_for_delta(MIN_DELTA), MAX_EPSILON)
     if top == 0:  # all losses are below the resolution of delta
         epsilons = np.zeros(1)
@@ -331,18 +366,22 @@ def _privacy_profile(
 
 
 @functools.lru_cache(maxsize=4096)
-def _epsilon(noise: float, sampling_rate: float, steps: int, delta: float, adjacency: str) -> float:
-    return float(_privacy_loss(noise, sampling_rate, steps, adjacency).get_epsilon_for_delta(delta))
+def _epsilon(
+    noise: float, sampling_rate: float, steps: int, delta: float, adjacency: str, records: int
+) -> float:
+    losses = _privacy_loss(noise, sampling_rate, steps, adjacency, records)
+    return float(losses.get_epsilon_for_delta(delta))
 
 
 @functools.lru_cache(maxsize=4096)
 def _calibrated_noise(
-    epsilon: float, delta: float, sampling_rate: float, steps: int, adjacency: str
+    epsilon: float, delta: float, sampling_rate: float, steps: int, adjacency: str, records: int
 ) -> float:
     def excess(log_noise: float) -> float:
-        return _epsilon(math.exp(log_noise), sampling_rate, steps, delta, adjacency) - epsilon
+        return _epsilon(math.exp(log_noise), sampling_rate, steps, delta, adjacency, records) - epsilon
 
-    low = high = math.log(_guessed_noise(epsilon, delta, sampling_rate, steps, adjacency))
+    sensitivity = records * SENSITIVITY[adjacency]
+    low = high = math.log(_guessed_noise(epsilon, delta, sampling_rate, steps, sensitivity))
     stride = 0.05
     while excess(high) > 0:
         low, high, stride = high, high + stride, 2 * stride
@@ -354,9 +393,11 @@ def _calibrated_noise(
     return math.exp(log_noise)
 
 
-def _guessed_noise(epsilon: float, delta: float, sampling_rate: float, steps: int, adjacency: str) -> float:
+def _guessed_noise(
+    epsilon: float, delta: float, sampling_rate: float, steps: int, sensitivity: float
+) -> float:
     """Return a first guess of the noise: the target's mu as a Gaussian mechanism, and the steps' central limit."""
     quantile = max(scipy.stats.norm.isf(delta), 0.0)
     mu = math.sqrt(quantile**2 + 2 * epsilon) - quantile  # epsilon is about mu²/2 + quantile mu
-    per_step = mu / (SENSITIVITY[adjacency] * math.sqrt(steps))
+    per_step = mu / (sensitivity * math.sqrt(steps))
     return max(1 / math.sqrt(math.log1p((per_step / sampling_rate) ** 2)), sampling_rate / per_step / 2)

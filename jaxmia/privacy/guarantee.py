@@ -30,6 +30,9 @@ class PrivacyGuarantee:
         noise_multiplier: standard deviation of the noise over the clipping norm.
         sampling_rate: q, the probability that a member joins the batch of a step.
         steps: number of steps T.
+        unit: whom it protects, whom "one" in the adjacency means: "record" or "person".
+        records_per_person: 1 if training clips and samples by that unit; for persons, though training clips and samples
+            by record, the most records of one: group privacy.
     """
 
     epsilon: float
@@ -38,6 +41,8 @@ class PrivacyGuarantee:
     noise_multiplier: float
     sampling_rate: float
     steps: int
+    unit: str = "record"
+    records_per_person: int = 1
 
     @property
     def accountant(self) -> str:
@@ -47,12 +52,16 @@ class PrivacyGuarantee:
             sampling_rate=self.sampling_rate,
             steps=self.steps,
             adjacency=self.adjacency,
+            records_per_person=self.records_per_person,
         )
 
     def record(self) -> dict[str, float | int | str]:
         """Return attributes and accountant for JSON; infinity, which JSON lacks, becomes a string."""
         epsilon = "inf" if self.epsilon == math.inf else self.epsilon
-        return dataclasses.asdict(self) | {"epsilon": epsilon, "accountant": self.accountant}
+        said = dataclasses.asdict(self) | {"epsilon": epsilon, "accountant": self.accountant}
+        if self.unit == "record":  # as ever
+            del said["unit"], said["records_per_person"]
+        return said
 
     def tpr_ceiling(self, fpr: np.ndarray | float) -> np.ndarray:
         """Return the largest TPR that any attack can have at an FPR: see jaxmia.tpr_ceiling."""
@@ -62,6 +71,25 @@ class PrivacyGuarantee:
             sampling_rate=self.sampling_rate,
             steps=self.steps,
             adjacency=self.adjacency,
+            records_per_person=self.records_per_person,
+        )
+
+    def of_persons(self, records_per_person: int) -> PrivacyGuarantee:
+        """Return what this training by record guarantees to persons with up to so many records: group privacy.
+
+        Raises:
+            InputError: as dp_epsilon.
+        """
+        epsilon = dp_epsilon(
+            noise_multiplier=self.noise_multiplier,
+            sampling_rate=self.sampling_rate,
+            steps=self.steps,
+            delta=self.delta,
+            adjacency=self.adjacency,
+            records_per_person=records_per_person,
+        )
+        return dataclasses.replace(
+            self, epsilon=epsilon, unit="person", records_per_person=records_per_person
         )
 
 
@@ -94,8 +122,23 @@ class PrivacySpec:
         check_delta(self.delta)
         check(0 < self.clipping_norm < math.inf, "clipping_norm", self.clipping_norm, "be a positive number")
 
-    def guarantee(self, *, sampling_rate: float, steps: int, adjacency: str) -> PrivacyGuarantee:
+    def guarantee(
+        self,
+        *,
+        sampling_rate: float,
+        steps: int,
+        adjacency: str,
+        unit: str = "record",
+        records_per_person: int = 1,
+    ) -> PrivacyGuarantee:
         """Return the noise multiplier and the achieved epsilon for a sampling rate, steps and an adjacency.
+
+        Args:
+            sampling_rate: q.
+            steps: T.
+            adjacency: "add_or_remove_one" or "replace_one".
+            unit: as in PrivacyGuarantee.
+            records_per_person: likewise; epsilon is then of persons.
 
         Raises:
             InputError: as dp_epsilon.
@@ -109,6 +152,7 @@ class PrivacySpec:
                 sampling_rate=sampling_rate,
                 steps=steps,
                 adjacency=adjacency,
+                records_per_person=records_per_person,
             )
         achieved = dp_epsilon(
             noise_multiplier=noise,
@@ -116,6 +160,7 @@ class PrivacySpec:
             steps=steps,
             delta=self.delta,
             adjacency=adjacency,
+            records_per_person=records_per_person,
         )
         return PrivacyGuarantee(
             epsilon=achieved,
@@ -124,4 +169,6 @@ class PrivacySpec:
             noise_multiplier=noise,
             sampling_rate=sampling_rate,
             steps=steps,
+            unit=unit,
+            records_per_person=records_per_person,
         )

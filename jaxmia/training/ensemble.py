@@ -86,10 +86,9 @@ def train_ensemble(
 
     Raises:
         InputError: if masks and pool disagree; if privacy_unit is "person" and the pool does not say whose the records
-            are, or somebody has more than jaxmia.training.persons.MOST_RECORDS or is in a model's training set in part;
-            if the batch is larger than the pool, hyper does not fit config or the
-            number of models, memory holds no model, or networks, independent or Poisson batches or private training are
-            given a key other than threefry.
+            are, somebody has more than privacy.accounting.MOST_RECORDS, or is in a model's training set in part; if the
+            batch is larger than the pool, hyper does not fit config or the number of models, memory holds no model, or
+            networks, independent or Poisson batches or private training are given a key other than threefry.
     """
     num_models, num_examples = masks.member.shape
     key = random_key(key)

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxmia._validate import InputError
+from jaxmia.privacy.accounting import MOST_RECORDS
 
 _CLASSES = 16  # whose products are written out at once
-MOST_RECORDS = 64  # of a person: each more is another pass over the errors of a step
 
 
 class PersonRows(NamedTuple):

@@ -15,12 +15,12 @@ import scipy.stats
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import feature_set
 from jaxmia.data.membership import draw_membership
-from jaxmia.privacy.accounting import gdp_mu, individual_mu
+from jaxmia.privacy.accounting import MOST_RECORDS, gdp_mu, individual_mu
 from jaxmia.training.dpsgd import add_noise, clipped_gradient_sum, clipped_squares, poisson_sample, step_keys
 from jaxmia.training.ensemble import train_ensemble
 from jaxmia.training.heads import SplitHead, zero_head
 from jaxmia.training.linear import apply_head, train_head
-from jaxmia.training.persons import MOST_RECORDS, person_norms, person_rows, sorted_persons
+from jaxmia.training.persons import person_norms, person_rows, sorted_persons
 from jaxmia.training.plan import poisson_bound
 from jaxmia.training.settings import Hyperparams, TrainConfig
 

@@ -6,7 +6,7 @@ from jaxmia.cli.tables.advice import advice_tables
 from jaxmia.cli.tables.attacks import audit_tables, persons_tables, triage_tables
 from jaxmia.cli.tables.brief import brief_note, brief_tables
 from jaxmia.cli.tables.laws import held_out_tables, laws_tables, prediction_tables, published_tables
-from jaxmia.cli.tables.privacy import privacy_tables
+from jaxmia.cli.tables.privacy import person_table, privacy_tables
 from jaxmia.cli.tables.required import required_tables
 from jaxmia.cli.tables.results import (
     control_lines,
@@ -27,6 +27,7 @@ __all__ = [
     "failures_table",
     "held_out_tables",
     "laws_tables",
+    "person_table",
     "persons_tables",
     "prediction_tables",
     "privacy_tables",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from jaxmia.cli.tables.cells import rounded_up
-from jaxmia.privacy.guarantee import PrivacyGuarantee
+from jaxmia.privacy.accounting import dp_epsilon
+from jaxmia.privacy.guarantee import PrivacyGuarantee, PrivacySpec
 from jaxmia.privacy.tradeoff import kairouz_ceiling
 from jaxmia.tables import Table, Value
 
@@ -24,7 +26,7 @@ def privacy_tables(guarantee: PrivacyGuarantee, fprs: Sequence[float]) -> Iterat
             ("steps", guarantee.steps),
             ("epsilon, achieved", rounded_up(guarantee.epsilon)),
             ("delta", f"{guarantee.delta:g}"),
-            ("adjacency", guarantee.adjacency),
+            ("adjacency", _adjacency(guarantee)),
             ("accountant", guarantee.accountant),
         ),
     )
@@ -36,9 +38,62 @@ def privacy_tables(guarantee: PrivacyGuarantee, fprs: Sequence[float]) -> Iterat
         bounds = (rounded_up(bound) for bound in (ceiling, max(ceiling - fpr, 0.0), single))
         rows.append((f"{fpr:g}", *bounds))
     yield Table(
-        "The largest TPR that any attack on one record can have",
+        f"The largest TPR that any attack on one {guarantee.unit} can have",
         ("FPR", "trade-off curve", "advantage", f"Kairouz, at delta {guarantee.delta:g} alone"),
         tuple(rows),
         "Bounds hold for the mathematical mechanism. JAX's random generators are not cryptographic:"
         " heads trained with them are for measurement, not for release.",
     )
+
+
+def person_table(guarantee: PrivacyGuarantee, records_per_person: int, fprs: Sequence[float]) -> Table:
+    """What persons with several records have of training that clips by person, and of training that clips by record.
+
+    Args:
+        guarantee: of training by person.
+        records_per_person: the most records of a person.
+        fprs: for the ceilings.
+
+    Raises:
+        InputError: as jaxmia.dp_epsilon.
+    """
+    recipe = {name: getattr(guarantee, name) for name in ("sampling_rate", "steps", "adjacency")}
+    same_noise = dataclasses.replace(guarantee, unit="record").of_persons(records_per_person)
+    spec = PrivacySpec(epsilon=guarantee.epsilon, delta=guarantee.delta)
+    same_epsilon = spec.guarantee(**recipe, unit="person", records_per_person=records_per_person)
+    ways = (guarantee, same_noise, same_epsilon)
+    rows: list[tuple[Value, ...]] = [
+        ("noise multiplier", *(rounded_up(way.noise_multiplier) for way in ways)),
+        ("epsilon of a record", *(rounded_up(_of_records(way)) for way in ways)),
+        ("epsilon of a person", *(rounded_up(way.epsilon) for way in ways)),
+    ]
+    rows += [
+        (f"TPR of a person at FPR {fpr:g}", *(rounded_up(float(way.tpr_ceiling(fpr))) for way in ways))
+        for fpr in fprs
+    ]
+    return Table(
+        f"Persons with up to {records_per_person} records",
+        ("", "clipped by person", "clipped by record", "by record, with more noise"),
+        tuple(rows),
+        "By record a person has what group privacy leaves: exact on full batches, by the mixture of Gaussians for"
+        " batches that sample records (Ganesh 2024, arXiv 2401.10294). Noise is over the clipping norm, of a person's"
+        " summed gradient or of a record's.",
+    )
+
+
+def _of_records(way: PrivacyGuarantee) -> float:
+    """Epsilon of one record: that of the training where it clips by record, at most the person's where by person."""
+    if way.records_per_person == 1:
+        return way.epsilon
+    return dp_epsilon(
+        noise_multiplier=way.noise_multiplier,
+        sampling_rate=way.sampling_rate,
+        steps=way.steps,
+        delta=way.delta,
+        adjacency=way.adjacency,
+    )
+
+
+def _adjacency(guarantee: PrivacyGuarantee) -> str:
+    """The adjacency, and of what where it is not of records."""
+    return guarantee.adjacency + (", a person with all records" if guarantee.unit == "person" else "")
