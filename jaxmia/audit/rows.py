@@ -90,21 +90,19 @@ def by_vulnerability(table: pd.DataFrame, fprs: Sequence[float]) -> pd.DataFrame
 def ceilings_of(config: AuditConfig, guarantee: PrivacyGuarantee | None) -> dict[float, float]:
     """Return the largest TPR on one record at each FPR that the head's privacy allows; empty without a guarantee.
 
-    It is the smaller of the ceiling of the stated (epsilon, delta) and the ceiling of the recipe's trade-off curve.
-    Shadows differ by adding or removing a record, so the recipe's adjacency is "add_or_remove_one".
+    The lower one of what the controller states, (epsilon, delta), and of the recipe's own trade-off curve. Shadows have
+    a record or have it not, so that the recipe's is that of adding or removing one. By person it is the recipe's alone,
+    of a person or any of their records: what is stated of one record bounds neither persons nor records that come with
+    others.
 
     Args:
         config: settings of the audit.
         guarantee: guarantee of the recipe, or None.
     """
     found: dict[float, float] = {}
-    if (
-        config.by_person
-    ):  # a guarantee for one record bounds neither persons nor records that come with others
-        return found
     for fpr in config.fpr:
         limits = []
-        if config.context.epsilon:
+        if config.context.epsilon and not config.by_person:
             stated = {"epsilon": config.context.epsilon, "delta": config.context.delta}
             limits.append(float(np.min(kairouz_ceiling(fpr, **stated))))
         if guarantee is not None:

@@ -57,6 +57,7 @@ match = true
 # noise_multiplier = 1.1 # standard deviation of the noise over the clipping norm; or the target epsilon of the noise
 # clipping_norm = 1.0
 # delta = 1e-5
+# unit = "record" # whose gradient was clipped; "person" for all records of one together
 
 [shadows]
 models = 256
@@ -132,7 +133,9 @@ class AuditPrivacySettings(Settings):
     clipping_norm: Annotated[float, Field(gt=0)] = 1.0
     """The L2 norm to which each example's gradient is clipped."""
     adjacency: Literal["add_or_remove_one", "replace_one"] = "add_or_remove_one"
-    """Adjacency of epsilon."""
+    """Under which epsilon holds."""
+    unit: Literal["record", "person"] = "record"
+    """Whose gradient was clipped, who was sampled, whom epsilon protects: a record, or a person with all records."""
 
     @pydantic.model_validator(mode="after")
     def _one_of_noise_and_epsilon(self) -> AuditPrivacySettings:

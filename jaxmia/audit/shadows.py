@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -19,6 +20,8 @@ from jaxmia._validate import check
 from jaxmia.audit.records import AuditRecords
 from jaxmia.audit.settings import AuditConfig, AuditPrivacySettings
 from jaxmia.data.membership import draw_membership
+from jaxmia.data.persons import grouped
+from jaxmia.privacy.accounting import check_records_per_person
 from jaxmia.privacy.guarantee import PrivacyGuarantee, PrivacySpec
 from jaxmia.studies.assess import white_box_methods
 from jaxmia.studies.folder.manifest import versions
@@ -85,7 +88,8 @@ class Trainer:
             clipping_norm=self.privacy.clipping_norm,
             noise_multiplier=guarantee.noise_multiplier,
         )
-        return Recipe(dataclasses.replace(recipe.config, private=True), hyper, guarantee)
+        private = dataclasses.replace(recipe.config, private=True, privacy_unit=self.privacy.unit)
+        return Recipe(private, hyper, guarantee)
 
     def _guarantee(self, privacy: AuditPrivacySettings, rate: float, steps: int) -> PrivacyGuarantee:
         spec = PrivacySpec(
@@ -94,7 +98,15 @@ class Trainer:
             delta=privacy.delta,
             clipping_norm=privacy.clipping_norm,
         )
-        return spec.guarantee(sampling_rate=rate, steps=steps, adjacency=privacy.adjacency)
+        rule = "be 'record' where membership is by record"
+        check(self.by_person or privacy.unit == "record", "privacy.unit", privacy.unit, rule)
+        recipe: dict[str, Any] = {"sampling_rate": rate, "steps": steps, "adjacency": privacy.adjacency}
+        guarantee = spec.guarantee(**recipe, unit=privacy.unit)
+        if not self.by_person:
+            return guarantee
+        most = int(grouped(cast(np.ndarray, self.records.data.person))[2].max())
+        check_records_per_person(most)
+        return guarantee if privacy.unit == "person" else guarantee.of_persons(most)
 
     def heads(self, train: TrainSettings, models: tuple[int, int], *, stream: int) -> ShadowEnsemble:
         """Return the heads first .. end - 1 of a random stream, each on a random subset of the records.

@@ -281,6 +281,13 @@ def check_noise(noise_multiplier: float) -> None:
     check(0 <= noise_multiplier < math.inf, "noise_multiplier", noise_multiplier, rule)
 
 
+def check_records_per_person(records_per_person: int) -> None:
+    """Raise InputError unless a person may have as many records."""
+    check_at_least("records_per_person", records_per_person, 1)
+    rule = f"be at most {MOST_RECORDS}: leave records of whoever has more out"
+    check(records_per_person <= MOST_RECORDS, "records_per_person", records_per_person, rule)
+
+
 def _check_sampling_rate(sampling_rate: float) -> None:
     check(0 < sampling_rate <= 1, "sampling_rate", sampling_rate, "lie in (0, 1]")
 
@@ -297,9 +304,7 @@ def _check_recipe(
     _check_sampling_rate(sampling_rate)
     check_at_least("steps", steps, 1)
     check_choice("adjacency", adjacency, SENSITIVITY)
-    check_at_least("records_per_person", records_per_person, 1)
-    rule = f"be at most {MOST_RECORDS}: leave records of whoever has more out"
-    check(records_per_person <= MOST_RECORDS, "records_per_person", records_per_person, rule)
+    check_records_per_person(records_per_person)
     known = records_per_person == 1 or sampling_rate == 1 or adjacency == ADD_OR_REMOVE_ONE
     rule = f"be {ADD_OR_REMOVE_ONE!r} for persons whose records are sampled one by one"
     check(known, "adjacency", adjacency, rule)

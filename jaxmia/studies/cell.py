@@ -18,6 +18,7 @@ from jaxmia.data.bag_of_words import bag_of_words
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import MembershipMasks, draw_membership
 from jaxmia.data.normalization import Normalizer, normalized_pool
+from jaxmia.data.persons import grouped
 from jaxmia.data.pool import CandidatePool, candidate_pool, candidate_rows
 from jaxmia.studies.recipe import Recipe, recipe_for
 from jaxmia.studies.settings.experiment import ExperimentConfig
@@ -166,7 +167,8 @@ def training_plan(
             fit the inputs.
     """
     candidates = num_candidates(config, cell, data) if candidates is None else candidates
-    recipe = cell_recipe(config, cell, candidates)
+    most = most_records(config, data)
+    recipe = cell_recipe(config, cell, candidates, most)
     size = EnsembleSize(
         num_models=config.shadows.models,
         num_examples=candidates,
@@ -176,15 +178,30 @@ def training_plan(
         input_shape=data.input_shape,
         sampling_rate=float(recipe.hyper.sampling_rate),
         num_devices=jax.local_device_count(),
+        records_per_person=most if recipe.config.privacy_unit == "person" else 1,
     )
     plan: Plan = trainable(recipe.config.network).plan(recipe.config, memory, size)
     return plan
 
 
-def cell_recipe(config: ExperimentConfig, cell: Cell, candidates: int) -> Recipe:
-    """The recipe of a cell with so many candidates."""
+def cell_recipe(config: ExperimentConfig, cell: Cell, candidates: int, records_per_person: int = 1) -> Recipe:
+    """The recipe of a cell with so many candidates, the most of one person."""
     members = expected_members(config, cell, candidates) if config.membership.by_person else None
-    return recipe_for(config, classes=cell.classes, shots=cell.shots, epsilon=cell.epsilon, members=members)
+    return recipe_for(
+        config,
+        classes=cell.classes,
+        shots=cell.shots,
+        epsilon=cell.epsilon,
+        members=members,
+        records_per_person=records_per_person,
+    )
+
+
+def most_records(config: ExperimentConfig, data: FeatureSet) -> int:
+    """The most records of a person in a feature set; 1 where membership is by record."""
+    if not config.membership.by_person or data.person is None:
+        return 1
+    return int(grouped(data.person)[2].max())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -253,5 +270,5 @@ def prepare_cell(
         memory: as in train_ensemble.
     """
     pool = draw_pool(settings, data, cell, statistics)
-    recipe = cell_recipe(settings, cell, len(pool.data.labels))
+    recipe = cell_recipe(settings, cell, len(pool.data.labels), most_records(settings, data))
     return PreparedCell(cell, settings, pool, recipe, memory)

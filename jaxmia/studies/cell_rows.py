@@ -112,6 +112,9 @@ def cell_rows(
     for table in tables.values():
         if person is not None:
             table["membership"], table["shots_of"] = config.membership.unit, config.membership.shots
+            guarantee = prepared.recipe.guarantee
+            if guarantee is not None:  # epsilon is the level that was asked for, of that unit
+                table["privacy_unit"], table["person_epsilon"] = config.privacy_unit, guarantee.epsilon
         for place, (column, value) in enumerate(study.columns.items()):
             table.insert(place, column, value)
     recipe = {name: None if pd.isna(columns[name]) else columns[name] for name in _RECIPE}

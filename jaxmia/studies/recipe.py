@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from jaxmia.privacy.accounting import adjacency_for, sampling_rate_of
+from jaxmia.privacy.accounting import adjacency_for, check_records_per_person, sampling_rate_of
 from jaxmia.privacy.guarantee import PrivacyGuarantee, PrivacySpec
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.training.network import Network
@@ -29,7 +29,10 @@ class Recipe:
     guarantee: PrivacyGuarantee | None
 
     def tpr_ceiling(self, fpr: np.ndarray) -> np.ndarray:
-        """Return the largest TPR at each FPR that any attack on one record can have; 1 without differential privacy."""
+        """Return the largest TPR at each FPR that any attack on one record or person can have.
+
+        That is 1 for ordinary training. Where membership is by person it is of persons, and of each of their records.
+        """
         return np.ones(np.shape(fpr)) if self.guarantee is None else self.guarantee.tpr_ceiling(fpr)
 
     def audit_method(self) -> str:
@@ -45,6 +48,7 @@ def recipe_for(
     shots: int,
     epsilon: float = math.inf,
     members: int | None = None,
+    records_per_person: int = 1,
 ) -> Recipe:
     """Return the recipe of a cell. The noise of a private recipe is calibrated once per process.
 
@@ -54,9 +58,11 @@ def recipe_for(
         shots: S.
         epsilon: that the cell is trained to; inf for ordinary training.
         members: records that a model is expected to train on; S · C by default.
+        records_per_person: the most of anybody, where membership is by person.
 
     Raises:
-        InputError: for a Poisson batch larger than that, or class weights for another number of classes.
+        InputError: for a Poisson batch larger than that, class weights of another number of classes, or a private cell
+            with more records of a person than accounting allows.
     """
     train, privacy = settings.train, settings.privacy
     full, private = train.batch_size == "full", epsilon != math.inf
@@ -69,9 +75,11 @@ def recipe_for(
     guarantee = None
     if private:
         spec = PrivacySpec(epsilon=epsilon, delta=privacy.delta, clipping_norm=privacy.clipping_norm)
-        guarantee = spec.guarantee(
-            sampling_rate=rate, steps=train.steps, adjacency=adjacency_for(settings.shadows.design)
-        )
+        check_records_per_person(records_per_person)
+        unit, adjacency = settings.privacy_unit, adjacency_for(settings.shadows.design)
+        guarantee = spec.guarantee(sampling_rate=rate, steps=train.steps, adjacency=adjacency, unit=unit)
+        if settings.membership.by_person and unit == "record":
+            guarantee = guarantee.of_persons(records_per_person)
         hyper = dataclasses.replace(
             hyper, clipping_norm=privacy.clipping_norm, noise_multiplier=guarantee.noise_multiplier
         )
@@ -83,6 +91,7 @@ def recipe_for(
         batch_size=None if full or poisson else int(train.batch_size),
         sampling="shared" if full else train.sampling,
         private=private,
+        privacy_unit=settings.privacy_unit if private else "record",
         matmul_dtype=train.matmul_dtype,
         network=None if train.network == "linear" else Network(train.network, train.widths),
         tolerance=train.tolerance,

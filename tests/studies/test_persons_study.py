@@ -196,7 +196,6 @@ def test_sweeps_have_persons_too(data, tmp_path):
     ("tables", "message"),
     [
         ({"membership": {"shots": "persons"}}, "shots='persons' needs unit='person'"),
-        ({"privacy": {"epsilon": [1.0]}}, "bounds what is told of one record"),
         ({"tuning": {}}, "tuning needs membership.unit='record'"),
         (
             {"membership": {"unit": "person"}, "shadows": {"design": "fixed_size"}},

@@ -115,14 +115,13 @@ class ExperimentConfig(Settings):
 
     @pydantic.model_validator(mode="after")
     def _what_is_drawn_by_person(self) -> ExperimentConfig:
-        membership, private = self.membership, self.privacy.private_levels
+        membership = self.membership
         if not membership.by_person:
+            if self.privacy.unit == "person":
+                raise ValueError(
+                    "privacy.unit='person' needs membership.unit='person': who was in, and who was not"
+                )
             return self
-        if private:
-            raise ValueError(
-                f"privacy.epsilon={private} bounds what is told of one record: with membership.unit='person' leave it"
-                " out"
-            )
         if self.tuning is not None:
             raise ValueError("tuning needs membership.unit='record': its validation split is by record")
         if self.shadows.design == "fixed_size" and membership.shots == "records":
@@ -136,6 +135,11 @@ class ExperimentConfig(Settings):
             )
         return self
 
+    @property
+    def privacy_unit(self) -> str:
+        """Whom private levels protect, and whose gradients are clipped: "record" or "person"."""
+        return self.privacy.unit or self.membership.unit
+
     def training_identity(self) -> dict[str, Any]:
         """Return the settings that every trained head depends on.
 
@@ -145,6 +149,9 @@ class ExperimentConfig(Settings):
         settings["train"] = named_as_recorded(settings["train"])
         if self.membership.by_person:  # folders from before it say nothing, and are by record
             settings["membership"] = self.membership.model_dump(mode="json")
+        settings["privacy"]["unit"] = self.privacy_unit
+        if self.privacy_unit == "record":  # folders from before it say nothing
+            del settings["privacy"]["unit"]
         del settings["shadows"]["models"]
         del settings["privacy"]["epsilon"]
         del settings["data"]["features"]  # a path; its content is identified by a hash

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -23,7 +23,10 @@ class PrivacySettings(Settings):
     follows from shadows.design."""
     delta: Annotated[float, Field(ge=MIN_DELTA, lt=1)] = 1e-5
     clipping_norm: Annotated[float, Field(gt=0)] = 1.0
-    """The L2 norm to which each example's gradient is clipped."""
+    """The largest norm of the gradient of one example, or of all records of one person."""
+    unit: Literal["record", "person"] | None = None
+    """Whom the levels protect, whose gradients are clipped and who is sampled: by default what membership.unit says.
+    "record" where membership is by person: levels are of records, and persons have what group privacy leaves them."""
 
     @property
     def private_levels(self) -> list[float]:
