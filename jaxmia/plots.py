@@ -173,6 +173,8 @@ def records_figure(tpr: np.ndarray, low: np.ndarray, high: np.ndarray, *, fpr: f
 def plot_privacy(results: pd.DataFrame, folder: pathlib.Path) -> list[pathlib.Path]:
     """Write two plots per evaluation of privacy's cost and benefit; none without a private cell.
 
+    Where membership is by person, they are of persons.
+
     Points are medians over seeds; vertical lines span the outermost ends of their intervals.
 
     Args:
@@ -186,6 +188,8 @@ def plot_privacy(results: pd.DataFrame, folder: pathlib.Path) -> list[pathlib.Pa
     paths: list[pathlib.Path] = []
     if not np.isfinite(results["epsilon"]).any():
         return paths
+    if "unit" in results:
+        results = results[results["unit"] == "person"]
     folder.mkdir(parents=True, exist_ok=True)
     for evaluation, rows in results.groupby("evaluation", sort=False):
         for stem in PRIVACY_FIGURES:

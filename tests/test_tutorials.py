@@ -56,7 +56,13 @@ def follow(name, place):
 
 
 def test_every_tutorial_is_known_here():
-    assert {path.stem for path in DOCS.glob("tutorials/*.md")} == {"audit", "numbers", "enough", "epsilon"}
+    assert {path.stem for path in DOCS.glob("tutorials/*.md")} == {
+        "audit",
+        "numbers",
+        "enough",
+        "epsilon",
+        "persons",
+    }
 
 
 def test_audit(tmp_path):
@@ -87,6 +93,17 @@ def test_audit(tmp_path):
         pytest.param(
             "epsilon",
             ("The largest TPR that any attack on one record can have", "Written: runs/epsilon/report.html"),
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            "persons",
+            (
+                "64 random Fourier features",
+                "Persons most at risk",
+                "Persons with up to 5 records",
+                "ε and ceilings are of persons",
+                "Written: audits/visits/report.html",
+            ),
             marks=pytest.mark.thorough,
         ),
     ],

@@ -224,12 +224,9 @@ class AuditConfig(Settings):
         return self.membership.unit == "person"
 
     @pydantic.model_validator(mode="after")
-    def _noise_for_one_record_is_not_for_a_person(self) -> AuditConfig:
-        if self.by_person and self.privacy is not None:
-            raise ValueError(
-                "membership.unit='person' must be 'record' with [privacy], whose epsilon bounds what is told of one"
-                " record"
-            )
+    def _noise_for_persons_is_for_whole_persons(self) -> AuditConfig:
+        if self.privacy is not None and self.privacy.unit == "person" and not self.by_person:
+            raise ValueError("privacy.unit='person' needs membership.unit='person'")
         return self
 
     @pydantic.model_validator(mode="after")

@@ -98,8 +98,6 @@ class Trainer:
             delta=privacy.delta,
             clipping_norm=privacy.clipping_norm,
         )
-        rule = "be 'record' where membership is by record"
-        check(self.by_person or privacy.unit == "record", "privacy.unit", privacy.unit, rule)
         recipe: dict[str, Any] = {"sampling_rate": rate, "steps": steps, "adjacency": privacy.adjacency}
         guarantee = spec.guarantee(**recipe, unit=privacy.unit)
         if not self.by_person:

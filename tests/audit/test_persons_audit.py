@@ -188,8 +188,9 @@ def test_what_an_audit_by_person_needs(head, tmp_path):
     features, labels, member, person = clinic()
     with pytest.raises(InputError, match="needs to know whose each record is"):
         audit_head(head, features, labels, member, membership={"unit": "person"}, out=tmp_path / "a")
-    with pytest.raises(InputError, match=r"must be 'record' with \[privacy\]"):
-        audited(head, tmp_path / "b", privacy={"epsilon": 1.0}, train={"steps": 10})
+    noise = {"epsilon": 1.0, "unit": "person"}
+    with pytest.raises(InputError, match=r"privacy\.unit='person' needs membership\.unit='person'"):
+        audited(head, tmp_path / "b", privacy=noise, train={"steps": 10}, membership={"unit": "record"})
     save_features(feature_set(features, labels, person=person), tmp_path / "records.npz")
     write_template(tmp_path / "audit.toml", features=tmp_path / "records.npz", by_person=True)
     assert load_audit(tmp_path / "audit.toml").by_person

@@ -47,7 +47,7 @@ def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[str | Table]:
         "TPR: median over seeds, with the outermost ends of their 95% intervals. ceiling: the largest TPR that any"
         " attack can have. realised: the FPR reached.\n"
         f"ε: at delta {first['delta']:g}, {first['adjacency']}; inf: ordinary training. shown: ε that the"
-        " best of the attacks proves at 95%, corrected for their number (median over seeds)\n"
+        f" best of the attacks proves at 95%, corrected for their number (median over seeds){_whom(results)}\n"
     )
     for evaluation, of_evaluation in results.groupby("evaluation", sort=False):
         attacks = list(of_evaluation["attack"].unique())
@@ -65,16 +65,19 @@ def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[str | Table]:
                     number(best_epsilon(level), ".2f"),
                 )
                 for fpr, points in sorted(level.groupby("fpr"), reverse=True):
-                    of_each = [points[points["attack"] == attack] for attack in attacks]
-                    rates = [
-                        cell for each in of_each for cell in (tpr_cell(each), realised_cell(each))[: 1 + told]
-                    ]
                     ceiling = rounded_up(points["tpr_ceiling"].iloc[0], 3)
-                    rows.append((*head, f"{fpr:g}", *rates, ceiling))
+                    for of, told_of in by_unit(points):
+                        of_each = [told_of[told_of["attack"] == attack] for attack in attacks]
+                        rates = [
+                            cell
+                            for each in of_each
+                            for cell in (tpr_cell(each), realised_cell(each))[: 1 + told]
+                        ]
+                        rows.append((*head, f"{fpr:g}", *of, *rates, ceiling))
         yield Table(
             f"{evaluation} (seeds: {of_evaluation['seed'].nunique()})",
             (
-                *("C", "S", "ε", "noise", "acc.", "shown", "FPR"),
+                *("C", "S", "ε", "noise", "acc.", "shown", "FPR", *unit_heading(results)),
                 *(word for attack in attacks for word in (attack, "realised")[: 1 + told]),
                 "ceiling",
             ),
@@ -82,6 +85,19 @@ def _privacy_levels_tables(results: pd.DataFrame) -> Iterator[str | Table]:
             stub=6,
             ruled=2,
         )
+
+
+def _whom(results: pd.DataFrame) -> str:
+    """Whom epsilon protects, where membership is by person."""
+    if "privacy_unit" not in results:
+        return ""
+    private = results[np.isfinite(results["epsilon"])]
+    if private["privacy_unit"].iloc[0] == "person":
+        return "\nε and ceilings are of persons, with all of their records."
+    most = private["person_epsilon"].max()
+    return (
+        f"\nε is of records; ceilings are what group privacy leaves to persons, whose ε is up to {most:.3g}."
+    )
 
 
 def sweep_tables(results: pd.DataFrame) -> Iterator[str | Table]:

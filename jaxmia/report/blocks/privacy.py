@@ -93,8 +93,9 @@ def privacy_blocks(results: pd.DataFrame) -> list[Block]:
             tpr = (over_seeds(cells), realised(cells))
             rows.append((name, level_of, accuracy, f"{cells['fpr'].iloc[0]:g}", *tpr, ceiling, proved))
     adjacency = ", ".join(sorted(set(results["adjacency"])))
+    persons = "" if "unit" not in results else ", persons"
     table = Table(
-        f"Privacy levels under {first['attack']}, {first['evaluation']}",
+        f"Privacy levels under {first['attack']}, {first['evaluation']}{persons}",
         (
             "cell",
             "ε",
@@ -106,7 +107,7 @@ def privacy_blocks(results: pd.DataFrame) -> list[Block]:
             "ε proved by the best attack",
         ),
         tuple(rows),
-        f"δ = {first['delta']:g}; adjacency: {adjacency}; accountant: privacy loss distributions"
+        f"δ = {first['delta']:g}; adjacency: {adjacency}{_whom(results)}; accountant: privacy loss distributions"
         " (dp-accounting). Medians over seeds with the outermost ends of their intervals; accuracy with the"
         f" range over seeds. {TWO_CEILINGS}",
         about="What each level of privacy costs in accuracy, what attacks find, and what none can exceed.",
@@ -121,6 +122,17 @@ def privacy_blocks(results: pd.DataFrame) -> list[Block]:
     svg = to_svg(figure, "ceiling", alternative, height=height)
     drawn = Picture("TPR under its ceiling", alternative, svg, table)
     return [SIMULATED, drawn, *_proved_by_each(results), _below_table(results)]
+
+
+def _whom(results: pd.DataFrame) -> str:
+    """What "one" is in the adjacency, and what persons have where levels are of records."""
+    if "privacy_unit" not in results:
+        return ""
+    private = results[np.isfinite(results["epsilon"])]
+    if private["privacy_unit"].iloc[0] == "person":
+        return " (a person with all of their records)"
+    most = private["person_epsilon"].max()
+    return f" (a record; ceilings are what group privacy leaves to persons, whose ε is up to {most:.3g})"
 
 
 def _proved(epsilon: float) -> Measured:

@@ -42,7 +42,9 @@ def _cost(study: Study) -> list[Block]:
     """Return the cost of privacy, if the study measured it."""
     delta = float(study.results["delta"].iloc[0])
     if is_private(study.results):
-        return [*privacy_blocks(study.results), bounds_table(study.fprs, delta), other_attacks_table(delta)]
+        of_persons = len(study.of_persons) > 0  # whom levels, ceilings and audits are of
+        results = study.of_persons if of_persons else study.results
+        return [*privacy_blocks(results), bounds_table(study.fprs, delta), other_attacks_table(delta)]
     how = (
         "The heads were trained without differential privacy, and what it would cost was not measured: a run"
         " with privacy.epsilon = [inf, 8, 4, 1] measures it."
