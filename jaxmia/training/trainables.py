@@ -235,7 +235,7 @@ class Networks:
         self,
         key: jax.Array,
         member: Array,
-        inputs: Array,
+        inputs: Inputs,
         labels: Array,
         order: Array | None,
         *,
@@ -246,7 +246,9 @@ class Networks:
         """By train_network."""
         del expected_members  # used by private training only
         gathered = plan.rows if plan.gathered else None
-        return Trained(train_network(key, member, inputs, labels, order, gathered=gathered, **settings))
+        return Trained(
+            train_network(key, member, cast(Array, inputs), labels, order, gathered=gathered, **settings)
+        )
 
     def logits(self, params: Params, inputs: Array) -> Array:
         """Return the logits of one network."""
