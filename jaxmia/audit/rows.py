@@ -90,10 +90,10 @@ def by_vulnerability(table: pd.DataFrame, fprs: Sequence[float]) -> pd.DataFrame
 def ceilings_of(config: AuditConfig, guarantee: PrivacyGuarantee | None) -> dict[float, float]:
     """Return the largest TPR on one record at each FPR that the head's privacy allows; empty without a guarantee.
 
-    The lower one of what the controller states, (epsilon, delta), and of the recipe's own trade-off curve. Shadows have
-    a record or have it not, so that the recipe's is that of adding or removing one. By person it is the recipe's alone,
-    of a person or any of their records: what is stated of one record bounds neither persons nor records that come with
-    others.
+    It is the smaller of the ceiling of the stated (epsilon, delta) and the ceiling of the recipe's trade-off curve.
+    Shadows differ by adding or removing a record, so the recipe's adjacency is "add_or_remove_one". Where membership is
+    by person, it is the ceiling of the recipe for persons, which holds for each of their records too. The stated
+    guarantee then gives none: it is for one record, and bounds neither persons nor records that come with others.
 
     Args:
         config: settings of the audit.

@@ -15,8 +15,8 @@ EPILOG = """Example: `jaxmia dp --epsilon 1 --delta 1e-5 --shots 100 --classes 1
 `jaxmia dp --epsilon 1 --unit person --records-per-person 5 --steps 200` compares clipping by person with clipping by
 record and what group privacy leaves of it.
 
-Epsilons are those of the mechanism on paper. JAX's generators are not cryptographic: what is trained with them
-simulates private training, and must not be released as private."""
+Epsilons are those of the mathematical mechanism. JAX's generators are not cryptographic: models trained with them
+simulate private training, and must not be released as private."""
 
 
 def dp(
@@ -49,7 +49,7 @@ def dp(
     ] = None,
     fpr: Fprs = None,
 ) -> None:
-    """Noise for a target epsilon, or epsilon of a noise multiplier, and the ceilings on any attack."""
+    """Compute the noise for a target epsilon, or epsilon of a noise multiplier, and the ceilings on any attack."""
     from jaxmia.cli.tables import person_table, privacy_tables
     from jaxmia.privacy.accounting import adjacency_for, delta_notes, sampling_rate_of
     from jaxmia.privacy.guarantee import PrivacySpec

@@ -1,4 +1,4 @@
-"""DP-SGD for one model: Poisson sampling, clipping of every example's or person's gradient, Gaussian noise.
+"""DP-SGD for one model: Poisson sampling, gradient clipping per example or per person, Gaussian noise.
 
 Private training uses its data only through this file. At the parameters theta_t, step t computes (Abadi et al. 2016,
 arXiv 1607.00133, Algorithm 1; Ponomareva et al. 2023, arXiv 2303.00654)
@@ -59,13 +59,13 @@ def poisson_sample(
     sampling_rate: float | Array,
     persons: PersonRows | None = None,
 ) -> Bool[Array, "examples"]:
-    """Each member independently with probability sampling_rate; all of them at a rate of 1.
+    """Return a sample with each member independently with probability sampling_rate; all members at a rate of 1.
 
     Args:
-        key: of this model and step, used for nothing else.
-        member: which examples the model trains on.
+        key: key of this model and step, used for nothing else.
+        member: True for the examples that the model trains on.
         sampling_rate: q.
-        persons: of the examples, to sample persons with all their records.
+        persons: persons of the examples, to sample persons with all of their records; None to sample examples.
     """
     drawn = jax.random.bernoulli(key, sampling_rate, member.shape)
     return member & (drawn if persons is None else drawn[persons.whose])
@@ -80,19 +80,20 @@ def clipped_gradient_sum(
     precision: jax.lax.Precision | None = None,
     persons: PersonRows | None = None,
 ) -> SplitHead:
-    """Sum of the sampled examples' or persons' clipped cross-entropy gradients, for a linear head with bias.
+    """Return the sum of the sampled examples' or persons' clipped cross-entropy gradients, for a linear head with bias.
 
-    The gradient of example i is (p_i - y_i) [x_i, 1]^T, of norm ||p_i - y_i|| sqrt(||x_i||^2 + 1): clipping is one
-    factor per example, and the sum is one matrix product (Goodfellow 2015, arXiv 1510.01799). No gradient is formed.
-    All records of a person have the factor of the person's summed gradient (jaxmia.training.persons).
+    The gradient of example i is (p_i - y_i) [x_i, 1]^T, with norm ||p_i - y_i|| sqrt(||x_i||^2 + 1). So clipping is one
+    factor per example and the sum is one matrix product (Goodfellow 2015, arXiv 1510.01799); single gradients are never
+    formed. Where the unit is the person, all records of a person have the factor of the person's summed gradient
+    (jaxmia.training.persons).
 
     Args:
-        errors: p_i - y_i of all classes but the last, whose own is minus their sum (heads.logit_errors).
-        features: of all examples.
-        sampled: the examples of this step; of a person all or none.
-        clipping_norm: c.
-        precision: as of jaxmia.training.heads.product.
-        persons: of the examples, to clip by person; None to clip by example.
+        errors: p_i - y_i of all classes but the last, whose error is minus their sum (heads.logit_errors).
+        features: features of all examples.
+        sampled: True for the examples of this step; for a person, all records or none.
+        clipping_norm: c, in the units of a gradient.
+        precision: precision of the product, as in jaxmia.training.heads.product.
+        persons: persons of the examples, to clip by person; None to clip by example.
     """
     share = _rounding_share(errors, features, precision, inputs=persons is not None)
     if persons is None:
@@ -111,21 +112,22 @@ def _rounding_share(
     *,
     inputs: bool,
 ) -> float:
-    """Share of an example's norm by which products of fewer bits may enlarge it: the clip makes room for that.
+    """Return the share of its norm by which rounded products may enlarge a gradient; the clip leaves room for it.
 
     Args:
         errors: as in clipped_gradient_sum.
-        features: likewise.
-        precision: likewise.
-        inputs: whether norms are of the inputs before they are rounded to the features' dtype, as persons' are.
+        features: as in clipped_gradient_sum.
+        precision: as in clipped_gradient_sum.
+        inputs: True if norms are computed from features before they are rounded, as for persons.
     """
     if features.dtype == jnp.bfloat16:
-        # Rounding by a share u enlarges a gradient by that of its norm, and the last class's part, a sum of C - 1
-        # rounded ones, by u times their absolute sum, at most sqrt(C - 1) of the norm: the clip makes room for both.
+        # Rounding with relative error u enlarges a gradient by up to u times its norm. It enlarges the last class's
+        # part, a sum of C - 1 rounded terms, by up to u sqrt(C - 1) times the norm. The clipping norm is reduced by
+        # both.
         share = float(jnp.finfo(features.dtype).eps) / 2
         return ((1 + share) ** 2 - 1 if inputs else share) * (1 + math.sqrt(errors.shape[0]))
     if precision == jax.lax.Precision.HIGH:
-        # TensorFloat-32 keeps 10 bits, of weights and features alike, and may cut the others off: each by 2^-10.
+        # TensorFloat-32 keeps 10 bits of weights and of features and may truncate the rest: an error of 2^-10 each.
         share = (1 + 2.0**-10) ** 2 - 1
         return share * (1 + math.sqrt(errors.shape[0]))
     return 0.0
@@ -152,7 +154,7 @@ def clipped_squares(
     """
     by_person = None if persons is None else person_norms(errors, member, persons)
     norms = _gradient_norms(errors, features) if by_person is None else by_person
-    counted = member & ~jnp.isnan(norms)  # what is not finite counts as nothing in the sum too
+    counted = member & ~jnp.isnan(norms)  # non-finite gradients count as zero, as in the sum
     return jnp.where(counted, jnp.minimum(norms, clipping_norm) ** 2, 0.0)
 
 

@@ -85,10 +85,10 @@ def train_ensemble(
         on_chunk: called after each chunk with its number of models.
 
     Raises:
-        InputError: if masks and pool disagree; if privacy_unit is "person" and the pool does not say whose the records
-            are, somebody has more than privacy.accounting.MOST_RECORDS, or is in a model's training set in part; if the
-            batch is larger than the pool, hyper does not fit config or the number of models, memory holds no model, or
-            networks, independent or Poisson batches or private training are given a key other than threefry.
+        InputError: if masks and pool disagree, the batch is larger than the pool, hyper does not fit config or the
+            number of models, not even one model fits into memory, or the key is not threefry while the recipe has a
+            network, independent or Poisson batches, or private training. Where privacy_unit is "person": if the pool
+            has no person, or a person has more records than privacy.accounting.MOST_RECORDS, or is a member in part.
     """
     num_models, num_examples = masks.member.shape
     key = random_key(key)

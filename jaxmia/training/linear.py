@@ -81,13 +81,13 @@ def train_head(
         num_classes: C.
         hyper: traced settings.
         config: static settings.
-        expected_members: how many members a model has on average, public; private training divides by it, and only
-            private training needs it.
-        share: of the candidates, that a batch in a shared order has.
-        gathered: rows that an independent or Poisson batch gathers, at least as many as a batch ever has; None to mask
-            the full batch instead, with products over all candidates.
-        block: logits of at most this many examples are held at once; None for no limit.
-        persons: of the examples, which they are sorted by: private training whose unit is the person.
+        expected_members: expected number of members of a model, which is public. Only private training needs it, and
+            divides by it.
+        share: share of the candidates in a batch of a shared order.
+        gathered: number of rows gathered for an independent or Poisson batch, at least the size of any batch; None to
+            mask the full batch instead, with products over all candidates.
+        block: largest number of examples whose logits are held at once; None for no limit.
+        persons: persons of the examples, which are sorted by person, for private training whose unit is the person.
 
         Returns: The head's parameters after all steps; the sums of squared clipped gradient norms if config.odometer is
         set, else None.
@@ -159,7 +159,7 @@ class _Loss:
         precision: precision of products, as in jaxmia.training.heads.product.
         config: static settings.
         clipping_norm: of private training.
-        persons: of the examples, if private training clips by person.
+        persons: persons of the examples, if private training clips by person, else None.
     """
 
     inputs: Float[Array, "examples dim"]
@@ -203,10 +203,10 @@ class _Loss:
         return clipped_gradient_sum(errors, batch, counted, **clip, precision=self.precision), squares
 
     def _blocks(self, rows: Int[Array, "rows"], counted: Array, size: int) -> tuple[Array, Array]:
-        """Rows [blocks, size or more] of all blocks, and how often each counts.
+        """Return the rows [blocks, size or more] of all blocks, and how often each counts.
 
-        Where the unit is the person, a block has the persons whose first row is among its own, and rows beyond it, in
-        which the last of these persons may go on.
+        Where the unit is the person, a block has the persons whose first row lies in it, and as many rows beyond its
+        end as its last person may need.
         """
         if self.persons is None:
             padding = (0, -len(rows) % size)
@@ -222,7 +222,7 @@ class _Loss:
     def _in_blocks(
         self, head: SplitHead, blocks: Int[Array, "blocks size"], counts: Shaped[Array, "blocks size"]
     ) -> _Sums:
-        """The same of all rows, with the logits of only one block at once."""
+        """Return the same sums, computed with the logits of one block at once."""
 
         def add(total: Any, block: tuple[Array, Array]) -> tuple[Any, None]:
             (gradient, squares), (taken, counts) = total, block

@@ -120,13 +120,13 @@ def plan_heads(config: TrainConfig, memory: int | None, size: EnsembleSize) -> H
 
 
 def poisson_bound(members: int, sampling_rate: float, records_per_person: int = 1) -> int:
-    """The largest sample that a Poisson batch of a model with these members has, but with probability 2^-64.
+    """Return a bound that a Poisson batch of a model with these members exceeds with probability at most 2^-64.
 
     Args:
-        members: records that the model trains on.
+        members: number of records that the model trains on.
         sampling_rate: q.
-        records_per_person: the most that a person has, where persons are sampled. By Chernoff's bound no persons of at
-            most k records reach further than persons of k each: log(1 + q (e^(lk) - 1)) is convex in k, and 0 at 0.
+        records_per_person: largest number of records of a person, if persons are sampled. Chernoff's bound is then
+            largest for persons of k records each: log(1 + q (e^(lk) - 1)) is convex in k, and 0 at k = 0.
     """
     if records_per_person == 1:
         tail = scipy.stats.binom.sf(np.arange(members + 1), members, sampling_rate)

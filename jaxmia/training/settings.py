@@ -44,14 +44,14 @@ class TrainConfig:
             model samples each of its own members independently with probability Hyperparams.sampling_rate, and
             batch_size is None.
         private: train by DP-SGD (jaxmia.training.dpsgd), on the full batch or by Poisson sampling.
-        privacy_unit: of private training, whose gradient is clipped, and who is sampled by Poisson sampling: "record",
-            or "person", all records of one together, by FeatureSet.person (jaxmia.training.persons).
-        odometer: of private training on the full batch: also sum each member's squared clipped gradient norms over the
-            steps, for jaxmia.privacy.accounting.individual_mu; by person, its person's.
-        matmul_dtype: in which the two matrix products of a step multiply: "float32" on every device; "tensorfloat32",
-            float32 with 10 bits where the device has such arithmetic; or "bfloat16". They accumulate in float32, and
-            everything else is float32.
-        network: what is trained from random parameters, by ordinary training in float32; None for a linear head from
+        privacy_unit: unit of private training, whose gradient is clipped and which Poisson sampling draws: "record", or
+            "person", all records of a person together, by FeatureSet.person (jaxmia.training.persons).
+        odometer: for private training on the full batch: also sum each member's squared clipped gradient norms over the
+            steps, for jaxmia.privacy.accounting.individual_mu; for the unit "person", those of the member's person.
+        matmul_dtype: dtype of the factors in the two matrix products of a step: "float32" on every device;
+            "tensorfloat32", float32 with 10 bits on devices that support it; or "bfloat16". Products accumulate in
+            float32, and everything else is float32.
+        network: network to train from random parameters, without privacy and in float32; None for a linear head from
             zero.
     """
 
@@ -86,7 +86,7 @@ class TrainConfig:
             rule = "be None for private training: shuffled batches are no Poisson sample of a model's members"
             check(not self.private, "batch_size", self.batch_size, rule)
         check_choice("privacy_unit", self.privacy_unit, PRIVACY_UNITS)
-        rule = "be 'record' but in private training"
+        rule = "be 'record' without private training"
         check(self.private or self.privacy_unit == "record", "privacy_unit", self.privacy_unit, rule)
         full = self.private and self.sampling == "shared"
         check(

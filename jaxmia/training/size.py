@@ -18,9 +18,9 @@ class EnsembleSize:
         inclusion_rate: r.
         input_shape: shape of one example, as in FeatureSet.
         sampling_rate: q of Poisson sampling.
-        members: the fewest and the most that a model has; None for what they are expected to be.
-        num_devices: that share the models.
-        records_per_person: the most that a person has, if private training's unit is the person; else 1.
+        members: smallest and largest number of members of any model; None to use the expected number.
+        num_devices: number of devices that share the models.
+        records_per_person: largest number of records of a person if private training's unit is the person, else 1.
     """
 
     num_models: int

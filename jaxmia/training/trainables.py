@@ -28,9 +28,8 @@ from jaxmia.training.settings import Hyperparams, TrainConfig
 from jaxmia.training.size import EnsembleSize
 
 PlanT = TypeVar("PlanT")
-Inputs = (
-    Array | tuple[Array, PersonRows]
-)  # of all examples; sorted by person, with what clipping reads of that
+# Inputs of all examples; for clipping by person sorted by person, and with the persons.
+Inputs = Array | tuple[Array, PersonRows]
 
 
 class Trained(NamedTuple):
@@ -135,7 +134,7 @@ class LinearHeads:
     """Linear heads from zero (jaxmia.training.linear).
 
     Attributes:
-        by_person: whether private training's unit is the person: the pool is sorted by FeatureSet.person.
+        by_person: True if the unit of private training is the person; the pool is then sorted by FeatureSet.person.
     """
 
     by_person: bool = False
@@ -149,9 +148,9 @@ class LinearHeads:
         return jnp.asarray(pool.features)
 
     def prepared(self, pool: FeatureSet, plan: HeadPlan) -> tuple[Any, Callable[[Params], Params]]:
-        """Features, or their coordinates in the span of the examples; zeros up to the sizes compiled for.
+        """Return features, or coordinates in the span of the examples, padded with zeros to the compiled sizes.
 
-        By person (features, PersonRows).
+        With by_person, return (features, PersonRows).
         """
         coordinates, directions = in_span(pool.features) if plan.span else (pool.features, None)
         padded = np.zeros((plan.examples, plan.dim), coordinates.dtype)

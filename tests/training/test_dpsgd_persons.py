@@ -422,5 +422,5 @@ def test_what_cannot_be_clipped_by_person_is_refused(pool):
         InputError, match=rf"person='a' must have at most {MOST_RECORDS} records .* has {MOST_RECORDS + 1}"
     ):
         train_ensemble(KEY, many, masks_of(many), hyper, config)
-    with pytest.raises(InputError, match="privacy_unit='person' must be 'record' but in private training"):
+    with pytest.raises(InputError, match="privacy_unit='person' must be 'record' without private training"):
         TrainConfig(privacy_unit="person")
