@@ -42,8 +42,8 @@ members = ""
 # .npz with weight [classes, dim] and bias [classes]; or .npz with logits or probabilities [records, classes] if only
 # these are released. Pickles are never loaded.
 file = "head.safetensors"
-weight = "" # name of the last linear layer's weight, if the file holds more than a head bias = "" # name of its bias,
-if the names do not show it; "none" for a head without bias
+weight = "" # name of the last linear layer's weight, if the file holds more than a head
+bias = "" # name of its bias, if the names do not show it; "none" for a head without bias
 
 [train]
 # The head's recipe, as in an experiment file: optimizer, steps, batch_size, learning_rate, weight_decay, ...
