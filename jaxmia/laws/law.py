@@ -212,6 +212,10 @@ class PowerLawFit(Shown):
         columns += ["intercept", "intercept_stderr", "r_squared", "num_cells", "status", "reason"]
         return pd.DataFrame([dataclasses.asdict(law) for law in self.lines])[columns]
 
+    def brief_frame(self) -> pd.DataFrame:
+        """Return the columns of to_frame that hold anything."""
+        return self.to_frame().dropna(axis=1, how="all")
+
     def __getitem__(self, fpr: float) -> PowerLaw:
         for law in self.lines:
             if law.fpr == fpr:
