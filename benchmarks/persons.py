@@ -3,12 +3,17 @@
 Each person has K records of a class: drawn at random from it, or near one another. Columns: TPR at each FPR of records
 (LiRA) and of persons, pooled (one threshold) and calibrated (an FPR of the record's or person's own): by the joint
 likelihood ratio, by the sum of the records' ratios (no calibration), and by LiRA on the sum of their log-odds.
+
+With --speed: seconds that attacks take on records and on persons, from the same scores, and their ratio.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import time
+import timeit
+from collections.abc import Callable
 from typing import Any
 
 import _common
@@ -16,10 +21,12 @@ import jax
 import numpy as np
 
 from jaxmia import attacks
+from jaxmia.attacks.by_person import attack_persons
 from jaxmia.attacks.persons import joint_lira, person_scores, sum_by_person
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import draw_membership
 from jaxmia.data.pool import candidate_pool
+from jaxmia.scores import Scores
 from jaxmia.stats.operating_points import operating_points
 from jaxmia.stats.result import AttackResult
 from jaxmia.training.ensemble import train_ensemble
@@ -36,8 +43,22 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--records", type=int, nargs="+", default=[2, 5], help="K, records of a person")
     options.add_argument("--models", type=int, default=129, help="heads, each the target once")
     options.add_argument("--near", action="store_true", help="a person's records lie near one another")
+    options.add_argument("--speed", action="store_true", help="time attacks on --sizes in place of all that")
+    options.add_argument(
+        "--sizes",
+        type=int,
+        nargs=3,
+        default=[257, 20_000, 5_000],
+        metavar=("MODELS", "RECORDS", "PERSONS"),
+        help="of --speed",
+    )
     arguments = options.parse_args(argv)
     start = time.perf_counter()
+    if arguments.speed:
+        rows = speeds(*arguments.sizes, seed=arguments.seed)
+        title = "seconds of attacks on {} models x {} records of {} persons".format(*arguments.sizes)
+        _common.report(title, rows, dtype="float32", facts={}, arguments=arguments)
+        return
     data = _common.chosen_features(arguments)
     key = jax.random.key(arguments.seed)
     pool = candidate_pool(data, classes=arguments.classes, shots=arguments.shots, key=key).data
@@ -66,6 +87,33 @@ def compare(pool: FeatureSet, records: int, arguments: argparse.Namespace) -> li
         row("sum of ratios", records, sum_by_person(attacks.lira(scores), person), None),
         row("LiRA on sums", records, attacks.lira(sums), attacks.lira(sums, calibrated=True)),
     ]
+
+
+def speeds(models: int, records: int, persons: int, *, seed: int) -> list[dict[str, Any]]:
+    """One row for each attack: the best of three times on records, on persons, and their ratio."""
+    rng = np.random.default_rng(seed)
+    person = np.concatenate([np.arange(persons), rng.integers(0, persons, records - persons)])
+    member = (rng.random((models, persons)) < 0.5)[:, person]
+    scores = Scores((rng.normal(size=member.shape) + member).astype(np.float32), member)
+    timed: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+        name: (
+            functools.partial(attacks.REGISTRY[name], scores),
+            functools.partial(attack_persons, name, scores, person),
+        )
+        for name in ("lira", "rmia", "bavaria_t", "threshold")
+    }
+    timed["lira, calibrated"] = (
+        functools.partial(attacks.lira, scores, calibrated=True),
+        functools.partial(joint_lira, scores, person, calibrated=True),
+    )
+    rows = []
+    for name, both in timed.items():
+        seconds = [min(timeit.repeat(each, number=1, repeat=3)) for each in both]
+        found = {"records": round(seconds[0], 2), "persons": round(seconds[1], 2)}
+        rows.append({"attack": name, **found, "ratio": round(seconds[1] / seconds[0], 2)})
+    total = [sum(row[side] for row in rows) for side in ("records", "persons")]
+    found = {"records": round(total[0], 2), "persons": round(total[1], 2)}
+    return [*rows, {"attack": "all", **found, "ratio": round(total[1] / total[0], 2)}]
 
 
 def row(name: str, records: int, pooled: AttackResult, calibrated: AttackResult | None) -> dict[str, Any]:

@@ -602,3 +602,17 @@ def test_persons_are_told_better_than_records(benchmark, tmp_path, near):
     assert set(rows) == {"records", "joint", "sum of ratios", "LiRA on sums"}
     assert rows["joint"]["pooled 0.1"] > rows["records"]["pooled 0.1"]
     assert rows["sum of ratios"]["calibrated 0.1"] is None
+
+
+def test_attacks_on_persons_are_timed_beside_records(benchmark, tmp_path):
+    benchmark("persons").main(["--speed", "--sizes", "17", "60", "20", "--json", str(tmp_path / "rows.json")])
+    rows = rows_of(tmp_path / "rows.json")
+    assert [row["attack"] for row in rows] == [
+        "lira",
+        "rmia",
+        "bavaria_t",
+        "threshold",
+        "lira, calibrated",
+        "all",
+    ]
+    assert all(row["ratio"] >= 0 for row in rows)
