@@ -109,10 +109,10 @@ def speeds(models: int, records: int, persons: int, *, seed: int) -> list[dict[s
     rows = []
     for name, both in timed.items():
         seconds = [min(timeit.repeat(each, number=1, repeat=3)) for each in both]
-        found = {"records": round(seconds[0], 2), "persons": round(seconds[1], 2)}
+        found = {"records": round(seconds[0], 4), "persons": round(seconds[1], 4)}
         rows.append({"attack": name, **found, "ratio": round(seconds[1] / seconds[0], 2)})
     total = [sum(row[side] for row in rows) for side in ("records", "persons")]
-    found = {"records": round(total[0], 2), "persons": round(total[1], 2)}
+    found = {"records": round(total[0], 4), "persons": round(total[1], 4)}
     return [*rows, {"attack": "all", **found, "ratio": round(total[1] / total[0], 2)}]
 
 
