@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse
 
 from jaxmia._validate import InputError, check
 from jaxmia.attacks.shadows import RESOLUTION, score_arrays
@@ -43,9 +44,18 @@ class PersonScores(NamedTuple):
 
 
 class _Grouped(NamedTuple):
-    """Examples sorted by person: order [examples], position of the first record and number of records [persons]."""
+    """Examples by person.
+
+    Attributes:
+        persons: [persons], the names, ascending.
+        whose: int64[examples], the position among persons of each example's.
+        order: int64[examples], the examples sorted by person.
+        starts: int64[persons], the position of each person's first record in that order.
+        records: int64[persons], how many each has.
+    """
 
     persons: np.ndarray
+    whose: np.ndarray
     order: np.ndarray
     starts: np.ndarray
     records: np.ndarray
@@ -81,7 +91,7 @@ def person_scores(scores: Scores, person: np.ndarray) -> PersonScores:
     """
     log_odds, member = score_arrays(scores)
     grouped = _grouped(person, log_odds.shape[1])
-    joined = np.add.reduceat(log_odds[:, grouped.order].astype(np.float64), grouped.starts, axis=1)
+    joined = _sums(log_odds, grouped)
     return PersonScores(grouped.persons, grouped.records, Scores(joined, _member_by_person(member, grouped)))
 
 
@@ -163,8 +173,8 @@ def sum_by_person(result: AttackResult, person: np.ndarray, *, mean: bool = Fals
     """
     statistic, member, defined = checked_arrays(result)
     grouped = _grouped(person, statistic.shape[1])
-    known = np.add.reduceat(defined[:, grouped.order], grouped.starts, axis=1, dtype=np.int64) > 0
-    total = np.add.reduceat(statistic[:, grouped.order], grouped.starts, axis=1)
+    total = _sums(statistic, grouped)
+    known = np.ones(total.shape, bool) if defined.all() else _sums(defined, grouped) > 0
     return dataclasses.replace(
         result,
         statistic=total / grouped.records if mean else total,
@@ -178,19 +188,30 @@ def sum_by_person(result: AttackResult, person: np.ndarray, *, mean: bool = Fals
 def _grouped(person: np.ndarray, examples: int) -> _Grouped:
     persons, whose = np.unique(checked_persons(person, examples), return_inverse=True)
     records = np.bincount(whose)
-    return _Grouped(persons, np.argsort(whose, kind="stable"), np.cumsum(records) - records, records)
+    order = np.argsort(whose, kind="stable")
+    return _Grouped(persons, whose, order, np.cumsum(records) - records, records)
+
+
+def _sums(values: np.ndarray, grouped: _Grouped) -> np.ndarray:
+    """Return the sums [models, persons] of values [models, examples]: a product with a sparse matrix of ones."""
+    shape = (len(grouped.persons), len(grouped.whose))
+    ones = np.ones(len(grouped.whose))
+    ends = np.append(grouped.starts, len(grouped.whose))
+    matrix = scipy.sparse.csr_array((ones, grouped.order, ends), shape=shape)
+    return np.ascontiguousarray((matrix @ values.T.astype(np.float64)).T)
 
 
 def _member_by_person(member: np.ndarray, grouped: _Grouped) -> np.ndarray:
     """Return bool[models, persons]; raises InputError for a person with only some records in a training set."""
-    inside = np.add.reduceat(member[:, grouped.order], grouped.starts, axis=1, dtype=np.int64)
-    split = ((inside > 0) & (inside < grouped.records)).any(axis=0)
-    if split.any():
+    first = member[:, grouped.order[grouped.starts]]
+    differs = (member != first[:, grouped.whose]).any(axis=0)
+    if differs.any():
+        split = np.unique(grouped.whose[differs])
         raise InputError(
-            f"person={grouped.persons[split.argmax()]} has some records in a model's training set and others out of it,"
-            f" and so do {np.count_nonzero(split) - 1} more persons; draw membership by person."
+            f"person={grouped.persons[split[0]]} has some records in a model's training set and others out of it,"
+            f" and so do {len(split) - 1} more persons; draw membership by person."
         )
-    return inside > 0
+    return first
 
 
 def _checked(scores: Scores, person: np.ndarray) -> tuple[np.ndarray, np.ndarray, _Grouped]:
