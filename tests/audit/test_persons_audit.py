@@ -14,10 +14,11 @@ from jaxmia.attacks.persons import joint_lira
 from jaxmia.audit.attack_scores import attack_scores
 from jaxmia.audit.persons import persons_read
 from jaxmia.audit.settings import load_audit, write_template
-from jaxmia.cli.tables import attack_tables, persons_tables
+from jaxmia.cli.tables import persons_tables
 from jaxmia.data.feature_set import feature_set, save_features
 from jaxmia.scores.reading import scores_from_arrays
 from jaxmia.stats.operating_points import operating_points
+from jaxmia.tables.attacks import attack_tables
 
 MODELS, PERSONS = 33, 90
 RECIPE = {"optimizer": "newton", "ridge": 3.0}
