@@ -35,6 +35,7 @@ def attack(
     """Run attacks on scores of models that were trained anywhere: PyTorch, TensorFlow, ..."""
     from jaxmia.audit.attack_scores import FPRS, attack_scores
     from jaxmia.cli.tables import control_lines
+    from jaxmia.report import found_sentences
     from jaxmia.tables.attacks import attack_tables
 
     run = attack_scores(scores, out, attack=name or (), fpr=fpr or FPRS, target=target)
@@ -42,4 +43,4 @@ def attack(
     output.show("\n".join((f"{scores}: {num_models} models, {num_examples} examples", *run.read.notes)))
     output.warn(control_lines(run.controls))
     output.show(*attack_tables(run.results))
-    output.show(f"All files are in {out}")
+    output.show(" ".join(found_sentences(out)), f"All files are in {out}")

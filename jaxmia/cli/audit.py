@@ -58,6 +58,7 @@ def audit(
     check(features is None, "--features", str(features), "be given with --init; data.features is the audit's")
     from jaxmia.audit.run import run_audit
     from jaxmia.audit.settings import load_audit
+    from jaxmia.report import found_sentences
 
     result = run_audit(
         load_audit(config, tuple(override or ())),
@@ -67,7 +68,7 @@ def audit(
         console=terminal.console(stderr=True),
     )
     _show_result(result)
-    output.show(f"All files are in {out}")
+    output.show(" ".join(found_sentences(out)), f"All files are in {out}")
 
 
 def _write_template(path: pathlib.Path, features: pathlib.Path | None) -> None:

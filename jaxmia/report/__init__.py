@@ -20,10 +20,12 @@ from jaxmia.report.content import Report
 from jaxmia.report.page import to_html
 from jaxmia.report.pdf import check_printer, to_pdf
 from jaxmia.report.sections import sections_of
+from jaxmia.report.sections.summary import finding_of
 from jaxmia.report.study import load_study, persons_of_largest, records_of
 from jaxmia.report.subjects import OfAttack, OfAudit, OfStudy, Subject, name_of, whom
 from jaxmia.studies.folder.tables import load_json
 from jaxmia.studies.settings.errors import describe_error
+from jaxmia.tables.finding import sentences
 
 
 def write_report(
@@ -83,6 +85,15 @@ def make_report(
 ) -> Report:
     """The content of write_report."""
     return _report(subject_of(folder, study=study, context=context, show_ids=show_ids))
+
+
+def found_sentences(folder: pathlib.Path) -> list[str]:
+    """What a report on a folder says was found, in sentences: a terminal says the same.
+
+    Args:
+        folder: of `jaxmia audit`, `jaxmia run`, `jaxmia sweep` or `jaxmia attack`.
+    """
+    return sentences(finding_of(subject_of(folder)))
 
 
 def _report(about: Subject) -> Report:

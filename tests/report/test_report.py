@@ -8,54 +8,19 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from audits import head_of_members, lay_out, real_records
 from commands import jaxmia
 from scipy.stats import beta, binom, norm
 
-from jaxmia import run_experiment, write_report
+from jaxmia import write_report
 from jaxmia._validate import InputError
-from jaxmia.audit import attack_scores as attack_run
-from jaxmia.audit.run import run_audit
 from jaxmia.laws.published import published_lines
 from jaxmia.report import make_report
 from jaxmia.report.blocks.records import RecordsOf
 from jaxmia.report.content import Picture, shown
 from jaxmia.report.sections import PARTS
 from jaxmia.scores import Scores
-from jaxmia.studies import grid
-from jaxmia.studies.settings.toml import load_config
 from jaxmia.studies.unit_rows import per_example_rows, rates_by_fpr
 from jaxmia.tables import NONE, Measured, Table, number
-
-
-@pytest.fixture(scope="module")
-def audited(tmp_path_factory):
-    """The folder of an audit, with one class whose name is markup."""
-    place, records = tmp_path_factory.mktemp("audit"), real_records()
-    records["class_names"] = np.array(["<b>bold</b> & 'quoted'", *records["class_names"][1:]])
-    lay_out(place, records, head_of_members(records), more='[context]\ncontroller = "<i>City</i> hospital"\n')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])
-        run_audit(place / "audit.toml", place / "out")
-    return place / "out"
-
-
-@pytest.fixture(scope="module")
-def studied(tmp_path_factory):
-    """The folder of a run with a private level."""
-    out = tmp_path_factory.mktemp("run") / "out"
-    words = [
-        "shadows.models=17",
-        "grid.shots=[8,16,32]",
-        "train.steps=5",
-        "fpr=[0.1,0.01]",
-        "privacy.epsilon=[inf,8]",
-    ]
-    with pytest.MonkeyPatch.context() as patch:  # what a report draws it draws itself
-        patch.setattr(grid, "plot_power_law", lambda *args: [])
-        patch.setattr(grid, "plot_privacy", lambda *args: [])
-        run_experiment(load_config("smoke", words), out)
-    return out
 
 
 @pytest.fixture(params=["audit", "run"])

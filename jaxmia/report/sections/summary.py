@@ -90,10 +90,22 @@ def _of_study(about: OfStudy) -> Iterator[Block]:
         f" {study.manifest['settings']['name']}; what follows is of its largest cell, {cell_name(where)}, with"
         f" {int(where['classes']) * int(where['shots']):,} training records in a model."
     )
+    finding = finding_of_study(about)
+    against = first_page.numbers_at_limit(context, rows, first, "models' members, found by the best attack")
+    yield first_page.finding_block(finding, context, against)
+    yield first_page.spread(first, context)
+    yield first_page.best_table(rows, study.fprs, "the outputs of one model")
+    yield from first_page.last_lines(about.attacks, context)
+
+
+def finding_of_study(about: OfStudy) -> Finding:
+    """What a study found on its largest cell, for its sentences."""
+    study, context, first = about.study, about.context, first_seeds(about.records)[0]
+    rows, where = _rows_of(study, first), study.headline.iloc[0].to_dict()
     fpr = first_page.resolved_fpr(rows, study.fprs)
     ceilings = rows["tpr_ceiling"][rows["fpr"] == fpr]
     bound = float(ceilings.iloc[0]) if where["epsilon"] != float("inf") else None
-    finding = Finding(
+    return Finding(
         sees=first_page.SEEN[context.release].replace("the model's", "the") + " of a model of this kind",
         fpr=fpr,
         found=best_of(rows[rows["fpr"] == fpr]),
@@ -103,11 +115,6 @@ def _of_study(about: OfStudy) -> Iterator[Block]:
         bound=bound,
         guarantee=f"ε = {where['epsilon']:g}, δ = {where['delta']:g}",
     )
-    against = first_page.numbers_at_limit(context, rows, first, "models' members, found by the best attack")
-    yield first_page.finding_block(finding, context, against)
-    yield first_page.spread(first, context)
-    yield first_page.best_table(rows, study.fprs, "the outputs of one model")
-    yield from first_page.last_lines(about.attacks, context)
 
 
 def _rows_of(study: Study, records: RecordsOf) -> pd.DataFrame:
@@ -128,9 +135,21 @@ def _of_attack(about: OfAttack) -> Iterator[Block]:
         f"Released: {context.release}; to whom: {context.recipients}. {which} {manifest['models']} whose scores on"
         f" {manifest['examples']:,} records were given ({manifest['source']})."
     )
+    finding = finding_of_attack(about)
+    against = first_page.numbers_at_limit(context, rows, members, "members, found by the best attack")
+    yield first_page.finding_block(finding, context, against)
+    yield first_page.spread(members, context)
+    yield first_page.best_table(rows, folder.fprs, "the model's outputs")
+    yield from first_page.last_lines(about.attacks, context)
+
+
+def finding_of_attack(about: OfAttack) -> Finding:
+    """What attacks on anyone's scores found, for its sentences."""
+    folder, one = about.attack, about.attack.manifest["target"] is not None
+    members, rows = folder.members(), folder.audited
     fpr = first_page.resolved_fpr(rows, folder.fprs)
-    sees = first_page.SEEN[context.release]
-    finding = Finding(
+    sees = first_page.SEEN[about.context.release]
+    return Finding(
         sees=sees if one else sees.replace("the model's", "the") + " of one of these models",
         fpr=fpr,
         found=best_of(rows[rows["fpr"] == fpr]),
@@ -138,11 +157,13 @@ def _of_attack(about: OfAttack) -> Iterator[Block]:
         worst_fpr=fpr,
         worst_name=members.first(fpr) if about.show_ids else "",
     )
-    against = first_page.numbers_at_limit(context, rows, members, "members, found by the best attack")
-    yield first_page.finding_block(finding, context, against)
-    yield first_page.spread(members, context)
-    yield first_page.best_table(rows, folder.fprs, "the model's outputs")
-    yield from first_page.last_lines(about.attacks, context)
+
+
+def finding_of(about: Subject) -> Finding:
+    """What was found, for its sentences."""
+    if isinstance(about, OfAudit):
+        return finding_of_audit(about)
+    return finding_of_study(about) if isinstance(about, OfStudy) else finding_of_attack(about)
 
 
 PART = Part("summary", "Summary", _of_audit, _of_study, _of_attack, depth="summary")
