@@ -144,7 +144,7 @@ def test_the_target_may_be_named_in_the_file(source, tmp_path, audited):
         ({"attack": ["lirra"]}, "attack='lirra' must be one of .* Did you mean 'lira'"),
         (
             {"attack": ["lira", "quantile"]},
-            "attack='quantile' must be one that works from scores without features",
+            "attack='quantile' must be an attack that needs scores only: this one needs features",
         ),
         (
             {"attack": ["whitebox"]},
