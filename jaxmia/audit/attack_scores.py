@@ -20,7 +20,8 @@ from jaxmia.audit.persons import PersonsRead, persons_read
 from jaxmia.data.persons import UNITS
 from jaxmia.plots import plot_rocs, thinned
 from jaxmia.scores import Scores
-from jaxmia.scores.reading import ExternalScores, check_target, load_scores, scores_from_arrays
+from jaxmia.scores.external import ExternalScores
+from jaxmia.scores.reading import check_target, load_scores, scores_from_arrays
 from jaxmia.stats.p_values import CALIBRATED
 from jaxmia.stats.result import AttackResult
 from jaxmia.stats.roc import Roc, roc

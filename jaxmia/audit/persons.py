@@ -16,7 +16,7 @@ from jaxmia.audit.rows import by_vulnerability
 from jaxmia.audit.settings import AuditConfig
 from jaxmia.data.persons import grouped, split_persons
 from jaxmia.scores import Scores
-from jaxmia.scores.reading import ExternalScores
+from jaxmia.scores.external import ExternalScores
 from jaxmia.stats.calls import call_members, conformal_p_values
 from jaxmia.stats.p_values import calibrated_p_values
 from jaxmia.stats.result import AttackResult

@@ -32,7 +32,7 @@ from jaxmia.audit.shadows import WEIGHTS, Trainer, open_folder, shadow_scores, s
 from jaxmia.data.membership import MembershipMasks
 from jaxmia.ridge.influence import check_size
 from jaxmia.scores import Scores, WeightsUnder
-from jaxmia.scores.reading import external_scores
+from jaxmia.scores.external import external_scores
 from jaxmia.studies.assess import (
     check_attacks,
     check_resolvable,

@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxmia._validate import InputError, check
 from jaxmia.data.feature_set import FeatureSet
-from jaxmia.scores.reading import ExternalScores, scores_from_arrays
+from jaxmia.scores.external import ExternalScores
+from jaxmia.scores.reading import scores_from_arrays
 
 _SHOWN = 8  # largest number of tensors or classes in one message
 
