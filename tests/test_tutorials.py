@@ -120,6 +120,7 @@ def pages_to_run():
 
 
 WORDS = {
+    "advise": ("Advice: ", "recommended"),
     "getting_started": ("lira: TPR", "report.html", "audit.toml"),
     "few_shadows": ("records.csv",),
     "laws": ("R²", "published"),
