@@ -166,6 +166,30 @@ def test_dp_speed_runs_and_its_heads_learn(benchmark, tmp_path):
         assert float(row["accuracies"].split()[0]) > 0.6
 
 
+@pytest.mark.thorough
+def test_dp_persons_compares_both_units(benchmark, tmp_path):
+    options = [
+        "--models",
+        "3",
+        "--examples",
+        "40",
+        "--classes",
+        "2",
+        "--dim",
+        "8",
+        "--records",
+        "2",
+        "--steps",
+        "4",
+    ]
+    benchmark("dp_persons").main([*options, "--repeats", "1", "--json", str(tmp_path / "rows.json")])
+    rows = rows_of(tmp_path / "rows.json")
+    assert [(row["K"], row["q"]) for row in rows] == [(2, 1.0), (2, 0.1)]
+    for row in rows:
+        ratio = row["by person, ms / step"] / row["by record, ms / step"]
+        assert row["by person / by record"] == pytest.approx(ratio)
+
+
 @pytest.mark.slow
 def test_batch_order_compares_seed_by_seed(benchmark, tmp_path, monkeypatch):
     options = ["--models", "9", "--shots", "40", "--classes", "3", "--steps", "6", "--batch-size", "30"]

@@ -105,7 +105,9 @@ def plan_heads(config: TrainConfig, memory: int | None, size: EnsembleSize) -> H
         largest = bucket(
             poisson_bound(min(num_examples, bucket(most)), size.sampling_rate, size.records_per_person)
         )
-        gathered = largest if largest <= _GATHERED_SHARE * examples else None
+        # Clipping by person gathers the products of persons' records too: measured, this halves the share that pays.
+        share = _GATHERED_SHARE / (1 if size.records_per_person == 1 else 2)
+        gathered = largest if largest <= share * examples else None
     held = capacity(
         memory,
         num_models=size.models_per_device,
