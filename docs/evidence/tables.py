@@ -316,6 +316,8 @@ def rendered(text: str) -> str:
 def pages() -> Iterator[pathlib.Path]:
     """The Markdown files that have marks."""
     for page in [ROOT / "README.md", *sorted(HERE.parent.rglob("*.md"))]:
+        if page.is_relative_to(HERE.parent / "_build"):  # copies in the built site
+            continue
         if MARK.search(page.read_text()):
             yield page
 
