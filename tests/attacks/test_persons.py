@@ -1,11 +1,14 @@
 """Attacks on persons, against the closed form of a planted model, slow loops, and limits."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.stats
 
 from jaxmia import attacks
 from jaxmia._validate import InputError
+from jaxmia.attacks.by_person import attack_persons
 from jaxmia.attacks.persons import (
     FOLDS,
     joint_lira,
@@ -223,3 +226,41 @@ def test_what_is_wrong_is_named():
             AttackResult(scores.log_odds, scores.member, np.ones(scores.member.shape, bool)),
             np.zeros(person.size, int),
         )
+
+
+def test_a_person_whose_members_are_all_in_one_fold_is_undefined_in_it():
+    """The other folds have no model with the person: nothing to weigh by, and no member's Gaussian."""
+    scores, person = planted([1.0, 1.0], 0.0, models=32, persons=3)
+    member = np.array(scores.member)
+    member[:, person == 1] = (np.arange(32) % FOLDS == 2)[:, None]
+    given = joint_lira(Scores(scores.log_odds, member), person)
+    defined = given.defined[:, 1]
+    np.testing.assert_array_equal(defined, np.arange(32) % FOLDS != 2)
+    assert (given.statistic[~defined, 1] == 0).all()
+
+
+def test_the_quantile_attack_keeps_a_persons_records_in_one_fold():
+    """Else a twin in another fold would tell whether x was a member: here twins share pure noise."""
+    rng = np.random.default_rng(0)
+    persons, models = 300, 24
+    person = np.repeat(np.arange(persons), 2)
+    member = np.repeat(rng.random((models, persons)) < 0.5, 2, axis=1)
+    log_odds = np.repeat(rng.normal(size=(models, persons)), 2, axis=1)
+    features = np.repeat(rng.normal(size=(persons, 40)), 2, axis=0)
+    features[:, 0] += rng.normal(size=2 * persons)  # so that twins fall into different folds without persons
+    scores = Scores(log_odds, member)
+    apart = attacks.quantile(scores, features=features, person=person)
+    (point,) = operating_points(sum_by_person(apart, person), [0.1])
+    assert abs(point.tpr - 0.1) < 4 * np.sqrt(2 * 0.09 / (models * persons / 2))
+    with pytest.raises(InputError, match="persons=3 must be at least 5, the folds of attack 'quantile'"):
+        attacks.quantile(scores, features=features, person=np.arange(2 * persons) % 3)
+
+
+@pytest.mark.parametrize(
+    "attack", ["lira", "rmia", "base", "bavaria_t", "bavaria_n", "threshold", "difficulty"]
+)
+def test_every_attack_on_persons_is_at_chance_under_random_membership(attack):
+    scores, person = planted([0.0, 0.0, 0.0], 0.5, models=32, persons=200)
+    found = attack_persons(attack, scores, person)
+    (point,) = operating_points(dataclasses.replace(found, population=None), [0.1])
+    assert abs(point.tpr - 0.1) < 4 * np.sqrt(2 * 0.09 / (32 * 200 / 2))
