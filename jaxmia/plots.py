@@ -260,7 +260,15 @@ def _draw_ceilings(axes: Axes, rows: pd.DataFrame) -> None:
     for number, (adjacency, ceilings) in enumerate(private.groupby("adjacency")):
         bound = ceilings.groupby("epsilon")["tpr_ceiling"].max()
         ink = mpl.rcParams["text.color"]
-        axes.plot(bound.index, bound, _LINES[number], color=ink, label=f"ceiling ({adjacency})")
+        axes.plot(
+            bound.index,
+            bound,
+            _LINES[number],
+            marker="_",
+            markersize=12,
+            color=ink,
+            label=f"ceiling ({adjacency})",
+        )
     right = 2 * private["epsilon"].max()  # where infinity is drawn
     for label, colour, marker, levels in _levels(rows):
         at = [min(epsilon, right) for epsilon in levels.index]

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 
 from jaxmia.plots import COLOURS, STYLE
 from jaxmia.tables.finding import Limit
@@ -97,7 +97,7 @@ def fit_page(figure: Figure, height: float) -> None:
 
 def _without_exponents(axis: Axis) -> None:
     """Have a log axis say 0.01 where it would say 10 to the -2, whose exponent is too small to read."""
-    if axis.get_scale() != "log" or isinstance(axis.get_major_formatter(), FixedFormatter):
+    if axis.get_scale() != "log" or isinstance(axis.get_major_locator(), FixedLocator):
         return
     low, high = axis.get_view_interval()
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -301,6 +301,17 @@ def test_every_figure_has_words_and_a_table(folder):
         assert "#010203" not in picture.svg
 
 
+def test_no_privacy_at_all_is_infinity_on_the_axis_of_epsilon(studied):
+    drawn = {
+        block.title: block.svg
+        for part in make_report(studied).sections
+        for block in part.blocks
+        if isinstance(block, Picture)
+    }
+    assert ">∞</text>" in drawn["TPR under its ceiling"]
+    assert ">16</text>" not in drawn["TPR under its ceiling"]
+
+
 def planted(separation, models=64, draws=100):
     rng = np.random.default_rng(3)
     examples = pd.DataFrame({"id": np.arange(len(separation)), "class_name": ""})
