@@ -155,7 +155,8 @@ def demo_figure() -> None:
     """docs/demo.png: advantage against S with the fitted and the published laws."""
     import matplotlib as mpl
 
-    from jaxmia.plots import STYLE, power_law_figure
+    from jaxmia.plots import power_law_figure
+    from jaxmia.plots.style import STYLE
 
     rows = results("demo.json")
     rows = rows[(rows["attack"] == "lira") & (rows["evaluation"] == "pooled")]

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 
-from jaxmia.plots import COLOURS, STYLE
+from jaxmia.plots.style import COLOURS, STYLE
 from jaxmia.tables.finding import Limit
 
 WIDTH = 4.8
