@@ -16,6 +16,7 @@ from jaxmia.audit.persons import persons_read
 from jaxmia.audit.settings import load_audit, write_template
 from jaxmia.cli.tables import persons_tables
 from jaxmia.data.feature_set import feature_set, save_features
+from jaxmia.privacy.accounting import tpr_ceiling
 from jaxmia.scores.reading import scores_from_arrays
 from jaxmia.stats.operating_points import operating_points
 from jaxmia.tables.attacks import attack_tables
@@ -183,6 +184,20 @@ def test_an_audit_by_record_of_persons_says_so(head, tmp_path):
     assert json.loads((tmp_path / "audit" / "audit.json").read_text())["persons"]["persons"] == 92
     with pytest.raises(InputError, match="holds the audit of another"):  # other shadows
         audited(head, tmp_path / "audit")
+
+
+@pytest.mark.parametrize("unit", ["person", "record"])
+def test_ceilings_of_an_audit_by_person_are_of_persons(head, tmp_path, unit):
+    noise = {"noise_multiplier": 8.0, "unit": unit}
+    recipe = {"optimizer": "sgd", "steps": 5, "learning_rate": 0.5}
+    result = audited(head, tmp_path / "audit", privacy=noise, train=recipe, shadows={"models": 16})
+    content = json.loads((result.path / "audit.json").read_text())
+    most = 1 if unit == "person" else 4  # of clinic, by group privacy
+    (ceiling,) = content["ceilings"]
+    expected = tpr_ceiling(0.1, noise_multiplier=8.0, sampling_rate=1.0, steps=5, records_per_person=most)
+    np.testing.assert_allclose(ceiling["tpr"], expected)
+    privacy = content["shadows"]["privacy"]
+    assert (privacy["unit"], privacy["records_per_person"]) == ("person", most)
 
 
 def test_what_an_audit_by_person_needs(head, tmp_path):
