@@ -152,10 +152,7 @@ def extract_features(
         person_folders=person_folders,
     )
     check_modality(spec.kind, rows.modality)
-    if rows.modality == "image":
-        check_installed("PIL")
-    with item_progress(console, "checking", len(rows.rows)) as advance:
-        screened = screen(rows, advance)
+    screened = _screened(rows, console)
     errors = _list_problems(out, rows, screened, on_error)
     class_names, labels = _labels(rows, screened)
     if spec.kind == TABULAR:
@@ -172,14 +169,33 @@ def extract_features(
             shutil.rmtree(folder)
         dim = features.shape[1]
     else:
-        _check_same(out, written, provenance)
-        if folder.is_dir():  # the process was killed between the last two steps
-            with _parts(folder, identity):
-                shutil.rmtree(folder)
-        dim, computed = read_npz(out, name="out", required=("features",))["features"].shape[1], 0
+        dim, computed = _dim_of_written(out, written, provenance, folder, identity), 0
     sizes = tuple(np.bincount(labels, minlength=len(class_names)).tolist())
     skipped = len(screened.problems)
     return Extraction(out, class_names, sizes, dim, skipped, errors, computed, provenance)
+
+
+def _screened(rows: Source, console: rich.console.Console | None) -> Screened:
+    """Find the items that can be used."""
+    if rows.modality == "image":
+        check_installed("PIL")
+    with item_progress(console, "checking", len(rows.rows)) as advance:
+        return screen(rows, advance)
+
+
+def _dim_of_written(
+    out: pathlib.Path,
+    written: dict[str, Any],
+    provenance: dict[str, Any],
+    folder: pathlib.Path,
+    identity: dict[str, Any],
+) -> int:
+    """Return the dimension of the features in a finished file, and remove what a killed process left beside it."""
+    _check_same(out, written, provenance)
+    if folder.is_dir():  # the process was killed between the last two steps
+        with _parts(folder, identity):
+            shutil.rmtree(folder)
+    return int(read_npz(out, name="out", required=("features",))["features"].shape[1])
 
 
 def _checked_table(spec: BackboneSpec, table: TabularOptions) -> TabularOptions:

@@ -110,13 +110,7 @@ def cell_rows(
         flagged_by = np.concatenate([*assessed.persons_flagged_by, np.zeros(0)])
         tables["per_person"] = rows.assign(flagged_by=flagged_by, **dataclasses.asdict(cell))
     for table in tables.values():
-        if person is not None:
-            table["membership"], table["shots_of"] = config.membership.unit, config.membership.shots
-            guarantee = prepared.recipe.guarantee
-            if guarantee is not None:  # epsilon is the level that was asked for, of that unit
-                table["privacy_unit"], table["person_epsilon"] = config.privacy_unit, guarantee.epsilon
-        for place, (column, value) in enumerate(study.columns.items()):
-            table.insert(place, column, value)
+        _name_study(table, study, prepared)
     recipe = {name: None if pd.isna(columns[name]) else columns[name] for name in _RECIPE}
     facts = {
         "diverged_models": diverged.tolist(),
@@ -127,6 +121,17 @@ def cell_rows(
         "recipe": recipe | _origins(config),
     }
     return CellRows(tables, facts, tuple(_notes(prepared)))
+
+
+def _name_study(table: pd.DataFrame, study: Study, prepared: PreparedCell) -> None:
+    """Add the columns that say which data, recipe and unit of membership the rows are of."""
+    if prepared.person is not None:
+        config, guarantee = study.config, prepared.recipe.guarantee
+        table["membership"], table["shots_of"] = config.membership.unit, config.membership.shots
+        if guarantee is not None:  # epsilon is the level that was asked for, of that unit
+            table["privacy_unit"], table["person_epsilon"] = config.privacy_unit, guarantee.epsilon
+    for place, (column, value) in enumerate(study.columns.items()):
+        table.insert(place, column, value)
 
 
 def _notes(prepared: PreparedCell) -> list[str]:
