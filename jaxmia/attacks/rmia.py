@@ -96,11 +96,11 @@ def _ranks(ratios: AttackResult, gamma: float, population: np.ndarray | None) ->
     """Return the share of a population with a ratio smaller by gamma, for every target.
 
     Args:
-        ratios: log p - log p̄ [models, examples or persons].
+        ratios: log p - log p̄ [models, examples or persons]; overwritten.
         gamma: positive.
         population: log ratios [models, population]; None for the target's own non-members.
     """
-    statistic, member, defined = ratios.statistic.copy(), ratios.member, ratios.defined.copy()
+    statistic, member, defined = ratios.statistic, ratios.member, ratios.defined
     sizes = np.empty(len(statistic), np.int64)
     for rows in blocks_of(2 * statistic.shape[1], len(statistic)):
         values, line = statistic[rows], statistic[rows] - np.log(gamma)

@@ -398,7 +398,7 @@ def test_what_cannot_be_attacked_is_refused(trained):
         of_weights.check_methods(["hessian"], classes=2, dim=2)
     with pytest.raises(InputError, match="at most 6000"):
         of_weights.check_methods(["inverse_hessian"], classes=100, dim=384)
-    with pytest.raises(InputError, match=r"white_box=.*'mahalanobis'.*scores alone"):
+    with pytest.raises(InputError, match=r"white_box=.*'mahalanobis'.*cannot be computed from scores"):
         attacks.whitebox(scores)
     short = dataclasses.replace(scores, white_box={"mahalanobis": np.zeros((3, 3))})
     with pytest.raises(InputError, match=r"white_box\['mahalanobis'\].shape"):

@@ -290,7 +290,7 @@ def test_projections_and_pipelines_in_pipelines_change_the_dimension(fitted):
         read = fitted(model, data)
         assert_probabilities(read, model, data)
         assert read.features.shape == (N, 2)
-        assert read.num_parameters == 6
+        assert read.num_parameters == 3  # one row of weights, and its bias
 
 
 def test_features_that_are_not_the_models_are_refused(fitted, tmp_path):

@@ -34,4 +34,4 @@ def test_examples_and_command_run(tmp_path, monkeypatch, capsys):
 
 def test_every_key_is_documented():
     keys = set(re.findall(r"^\| `(\w+)` \|", PAGE.split("## The file")[1].split("## Output")[0], re.M))
-    assert keys == {*KINDS, "member", "labels", "population_log_odds", "target"}
+    assert keys == {*KINDS, "member", "labels", "person", "population_log_odds", "target"}
