@@ -86,13 +86,16 @@ def test_labels_that_do_not_depend_on_membership_tell_nothing():
 @pytest.mark.thorough
 @pytest.mark.parametrize("ridge", [1.0, 10.0])
 def test_estimates_are_what_shadow_heads_measure(ridge):
-    """Mean TPR within 5%, accuracy within 1%, at FPR 0.1 and 0.01; the worst record's intervals meet."""
+    """Accuracy within 1%, mean TPR within 5%, and within 10% at FPR 0.01; the worst record's intervals meet.
+
+    At FPR 0.01 and ridge 10 two groups of 257 shadow heads differed by 9% among themselves.
+    """
     pool = candidate_pool(demo_features(), classes=4, shots=32, key=3, test_per_class=0).data
     for fpr in (0.1, 0.01):
         estimate = ridge_estimate(pool, ridge=ridge, fpr=fpr, key=jax.random.key(0))
         measured = module.measured_ridge(pool, ridge=ridge, fpr=fpr, shadows=512, key=jax.random.key(1))
         assert estimate.accuracy == pytest.approx(measured.accuracy, abs=0.01)
-        assert estimate.tpr.mean() == pytest.approx(measured.tpr, rel=0.05)
+        assert estimate.tpr.mean() == pytest.approx(measured.tpr, rel=0.05 if fpr == 0.1 else 0.1)
         assert estimate.tpr_low.max() <= measured.worst_high
         assert estimate.tpr_high.max() >= measured.worst_low
 
