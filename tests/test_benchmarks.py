@@ -451,6 +451,7 @@ def test_the_study_reads_any_sweep(benchmark, tmp_path, capsys):
     assert figures == {"study_advantage.png", "study_quantiles.png", "study_theory.png"}
 
 
+@pytest.mark.thorough
 def test_slopes_of_classes_are_those_that_were_planted(benchmark, monkeypatch, capsys):
     """log10 advantage = -0.5 log10 S + 0.2 log10 C + 0.5 log10 error - 0.5, where the error grows with C."""
     cells = itertools.product(("one", "two"), ("tuned", "untuned"), ("pooled", "calibrated"), (2, 5, 10))

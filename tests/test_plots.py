@@ -23,6 +23,7 @@ def test_a_thinned_curve_holds_what_is_reached_at_every_fpr_of_a_log_grid(digits
     np.testing.assert_array_equal(thinned(thin, num_points=100).fpr, thin.fpr)
 
 
+@pytest.mark.thorough
 def test_rocs_are_drawn_with_chance_and_resolution(tmp_path):
     curves = {f"attack {number}": roc(gaussian_result(number)) for number in range(8)}
     paths = plot_rocs(curves, tmp_path / "roc-row 3", title="pooled")

@@ -44,6 +44,7 @@ def test_statistics_show_themselves_in_one_line(scores):
         assert "<table" in shown._repr_html_()
 
 
+@pytest.mark.thorough
 def test_a_run_of_features_in_memory_is_that_of_their_file(tmp_path):
     data = jm.demo_features()
     jm.save_features(data, tmp_path / "features.npz")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from jaxmia.stats.realised import OFF, realised_fpr
 from jaxmia.tables.table import Measured, measured
+
+if TYPE_CHECKING:
+    _Row = pd.Series[Any]
+else:  # pandas 2 has no such subscript at run time
+    _Row = pd.Series
 
 
 def over_seeds(rows: pd.DataFrame) -> Measured:
@@ -65,7 +70,7 @@ def brief_results(results: pd.DataFrame) -> pd.DataFrame:
     return results[[*varied, "attack", "evaluation", "fpr", "tpr", "tpr_low", "tpr_high", "status"]]
 
 
-def best_row(rows: pd.DataFrame) -> pd.Series[Any] | None:
+def best_row(rows: pd.DataFrame) -> _Row | None:
     """The row with the largest TPR among those of one FPR that kept to it; None without a resolved row.
 
     A row that realised a larger FPR than it names is passed over while there is another: its TPR is of that FPR.
@@ -74,7 +79,7 @@ def best_row(rows: pd.DataFrame) -> pd.Series[Any] | None:
     if resolved.empty:
         return None
     kept = resolved[resolved["fpr_realised"] <= resolved["fpr"] * (1 + 1e-9)]
-    best: pd.Series[Any] = (resolved if kept.empty else kept).nlargest(1, "tpr").iloc[0]
+    best: _Row = (resolved if kept.empty else kept).nlargest(1, "tpr").iloc[0]
     return best
 
 
@@ -95,16 +100,16 @@ def best_of(rows: pd.DataFrame) -> Measured:
     return measured(best["tpr"], best["tpr_low"], best["tpr_high"], status, reason)
 
 
-def best_at_the_lowest(results: pd.DataFrame) -> pd.Series[Any] | None:
+def best_at_the_lowest(results: pd.DataFrame) -> _Row | None:
     """Return the row with the largest TPR at the lowest resolved FPR; None without a resolved row."""
     resolved = results[results["status"] == "ok"]
     if resolved.empty:
         return None
-    best: pd.Series[Any] = resolved[resolved["fpr"] == resolved["fpr"].min()].nlargest(1, "tpr").iloc[0]
+    best: _Row = resolved[resolved["fpr"] == resolved["fpr"].min()].nlargest(1, "tpr").iloc[0]
     return best
 
 
-def on_persons(row: Mapping[Any, Any] | pd.Series[Any]) -> str:
+def on_persons(row: Mapping[Any, Any] | _Row) -> str:
     """Return " on persons" for a row that is of persons, else nothing."""
     return " on persons" if row.get("unit") == "person" else ""
 

@@ -370,6 +370,7 @@ def test_membership_that_weights_know_nothing_of_is_at_chance(trained):
         assert abs(area - 0.5) < 4 * np.sqrt(1 / (12 * 60) * 2)
 
 
+@pytest.mark.thorough
 def test_heads_that_diverged_are_nobodys_shadows(trained):
     ensemble, pool, scores = trained
     kernel = np.array(ensemble.params["params"]["kernel"])

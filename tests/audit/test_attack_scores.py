@@ -168,6 +168,7 @@ def test_bad_requests_leave_nothing(source, tmp_path, options, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.thorough
 def test_an_existing_folder_is_left_alone(source, tmp_path):
     (tmp_path / "audit").mkdir()
     attack_scores(source, tmp_path / "audit", attack=["threshold"], fpr=(0.1,))

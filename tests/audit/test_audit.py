@@ -120,6 +120,7 @@ def test_an_audit_tells_members_and_resumes_in_the_same_bytes(place, records, mo
         run_audit(settings(place, seed=1), place / "out")
 
 
+@pytest.mark.thorough
 def test_a_planted_record_is_flagged_by_heads_that_saw_it_and_not_by_others(records, place):
     """A mislabelled record under 16 heads with it and 16 without: p-values of the latter are uniform."""
     labels = records["labels"].copy()
@@ -187,6 +188,7 @@ def test_what_is_known_without_shadows_joins_an_audit_of_a_ridge_head(place, mon
         run_audit(settings(place, train=train, attack=[paired]), place / "other")
 
 
+@pytest.mark.thorough
 def test_attacks_on_weights_join_an_audit_and_stand_in_its_report(place, monkeypatch):
     """A ridge head of 120 records in 770 free parameters: its equation gives the members away, all of them."""
     monkeypatch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])

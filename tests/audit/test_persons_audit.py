@@ -186,6 +186,7 @@ def test_an_audit_by_record_of_persons_says_so(head, tmp_path):
         audited(head, tmp_path / "audit")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("unit", ["person", "record"])
 def test_ceilings_of_an_audit_by_person_are_of_persons(head, tmp_path, unit):
     noise = {"noise_multiplier": 8.0, "unit": unit}

@@ -149,6 +149,7 @@ def scores_file(tmp_path_factory):
     return path
 
 
+@pytest.mark.thorough
 def test_attack_prints_tables_of_80_columns_and_the_control(capsys, scores_file, tmp_path):
     words = ("attack", scores_file, "--out", tmp_path / "audit", "--fpr", "0.1")
     code, out, err = jaxmia(capsys, *words, columns=80)

@@ -111,6 +111,7 @@ def test_ids_of_any_encoding_are_text_that_files_can_hold(tmp_path):
         record_ids(ids[None], 3)
 
 
+@pytest.mark.thorough
 def test_records_of_a_triage_keep_their_ids_in_a_file_of_an_upper_case_ending(tmp_path, monkeypatch):
     values = np.arange(6.0, 0, -1)
     found = AnalyticVulnerability(1.0, 0.5, *[values] * 6, fluctuation=1.0, warnings=())

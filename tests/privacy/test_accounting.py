@@ -77,6 +77,7 @@ def test_one_step_is_the_divergence_by_quadrature(noise, rate, adjacency, pairs)
     assert delta * (1 - 2e-3) <= divergence <= delta * (1 + 1e-6)
 
 
+@pytest.mark.thorough
 def test_replaced_record_is_worst_where_it_pulls_to_the_opposite_side():
     """No pair of gradients in the plane, however long and turned, is told apart better than (-C, C)."""
     noise, rate, angles = 0.8, 0.3, np.linspace(0, np.pi, 5)

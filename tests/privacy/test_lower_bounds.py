@@ -168,6 +168,7 @@ def ensemble(seed, *, mu, models=20, examples=400):
     return AttackResult(noise + mu * member, member, np.ones_like(member))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["one_run", "one_run_fdp"])
 def test_the_bound_of_an_ensemble_is_the_median_of_its_models_at_half_the_significance(method):
     result = ensemble(8, mu=2.0)

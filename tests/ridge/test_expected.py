@@ -175,6 +175,7 @@ def test_attack_without_shadows_finds_what_a_thousand_find(against_shadows):
     )  # the standard error of an AUC of 1 024 targets' 128 pairs each is below 0.002
 
 
+@pytest.mark.thorough
 def test_what_was_never_compared_with_shadows_is_said():
     pool = small_pool()
     inside, outside = (analytic_vulnerability(pool, ridge=ridge) for ridge in (1.0, 1e-4))
@@ -230,6 +231,7 @@ def test_triage_refuses_before_it_computes(options, message):
         triage_features("demo", **options)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("records", "classes", "dim"), [(500, 3, 20), (80, 10, 40), (3000, 8, 3)])
 def test_the_memory_that_is_counted_holds_what_xla_allocates(records, classes, dim):
     def zeros(*shape):

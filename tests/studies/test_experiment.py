@@ -62,6 +62,7 @@ def contents(path):
     return {name: (path / name).read_bytes() for name in TABLES}
 
 
+@pytest.mark.thorough
 def test_folder_holds_what_it_promises(finished):
     manifest = json.loads((finished.path / "manifest.json").read_text())
     assert manifest["status"] == "finished"
@@ -189,6 +190,7 @@ def test_more_shots_seeds_and_models_add_only_what_is_missing(tmp_path):
     assert len(smaller_grid.results) == len(more_models.results)
 
 
+@pytest.mark.thorough
 def test_new_attacks_and_fprs_train_nothing(tmp_path):
     run_experiment(SETTINGS, tmp_path / "run")
     result = run_experiment({**SETTINGS, "attack": ["threshold"], "fpr": [0.2]}, tmp_path / "run")
@@ -212,6 +214,7 @@ def test_conflicting_settings_are_refused(finished, settings, message):
     assert contents(finished.path) == before
 
 
+@pytest.mark.thorough
 def test_other_features_of_the_same_shape_and_name_are_refused(tmp_path):
     """Keys are by content: a file that was replaced by another of equal shape is another feature set."""
     data, path = demo_features(), tmp_path / "f.npz"
@@ -298,6 +301,7 @@ def test_an_unfinished_run_has_the_results_of_its_cells(finished, tmp_path, monk
     pd.testing.assert_frame_equal(load_results(tmp_path / "run"), finished.results)
 
 
+@pytest.mark.thorough
 def test_normalisation_reaches_the_heads_and_is_recorded(finished, tmp_path):
     result = run_experiment(changed(train={"steps": 10, "normalize": "standardize"}), tmp_path / "run")
     assert set(result.results["normalize"]) == {"standardize"}
@@ -355,6 +359,7 @@ def test_what_would_fail_later_fails_before_training(tmp_path, settings, message
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.thorough
 def test_diverged_heads_are_counted_named_and_left_out(tmp_path, monkeypatch):
 
     def with_nan(ensemble, pool):

@@ -211,6 +211,7 @@ def canary_statistics(clipping_norm: float, noise_multiplier: float) -> AttackRe
     return AttackResult(statistic, np.asarray(masks.member[:, :1]), np.ones((MODELS, 1), bool))
 
 
+@pytest.mark.thorough
 def test_a_worst_case_canary_comes_near_the_ceiling():
     """At FPR 0.1: at least half of the ceiling's advantage, and not above it by more than sampling allows."""
     result = canary_statistics(CLIP, NOISE)

@@ -64,6 +64,7 @@ def test_every_example_has_the_separation_of_the_closed_form(study):
     assert_standard_normal((curve.separation - separation(exact)) / curve.separation_error)
 
 
+@pytest.mark.thorough
 def test_average_vulnerability_is_that_of_the_closed_form(study):
     scores, exact = study
     curve = per_example_vulnerability(scores, FPR)

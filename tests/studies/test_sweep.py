@@ -286,6 +286,7 @@ def test_a_finished_sweep_started_again_does_nothing(settings, finished):
     assert again.laws == finished.laws
 
 
+@pytest.mark.thorough
 def test_a_sweep_grows_by_what_is_missing(settings, finished, tmp_path):
     less = settings | {"recipes": settings["recipes"][:1], "grid": settings["grid"] | {"shots": [4]}}
     first = run_sweep(less, tmp_path / "sweep")
@@ -379,6 +380,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_rows_and_records_are_noticed_and_computed_again(settings, finished, tmp_path, damage):
     path, out = tmp_path / "sweep", console()
@@ -463,6 +465,7 @@ def test_no_file_of_a_checkpoint_can_change_unnoticed(settings, tmp_path):
         folder.load_heads(Cell(3, 4, 0), (0, 17), template)
 
 
+@pytest.mark.thorough
 def test_the_work_after_a_cell_does_not_grow_with_the_grid(settings, tmp_path, monkeypatch):
     """Files written for each cell, and of the sweep: the same number each, whatever the grid."""
     written = collections.Counter()

@@ -79,6 +79,7 @@ def contents(path):
     return {name: (path / name).read_bytes() for name in names}
 
 
+@pytest.mark.thorough
 def test_learning_rates_that_are_too_small_or_too_large_are_rejected(settings):
     """SGD at 1e-6 leaves a head at zero; weight decay of 0.1 blows it up beyond 20: |1 - rate x decay| > 1."""
     search = {
@@ -104,6 +105,7 @@ def test_learning_rates_that_are_too_small_or_too_large_are_rejected(settings):
     assert {trial.steps for trial in found.trials} == {30}
 
 
+@pytest.mark.thorough
 def test_trials_side_by_side_are_those_trained_one_by_one(settings):
     """TPE's first ten trials do not look at outcomes: rounds of one and of five ask for the same ones."""
     search = {"trials": 5, "epochs": [2, 10], "learning_rate": [0.01, 1.0]}
@@ -178,6 +180,7 @@ def finished(settings, tmp_path_factory):
     return run_experiment(settings, tmp_path_factory.mktemp("runs") / "run")
 
 
+@pytest.mark.thorough
 def test_a_report_prints_the_recipes_really_used_and_not_what_a_search_replaced(finished):
     blocks = [block for part in make_report(finished.path).sections for block in part.blocks]
     named = {block.title: block for block in blocks if isinstance(block, Table)}

@@ -407,6 +407,7 @@ def noise_of_models_and_steps(pool):
     return np.concatenate([first, both - first])
 
 
+@pytest.mark.thorough
 def test_noise_is_independent_across_models_and_steps(pool):
     largest, bound = largest_correlation(noise_of_models_and_steps(pool))
     assert largest < bound < 0.2
@@ -586,6 +587,7 @@ def test_static_settings_that_void_privacy_are_refused():
 # ---- Individual accounting ----
 
 
+@pytest.mark.thorough
 def test_odometer_is_the_sum_over_the_steps_of_heads_trained_one_step_further(pool):
     """Of SGD with noise: each step's norms from the head that the run had then, by the slow loop."""
     hyper = Hyperparams(0.5, clipping_norm=CLIP, noise_multiplier=1.0)

@@ -144,6 +144,7 @@ def test_models_added_later_are_the_models_trained_at_once(pool):
     )
 
 
+@pytest.mark.thorough
 def test_new_hyperparameters_compile_nothing(pool):
     masks = draw_membership(KEY, pool.labels, num_models=2)
     config = TrainConfig("sgd", "cosine", steps=3)

@@ -173,6 +173,7 @@ def test_networks_with_hyperparameters_of_their_own_are_those_trained_one_by_one
         assert_same(found, alone.params, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_the_first_layer_of_a_conv_net_is_a_convolution():
     data = raw_set(*pixels())
     images = jnp.asarray(data.features).reshape(-1, *data.input_shape)
@@ -186,6 +187,7 @@ def test_the_first_layer_of_a_conv_net_is_a_convolution():
         np.testing.assert_allclose(patches @ kernel, expected.reshape(len(some), -1, 3), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_the_first_layer_keeps_the_size_of_its_inputs_whatever_that_is():
     rng = np.random.default_rng(0)
     for scale in (1e-3, 1.0, 50.0):

@@ -192,6 +192,7 @@ print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
     assert peak < 16 * 2**30
 
 
+@pytest.mark.thorough
 def test_scores_do_not_depend_on_the_budget(pool):
     masks = draw_membership(KEY, pool.labels, num_models=9)
     config, hyper = TrainConfig(steps=40), Hyperparams(0.1)

@@ -202,6 +202,7 @@ def test_a_large_ridge_leaves_one_gradient_step():
     )
 
 
+@pytest.mark.thorough
 def test_steps_that_overshoot_are_shortened():
     # From zero, Newton's full steps diverge on examples this far apart: the objective's curvature vanishes.
     pool = small_pool(scale=30.0)

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.special
 
 from jaxmia.data.feature_set import demo_features
@@ -15,6 +16,7 @@ from jaxmia.training.settings import Hyperparams, TrainConfig
 KEY = jax.random.key(5)
 
 
+@pytest.mark.thorough
 def test_log_odds_are_log_p_over_one_minus_p():
     logits = np.random.default_rng(0).normal(size=(4, 50)).astype(np.float32)
     labels = np.random.default_rng(1).integers(0, 4, 50).astype(np.int32)
@@ -24,6 +26,7 @@ def test_log_odds_are_log_p_over_one_minus_p():
     )
 
 
+@pytest.mark.thorough
 def test_log_odds_neither_overflow_nor_saturate():
     """log p/(1-p) by way of p stops near 103; the logsumexp form does not."""
     logits = jnp.array([[5000.0, -5000.0], [0.0, 0.0], [-5000.0, -1.0]])
