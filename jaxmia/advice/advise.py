@@ -101,16 +101,17 @@ class _Work:
         settings = self.settings
         base = self.estimate(self.pool, settings.ridge)
         self.said = base.found.warnings
-        yield self.row(base, "as it is", f"ridge {settings.ridge:g}", self.pool)
+        whole = self.row(base, "as it is", f"ridge {settings.ridge:g}", self.pool)
+        yield whole
         if settings.release == "probabilities":
             yield self.labels_only(base)
-        path = {settings.ridge: float(base.tpr_high.max())}
+        path = {settings.ridge: whole["worst_high"]}
         for ridge in sorted(set(settings.ridges) - {settings.ridge}):
             row = self.kept_row(self.pool, ridge, "ridge", f"ridge {ridge:g}")
             path[ridge] = row["worst_high"]
             yield row
         yield from self.between(path)
-        sizes = [self.row(base, "records", "all", self.pool)]
+        sizes = [whole | {"lever": "records"}]
         for change in fewer_records(self.pool, jax.random.fold_in(self.key, 1)):
             sizes.append(self.changed(change))
             yield sizes[-1]
@@ -169,9 +170,8 @@ class _Work:
         if self.out is None:
             return compute()
         settings = self.settings
-        key = content_key(
-            [_VERSION, self.content, settings.fpr, settings.release, settings.delta, settings.seed, *what]
-        )
+        question = (settings.fpr, settings.release, settings.delta, settings.seed)
+        key = content_key([_VERSION, self.content, self.ids.tolist(), *question, *what])
         path = self.out / "options" / f"{key[:16]}.json"
         found = read_json(path)
         if isinstance(found, dict):

@@ -12,7 +12,7 @@ from jaxmia._validate import InputError
 from jaxmia.advice import advise as module
 from jaxmia.advice.advice import judged
 from jaxmia.advice.advise import advise
-from jaxmia.advice.estimates import held_out_accuracy, label_only_tpr, ridge_estimate
+from jaxmia.advice.estimates import RidgeEstimate, held_out_accuracy, label_only_tpr, ridge_estimate
 from jaxmia.advice.levers import (
     fewer_records,
     merged_classes,
@@ -24,6 +24,7 @@ from jaxmia.advice.settings import AdviceSettings
 from jaxmia.cli.app import app
 from jaxmia.data.feature_set import demo_features, feature_set, save_features
 from jaxmia.data.pool import candidate_pool
+from jaxmia.ridge.expected import AnalyticVulnerability
 
 SMALL = {
     "ridges": (1.0, 100.0),
@@ -218,6 +219,36 @@ def test_what_is_known_is_read_when_it_goes_on(found, tmp_path, monkeypatch):
     assert len(calls) == 1  # of the head as it is, whose records order the others
     other = advise(planted(seed=1), out=tmp_path, **SMALL)
     assert not other.options["accuracy"].equals(found.options["accuracy"])
+
+
+def estimated(pool, *, ridge, **_):
+    """An estimate whose outputs are always told, and whose labels are told the less, the larger the ridge."""
+    everyone = np.ones(len(pool.labels))
+    moments = AnalyticVulnerability(ridge, 0.5, *[everyone] * 6, 0.1, ())
+    labels = (0.1 + 0.8 / (1 + ridge)) * everyone
+    return RidgeEstimate(
+        moments, 0.8, 0.7, 0.9, everyone, everyone, everyone, labels, np.eye(pool.num_classes)
+    )
+
+
+def test_the_search_for_a_ridge_goes_by_what_is_released(monkeypatch):
+    monkeypatch.setattr(module, "ridge_estimate", estimated)
+    found = advise(planted(), **SMALL | {"release": "labels", "epsilons": ()}).options
+    ridges = found[found["lever"] == "ridge"]["ridge"].tolist()
+    # The limit, .3, is met from ridge 3 on: halved in the logarithm between 1 and 100.
+    assert ridges == [100.0, 10.0, 3.16, 1.78]
+    # The head as it is keeps within .6 by its labels, though not by its outputs: nothing is left to search.
+    kept = advise(planted(), **SMALL | {"release": "labels", "epsilons": (), "max_tpr": 0.6}).options
+    assert kept[kept["lever"] == "ridge"]["ridge"].tolist() == [100.0]
+
+
+def test_options_that_were_kept_name_the_records_by_the_ids_at_hand(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "ridge_estimate", estimated)
+    for prefix in "ab":
+        ids = np.array([f"{prefix}{place}" for place in range(60)])
+        found = advise(planted(), ids=ids, out=tmp_path, **SMALL | {"epsilons": ()}).options
+        named = found["worst_record"][found["worst_record"] != ""]
+        assert named.str.startswith(prefix).all()
 
 
 @pytest.mark.parametrize(
