@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jaxmia.cli import output
-from jaxmia.cli.options import ReadLimit, memory_budget
+from jaxmia.cli.options import Classes, HessianMemory, ReadLimit, Shots, memory_budget
 
 EPILOG = """Example: `jaxmia advise features.npz --fpr 0.01 --max-tpr 0.1 --out advice`
 
@@ -39,8 +39,8 @@ def advise(
     confirm: Annotated[
         int, typer.Option(help="Number of shadow heads to measure the recommended option with; 0 for none.")
     ] = 0,
-    classes: Annotated[int | None, typer.Option(help="C: take the largest classes (with --shots).")] = None,
-    shots: Annotated[int | None, typer.Option(help="S: take 2 S records of each (with --classes).")] = None,
+    classes: Classes = None,
+    shots: Shots = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice of records and of the few heads.")] = 0,
     out: Annotated[
         pathlib.Path | None,
@@ -49,10 +49,7 @@ def advise(
             help="Keep options here (advice.csv, advice.png); a stopped run continues from them.",
         ),
     ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="For the Hessian, its factor and inverse; 8GiB by default."),
-    ] = None,
+    memory: HessianMemory = None,
     read_limit: ReadLimit = None,
 ) -> None:
     """What would make this head safe enough, and what would it cost in accuracy?"""

@@ -38,6 +38,14 @@ Override = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an unfinished run or sweep.")]
+Classes = Annotated[int | None, typer.Option(help="C: take the largest classes (with --shots).")]
+Shots = Annotated[int | None, typer.Option(help="S: take 2 S records of each (with --classes).")]
+HessianMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", metavar="SIZE", help="For the Hessian, its factor and inverse; 8GiB by default."
+    ),
+]
 Fprs = Annotated[
     list[float] | None,
     typer.Option(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from jaxmia.cli import output
-from jaxmia.cli.options import Fprs, ReadLimit, memory_budget
+from jaxmia.cli.options import Classes, Fprs, HessianMemory, ReadLimit, Shots, memory_budget
 
 EPILOG = """Example: `jaxmia triage features.npz --ridge 1 --top 20 --out records.csv`
 
@@ -29,16 +29,13 @@ def triage(
     inclusion_rate: Annotated[float, typer.Option(help="Share of the records that a head trains on.")] = 0.5,
     fpr: Fprs = None,
     top: Annotated[int, typer.Option(min=1, help="Records to show.")] = 20,
-    classes: Annotated[int | None, typer.Option(help="C: take the largest classes (with --shots).")] = None,
-    shots: Annotated[int | None, typer.Option(help="S: take 2 S records of each (with --classes).")] = None,
+    classes: Classes = None,
+    shots: Shots = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice of these records.")] = 0,
     out: Annotated[
         pathlib.Path | None, typer.Option(metavar="FILE", help="Also write all records, .csv or .parquet.")
     ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="For the Hessian, its factor and inverse; 8GiB by default."),
-    ] = None,
+    memory: HessianMemory = None,
     read_limit: ReadLimit = None,
 ) -> None:
     """Which records would a ridge head expose most? Takes seconds: only a few heads are trained, for the tails."""

@@ -12,10 +12,9 @@ import pandas as pd
 import rich.console
 
 from jaxmia._progress import grid_progress
-from jaxmia._shown import Shown, figure, report
 from jaxmia._terminal import progress_console
 from jaxmia.data.feature_set import DEMO_NAME, IN_MEMORY, FeatureSet, check_given, load_features
-from jaxmia.laws.law import LawKey, PowerLawFit, law_of
+from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.studies.cell import Cell, cells_of
 from jaxmia.studies.checks import check_experiment
 from jaxmia.studies.distributed import Group, group
@@ -26,13 +25,14 @@ from jaxmia.studies.laws import load_laws
 from jaxmia.studies.search import tune_cell, tuned_cell
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.settings.toml import load_config, parse_config
+from jaxmia.studies.shown import StudyShown
 from jaxmia.studies.study import given_statistics, study_of
 from jaxmia.studies.tuning import Tuning
-from jaxmia.tables.rates import best_at_the_lowest, brief_results, on_persons
+from jaxmia.tables.rates import best_at_the_lowest, on_persons
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class RunResult(Shown):
+class RunResult(StudyShown):
     """The result of a run.
 
     Attributes:
@@ -65,36 +65,10 @@ class RunResult(Shown):
         """The results."""
         return self.results
 
-    def brief_frame(self) -> pd.DataFrame:
-        """Return the rates, and what they are of as far as that differs."""
-        return brief_results(self.results)
-
     @property
     def records(self) -> pd.DataFrame:
         """Return a table with one row per cell, candidate and FPR."""
         return load_table(self.path, "per_example")
-
-    def law(
-        self,
-        attack: str | None = None,
-        evaluation: str | None = None,
-        epsilon: float | None = None,
-        recipe: str | None = None,
-    ) -> PowerLawFit:
-        """Return the first of the laws with this attack, evaluation, epsilon and recipe; None stands for any.
-
-        Raises:
-            InputError: if there is none, naming those that are there.
-        """
-        return law_of(self.laws, attack, evaluation, epsilon, recipe)
-
-    def plot(self, kind: str = "law", *, evaluation: str = "pooled") -> Any:
-        """Return a figure: of the law, or of privacy levels for kind "accuracy" or "ceiling" (see study_figure)."""
-        return figure("study_figure", self.results, self.laws, kind=kind, evaluation=evaluation)
-
-    def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> pathlib.Path:
-        """Write the report, as jaxmia.write_report does, and return the path of its page."""
-        return report(self.path, out, **options)
 
 
 def run_experiment(

@@ -14,17 +14,17 @@ import rich.console
 
 from jaxmia._atomic import is_disk_full
 from jaxmia._progress import SweepProgress, sweep_progress
-from jaxmia._shown import Shown, figure, report
 from jaxmia._terminal import progress_console
 from jaxmia._validate import check_choice
 from jaxmia.data.feature_set import FeatureSet
-from jaxmia.laws.law import LawKey, PowerLawFit, law_of
+from jaxmia.laws.law import LawKey, PowerLawFit
 from jaxmia.studies.executors import EXECUTORS, Executor, LocalExecutor, LostError, RayExecutor
 from jaxmia.studies.folder.sweep import SweepFolder
 from jaxmia.studies.folder.tables import load_results
 from jaxmia.studies.laws import laws_to_json, load_laws
 from jaxmia.studies.settings.sweep import SweepConfig
 from jaxmia.studies.settings.toml import parse_sweep, read_settings
+from jaxmia.studies.shown import StudyShown
 from jaxmia.studies.sweep_plan import LeftOut, SweepPlan, check_sweep, inputs_of, plan_sweep
 from jaxmia.studies.sweep_tasks import (
     CellTask,
@@ -34,7 +34,6 @@ from jaxmia.studies.sweep_tasks import (
     disk_full,
     source_hash,
 )
-from jaxmia.tables.rates import brief_results
 
 
 class SweepStoppedError(RuntimeError):
@@ -58,7 +57,7 @@ class Failure(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class SweepResult(Shown):
+class SweepResult(StudyShown):
     """The result of a sweep.
 
     Attributes:
@@ -89,32 +88,6 @@ class SweepResult(Shown):
     def to_frame(self) -> pd.DataFrame:
         """The results."""
         return self.results()
-
-    def brief_frame(self) -> pd.DataFrame:
-        """Return the rates, and what they are of as far as that differs."""
-        return brief_results(self.results())
-
-    def law(
-        self,
-        attack: str | None = None,
-        evaluation: str | None = None,
-        epsilon: float | None = None,
-        recipe: str | None = None,
-    ) -> PowerLawFit:
-        """Return the first of the laws with this attack, evaluation, epsilon and recipe; None stands for any.
-
-        Raises:
-            InputError: if there is none, naming those that are there.
-        """
-        return law_of(self.laws, attack, evaluation, epsilon, recipe)
-
-    def plot(self, kind: str = "law", *, evaluation: str = "pooled") -> Any:
-        """Return a figure: of the law, or of privacy levels for kind "accuracy" or "ceiling" (see study_figure)."""
-        return figure("study_figure", self.results(), self.laws, kind=kind, evaluation=evaluation)
-
-    def report(self, out: str | os.PathLike[str] | None = None, **options: Any) -> pathlib.Path:
-        """Write the report, as jaxmia.write_report; return its page."""
-        return report(self.path, out, **options)
 
     def results(self) -> pd.DataFrame:
         """Return one row per cell, attack, evaluation and FPR, as load_results does."""
