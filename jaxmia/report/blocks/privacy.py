@@ -33,17 +33,22 @@ SIMULATED = (
 
 def bounds_table(fprs: Sequence[float], delta: float) -> Table:
     """Return the ceilings of (epsilon, delta)-DP for any attack on one record, from its definition alone."""
-    rows: list[tuple[Value, ...]] = []
-    for epsilon in EPSILONS:
-        tprs = (float(kairouz_ceiling(fpr, epsilon=epsilon, delta=delta)) for fpr in fprs)
-        rows.append((f"ε = {epsilon:g}", *(Measured(tpr, status="bound") for tpr in tprs)))
     return Table(
         f"The largest TPR that (ε, {delta:g})-differential privacy alone leaves to any attack",
         ("", *(f"at FPR {fpr:g}" for fpr in fprs)),
-        tuple(rows),
+        _ceilings(fprs, delta),
         f"Bounds from the definition, not measurements. {TWO_CEILINGS}",
         about="What a guarantee of this strength would rule out, whatever the attack.",
     )
+
+
+def _ceilings(points: Sequence[float], delta: float) -> tuple[tuple[Value, ...], ...]:
+    """Return a row for each of EPSILONS: what (epsilon, delta) alone leaves to any attack at some FPRs or baselines."""
+    rows: list[tuple[Value, ...]] = []
+    for epsilon in EPSILONS:
+        found = (float(kairouz_ceiling(each, epsilon=epsilon, delta=delta)) for each in points)
+        rows.append((f"ε = {epsilon:g}", *(Measured(value, status="bound") for value in found)))
+    return tuple(rows)
 
 
 def other_attacks_table(delta: float) -> Table:
@@ -52,14 +57,10 @@ def other_attacks_table(delta: float) -> Table:
     A success rate b that is reached without the record becomes at most 1 - f(b), f the trade-off curve (Kulynych et al.
     2025, arXiv 2507.06969); of (epsilon, delta) alone that is the ceiling of the TPR at FPR b.
     """
-    rows: list[tuple[Value, ...]] = []
-    for epsilon in EPSILONS:
-        found = (float(kairouz_ceiling(each, epsilon=epsilon, delta=delta)) for each in BASELINES)
-        rows.append((f"ε = {epsilon:g}", *(Measured(value, status="bound") for value in found)))
     return Table(
         f"The largest success of attribute inference or reconstruction under (ε, {delta:g})-differential privacy",
         ("", *(f"from {each:g} without the record" for each in BASELINES)),
-        tuple(rows),
+        _ceilings(BASELINES, delta),
         "Bounds, not measurements: 1 − f(b) from a baseline b, the success of one who guesses without the model having"
         " seen the record; f is the trade-off curve of (ε, δ) alone (Kulynych et al. 2025, arXiv 2507.06969).",
         about="How far a guarantee also bounds attacks that were not run, which guess attributes or whole records.",
