@@ -116,9 +116,11 @@ def _least_squares(
     result, errors, clusters = plain, "cells", None
     for name, group in groups.items():
         number = len(np.unique(group))
-        if number >= MIN_CLUSTERS and not _is_exact(plain.resid, response):
-            result = plain.get_robustcov_results("cluster", groups=group, use_t=True)
-            errors, clusters = name, number
+        if number < MIN_CLUSTERS or _is_exact(plain.resid, response):
+            continue
+        clustered = plain.get_robustcov_results("cluster", groups=group, use_t=True)
+        if _has_errors(clustered, plain):
+            result, errors, clusters = clustered, name, number
             break
     estimates = result.params.tolist()
     stderrs = result.bse.tolist()
@@ -143,6 +145,16 @@ def _least_squares(
             "slope_classes_interval": intervals[1],
         }
     return fields
+
+
+def _has_errors(clustered: Any, plain: Any) -> bool:
+    """Return whether every coefficient has an error beyond rounding.
+
+    Laws that are parallel in all clusters, as of two data sets whose records differ by a factor, leave none: the
+    variance of their slope is zero, or less by rounding.
+    """
+    variances = np.diag(clustered.cov_params()), np.diag(plain.cov_params())
+    return bool((variances[0] > 1e-12 * variances[1]).all())
 
 
 def _is_exact(residuals: np.ndarray, response: np.ndarray) -> bool:

@@ -69,6 +69,12 @@ def test_every_data_set_is_left_out_in_turn_and_judged_by_the_others():
     np.testing.assert_allclose(together["factor"], 0.5, rtol=1e-9)
 
 
+def test_parallel_laws_of_clusters_have_the_errors_of_cells():
+    law = fit_power_law(pd.concat([results("a", scale=0.5), results("c", scale=1.0)]))[0.1]
+    assert law.errors == "cells"
+    assert law.slope_shots_stderr > 0.01  # a factor of 2 between the cells of one S
+
+
 @pytest.mark.parametrize(
     ("held_out", "message"),
     [(["z"], "held_out='z' must be one of a, b"), (["a", "b"], "must leave a data set to fit, of a, b")],
