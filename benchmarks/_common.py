@@ -104,7 +104,7 @@ def report(
         print(f"{name}: {_cell(value)}")
     print(f"{machine()}; {dtype}")
     if arguments.json:
-        settings = {name: str(value) for name, value in vars(arguments).items() if name != "json"}
+        settings = {name: named(str(value)) for name, value in vars(arguments).items() if name != "json"}
         content = {"title": title, **origin(), "dtype": dtype, "arguments": settings, "rows": rows}
         arguments.json.write_text(json.dumps(content | facts, indent=1, default=float) + "\n")
 
@@ -112,11 +112,18 @@ def report(
 def origin() -> dict[str, Any]:
     """Where figures come from: command, commit, machine with versions, and seconds so far."""
     return {
-        "command": shlex.join(["python", f"benchmarks/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(
+            ["python", f"benchmarks/{pathlib.Path(sys.argv[0]).name}", *map(named, sys.argv[1:])]
+        ),
         "commit": commit(),
         "machine": machine(),
         "seconds": round(time.perf_counter() - _STARTED, 1),
     }
+
+
+def named(word: str) -> str:
+    """The word of a command line; of a file elsewhere its name only: where it lies is nobody's business."""
+    return pathlib.PurePath(word).name if pathlib.PurePath(word).is_absolute() else word
 
 
 def commit() -> str | None:
