@@ -23,148 +23,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
+from of_demo import demo_figure, demo_full, demo_laws, demo_short
+from rendering import HERE, at_each, load, markdown, origin, took, with_error
 
-HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 MARK = re.compile(r"(<!-- evidence: (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
-
-
-def load(name: str) -> dict[str, Any]:
-    """What a benchmark wrote, by the path of its file below this folder."""
-    return json.loads((HERE / name).read_text())
-
-
-def results(name: str) -> pd.DataFrame:
-    """The rows of a run."""
-    held = load(name)
-    rows = pd.DataFrame(held["rows"], columns=held["columns"])
-    return rows.astype(
-        {"epsilon": float, "tpr": float, "tpr_low": float, "tpr_high": float, "advantage": float}
-    )
-
-
-def markdown(headings: list[str], rows: list[list[str]]) -> str:
-    """A table, and an empty line on either side."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
-
-
-def origin(*names: str) -> str:
-    """Where figures come from, in lines that fit: files, command, commit, machine."""
-    held = [load(name) for name in names]
-    commits = ", ".join(
-        dict.fromkeys(each["commit"][:12] + "+" * each["commit"].endswith("+") for each in held)
-    )
-    machines = "; ".join(dict.fromkeys(each["machine"] for each in held))
-    seconds = sum(each["seconds"] for each in held)
-    of_files = f"`docs/evidence/{names[0]}`" if len(names) == 1 else f"{len(names)} files of `docs/evidence`"
-    words = f"Rendered from {of_files}: commit {commits}; {machines}; {took(seconds)}."
-    lines = [""]
-    for word in words.split():
-        if len(lines[-1]) + len(word) > 118:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines) + "\n"
-
-
-def took(seconds: float) -> str:
-    """Seconds in words."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def demo_cells(attack: str = "lira") -> Iterator[tuple[int, float, pd.DataFrame, pd.DataFrame]]:
-    """S, FPR, and the rows of three seeds by the two evaluations."""
-    rows = results("demo.json")
-    rows = rows[rows["attack"] == attack]
-    for (shots, fpr), cell in sorted(
-        rows.groupby(["shots", "fpr"]), key=lambda each: (each[0][0], -each[0][1])
-    ):
-        pooled, calibrated = (cell[cell["evaluation"] == name] for name in ("pooled", "calibrated"))
-        yield shots, fpr, pooled, calibrated
-
-
-def demo_short() -> str:
-    """LiRA's median TPR by S: pooled and calibrated at three FPRs."""
-    by_shots: dict[int, list[tuple[str, str]]] = {}
-    fprs: dict[float, None] = {}
-    for shots, fpr, pooled, calibrated in demo_cells():
-        by_shots.setdefault(shots, []).append(
-            (f"{pooled.tpr.median():.3f}", f"{calibrated.tpr.median():.3f}")
-        )
-        fprs[fpr] = None
-    headings = ["S", *(f"{name} at FPR {fpr:g}" for name in ("pooled", "calibrated") for fpr in fprs)]
-    rows = [
-        [f"{shots}", *(cell[side] for side in (0, 1) for cell in cells)] for shots, cells in by_shots.items()
-    ]
-    return markdown(headings, rows)
-
-
-def demo_full() -> str:
-    """LiRA's median TPR with the outermost ends of the seeds' intervals, and the FPR realised."""
-    from jaxmia.tables.rates import over_seeds, realised
-
-    rows = []
-    for shots, fpr, *sides in demo_cells():
-        cells = [f"{shots}", f"{fpr:g}"]
-        for side in sides:
-            found = over_seeds(side)
-            cells += [
-                f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})",
-                f"{realised(side).value:.2g}",
-            ]
-        rows.append(cells)
-    return markdown(["S", "FPR", "pooled", "realised", "calibrated", "realised"], rows) + origin("demo.json")
-
-
-def demo_laws() -> str:
-    """The fitted laws of LiRA, pooled, beside the published slopes."""
-    from jaxmia import published_lines
-
-    slopes = {
-        line.law.fpr: line.slope_shots_range for line in published_lines().lines if line.record == "average"
-    }
-    rows = []
-    for law in demo_fit().lines:
-        left_out = sum(number or 0 for number in (law.num_censored, law.num_unresolved, law.num_saturated))
-        low, high = slopes[law.fpr]
-        rows.append(
-            [
-                f"{law.fpr:g}",
-                f"{law.slope_shots:.3f} ± {law.slope_shots_stderr:.3f}",
-                f"{law.intercept:.3f} ± {law.intercept_stderr:.3f}",
-                f"{law.r_squared:.3f}",
-                f"{law.num_cells}",
-                f"{left_out}",
-                f"{low:.3f} to {high:.3f}",
-            ]
-        )
-    return markdown(["FPR", "slope", "intercept", "R²", "cells", "left out", "published slope"], rows)
-
-
-def demo_fit() -> Any:
-    """The law of LiRA, pooled, fitted to the rows that are kept."""
-    from jaxmia import fit_laws
-
-    rows = results("demo.json")
-    rows = rows[(rows["attack"] == "lira") & (rows["evaluation"] == "pooled")]
-    (fit,) = fit_laws(rows).values()
-    return fit
-
-
-def demo_figure() -> None:
-    """docs/demo.png: advantage against S with the fitted and the published laws."""
-    import matplotlib as mpl
-
-    from jaxmia.plots import power_law_figure
-    from jaxmia.plots.style import STYLE
-
-    rows = results("demo.json")
-    rows = rows[(rows["attack"] == "lira") & (rows["evaluation"] == "pooled")]
-    with mpl.rc_context(STYLE):
-        figure = power_law_figure(
-            rows, demo_fit(), title="LiRA, pooled: advantage against examples per class"
-        )
-        figure.savefig(HERE.parent / "demo.png", dpi=150)
 
 
 def per_record() -> str:
@@ -253,16 +116,6 @@ def public_features() -> str:
         ]
         parts.append(markdown(headings, rows) + origin(f"public/{path.name}"))
     return "".join(parts)
-
-
-def with_error(figure: list[float] | None) -> str:
-    """Mean and standard error over replicates."""
-    return "-" if figure is None else f"{figure[0]:.3f} ± {figure[1]:.3f}"
-
-
-def at_each(values: pd.Series, form: str) -> str:
-    """Figures at the three FPRs; "-" for those that are not resolved."""
-    return " / ".join("-" if math.isnan(value) else f"{value:{form}}" for value in values)
 
 
 def measurements() -> str:
