@@ -22,37 +22,20 @@ import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pandas as pd
+from of_benchmarks import (
+    audit_agreement,
+    audit_agreement_files,
+    finite_pool,
+    per_record,
+    per_record_bounds,
+    per_record_noise,
+    per_record_quantiles,
+)
 from of_demo import demo_figure, demo_full, demo_laws, demo_short
-from rendering import HERE, at_each, load, markdown, origin, took, with_error
+from rendering import HERE, load, markdown, origin, took
 
 ROOT = HERE.parents[1]
 MARK = re.compile(r"(<!-- evidence: (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
-
-
-def per_record() -> str:
-    """Cells of per-record rates whose JSON is kept: estimates over the truth of thousands of heads.
-
-    A half of the truth's heads resolves an FPR if at least one of its non-members is expected above the threshold.
-    """
-    names = sorted(f"per_record/{path.name}" for path in (HERE / "per_record").glob("*.json"))
-    rows = []
-    for name in names:
-        held = load(name)
-        features, shots, recipe = name.removeprefix("per_record/").removesuffix(".json").split("_")
-        table = pd.DataFrame(held["rows"])
-        resolved = table["FPR"] * int(held["arguments"]["truth"]) / 4 >= 1
-        of_truth = ["true", "one deviation", "residuals", "TPR of thresholds"]
-        table[of_truth] = table[of_truth].where(resolved)
-        for shadows, cell in table.groupby("K", sort=False):
-            at_hundredth = cell[cell["FPR"] == 0.01].iloc[0]
-            first = [features, recipe, shots, f"{shadows}", at_each(cell["true"], ".3f")]
-            ratios = [at_each(cell[name], ".2f") for name in ("one deviation", "residuals", "realised FPR")]
-            error = f"{at_hundredth['error']:.3f} ({at_hundredth['error, one deviation']:.3f})"
-            rows.append([*first, *ratios, error, at_each(cell["TPR of thresholds"], ".2f")])
-    headings = ["features", "recipe", "S", "K", "true mean TPR", "one deviation", "residuals", "realised FPR"]
-    headings += ["error at 0.01 (one deviation)", "attained over true"]
-    return markdown(headings, rows) + origin(*names)
 
 
 def persons() -> str:
@@ -68,17 +51,6 @@ def persons() -> str:
             cells = [" / ".join("-" if value is None else f"{value:.3f}" for value in side) for side in sides]
             rows.append([features, records, f"{row['K']}", row["attack"], *cells])
     return markdown(["features", "records", "K", "attack", "pooled", "calibrated"], rows) + origin(*names)
-
-
-def finite_pool() -> str:
-    """TPR of the same targets in pools and under fresh draws: estimated, calibrated and pooled."""
-    kinds = [f"{kind} {fpr}" for fpr in ("0.1", "0.01") for kind in ("estimated", "calibrated", "pooled")]
-    rows = [
-        [row["setting"], row["r"], row["correction"], *(with_error(row[kind]) for kind in kinds)]
-        for row in load("finite_pool.json")["rows"]
-        if row["r"] != "fresh, exact"
-    ]
-    return markdown(["setting", "r", "correction", *kinds], rows) + origin("finite_pool.json")
 
 
 def advice() -> str:
@@ -152,6 +124,11 @@ TABLES: dict[str, Callable[[], str]] = {
         demo_full,
         demo_laws,
         per_record,
+        per_record_bounds,
+        per_record_quantiles,
+        per_record_noise,
+        audit_agreement,
+        audit_agreement_files,
         finite_pool,
         persons,
         advice,
