@@ -18,6 +18,7 @@ from jaxmia._npz import read_npz
 from jaxmia._shown import Shown
 from jaxmia._text import printable
 from jaxmia._validate import InputError, check, check_choice
+from jaxmia.data.backbone import Backbone
 from jaxmia.data.labels import class_places
 from jaxmia.data.persons import checked_persons
 
@@ -25,6 +26,7 @@ DEMO_NAME = "demo"
 IN_MEMORY = "in memory"  # where settings name a file, and there is none
 INPUTS = ("features", "raw")
 _DEMO_FILE = "demo_wordnet10.npz"
+_HASHED = 4096  # examples
 
 
 @flax.struct.dataclass
@@ -32,12 +34,14 @@ class FeatureSet(Shown):
     """Outputs of a frozen pretrained extractor, or its raw inputs, with class labels.
 
     Attributes:
-        features: float32[examples, dim].
+        features: float32[examples, dim]; for adapters float16, of the inputs' shape once reshaped.
         labels: int32[examples], indices into class_names.
         class_names: one name per class, in label order.
         input_shape: shape of one raw input: (height, width, channels) of pixels in -1 .. 1, or (length,) of token ids,
-            whole numbers with 0 as padding; () for an extractor's outputs.
+            whole numbers with 0 as padding; (tokens, 1 + dim) of a mask and activations, for adapters; () for an
+            extractor's outputs.
         person: integers or strings [examples], the person of each example; None if the persons are not known.
+        backbone: transformer that adapters are trained inside, if these are its inputs or activations; else None.
     """
 
     features: Float[np.ndarray, "examples dim"]
@@ -45,13 +49,17 @@ class FeatureSet(Shown):
     class_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
     input_shape: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
     person: np.ndarray | None = flax.struct.field(pytree_node=False, default=None)
+    backbone: Backbone | None = flax.struct.field(pytree_node=False, default=None)
 
     __repr__ = Shown.__repr__
 
     def headline(self) -> str:
         """Sizes."""
         persons = "" if self.person is None else f", {len(np.unique(self.person))} persons"
-        return f"{len(self.labels)} examples, dimension {self.features.shape[1]}, {self.num_classes} classes{persons}"
+        what = f"dimension {self.features.shape[1]}"
+        if self.backbone is not None:
+            what = f"inputs of block {self.backbone.frozen} of {self.backbone.name or 'a transformer'}"
+        return f"{len(self.labels)} examples, {what}, {self.num_classes} classes{persons}"
 
     @property
     def num_classes(self) -> int:
@@ -59,16 +67,19 @@ class FeatureSet(Shown):
         return len(self.class_names)
 
     def content_hash(self) -> str:
-        """SHA-256 of features (as little-endian float32), labels, class names, the shape of raw inputs, and persons.
+        """SHA-256 of features (as little-endian float32), labels, class names, shape of inputs, persons, and backbone.
 
         Equal contents have equal hashes.
         """
         shapes = (self.features.shape, self.class_names, *([self.input_shape] if self.input_shape else []))
         digest = hashlib.sha256(repr(shapes).encode())
-        digest.update(self.features.astype("<f4").tobytes())
+        for start in range(0, len(self.features), _HASHED):  # activations may be larger than memory
+            digest.update(self.features[start : start + _HASHED].astype("<f4").tobytes())
         digest.update(self.labels.astype("<i4").tobytes())
         if self.person is not None:
             digest.update(repr(("person", self.person.tolist())).encode())
+        if self.backbone is not None:
+            digest.update(repr(("backbone", self.backbone.content_hash)).encode())
         return digest.hexdigest()
 
 

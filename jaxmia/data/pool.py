@@ -199,4 +199,4 @@ def _take(data: FeatureSet, rows: np.ndarray, chosen: Sequence[int]) -> FeatureS
     labels = np.searchsorted(np.array(chosen), data.labels[rows]).astype(np.int32)
     names = tuple(data.class_names[label] for label in chosen)
     person = None if data.person is None else data.person[rows]
-    return FeatureSet(data.features[rows], labels, names, data.input_shape, person)
+    return FeatureSet(data.features[rows], labels, names, data.input_shape, person, data.backbone)

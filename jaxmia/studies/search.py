@@ -312,4 +312,4 @@ def _one_program(config: TrainConfig, tuning: TuningSettings, *, sampled: bool) 
 
 
 def _take(pool: FeatureSet, rows: Int[np.ndarray, "rows"]) -> FeatureSet:
-    return FeatureSet(pool.features[rows], pool.labels[rows], pool.class_names)
+    return dataclasses.replace(pool, features=pool.features[rows], labels=pool.labels[rows], person=None)
