@@ -8,8 +8,9 @@ import numpy as np
 
 from jaxmia._validate import check_choice
 from jaxmia.attacks import REGISTRY
-from jaxmia.attacks.persons import FOLDS, MOST_RECORDS, joint_lira, sum_by_person
+from jaxmia.attacks.persons import FOLDS, MOST_RECORDS, joint_lira, person_scores, sum_by_person
 from jaxmia.attacks.rmia import rmia_by_person
+from jaxmia.attacks.shrinkage import prior_means
 from jaxmia.data.persons import grouped
 from jaxmia.scores import Scores
 from jaxmia.stats.result import AttackResult
@@ -56,7 +57,8 @@ def calibrated_persons(
 ) -> AttackResult | None:
     """Run an attack on persons in the form whose null is known, for an FPR of each person's own; None without such.
 
-    That is joint_lira of "lira" without options, of enough models, and of no one with too many records.
+    That is joint_lira of "lira" without options, of enough models, and of no one with too many records; and of
+    "analytic" the weighed sum, standardised by its analytic law, if the scores have its weights (prior_weight).
 
     Args:
         attack: its name.
@@ -67,6 +69,12 @@ def calibrated_persons(
     Raises:
         InputError: as joint_lira.
     """
+    if attack == "analytic" and not options and scores.prior_weight is not None:
+        weight = np.asarray(scores.prior_weight, np.float64)
+        centred = np.asarray(scores.log_odds, np.float64) - prior_means(scores)[1]
+        joined = person_scores(Scores(centred * weight, np.asarray(scores.member)), person).scores
+        defined = np.ones(joined.member.shape, bool)
+        return AttackResult(np.asarray(joined.log_odds), np.asarray(joined.member), defined, "gaussian")
     few = len(np.asarray(scores.member)) < 2 * FOLDS
     if attack != "lira" or options or few or int(grouped(np.asarray(person))[2].max()) > MOST_RECORDS:
         return None

@@ -201,6 +201,15 @@ def _sums(values: np.ndarray, grouped: _Grouped) -> np.ndarray:
     return np.ascontiguousarray((matrix @ values.T.astype(np.float64)).T)
 
 
+def member_by_person(member: np.ndarray, person: np.ndarray) -> np.ndarray:
+    """Return bool[models, persons], persons ascending by name, from member bool[models, examples].
+
+    Raises:
+        InputError: for missing persons, or one with some records in a model's training set and others out of it.
+    """
+    return _member_by_person(member, _grouped(person, member.shape[1]))
+
+
 def _member_by_person(member: np.ndarray, grouped: _Grouped) -> np.ndarray:
     """Return bool[models, persons]; raises InputError for a person with only some records in a training set."""
     first = member[:, grouped.order[grouped.starts]]
@@ -295,13 +304,21 @@ def _weights(within: np.ndarray, shift: np.ndarray, seen: np.ndarray, models: in
         models: of all folds.
     """
     left = models - np.bincount(np.arange(models) % FOLDS)
-    places = np.arange(within.shape[2])
-    variance = within[..., places, places] / left[:, None, None]
-    deviation = np.sqrt(np.maximum(variance, _LEAST**2))
-    correlation = within / (left[:, None, None, None] * deviation[..., :, None] * deviation[..., None, :])
+    return discriminant(within / left[:, None, None, None], np.where(seen[..., None], shift, 0.0))
+
+
+def discriminant(covariance: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Return Fisher's weights S^-1 shift [..., records], with correlations shrunk by a tenth and |w| adding up to 1.
+
+    Args:
+        covariance: [..., records, records], of a person's records over models of either side.
+        shift: [..., records], mean_in - mean_out.
+    """
+    places = np.arange(shift.shape[-1])
+    deviation = np.sqrt(np.maximum(covariance[..., places, places], _LEAST**2))
+    correlation = covariance / (deviation[..., :, None] * deviation[..., None, :])
     correlation *= 1 - _SHRINKAGE
     correlation[..., places, places] = 1.0
-    scaled = np.where(seen[..., None], shift, 0.0) / deviation
-    found = np.linalg.solve(correlation, scaled[..., None])[..., 0] / deviation
-    weights: np.ndarray = found / np.maximum(np.abs(found).sum(axis=2, keepdims=True), RESOLUTION)
+    found = np.linalg.solve(correlation, (shift / deviation)[..., None])[..., 0] / deviation
+    weights: np.ndarray = found / np.maximum(np.abs(found).sum(axis=-1, keepdims=True), RESOLUTION)
     return weights

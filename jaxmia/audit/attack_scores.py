@@ -17,6 +17,7 @@ from jaxmia._hashes import file_hash
 from jaxmia._shown import Shown, figure
 from jaxmia._validate import check, check_choice, check_different, check_fpr
 from jaxmia.audit.persons import PersonsRead, persons_read
+from jaxmia.data.person_table import persons_of
 from jaxmia.data.persons import UNITS
 from jaxmia.plots import plot_rocs, thinned
 from jaxmia.scores import Scores
@@ -37,7 +38,7 @@ from jaxmia.studies.assess import (
 from jaxmia.studies.folder.manifest import versions
 from jaxmia.studies.folder.tables import of_unit
 from jaxmia.studies.settings.attacks import AttackSettings
-from jaxmia.studies.unit_rows import per_example_rows, per_person_rows, persons_of
+from jaxmia.studies.unit_rows import per_example_rows, per_person_rows
 from jaxmia.tables.rates import best_at_the_lowest, brief_results, on_persons
 
 FPRS = (0.1, 0.01, 0.001)

@@ -14,13 +14,14 @@ from jaxmia.attacks.by_person import attack_persons, calibrated_persons
 from jaxmia.audit.records import AuditRecords
 from jaxmia.audit.rows import by_vulnerability
 from jaxmia.audit.settings import AuditConfig
+from jaxmia.data.person_table import persons_of
 from jaxmia.data.persons import grouped, split_persons
 from jaxmia.scores import Scores
 from jaxmia.scores.external import ExternalScores
 from jaxmia.stats.calls import call_members, conformal_p_values
 from jaxmia.stats.p_values import calibrated_p_values
 from jaxmia.stats.result import AttackResult
-from jaxmia.studies.unit_rows import per_person_rows, persons_of, rates_by_fpr
+from jaxmia.studies.unit_rows import per_person_rows, rates_by_fpr
 
 
 class PersonsRead(NamedTuple):

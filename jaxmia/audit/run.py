@@ -31,6 +31,7 @@ from jaxmia.audit.settings import AuditConfig, load_audit
 from jaxmia.audit.shadows import WEIGHTS, Trainer, open_folder, shadow_scores, shadows_key
 from jaxmia.data.membership import MembershipMasks
 from jaxmia.ridge.influence import check_size
+from jaxmia.ridge.units import group_shapes
 from jaxmia.scores import Scores, WeightsUnder
 from jaxmia.scores.external import external_scores
 from jaxmia.studies.assess import (
@@ -253,7 +254,8 @@ def _check_weights(
     methods = white_box_methods(config.attack)
     examples, dim = records.data.features.shape
     if needs_prior(config.attack):
-        check_size(records.data.num_classes, min(dim, examples) + 1, examples, memory)
+        shapes = group_shapes(examples, records.data.person if config.by_person else None)
+        check_size(records.data.num_classes, min(dim, examples) + 1, shapes, memory)
     if methods:
         rule = "hold weights for attack 'whitebox', which needs them; only its outputs are known"
         check(head.weight is not None, "head", pathlib.Path(config.head.file).name, rule)
@@ -267,7 +269,8 @@ def _stacked(audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.n
     """Return the scores of the head (row 0) and its shadows, rounded in the same way, with further attack inputs."""
     records, own, rate = audited.records, audited.own, audited.records.inclusion_rate
     attacks, memory = audited.config.attack, audited.trainer.memory
-    prior = analytic_prior(attacks, records.data, train, inclusion_rate=rate, memory=memory)
+    person = records.data.person if audited.config.by_person else None
+    prior = analytic_prior(attacks, records.data, train, inclusion_rate=rate, memory=memory, person=person)
     member = np.concatenate([records.member[None], shadows["member"]])
     of_weights = _weights(audited, train, shadows, member)
     return Scores(

@@ -40,6 +40,12 @@ Override = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an unfinished run or sweep.")]
 Classes = Annotated[int | None, typer.Option(help="C: take the largest classes (with --shots).")]
 Shots = Annotated[int | None, typer.Option(help="S: take 2 S records of each (with --classes).")]
+Unit = Annotated[
+    str,
+    typer.Option(
+        help="record, or person: all of a person's records are then members together, and --shots counts persons."
+    ),
+]
 HessianMemory = Annotated[
     str | None,
     typer.Option(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from jaxmia.cli import output
-from jaxmia.cli.options import Classes, Fprs, HessianMemory, ReadLimit, Shots, memory_budget
+from jaxmia.cli.options import Classes, Fprs, HessianMemory, ReadLimit, Shots, Unit, memory_budget
 
 EPILOG = """Example: `jaxmia triage features.npz --ridge 1 --top 20 --out records.csv`
 
@@ -27,18 +27,19 @@ def triage(
         float, typer.Option(help="1 / C of scikit-learn's LogisticRegression, also for two classes.")
     ] = 1.0,
     inclusion_rate: Annotated[float, typer.Option(help="Share of the records that a head trains on.")] = 0.5,
+    unit: Unit = "record",
     fpr: Fprs = None,
-    top: Annotated[int, typer.Option(min=1, help="Records to show.")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="Records or persons to show.")] = 20,
     classes: Classes = None,
     shots: Shots = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice of these records.")] = 0,
     out: Annotated[
-        pathlib.Path | None, typer.Option(metavar="FILE", help="Also write all records, .csv or .parquet.")
+        pathlib.Path | None, typer.Option(metavar="FILE", help="Also write all rows, .csv or .parquet.")
     ] = None,
     memory: HessianMemory = None,
     read_limit: ReadLimit = None,
 ) -> None:
-    """Which records would a ridge head expose most? Takes seconds: only a few heads are trained, for the tails."""
+    """Which records or persons would a ridge head expose most? Only a few heads are trained, for the tails."""
     from jaxmia.cli.tables import triage_tables
     from jaxmia.ridge.triage import FPRS, triage_features
 
@@ -53,14 +54,19 @@ def triage(
         seed=seed,
         out=out,
         memory=memory_budget(memory),
+        unit=unit,
     )
     output.show(*triage_tables(result.records, top=top))
     output.warn(result.found.warnings)
-    seconds = time.perf_counter() - clock
+    seconds, persons = time.perf_counter() - clock, unit == "person"
+    compared = "At ridge 1 their mean TPR was within 3% of that of 9 216 heads at FPR 0.1 and 0.01, within 6%"
+    compared += " at 0.001 (docs/per_record.md)"
+    if persons:
+        compared = "docs/persons.md compares them with shadows"
+    what = "persons" if persons else "records"
     output.show(
-        f"{len(result.records)} records in {seconds:.1f} s. These are estimates, with shadows for the"
-        " tails only. At ridge 1 their mean TPR was within 3% of that of 9 216 heads at FPR 0.1 and"
-        " 0.01, within 6% at 0.001 (docs/per_record.md)"
+        f"{len(result.records)} {what} in {seconds:.1f} s. These are estimates, with shadows for the tails only."
+        f" {compared}"
     )
     if out is not None:
-        output.show(f"All records are in {out}")
+        output.show(f"All {what} are in {out}")

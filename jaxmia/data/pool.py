@@ -177,9 +177,16 @@ def candidate_rows(
 
 
 def some_records(
-    data: FeatureSet, *, classes: int | None, shots: int | None, key: jax.Array | int
+    data: FeatureSet,
+    *,
+    classes: int | None,
+    shots: int | None,
+    key: jax.Array | int,
+    unit: str = "record",
 ) -> tuple[FeatureSet, Int[np.ndarray, "examples"]]:
     """The candidates of candidate_pool without a test split, or all records where neither classes nor shots are given.
+
+    If unit is "person", shots count persons.
 
     Returns:
         The records, and the row of each in data.
@@ -191,7 +198,15 @@ def some_records(
         raise InputError("classes and shots must be given together, or neither.")
     if classes is None or shots is None:
         return data, np.arange(len(data.labels))
-    pool = candidate_pool(data, classes=classes, shots=shots, key=key, test_per_class=0)
+    pool = candidate_pool(
+        data,
+        classes=classes,
+        shots=shots,
+        key=key,
+        test_per_class=0,
+        unit=unit,
+        shots_of="persons" if unit == "person" else "records",
+    )
     return pool.data, pool.rows
 
 

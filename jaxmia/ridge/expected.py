@@ -1,22 +1,27 @@
 """Vulnerability without shadows: each record's separation over re-trainings of a ridge head, from the pool alone.
 
-A record's scores with and without it differ by its effect on the head (jaxmia.ridge.influence). Over re-trainings they
+A unit is a record or, by person, all of a person's records, which are members together. A record's scores with and
+without its unit differ by its effect on the head (jaxmia.ridge.influence). Over re-trainings they
 vary by the effect of all other candidates, each a member with probability r. Both follow from the average head and the
 average inverse Hessian. A fit of the pool with every candidate at weight r yields neither, because a head adapts to its
 members, whose gradients are then smaller, and because the inverse varies. So both are computed self-consistently from
 heads without the candidate in question. This is the cavity method of statistical physics, a deterministic equivalent in
-random matrix theory. Let B_i be the block of record i in the average inverse without it:
+random matrix theory. Let B_i be the block of unit i with inputs X_i [k, inputs] in the average inverse without it:
 
-- mean logits u_i, u_in = u_i - (1 - r) B_i g(u_in): the average head solves sum_i r g(u_in,i) ⊗ x_i + ridge V = 0
-  (twice the ridge with two classes, see jaxmia.training.contrasts.penalties);
-- weights W_i = r Gamma_i (I + B_i Gamma_i)⁻¹ at u_in: the average inverse is that of sum_i W_i ⊗ x_i x_iᵀ + ridge I.
+- mean logits u_i, u_in = u_i - (1 - r) B_i g(u_in): the average head solves sum_i r X_iᵀ g(u_in,i) + ridge V = 0 (twice
+  the ridge with two classes, see jaxmia.training.contrasts.penalties);
+- weights W_i = r Gamma_i (I + B_i Gamma_i)⁻¹ at u_in: the average inverse is that of sum_i (X_i ⊗ I)ᵀ W_i (X_i ⊗ I) +
+  ridge I.
+
+A person's score is the sum of its records' log-odds weighed by Fisher's discriminant, as in
+jaxmia.attacks.persons.weighed_person_scores, here of the analytic moments.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,19 +31,25 @@ from scipy.stats import norm
 
 from jaxmia._buckets import in_float32
 from jaxmia._validate import check, check_fpr
+from jaxmia.attacks.persons import discriminant, person_scores
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.normalization import in_span
+from jaxmia.data.persons import grouped
 from jaxmia.ridge.influence import (
-    SEEN_AT_ONCE,
     added,
-    blocks_of_records,
+    blocks_of_units,
     check_size,
     each,
     inverse_hessian,
     removed,
+    seen_at_once,
+    unit_curvature,
+    unit_errors,
     without_own,
 )
-from jaxmia.training.contrasts import basis, curvature, errors, from_params, penalties, with_bias
+from jaxmia.ridge.units import Group, Layout, by_record, by_unit, group_shapes, groups_of, layouts
+from jaxmia.scores import Scores
+from jaxmia.training.contrasts import basis, from_params, penalties, with_bias
 from jaxmia.training.newton import ABSENT, converged_head
 from jaxmia.training.scoring import log_odds
 
@@ -48,23 +59,43 @@ _ENOUGH = 3e-3
 _COMPARED = 0.9  # largest fluctuation at which results were compared with shadows: docs/frontier.md
 
 
+class ByRecord(NamedTuple):
+    """The moments of single records' scores where persons are members.
+
+    Attributes:
+        person: [examples], the person of each record.
+        mean: float64[2, examples], mean log-odds over heads with and without the record's person, in nats.
+        variance: float64[2, examples].
+        weight: float64[examples], of the record in its person's sum; |weight| of a person's records adds up to 1.
+    """
+
+    person: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+    weight: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class AnalyticVulnerability:
-    """The moments of shadow scores, for every record, without shadows.
+    """The moments of shadow scores, for every record or person, without shadows.
+
+    units are records or, by person, persons ascending by name; their score is then the weighed sum of their records'
+    log-odds.
 
     Attributes:
         ridge: lambda.
         inclusion_rate: r.
-        mean_in: float64[examples], mean log-odds over heads trained with the record, in nats.
-        mean_out: float64[examples], the same over heads trained without it.
-        std_in: float64[examples], standard deviation over heads trained with the record, in nats.
-        std_out: float64[examples], the same over heads trained without it.
-        separation: float64[examples], D = (mean_in - mean_out) / s, where s² is the mean of both variances;
+        mean_in: float64[units], mean log-odds over heads trained with the unit, in nats.
+        mean_out: float64[units], the same over heads trained without it.
+        std_in: float64[units], standard deviation over heads trained with the unit, in nats.
+        std_out: float64[units], the same over heads trained without it.
+        separation: float64[units], D = (mean_in - mean_out) / s, where s² is the mean of both variances;
             per_example_vulnerability estimates it from shadows.
-        leverage: float64[examples], trace of B_i Gamma_i, the generalised leverage: the effect of a record on its own
+        leverage: float64[units], trace of B_i Gamma_i, the generalised leverage: the effect of a unit on its own
             logits, for any label. It needs the blocks alone, and ranks records less well than D.
         fluctuation: root mean square standard deviation of the candidates' logits over heads without them.
         warnings: reasons why the results may be inaccurate; empty inside the tested range.
+        by_record: the moments of persons' single records; None if units are records.
     """
 
     ridge: float
@@ -77,18 +108,51 @@ class AnalyticVulnerability:
     leverage: np.ndarray
     fluctuation: float
     warnings: tuple[str, ...]
+    by_record: ByRecord | None = None
 
-    def prior(self) -> dict[str, Float[np.ndarray, "sides examples"]]:
-        """Return prior_mean and prior_variance, fields of Scores."""
+    def prior(self) -> dict[str, np.ndarray]:
+        """Return prior_mean and prior_variance, of records, and by person prior_weight: fields of Scores."""
+        found = self.by_record
+        if found is None:
+            return {
+                "prior_mean": np.stack([self.mean_in, self.mean_out]),
+                "prior_variance": np.stack([self.std_in**2, self.std_out**2]),
+            }
+        scale = self.std_out[grouped(found.person)[1]]
         return {
-            "prior_mean": np.stack([self.mean_in, self.mean_out]),
-            "prior_variance": np.stack([self.std_in**2, self.std_out**2]),
+            "prior_mean": found.mean,
+            "prior_variance": found.variance,
+            "prior_weight": found.weight / scale,
         }
+
+    def records(self) -> AnalyticVulnerability:
+        """Return the moments of single records, each attacked by itself; by person, with persons as members."""
+        found = self.by_record
+        if found is None:
+            return self
+        (mean_in, mean_out), (std_in, std_out) = found.mean, np.sqrt(found.variance)
+        return dataclasses.replace(
+            self,
+            mean_in=mean_in,
+            mean_out=mean_out,
+            std_in=std_in,
+            std_out=std_out,
+            separation=(mean_in - mean_out) / np.sqrt(found.variance.mean(axis=0)),
+            leverage=np.full(mean_in.shape, np.nan),
+            by_record=None,
+        )
+
+    def of_units(self, scores: Scores) -> Scores:
+        """Return the scores of units from those of records: by person, the weighed sums."""
+        if self.by_record is None:
+            return scores
+        weighed = dataclasses.replace(scores, log_odds=np.asarray(scores.log_odds) * self.by_record.weight)
+        return person_scores(weighed, self.by_record.person).scores
 
     def tpr(
         self, fpr: float, tails: tuple[np.ndarray, np.ndarray] | None = None
-    ) -> Float[np.ndarray, "examples"]:
-        """Return each record's TPR at one FPR per record.
+    ) -> Float[np.ndarray, "units"]:
+        """Return each unit's TPR at one FPR per unit.
 
         The upper tails of ridge heads' log-odds are lighter than Gaussian, by an amount that means and deviations do
         not determine. With tails from a few heads (jaxmia.ridge.triage.ridge_tails) both sides keep their own
@@ -96,7 +160,7 @@ class AnalyticVulnerability:
         Phi(Phi^-1(fpr) + D).
 
         Args:
-            fpr: FPR of every record.
+            fpr: FPR of every unit.
             tails: standardised residuals of members and non-members, ascending.
 
         Raises:
@@ -111,38 +175,43 @@ class AnalyticVulnerability:
         return 1 - np.searchsorted(inside, t, side="left") / inside.size
 
     def ranking(self) -> np.ndarray:
-        """Return the indices int64[examples] of the records, the most vulnerable first."""
+        """Return the indices int64[units] of the units, the most vulnerable first."""
         return np.argsort(-self.separation, kind="stable")
 
 
 class _Average(NamedTuple):
-    """The average head, and for every record its block of the average inverse without it."""
+    """The average head, and for every unit of each group its block of the average inverse without it."""
 
     head: Array
-    blocks: Array
+    blocks: tuple[Array, ...]
 
 
 class _Point(NamedTuple):
-    """Result of one iteration, per record: logits, errors and weight as a member; A and B; also the inverse."""
+    """Result of one iteration, per group of units: logits, errors and weight as a member; A and B; also the inverse."""
 
     average: _Average
-    contrasts: Array
-    errors: Array
-    weights: Array
-    leverage: Array
+    contrasts: tuple[Array, ...]
+    errors: tuple[Array, ...]
+    weights: tuple[Array, ...]
+    leverage: tuple[Array, ...]
     inverse: Array
     change: Array
 
 
 @in_float32
 def analytic_vulnerability(
-    pool: FeatureSet, *, ridge: float, inclusion_rate: float = 0.5, memory: int | None = None
+    pool: FeatureSet,
+    *,
+    ridge: float,
+    inclusion_rate: float = 0.5,
+    memory: int | None = None,
+    person: np.ndarray | None = None,
 ) -> AnalyticVulnerability:
     """Return every record's separation over re-trainings on random subsets of the pool, without training.
 
     The heads are those of optimizer="newton" with this ridge (scikit-learn's LogisticRegression with C = 1 / ridge),
-    each trained on every candidate independently with probability r. docs/frontier.md compares the results with
-    shadows.
+    each trained on every candidate independently with probability r, or with person on all records of every person.
+    docs/frontier.md and docs/persons.md compare the results with shadows.
 
     Args:
         pool: the candidates.
@@ -150,42 +219,79 @@ def analytic_vulnerability(
         inclusion_rate: r.
         memory: largest number of bytes for the Hessian, its factor and inverse, and arrays over records; 8 GiB by
             default.
+        person: [examples], integers or strings, the person of each candidate: results are then by person.
 
     Raises:
-        InputError: for a ridge that is not positive, r outside (0, 1), a class without records, or a Hessian that does
-            not fit into memory or that float32 cannot factorise.
+        InputError: for a ridge that is not positive, r outside (0, 1), a class without records, missing persons, or a
+            Hessian that does not fit into memory or that float32 cannot factorise.
     """
     check(0 < ridge < np.inf, "ridge", ridge, "be a finite number above 0")
     check(0 < inclusion_rate < 1, "inclusion_rate", inclusion_rate, "lie strictly between 0 and 1")
     counts = np.bincount(pool.labels, minlength=pool.num_classes)
     check(int(counts.min()) > 0, "records of the smallest class", int(counts.min()), "be at least 1")
+    placed = layouts(len(pool.labels), person)
     features = pool.features if len(pool.labels) >= pool.features.shape[1] else in_span(pool.features)[0]
-    check_size(pool.num_classes, features.shape[1] + 1, len(pool.labels), memory)
+    check_size(pool.num_classes, features.shape[1] + 1, group_shapes(len(pool.labels), person), memory)
     labels, inputs = jnp.asarray(pool.labels), with_bias(jnp.asarray(features))
-    one_hot = jax.nn.one_hot(labels, pool.num_classes)
-    average = _start(jnp.asarray(features), labels, one_hot, ridge, inclusion_rate)
+    groups = groups_of(placed, inputs, labels, pool.num_classes)
+    average = _start(jnp.asarray(features), labels, groups, ridge, inclusion_rate)
     for step in range(_ITERATIONS):
-        point = _step(average, inputs, one_hot, ridge, inclusion_rate)
+        point = _step(average, groups, ridge, inclusion_rate)
         change = float(point.change)
         check(np.isfinite(change), "ridge", ridge, "be larger: float32 cannot factorise the Hessian")
         average = point.average
         if change < _ENOUGH or step == _ITERATIONS - 1:
             break
         del point  # frees its inverse before the next step allocates one
-    found, fluctuation = _moments(point, inputs, one_hot, labels, inclusion_rate)
-    mean_in, mean_out, variance_in, variance_out = np.asarray(found, np.float64)
-    separation = (mean_in - mean_out) / np.sqrt((variance_in + variance_out) / 2)
+    moments, fluctuation = _moments(point, groups, inclusion_rate)
+    if person is not None:
+        counts = _persons_of_classes(person, pool.labels, pool.num_classes)
+    warnings = _warnings(change, float(fluctuation), float(np.sum((1 - inclusion_rate) ** counts)))
+    found: dict[str, Any] = {"leverage": by_unit(placed, point.leverage).astype(np.float64)}
+    found |= {"ridge": ridge, "inclusion_rate": inclusion_rate, "warnings": tuple(warnings)}
+    return _collected(placed, moments, person, found | {"fluctuation": float(fluctuation)})
+
+
+def _persons_of_classes(person: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    pairs = np.unique(np.stack([grouped(np.asarray(person))[1], labels]), axis=1)
+    return np.bincount(pairs[1], minlength=num_classes)
+
+
+def _collected(
+    placed: Sequence[Layout],
+    moments: Sequence[tuple[Any, Any]],
+    person: np.ndarray | None,
+    found: dict[str, Any],
+) -> AnalyticVulnerability:
+    """Return the result from moments of every group, _moments, and its other fields."""
+    sides, of_records, weights = [], [], []
+    for group in moments:
+        means, covariances = np.asarray(group[0], np.float64), np.asarray(group[1], np.float64)
+        variances = np.diagonal(covariances, axis1=2, axis2=3)
+        weight = np.ones_like(means[:, 0])
+        if person is not None:
+            weight = discriminant(covariances.mean(axis=1), means[:, 0] - means[:, 1])
+        summed = (means * weight[:, None]).sum(axis=2)
+        spread = np.einsum("uk,uskl,ul->us", weight, covariances, weight)
+        sides.append(np.stack([summed, spread], axis=1))
+        of_records.append(np.stack([means, variances], axis=1))
+        weights.append(weight)
+    (mean_in, mean_out), (variance_in, variance_out) = by_unit(placed, sides).transpose(1, 2, 0)
+    by_person = None
+    if person is not None:
+        mean, variance = (
+            np.stack([by_record(placed, [group[:, kind, side] for group in of_records]) for side in range(2)])
+            for kind in range(2)
+        )
+        by_person = ByRecord(np.asarray(person), mean, variance, by_record(placed, weights))
     return AnalyticVulnerability(
-        ridge=ridge,
-        inclusion_rate=inclusion_rate,
         mean_in=mean_in,
         mean_out=mean_out,
         std_in=np.sqrt(variance_in),
         std_out=np.sqrt(variance_out),
-        separation=separation,
-        leverage=np.asarray(point.leverage, np.float64),
-        fluctuation=float(fluctuation),
-        warnings=tuple(_warnings(change, float(fluctuation), float(np.sum((1 - inclusion_rate) ** counts)))),
+        separation=(mean_in - mean_out) / np.sqrt((variance_in + variance_out) / 2),
+        by_record=by_person,
+        **found,
     )
 
 
@@ -209,85 +315,123 @@ def _warnings(change: float, fluctuation: float, absent: float) -> Sequence[str]
 
 
 @jax.jit
-def _start(features: Array, labels: Array, one_hot: Array, ridge: Array, rate: Array) -> _Average:
+def _start(features: Array, labels: Array, groups: tuple[Group, ...], ridge: Array, rate: Array) -> _Average:
     """Return the start of the iteration: the pool fitted with all candidates at weight r."""
-    classes = one_hot.shape[1]
+    classes = groups[0].one_hot.shape[2]
     everyone = jnp.full(len(labels), rate, features.dtype)
     fitted = converged_head(
         everyone, features, labels, num_classes=classes, ridge=ridge, steps=100, tolerance=1e-6
     )
-    return _Average(from_params(fitted), jnp.zeros((len(labels), classes - 1, classes - 1)))
+    sizes = [(len(group.inputs), group.inputs.shape[1] * (classes - 1)) for group in groups]
+    return _Average(from_params(fitted), tuple(jnp.zeros((units, size, size)) for units, size in sizes))
 
 
 @jax.jit
-def _step(average: _Average, inputs: Array, one_hot: Array, ridge: Array, rate: Array) -> _Point:
+def _step(average: _Average, groups: tuple[Group, ...], ridge: Array, rate: Array) -> _Point:
     """Return the next iterate of the average head and the blocks."""
-    directions = jnp.asarray(basis(one_hot.shape[1]))
+    classes, size = groups[0].one_hot.shape[2], groups[0].inputs.shape[2]
+    directions = jnp.asarray(basis(classes))
+
+    def member(mean: Array, block: Array, label: Array) -> Array:
+        return added(mean, block, label, directions, 1 - rate)
+
+    def weight(contrast: Array, block: Array, label: Array) -> Array:
+        own = unit_curvature(contrast, label, directions)
+        found = rate * jnp.linalg.solve(jnp.eye(len(block)) + own @ block, own)
+        return (found + found.T) / 2
+
+    def error(contrast: Array, label: Array) -> Array:
+        return unit_errors(contrast, label, directions)
+
+    def leverage(contrast: Array, block: Array, label: Array) -> Array:
+        return jnp.trace(block @ unit_curvature(contrast, label, directions))
+
     with jax.default_matmul_precision("highest"):
-        penalty = penalties(ridge, one_hot.shape[1], inputs)
-
-        def member(mean: Array, block: Array, label: Array) -> Array:
-            return added(mean, block, label, directions, 1 - rate)
-
-        def weight(contrast: Array, block: Array) -> Array:
-            own = curvature(contrast, directions)
-            found = rate * jnp.linalg.solve(jnp.eye(len(block)) + own @ block, own)
-            return (found + found.T) / 2
-
-        contrasts = each(member, inputs @ average.head.T, average.blocks, one_hot)
-        own = each(lambda contrast, label: errors(contrast, label, directions), contrasts, one_hot)
-        weights = each(weight, contrasts, average.blocks)
-        inverse = inverse_hessian(weights, inputs, penalty)
-        blocks = without_own(blocks_of_records(inverse, inputs), weights)
-        gradient = rate * own.T @ inputs + penalty * average.head
+        penalty = penalties(ridge, classes, groups[0].inputs[0])
+        contrasts, own, weights = [], [], []
+        gradient = penalty * average.head
+        for group, block in zip(groups, average.blocks, strict=True):
+            places = group.inputs.shape[1]
+            mean = (group.inputs @ average.head.T).reshape(len(block), -1)
+            contrasts.append(each(member, mean, block, group.one_hot, places=places))
+            own.append(each(error, contrasts[-1], group.one_hot))
+            weights.append(each(weight, contrasts[-1], block, group.one_hot, places=places))
+            by_record = own[-1].reshape(-1, classes - 1)
+            gradient += rate * by_record.T @ group.inputs.reshape(-1, size)
+        inverse = inverse_hessian(weights, [group.inputs for group in groups], penalty)
+        blocks = tuple(
+            without_own(blocks_of_units(inverse, group.inputs), each_weight, group.inputs.shape[1])
+            for group, each_weight in zip(groups, weights, strict=True)
+        )
         move = jnp.tensordot(inverse, gradient, axes=2)
+        moved = [jnp.max(jnp.abs(new - old)) for new, old in zip(blocks, average.blocks, strict=True)]
+        largest = [jnp.max(jnp.abs(new)) for new in blocks]
         change = jnp.maximum(
-            jnp.max(jnp.abs(blocks - average.blocks)) / jnp.max(jnp.abs(blocks)),
+            jnp.max(jnp.stack(moved)) / jnp.max(jnp.stack(largest)),
             jnp.linalg.norm(move) / jnp.linalg.norm(average.head),
         )
-        leverage = each(
-            lambda contrast, block: jnp.trace(block @ curvature(contrast, directions)), contrasts, blocks
+        leverages = tuple(
+            each(leverage, contrast, block, group.one_hot)
+            for contrast, block, group in zip(contrasts, blocks, groups, strict=True)
         )
-        return _Point(
-            _Average(average.head - move, blocks), contrasts, own, weights, leverage, inverse, change
-        )
+        after = _Average(average.head - move, blocks)
+        return _Point(after, tuple(contrasts), tuple(own), tuple(weights), leverages, inverse, change)
 
 
 @jax.jit
-def _moments(point: _Point, inputs: Array, one_hot: Array, labels: Array, rate: Array) -> tuple[Array, Array]:
-    """Return means and variances [4, examples] of the log-odds with and without each record, and the fluctuation.
+def _moments(
+    point: _Point, groups: tuple[Group, ...], rate: Array
+) -> tuple[list[tuple[Array, Array]], Array]:
+    """Return moments of the log-odds of every group's records, and the fluctuation.
 
-    The membership of record j moves the head by H_-j⁻¹ (g_j ⊗ x_j), where H_-j excludes j. Its effect on the logits of
-    record i, which is out, is (I - A_i W_i)⁻¹ times the uncorrected effect by A. Memberships are independent, so the
-    variance is the sum of r (1 - r) times squared effects.
+    The membership of unit j moves the head by H_-j⁻¹ X_jᵀ g_j, where H_-j excludes j. Its effect on the logits of unit
+    i, which is out, is (I - A_i W_i)⁻¹ times the uncorrected effect by A. Memberships are independent, so the variance
+    is the sum of r (1 - r) times squared effects.
+
+    Returns:
+        For each group means [units, 2, places] with and without the unit, and covariances [units, 2, places, places];
+        and the fluctuation.
     """
-    directions, blocks = jnp.asarray(basis(one_hot.shape[1])), point.average.blocks
-    rest, size = blocks.shape[1], inputs.shape[1]
+    classes, size = groups[0].one_hot.shape[2], groups[0].inputs.shape[2]
+    directions, rest = jnp.asarray(basis(classes)), classes - 1
     with jax.default_matmul_precision("highest"):
-        # B = A (I - W A)⁻¹ = (I - A W)⁻¹ A and so (I - A W)⁻¹ = I + B W.
-        freed = jnp.eye(rest) + blocks @ point.weights
-        moves = jnp.einsum("jba,jb->ja", freed, point.errors)
-        images = (moves[:, :, None] * inputs[:, None, :]).reshape(-1, rest * size)
-        images = (images @ point.inverse.reshape(rest * size, -1)).reshape(-1, rest, size)
+        freed, images = [], []
+        for group, block, weight, error in zip(
+            groups, point.average.blocks, point.weights, point.errors, strict=True
+        ):
+            # B = A (I - W A)⁻¹ = (I - A W)⁻¹ A and so (I - A W)⁻¹ = I + B W.
+            freed.append(jnp.eye(block.shape[1]) + block @ weight)
+            moves = jnp.einsum("jba,jb->ja", freed[-1], error).reshape(*group.inputs.shape[:2], rest)
+            images.append(jnp.sum(moves[..., None] * group.inputs[:, :, None], axis=1))
+        image = jnp.concatenate(images).reshape(-1, rest * size)
+        image = (image @ point.inverse.reshape(rest * size, -1)).reshape(-1, rest, size)
 
-        def spread(record: Array) -> Array:
-            seen = (images @ inputs[record]).at[record].set(0.0)
+        def spread(unit: tuple[Array, Array]) -> Array:
+            inputs, place = unit
+            seen = jnp.einsum("jad,kd->jka", image, inputs).reshape(len(image), -1).at[place].set(0.0)
             return rate * (1 - rate) * seen.T @ seen
 
-        covariances = jax.lax.map(spread, jnp.arange(len(inputs)), batch_size=SEEN_AT_ONCE)
-        covariances = freed @ covariances @ freed.transpose(0, 2, 1)
-
-        def of_record(inside: Array, block: Array, label: Array, hot: Array, covariance: Array) -> Array:
+        def of_unit(inside: Array, block: Array, hot: Array, covariance: Array) -> tuple[Array, Array]:
             outside = removed(inside, block, hot, directions)
 
             def scored(contrast: Array) -> Array:
-                return log_odds((directions @ contrast)[:, None], label[None])[0]
+                logits = directions @ contrast.reshape(len(hot), rest).T
+                return log_odds(logits, jnp.argmax(hot, axis=1)) * hot.sum(axis=1)
 
-            to_inside = jnp.linalg.inv(jnp.eye(rest) + block @ curvature(inside, directions))
-            slope_in, slope_out = to_inside.T @ jax.grad(scored)(inside), jax.grad(scored)(outside)
-            variances = [slope @ covariance @ slope for slope in (slope_in, slope_out)]
-            return jnp.stack([scored(inside), scored(outside), *variances])
+            to_inside = jnp.linalg.inv(jnp.eye(len(block)) + block @ unit_curvature(inside, hot, directions))
+            slopes = jax.jacrev(scored)(inside) @ to_inside, jax.jacrev(scored)(outside)
+            means = jnp.stack([scored(inside), scored(outside)])
+            return means, jnp.stack([slope @ covariance @ slope.T for slope in slopes])
 
-        found = each(of_record, point.contrasts, blocks, labels, one_hot, covariances).T
-        fluctuation = jnp.sqrt(jnp.mean(jnp.trace(covariances, axis1=1, axis2=2)) / (rest + 1))
-        return found, fluctuation
+        found, total, records = [], jnp.zeros(()), jnp.zeros(())
+        for group, block, free, inside in zip(
+            groups, point.average.blocks, freed, point.contrasts, strict=True
+        ):
+            units, places = group.inputs.shape[:2]
+            among = group.first + jnp.arange(units)
+            covariances = jax.lax.map(spread, (group.inputs, among), batch_size=seen_at_once(places))
+            covariances = free @ covariances @ free.transpose(0, 2, 1)
+            found.append(each(of_unit, inside, block, group.one_hot, covariances, places=places))
+            total += jnp.sum(jnp.trace(covariances, axis1=1, axis2=2))
+            records += jnp.sum(group.one_hot)
+        return found, jnp.sqrt(total / records / classes)

@@ -1,4 +1,4 @@
-"""Rank records by vulnerability in a ridge head, in seconds: only a few shadows are trained, for the tails."""
+"""Rank records or persons by vulnerability in a ridge head: only a few shadows are trained, for the tails."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,11 +14,13 @@ import pandas as pd
 
 from jaxmia._atomic import check_writable, write_parquet, write_text
 from jaxmia._npz import read_npz
-from jaxmia._validate import check, check_different, check_fpr
+from jaxmia._validate import InputError, check, check_choice, check_different, check_fpr
 from jaxmia.attacks.shadows import sides
 from jaxmia.data.feature_set import DEMO_NAME, FeatureSet, load_features
 from jaxmia.data.labels import record_ids
 from jaxmia.data.membership import draw_membership
+from jaxmia.data.person_table import persons_of
+from jaxmia.data.persons import UNITS, grouped
 from jaxmia.data.pool import some_records
 from jaxmia.ridge.expected import AnalyticVulnerability, analytic_vulnerability
 from jaxmia.scores import Scores
@@ -34,12 +37,13 @@ SUFFIXES = (".csv", ".parquet")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Triage:
-    """Records ranked by vulnerability.
+    """Records or persons ranked by vulnerability.
 
     Attributes:
         records: one row per record, the most vulnerable first: id, class_name, separation, leverage, and tpr_FPR for
-            each FPR.
-        found: the result that the rows come from, in the order of the features.
+            each FPR. By person one row per person: person, num_records, class_name (of most of them), num_classes,
+            separation, leverage, tpr_FPR, and record_tpr_FPR, the largest of their records each by itself.
+        found: the result that the rows come from, in the order of the features, or persons ascending by name.
     """
 
     records: pd.DataFrame
@@ -57,19 +61,21 @@ def triage_features(
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     memory: int | None = None,
+    unit: str = "record",
 ) -> Triage:
-    """Return every record's vulnerability over re-trainings of a ridge head, from jaxmia.ridge.expected.
+    """Return every record's or person's vulnerability over re-trainings of a ridge head, from jaxmia.ridge.expected.
 
     Args:
         source: "demo" or an .npz of features and labels, and ids of the records if it has them.
         ridge: lambda of the summed loss: scikit-learn's LogisticRegression with C = 1 / ridge, also for two classes.
-        inclusion_rate: share of the records that a head trains on.
+        inclusion_rate: share of the records, or of the persons, that a head trains on.
         fpr: FPRs, as fractions.
         classes: together with shots: use the largest C classes with 2 S random records of each; by default all records.
         shots: S.
         seed: seed of that random choice.
         out: also write the records to this file, .csv or .parquet.
         memory: bytes for the Hessian, its factor and inverse, and what is held of records; 8 GiB by default.
+        unit: "person" ranks persons, whose records are members together; the file must say whose each record is.
 
     Raises:
         InputError: for a bad file or bad settings, before anything is computed.
@@ -78,6 +84,7 @@ def triage_features(
     for value in fpr:
         check_fpr("fpr", value)
     check_different("fpr", fpr)
+    check_choice("unit", unit, UNITS)
     if out is not None:
         place = pathlib.Path(out)
         suffix = place.suffix.lower()
@@ -85,19 +92,29 @@ def triage_features(
         check_writable(place)
     data = load_features(source)
     ids = ids_of(source, data)
-    data, rows = some_records(data, classes=classes, shots=shots, key=seed)
-    ids = ids[rows]
-    found = analytic_vulnerability(data, ridge=ridge, inclusion_rate=inclusion_rate, memory=memory)
-    tails = ridge_tails(data, found, min(fpr), jax.random.key(seed))
-    table = pd.DataFrame(
-        {
-            "id": ids,
-            "class_name": np.array(data.class_names)[data.labels],
-            "separation": found.separation,
-            "leverage": found.leverage,
-            **{f"tpr_{value:g}": found.tpr(value, tails) for value in fpr},
-        }
+    person = persons_for(unit, data)
+    data, rows = some_records(data, classes=classes, shots=shots, key=seed, unit=unit)
+    ids, person = ids[rows], None if person is None else person[rows]
+    rates: dict[str, Any] = {"ridge": ridge, "inclusion_rate": inclusion_rate, "memory": memory}
+    found = analytic_vulnerability(data, **rates, person=person)
+    scores = score(ridge_heads(data, found, min(fpr), jax.random.key(seed)), data)
+    if person is None:
+        table = pd.DataFrame({"id": ids, "class_name": np.array(data.class_names)[data.labels]})
+    else:
+        table = persons_of(person, data.labels, data.class_names)
+    tails = tails_of(found.of_units(scores), found)
+    table = table.assign(
+        separation=found.separation,
+        leverage=found.leverage,
+        **{f"tpr_{value:g}": found.tpr(value, tails) for value in fpr},
     )
+    if person is not None:
+        alone = found.records()
+        tails = tails_of(scores, alone)
+        for value in fpr:
+            largest = np.zeros(len(table))
+            np.maximum.at(largest, grouped(person)[1], alone.tpr(value, tails))
+            table[f"record_tpr_{value:g}"] = largest
     table = table.iloc[found.ranking()].reset_index(drop=True)
     if out is not None:
         if suffix == ".csv":
@@ -117,11 +134,11 @@ def ridge_tails(
 
     Args:
         pool: the candidates.
-        found: means and deviations of the candidates.
+        found: means and deviations of the candidates, or of persons.
         fpr: lowest FPR that the tails are used at.
         key: random key of the heads' training sets.
     """
-    return tails_of(score(ridge_heads(pool, found, fpr, key), pool), found)
+    return tails_of(found.of_units(score(ridge_heads(pool, found, fpr, key), pool)), found)
 
 
 def ridge_heads(
@@ -131,18 +148,19 @@ def ridge_heads(
 
     Args:
         pool: the candidates.
-        found: the result that gives their ridge and inclusion rate.
+        found: the result that gives their ridge and inclusion rate, and the persons, if they are members.
         fpr: lowest FPR that the tails are used at.
         key: random key of the heads' training sets.
         fewest: smallest number of heads.
     """
     rate = found.inclusion_rate
-    needed = required_nonmembers(fpr) / (len(pool.labels) * min(rate, 1 - rate))
+    needed = required_nonmembers(fpr) / (len(found.separation) * min(rate, 1 - rate))
     masks = draw_membership(
         jax.random.fold_in(key, 0),
         pool.labels,
         num_models=int(np.clip(np.ceil(1.25 * needed), fewest, _HEADS[1])),
         inclusion_rate=rate,
+        person=None if found.by_record is None else found.by_record.person,
     )
     hyper = Hyperparams(0.0, weight_decay=None, ridge=found.ridge)
     config = TrainConfig("newton", steps=200, tolerance=1e-4)
@@ -150,15 +168,31 @@ def ridge_heads(
 
 
 def tails_of(scores: Scores, found: AnalyticVulnerability) -> tuple[np.ndarray, np.ndarray]:
-    """Return the residuals of members and of non-members over all records, ascending.
+    """Return the residuals of members and of non-members over all units, ascending.
 
-    Scores are standardised by the analytic moments and pooled over all records into two distributions
-    (jaxmia.vulnerability.residuals), so few heads, 16 or more, are enough.
+    Scores of units (found.of_units) are standardised by the analytic moments and pooled over all of them into two
+    distributions (jaxmia.vulnerability.residuals), so few heads, 16 or more, are enough.
     """
     both = sides(scores)
     inside, *_ = pooled(both.inside, found.mean_in, found.std_in, None)
     outside, *_ = pooled(both.outside, found.mean_out, found.std_out, None)
     return inside, outside
+
+
+def persons_for(unit: str, data: FeatureSet) -> np.ndarray | None:
+    """Return the person of each record if persons are the units, and None if records are.
+
+    Raises:
+        InputError: if persons are the units, and nobody said whose the records are.
+    """
+    if unit == "record":
+        return None
+    if data.person is None:
+        raise InputError(
+            "unit='person' needs to know whose each record is: the file of features must hold the key 'person',"
+            " [records], integers or strings."
+        )
+    return data.person
 
 
 def ids_of(source: str | os.PathLike[str], data: FeatureSet) -> np.ndarray:

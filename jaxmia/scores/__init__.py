@@ -34,6 +34,8 @@ class Scores(Shown):
         prior_mean: float[2, examples], analytic means of the log-odds over models with (first row) and without the
             example, known without shadow models (jaxmia.ridge.expected), or None.
         prior_variance: float[2, examples], the analytic variances, or None.
+        prior_weight: float[examples], weights of the log-odds of a person's records, at which their sum has analytic
+            variance 1 over models without the person, or None.
         white_box: the statistic float[models, examples] of each method of jaxmia.attacks.weights, by name, or None.
         weights_under: function from another membership [models, examples] to white_box under that membership, for the
             negative control, or None.
@@ -48,6 +50,7 @@ class Scores(Shown):
     flipped_log_odds: AnyArray | None = None
     prior_mean: AnyArray | None = None
     prior_variance: AnyArray | None = None
+    prior_weight: AnyArray | None = None
     white_box: Mapping[str, AnyArray] | None = None
     weights_under: WeightsUnder | None = None
 

@@ -24,6 +24,7 @@ def analytic_prior(
     *,
     inclusion_rate: float,
     memory: int | None,
+    person: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return analytic means and variances of scores, as fields of Scores; empty if no attack uses them.
 
@@ -33,11 +34,12 @@ def analytic_prior(
         train: the recipe of the heads; they are at the minimum of its ridge objective.
         inclusion_rate: share of the candidates that a model trains on.
         memory: largest number of bytes for the Hessian.
+        person: [examples], the person of each candidate, if persons are members.
     """
     if not needs_prior(attack_settings):
         return {}
     rates = {"ridge": train.ridge, "inclusion_rate": inclusion_rate}
-    return analytic_vulnerability(pool, **rates, memory=memory).prior()
+    return analytic_vulnerability(pool, **rates, memory=memory, person=person).prior()
 
 
 def weights_under(

@@ -20,6 +20,7 @@ from jaxmia.data.membership import MembershipMasks, draw_membership
 from jaxmia.data.normalization import Normalizer, normalized_pool
 from jaxmia.data.persons import grouped
 from jaxmia.data.pool import CandidatePool, candidate_pool, candidate_rows
+from jaxmia.ridge.units import group_shapes
 from jaxmia.studies.recipe import Recipe, recipe_for
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.training.ensemble import empty_heads
@@ -132,6 +133,14 @@ def num_candidates(config: ExperimentConfig, cell: Cell, data: FeatureSet | None
     if data is None or not config.membership.by_person:
         return cell.classes * cell.shots * config.shadows.pool_multiplier
     return len(candidate_rows(data, **_drawn(config, cell))[0])
+
+
+def unit_shapes(config: ExperimentConfig, cell: Cell, data: FeatureSet) -> list[tuple[int, int]]:
+    """Return number and places of the pool's records or persons, by groups (jaxmia.ridge.units)."""
+    if not config.membership.by_person or data.person is None:
+        return [(num_candidates(config, cell), 1)]
+    rows = candidate_rows(data, **_drawn(config, cell))[0]
+    return group_shapes(len(rows), data.person[rows])
 
 
 def expected_members(config: ExperimentConfig, cell: Cell, candidates: int) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
+from jaxmia.data.person_table import persons_of
 from jaxmia.data.persons import count_persons
 from jaxmia.privacy.accounting import adjacency_for
 from jaxmia.privacy.lower_bounds import median_epsilon_lower_bound
@@ -23,7 +24,7 @@ from jaxmia.studies.cell import PreparedCell
 from jaxmia.studies.recipe import Recipe
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.study import Study
-from jaxmia.studies.unit_rows import per_example_rows, per_person_rows, persons_of
+from jaxmia.studies.unit_rows import per_example_rows, per_person_rows
 from jaxmia.training.newton import unbounded_note
 
 _RECIPE = ("learning_rate", "batch_size", "steps", "clipping_norm", "noise_multiplier")

@@ -30,7 +30,10 @@ def score_heads(prepared: PreparedCell, heads: ShadowEnsemble) -> dict[str, Shap
     scored = {"gradient_norm": gradient_norms(heads, pool.data), "accuracy": accuracy(heads, pool.test)}
     if not needs_pairs(settings.attack):
         return scored | {"log_odds": np.asarray(score(heads, pool.data).log_odds)}
-    paired = paired_scores(heads, pool.data, ridge=settings.train.ridge, memory=prepared.memory)
+    person = pool.data.person if settings.membership.by_person else None
+    paired = paired_scores(
+        heads, pool.data, ridge=settings.train.ridge, memory=prepared.memory, person=person
+    )
     return scored | {
         "log_odds": np.asarray(paired.log_odds),
         "flipped_log_odds": np.asarray(paired.flipped_log_odds),
@@ -64,9 +67,10 @@ def scores_of_cell(
         prepared.settings,
         np.asarray(prepared.masks((0, prepared.settings.shadows.models)).member),
     )
-    rate, memory = prepared.inclusion_rate, prepared.memory
+    rate, memory, pool = prepared.inclusion_rate, prepared.memory, prepared.pool.data
+    person = pool.person if settings.membership.by_person else None
     prior = analytic_prior(
-        settings.attack, prepared.pool.data, settings.train, inclusion_rate=rate, memory=memory
+        settings.attack, pool, settings.train, inclusion_rate=rate, memory=memory, person=person
     )
     return split_diverged(
         Scores(

@@ -18,7 +18,7 @@ from jaxmia.studies.assess import (
     needs_prior,
     white_box_methods,
 )
-from jaxmia.studies.cell import Cell, input_dim, num_candidates, training_plan
+from jaxmia.studies.cell import Cell, input_dim, num_candidates, training_plan, unit_shapes
 from jaxmia.studies.search import import_optuna
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.tuning import possible_settings
@@ -100,4 +100,5 @@ def _check_objective(
     check(config.train.optimizer == "newton", "train.optimizer", config.train.optimizer, rule)
     for cell in cells:
         candidates = num_candidates(config, cell, data)
-        check_size(cell.classes, min(data.features.shape[1], candidates) + 1, candidates, memory)
+        dim = min(data.features.shape[1], candidates)
+        check_size(cell.classes, dim + 1, unit_shapes(config, cell, data), memory)

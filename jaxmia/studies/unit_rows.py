@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from jaxmia.attacks.persons import FOLDS, MOST_RECORDS, person_scores, weighed_person_scores
-from jaxmia.data.persons import grouped, main_class
+from jaxmia.data.persons import grouped
 from jaxmia.scores import Scores
 from jaxmia.studies.assess import MIN_MODELS
 from jaxmia.vulnerability.curves import vulnerability_curves
@@ -69,26 +69,6 @@ def per_example_rows(
     return pd.concat(tables, ignore_index=True)
 
 
-def persons_of(person: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
-    """Return one row per person, ascending by name: person, num_records, class_name (of most of them), num_classes.
-
-    Args:
-        person: [examples], as jaxmia.data.persons.checked_persons returns it.
-        labels: int[examples].
-        class_names: by label.
-    """
-    names, whose, records = grouped(person)
-    pairs = np.unique(np.stack([whose, np.asarray(labels, np.int64)]), axis=1)
-    return pd.DataFrame(
-        {
-            "person": names.astype(str),
-            "num_records": records,
-            "class_name": np.array(class_names)[main_class(whose, np.asarray(labels))],
-            "num_classes": np.bincount(pairs[0], minlength=len(names)),
-        }
-    )
-
-
 def per_person_rows(
     scores: Scores,
     person: np.ndarray,
@@ -108,8 +88,8 @@ def per_person_rows(
         scores: log_odds and member [models, examples].
         person: [examples], whose record each example is.
         fprs: fractions.
-        persons: one row per person, ascending by name, as persons_of; with fewer than MIN_MODELS models no row is
-            returned.
+        persons: one row per person, ascending by name, as jaxmia.data.person_table.persons_of; with fewer than
+            MIN_MODELS models no row is returned.
         of_records: per_example_rows of the same scores; the column record_tpr is then the largest TPR of a person's
             records, each by itself.
         correction: as in per_example_rows.

@@ -22,6 +22,7 @@ from jaxmia.ridge import expected as analytic
 from jaxmia.ridge.expected import AnalyticVulnerability, analytic_vulnerability
 from jaxmia.ridge.influence import bytes_held
 from jaxmia.ridge.triage import ridge_tails, triage_features
+from jaxmia.ridge.units import Group
 from jaxmia.scores import Scores
 from jaxmia.training.contrasts import basis
 from jaxmia.training.ensemble import train_ensemble
@@ -232,22 +233,25 @@ def test_triage_refuses_before_it_computes(options, message):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("records", "classes", "dim"), [(500, 3, 20), (80, 10, 40), (3000, 8, 3)])
-def test_the_memory_that_is_counted_holds_what_xla_allocates(records, classes, dim):
+@pytest.mark.parametrize(
+    ("records", "classes", "dim", "places"),
+    [(500, 3, 20, 1), (80, 10, 40, 1), (3000, 8, 3, 1), (1000, 3, 20, 4)],
+)
+def test_the_memory_that_is_counted_holds_what_xla_allocates(records, classes, dim, places):
     def zeros(*shape):
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
-    rest, size = classes - 1, dim + 1
-    inputs, one_hot, blocks = zeros(records, size), zeros(records, classes), zeros(records, rest, rest)
-    average, inverse = analytic._Average(zeros(rest, size), blocks), zeros(rest, size, rest, size)
-    point = analytic._Point(
-        average, zeros(records, rest), zeros(records, rest), blocks, zeros(records), inverse, zeros()
+    rest, size, units = classes - 1, dim + 1, records // places
+    group = Group(
+        zeros(units, places, size), zeros(units, places, classes), jax.ShapeDtypeStruct((), jnp.int32)
     )
-    labels = jax.ShapeDtypeStruct((records,), jnp.int32)
-    counted = bytes_held(rest, size, records)
+    logits, blocks = (zeros(units, places * rest),), (zeros(units, places * rest, places * rest),)
+    average, inverse = analytic._Average(zeros(rest, size), blocks), zeros(rest, size, rest, size)
+    point = analytic._Point(average, logits, logits, blocks, (zeros(units),), inverse, zeros())
+    counted = bytes_held(rest, size, [(units, places)])
     for lowered in (
-        analytic._step.lower(average, inputs, one_hot, zeros(), zeros()),
-        analytic._moments.lower(point, inputs, one_hot, labels, zeros()),
+        analytic._step.lower(average, (group,), zeros(), zeros()),
+        analytic._moments.lower(point, (group,), zeros()),
     ):
         found = lowered.compile().memory_analysis()
         held = found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes

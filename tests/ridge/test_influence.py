@@ -14,7 +14,7 @@ from ridge_heads import small_pool, trained
 
 from jaxmia._validate import InputError
 from jaxmia.data.membership import MembershipMasks, draw_membership
-from jaxmia.ridge.influence import added, blocks_of_records, inverse_hessian, removed, without_own
+from jaxmia.ridge.influence import added, blocks_of_units, inverse_hessian, removed, without_own
 from jaxmia.ridge.paired import paired_scores
 from jaxmia.scores import Scores, split_diverged
 from jaxmia.training.contrasts import basis
@@ -36,9 +36,9 @@ def weighted():
 
 def test_blocks_are_those_of_the_dense_inverse(weighted):
     inputs, weights, penalty = weighted
-    found = blocks_of_records(
-        inverse_hessian(*map(jnp.asarray, (weights, inputs, penalty))), jnp.asarray(inputs)
-    )
+    inputs_of_units = jnp.asarray(inputs)[:, None]
+    inverse = inverse_hessian([jnp.asarray(weights)], [inputs_of_units], jnp.asarray(penalty))
+    found = blocks_of_units(inverse, inputs_of_units)
     dense = np.linalg.inv(
         references.hessian(inputs.astype(float), weights.astype(float), penalty.astype(float))
     )
@@ -50,8 +50,9 @@ def test_blocks_are_those_of_the_dense_inverse(weighted):
 
 def test_without_own_is_the_inverse_without_the_record(weighted):
     inputs, weights, penalty = weighted
-    inverse = inverse_hessian(*map(jnp.asarray, (weights, inputs, penalty)))
-    found = without_own(blocks_of_records(inverse, jnp.asarray(inputs)), jnp.asarray(weights))
+    inputs_of_units = jnp.asarray(inputs)[:, None]
+    inverse = inverse_hessian([jnp.asarray(weights)], [inputs_of_units], jnp.asarray(penalty))
+    found = without_own(blocks_of_units(inverse, inputs_of_units), jnp.asarray(weights))
     for record in (0, 7, 19):
         others = np.delete(np.arange(20), record)
         dense = np.linalg.inv(
@@ -71,10 +72,10 @@ def test_adding_undoes_removing(size):
         jnp.asarray(size * root @ root.T, jnp.float32),
         jnp.asarray(rng.normal(size=3), jnp.float32),
     )
-    outside = removed(inside, block, jnp.eye(4)[1], directions)
-    np.testing.assert_allclose(added(outside, block, jnp.eye(4)[1], directions), inside, atol=1e-3)
+    outside = removed(inside, block, jnp.eye(4)[1:2], directions)
+    np.testing.assert_allclose(added(outside, block, jnp.eye(4)[1:2], directions), inside, atol=1e-3)
     half = inside + 0.5 * (outside - inside)
-    np.testing.assert_allclose(added(half, block, jnp.eye(4)[1], directions, 0.5), inside, atol=1e-3)
+    np.testing.assert_allclose(added(half, block, jnp.eye(4)[1:2], directions, 0.5), inside, atol=1e-3)
 
 
 @pytest.mark.thorough

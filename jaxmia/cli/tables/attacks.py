@@ -76,25 +76,32 @@ def persons_tables(persons: pd.DataFrame) -> Iterator[str | Table]:
 
 
 def triage_tables(records: pd.DataFrame, *, top: int) -> Iterator[Table]:
-    """Yield the distribution over all records, and the most vulnerable records."""
-    columns = [name for name in records.columns if name.startswith("tpr_")]
-    headings = [f"at FPR {float(name.removeprefix('tpr_')):g}" for name in columns]
-    some = records[["separation", *columns]]
+    """Yield the distribution over all records or persons, and the most vulnerable ones."""
+    persons = "person" in records
+    what, names = ("records", {"id": "id", "class_name": "class"})
+    if persons:
+        what, names = ("persons", {"person": "person", "num_records": "records", "class_name": "class"})
+    rates = [name for name in records.columns if name.startswith("tpr_")]
+    headings = [f"at FPR {float(name.removeprefix('tpr_')):g}" for name in rates]
+    if persons:  # the largest of a person's records by itself
+        rates += [f"record_{rates[0]}"]
+        headings += [f"one record, {headings[0]}"]
+    some = records[["separation", *rates]]
     rows = {"mean": some.mean(), "median": some.median(), "99%": some.quantile(0.99), "maximum": some.max()}
     yield Table(
-        "TPR over the records",
+        f"TPR over the {what}",
         ("", "D", *headings),
         tuple((name, *(number(value, ".3g") for value in row)) for name, row in rows.items()),
+        note="One record: the most vulnerable of a person's records by itself." if persons else "",
     )
     first = records.head(top)
     yield Table(
-        f"The {len(first)} most vulnerable records",
-        ("id", "class", "D", *headings),
+        f"The {len(first)} most vulnerable {what}",
+        (*names.values(), "D", *headings),
         tuple(
             (
-                str(row["id"]),
-                str(row["class_name"]),
-                *(number(row[name], ".3g") for name in ("separation", *columns)),
+                *(str(row[name]) for name in names),
+                *(number(row[name], ".3g") for name in ("separation", *rates)),
             )
             for _, row in first.iterrows()
         ),

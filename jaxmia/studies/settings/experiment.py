@@ -128,11 +128,6 @@ class ExperimentConfig(Settings):
             raise ValueError(
                 "shadows.design='fixed_size' needs membership.shots='persons' with unit='person': persons are counted"
             )
-        paired = [attack.label for attack in self.attack if attack.options.get("paired")]
-        if paired:
-            raise ValueError(
-                f"attack {paired[0]} needs membership.unit='record': it flips one record at a time"
-            )
         return self
 
     @property
