@@ -106,6 +106,16 @@ def test_the_loops_compute_what_the_attack_does(benchmark):
         np.testing.assert_allclose(loop(log_odds, member, 0), expected, rtol=1e-9)
 
 
+@pytest.mark.thorough
+def test_accelerator_runs_on_a_cpu_which_then_agrees_with_itself(benchmark, tmp_path):
+    benchmark("accelerator").main(["--quick", "--json", str(tmp_path / "rows.json")])
+    rows = rows_of(tmp_path / "rows.json")
+    found = {(row["part"], row["what"], row["format"]): row["value"] for row in rows}
+    assert found["parity", "largest difference", "float32"] == 0
+    assert 0 < found["parity", "largest difference", "bfloat16"] < 1
+    assert all(row["value"] > 0 for row in rows if row["unit"] == "heads/s" and row["part"] == "training")
+
+
 def test_shadow_budget_runs(benchmark, tmp_path):
     benchmark("shadow_budget").main(
         ["--quick", "--json", str(tmp_path / "rows.json"), "--plot", str(tmp_path / "plot.png")]

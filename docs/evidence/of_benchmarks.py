@@ -246,3 +246,21 @@ def whitebox() -> str:
         rows.append([*setting, *rates, f"{row['ceiling']:.3f}"])
     headings = ["recipe", "d", "n", "n / (d C)", *(f"`{method}`" for method in methods), "ceiling"]
     return markdown(headings, rows) + origin("whitebox.json")
+
+
+def accelerators() -> str:
+    """Parity and speed on every card that was measured, or that none was."""
+    parts = []
+    for name in names_of("accelerator"):
+        held = load(name)
+        headings = list(held["rows"][0])
+        rows = [[shown(row[heading]) for heading in headings] for row in held["rows"]]
+        parts.append(f"\n{held['title']}\n" + markdown(headings, rows) + origin(name))
+    return "".join(parts) or "\nNot measured yet: no machine with an accelerator was at hand.\n\n"
+
+
+def shown(value: float | str | None) -> str:
+    """A cell of a table."""
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:.4g}"

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from of_benchmarks import (
+    accelerators,
     audit_agreement,
     audit_agreement_files,
     finite_pool,
@@ -130,6 +131,7 @@ TABLES: dict[str, Callable[[], str]] = {
         audit_agreement,
         audit_agreement_files,
         finite_pool,
+        accelerators,
         persons,
         advice,
         public_features,
@@ -164,6 +166,8 @@ def state_of(entry: dict[str, Any]) -> tuple[str, str]:
     if files:
         seconds = sum(json.loads(file.read_text())["seconds"] for file in files)
         return f"rendered from {len(files)} JSON", took(seconds)
+    if "files" in entry:
+        return "not measured yet", "not known"
     return "typed, from before", f"{entry['minutes']} min" if "minutes" in entry else "not kept"
 
 

@@ -262,6 +262,8 @@ def test_ridge_heads_of_persons_are_attacked_with_pairs_and_without_shadows(data
     plain, paired, analytic = kinds["pooled"]["tpr"]
     assert min(paired, analytic) > plain - error > 0.1
     assert kinds["calibrated"].loc["analytic", "tpr"] > kinds["calibrated"].loc["lira", "tpr"] - error > 0.1
-    ranks = kinds["calibrated_empirical"]  # pairs have no known law of persons: 33 models are too few for ranks
+    ranks = kinds[
+        "calibrated_empirical"
+    ]  # pairs have no known law of persons: 33 models are too few for ranks
     assert ranks["status"].tolist() == ["unresolved"]
     assert (run.controls["status"] == "ok").all()
