@@ -4,7 +4,9 @@ import numpy as np
 from references import softmax
 
 
-def clipped_gradient_sum(kernel, bias, features, labels, sampled, *, clipping_norm, person=None):
+def clipped_gradient_sum(
+    kernel, bias, features, labels, sampled, *, clipping_norm, person=None, intercept=True
+):
     """Kernel and bias parts of the sum, each example's or person's gradient formed, measured and scaled by itself."""
     total_kernel, total_bias = np.zeros_like(kernel), np.zeros_like(bias)
     whose = np.arange(len(labels)) if person is None else person
@@ -14,7 +16,7 @@ def clipped_gradient_sum(kernel, bias, features, labels, sampled, *, clipping_no
             error = softmax((kernel @ features[row] + bias)[None])[0]
             error[labels[row]] -= 1
             grad_kernel += np.outer(error, features[row])
-            grad_bias += error
+            grad_bias += error * intercept
         norm = np.sqrt((grad_kernel**2).sum() + (grad_bias**2).sum())
         scale = clipping_norm / norm if norm > clipping_norm else 1.0
         total_kernel += scale * grad_kernel

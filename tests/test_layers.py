@@ -31,6 +31,7 @@ RANKS = {
     "plots": 4,
     "ridge": 5,
     "extract": 5,
+    "private": 5,
     "studies": 6,
     "advice": 6,
     "audit": 7,

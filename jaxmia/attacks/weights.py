@@ -1,9 +1,10 @@
 """White-box attacks on linear heads: infer membership from the weights.
 
-Let x̃ = [x, 1], e_i = p_i - onehot(y_i) a candidate's errors, G_i = e_i x̃_iᵀ its loss gradient, m the membership, r
-the inclusion rate and v = r (1 - r). Each method computes a vector from the weights that is nearly linear in the
-membership, Σ (m_j - r) c_j + noise, with known contributions c_j. The other memberships and the noise are approximated
-as Gaussian with covariance J_i = v Σ_{j≠i} c_j c_jᵀ + σ² I. The likelihood ratio of m_i = 1 against 0 is then
+Let x̃ = [x, 1] (x for heads without a bias), e_i = p_i - onehot(y_i) a candidate's errors, G_i = e_i x̃_iᵀ its loss
+gradient, m the membership, r the inclusion rate and v = r (1 - r). Each method computes a vector from the weights that
+is nearly linear in the membership, Σ (m_j - r) c_j + noise, with known contributions c_j. The other memberships and the
+noise are approximated as Gaussian with covariance J_i = v Σ_{j≠i} c_j c_jᵀ + σ² I. The likelihood ratio of m_i = 1
+against 0 is then
 
     c_iᵀ J_i⁻¹ vector - (1/2 - r) D_i²,    D_i² = c_iᵀ J_i⁻¹ c_i.
 
@@ -41,13 +42,14 @@ class _Problem(NamedTuple):
     """The heads under attack and the candidates.
 
     Attributes:
-        weights: float64[models, classes, dim + 1], the bias last; the mean over classes, which does not change
-            probabilities, is subtracted.
+        weights: float64[models, classes, dim + 1], the bias last, or [..., dim] without one; the mean over classes,
+            which does not change probabilities, is subtracted.
         member: bool[models, examples].
         inputs: float64[examples, dim + 1], x̃.
         labels: int[examples].
         rate: inclusion rate r.
         weight_decay: weight decay of the mean loss over members.
+        penalised: float64[dim + 1], 1 for every input with a penalty, all but the bias.
     """
 
     weights: Float[np.ndarray, "models classes inputs"]
@@ -56,6 +58,7 @@ class _Problem(NamedTuple):
     labels: Int[np.ndarray, "examples"]
     rate: float
     weight_decay: float
+    penalised: Float[np.ndarray, "inputs"]
 
     def errors(self, weights: Float[np.ndarray, "classes inputs"]) -> Float[np.ndarray, "examples classes"]:
         """Return p_i - onehot(y_i) of every candidate at these weights; each row sums to 0."""
@@ -65,9 +68,7 @@ class _Problem(NamedTuple):
 
     def decay(self, weights: Float[np.ndarray, "classes inputs"]) -> Float[np.ndarray, "classes inputs"]:
         """Return the penalty's gradient per member, weight_decay [kernel, 0]."""
-        gradient = self.weight_decay * weights
-        gradient[:, -1] = 0
-        return gradient
+        return self.weight_decay * weights * self.penalised
 
 
 def weight_statistics(
@@ -79,6 +80,7 @@ def weight_statistics(
     *,
     rate: float,
     weight_decay: float = 0.0,
+    intercept: bool = True,
     methods: Collection[str] = METHODS,
     memory: int | None = None,
 ) -> dict[str, Float[np.ndarray, "models examples"]]:
@@ -92,6 +94,7 @@ def weight_statistics(
         labels: classes of the candidates, 0 to classes - 1.
         rate: inclusion rate r.
         weight_decay: weight decay of the mean loss over members.
+        intercept: whether training moves the biases; if not, they are left out.
         methods: names from METHODS.
         memory: largest number of bytes for matrices; 8 GiB by default.
 
@@ -112,8 +115,11 @@ def weight_statistics(
     if np.count_nonzero(finite) < 3:
         return statistics
     inputs = np.concatenate([features.astype(np.float64), np.ones((len(labels), 1))], axis=1)
+    penalised = np.append(np.ones(dim), 0.0)
+    if not intercept:
+        weights, inputs, penalised = weights[:, :, :dim], inputs[:, :dim], penalised[:dim]
     weights = weights[finite] - weights[finite].mean(axis=1, keepdims=True)
-    problem = _Problem(weights, member[finite], inputs, labels, rate, weight_decay)
+    problem = _Problem(weights, member[finite], inputs, labels, rate, weight_decay, penalised)
     for method in methods:
         statistics[method][finite] = _FUNCTIONS[method](problem)
     return statistics
@@ -264,9 +270,8 @@ def _pool_hessian(
             block = problem.rate * (problem.inputs.T * curvature[:, a, b]) @ problem.inputs
             blocks[a, :, b], blocks[b, :, a] = block, block
     hessian = blocks.reshape(free * num_inputs, -1)
-    penalised = np.append(np.ones(num_inputs - 1), 0.0)
     hessian[np.diag_indices_from(hessian)] += (
-        problem.weight_decay * problem.rate * len(problem.labels) * np.tile(penalised, free)
+        problem.weight_decay * problem.rate * len(problem.labels) * np.tile(problem.penalised, free)
     )
     return hessian
 

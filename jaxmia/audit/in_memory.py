@@ -21,7 +21,7 @@ from jaxmia.audit.released.base import ReleasedHead
 from jaxmia.audit.released.estimators import classifier_within, head_of_model
 from jaxmia.audit.released.tensors import head_of_tensors
 from jaxmia.audit.result import AuditResult
-from jaxmia.audit.run import audit_given, check_audit_attacks
+from jaxmia.audit.run import audit_given, check_audit_attacks, head_inputs
 from jaxmia.audit.settings import AuditConfig
 from jaxmia.data.feature_set import IN_MEMORY, FeatureSet, feature_set
 from jaxmia.scores import Scores
@@ -95,8 +95,6 @@ def audit_head(
     records = audit_records(
         data, np.asarray(member), None if ids is None else np.asarray(ids), source="member"
     )
-    released = head_in_memory(head, data)
-    released = dataclasses.replace(released, notes=(*notes, *released.notes))
     try:
         config = AuditConfig.model_validate(
             {"data": {"features": IN_MEMORY}, "head": {"file": IN_MEMORY}, "membership": {"unit": unit}}
@@ -105,6 +103,9 @@ def audit_head(
     except pydantic.ValidationError as error:
         raise InputError(describe_error(error, AuditConfig)) from None
     check_audit_attacks(config)
+    inputs = head_inputs(config.train, data)
+    released = head_in_memory(head, inputs).given(inputs)
+    released = dataclasses.replace(released, notes=(*notes, *released.notes))
     path = pathlib.Path(tempfile.mkdtemp(prefix="jaxmia-audit-") if out is None else out)
     shown = progress_console(console, progress)
     return audit_given(config, records, released, path, force=force, memory=memory, console=shown)

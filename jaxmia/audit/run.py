@@ -29,7 +29,9 @@ from jaxmia.audit.result import AuditResult
 from jaxmia.audit.rows import FDR, by_vulnerability, ceilings_of, lira_ratio, record_rows, warnings_of_rows
 from jaxmia.audit.settings import AuditConfig, load_audit
 from jaxmia.audit.shadows import WEIGHTS, Trainer, open_folder, shadow_scores, shadows_key
+from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import MembershipMasks
+from jaxmia.data.normalization import normalized
 from jaxmia.ridge.influence import check_size
 from jaxmia.ridge.units import group_shapes
 from jaxmia.scores import Scores, WeightsUnder
@@ -42,8 +44,10 @@ from jaxmia.studies.assess import (
     white_box_methods,
 )
 from jaxmia.studies.attack_inputs import analytic_prior, weights_under
+from jaxmia.studies.checks import check_objective_known
 from jaxmia.studies.folder.manifest import machine, now, versions
 from jaxmia.studies.folder.tables import load_json
+from jaxmia.studies.normalizer import given_normalizer, normalised_by
 from jaxmia.studies.recipe import Recipe
 from jaxmia.studies.settings.train import TrainSettings
 from jaxmia.training.ensemble import ShadowEnsemble
@@ -119,11 +123,12 @@ def run_audit(
         config = load_audit(config)
     check_audit_attacks(config)
     records = load_records(config)
-    head = load_released(config.head.file, records.data, weight=config.head.weight, bias=config.head.bias)
+    inputs = head_inputs(config.train, records.data)
+    head = load_released(config.head.file, inputs, weight=config.head.weight, bias=config.head.bias)
     return audit_given(
         config,
         records,
-        head,
+        head.given(inputs),
         pathlib.Path(out),
         head_hash=file_hash(config.head.file),
         force=force,
@@ -204,6 +209,15 @@ def _attacked_and_written(
     return result
 
 
+def head_inputs(train: TrainSettings, data: FeatureSet) -> FeatureSet:
+    """Return what the head is applied to: the records' features, normalised as [train] says.
+
+    Raises:
+        InputError: as given_normalizer: also where a record of the audit is among features that are said to be public.
+    """
+    return normalized(data, train.normalize, given_normalizer(train, data))
+
+
 def check_audit_attacks(config: AuditConfig) -> None:
     """Raise InputError for attacks that an audit cannot run."""
     check_attacks(config.attack)
@@ -233,9 +247,8 @@ def _audited(
         check(config.train.optimizer == "newton", "train.optimizer", config.train.optimizer, rule)
         rule = "be given unrounded, or as logits or weights, for analytic attacks and 'shrunk'"
         check(own.rounding is None, "probabilities", str(own.rounding), rule)
-    knowing = needs_prior(config.attack) or bool(white_box_methods(config.attack))
-    rule = "be 'none', and intercept true, for whitebox, analytic and 'shrunk', which assume that objective"
-    check(train.plain or not knowing, "train.class_weight", train.class_weight, rule)
+    minimum, knowing = needs_prior(config.attack), bool(white_box_methods(config.attack))
+    check_objective_known(train, minimum=minimum, objective=minimum or knowing)
     _check_weights(config, records, head, memory)
     trainer = Trainer(records, config.seed, config.privacy, memory, config.by_person)
     if not config.train.match:
@@ -387,6 +400,7 @@ def _content(
             "of_shadows": result.match.shadows,
             "of_head": result.match.head,
             "privacy": _privacy(recipe),
+            "normalised_by": normalised_by(config.train),
         },
         "ceilings": [{"fpr": fpr, "tpr": ceiling} for fpr, ceiling in ceilings.items()],
         "void": list(result.void),

@@ -52,6 +52,9 @@ bias = "" # name of its bias, if the names do not show it; "none" for a head wit
 # a .skops file is used (C, class_weight, fit_intercept). If the file has none, a recipe is fitted: shadows' scores on
 # members and non-members are matched to the head's.
 match = true
+# normalize = "public" # where the head's inputs are features projected on components of public ones; also "unit"
+# public = "public.npz" # none of the records may be among them
+# components = 32
 
 # [privacy] # for a head trained by DP-SGD: its shadows use DP-SGD too. Give its [train], without match.
 # noise_multiplier = 1.1 # standard deviation of the noise over the clipping norm; or the target epsilon of the noise
@@ -108,16 +111,18 @@ class AuditTrainSettings(TrainSettings):
 
     @pydantic.model_validator(mode="after")
     def _match_stands_alone(self) -> AuditTrainSettings:
-        given = sorted(self.model_fields_set - {"match", "class_weight", "intercept"})
+        beside = {"match", "class_weight", "intercept", "normalize", "public", "components"}
+        given = sorted(self.model_fields_set - beside)
         if self.match and given:
             raise ValueError(f"match=true fits the recipe, so {', '.join(given)} must be left out")
         if self.network != "linear" or self.inputs != "features":
             raise ValueError(
                 f"network={self.network!r} and inputs={self.inputs!r} must be 'linear' and 'features'"
             )
-        if self.normalize != "none":
+        if self.normalize == "standardize":
             raise ValueError(
-                f"normalize={self.normalize!r} must be 'none': features are the inputs of the head"
+                f"normalize={self.normalize!r} must be 'none' (features are the inputs of the head), or 'unit',"
+                " 'public' or 'random', which the head's inputs are made by"
             )
         return self
 

@@ -138,6 +138,7 @@ def shadows_key(config: AuditConfig, records: AuditRecords, own: Float[np.ndarra
     fitted_to = own.tolist() if config.train.match else []
     settings = config.model_dump(mode="json", include={"train", "seed", "privacy"})
     settings["train"] = named_as_recorded(settings["train"])
+    del settings["train"]["public"]  # a path; the records' content holds what it made of them
     if config.by_person:
         settings["membership"] = config.membership.model_dump(mode="json")
     return content_key(

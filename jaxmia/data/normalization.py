@@ -16,7 +16,8 @@ from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.pool import CandidatePool
 from jaxmia.data.public import PublicProjection, projected
 
-NORMALIZATIONS = ("none", "unit", "standardize", "public")
+NORMALIZATIONS = ("none", "unit", "standardize", "public", "random")
+PROJECTIONS = ("public", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class FeatureStatistics:
 
 
 Normalizer = FeatureStatistics | PublicProjection
-"""What comes from a file, and is the same for all pools."""
+"""What is the same for all pools: from a file, or random directions."""
 
 
 def feature_statistics(features: Float[np.ndarray, "examples dim"]) -> FeatureStatistics:
@@ -113,24 +114,44 @@ def normalized_pool(pool: CandidatePool, how: str, statistics: Normalizer | None
 
     Args:
         pool: the pool that candidate_pool returned.
-        how: "none"; "unit" (each example by its own norm); "standardize" (each dimension, as in standardized); or
-            "public" (projected on components of public features, then to norm 1).
-        statistics: for "standardize", by default those of the pool's candidates; for "public", the projection.
+        how: "none"; "unit" (each example by its own norm); "standardize" (each dimension, as in standardized);
+            "public" (projected on components of public features, then to norm 1); or "random" (on random directions).
+        statistics: for "standardize", by default those of the pool's candidates; for "public" and "random", the
+            projection.
 
     Raises:
-        InputError: for an unknown `how`, or "public" without a projection.
+        InputError: for an unknown `how`, or "public" or "random" without a projection.
+    """
+    if how == "standardize" and not isinstance(statistics, FeatureStatistics):
+        statistics = feature_statistics(pool.data.features)
+    data, test = (normalized(examples, how, statistics) for examples in (pool.data, pool.test))
+    return CandidatePool(data, test, pool.rows)
+
+
+def normalized(data: FeatureSet, how: str, normalizer: Normalizer | None = None) -> FeatureSet:
+    """Normalise features, each example by itself and by what is given.
+
+    Args:
+        data: the features.
+        how: as in normalized_pool.
+        normalizer: statistics for "standardize", a projection for "public" and "random".
+
+    Raises:
+        InputError: for an unknown `how`, or without what it needs.
     """
     check_choice("normalize", how, NORMALIZATIONS)
     if how == "none":
-        return pool
+        return data
     if how == "unit":
-        return CandidatePool(unit_norm(pool.data), unit_norm(pool.test), pool.rows)
-    if how == "public":
-        if not isinstance(statistics, PublicProjection):
+        return unit_norm(data)
+    if how in PROJECTIONS:
+        if not isinstance(normalizer, PublicProjection):
             raise InputError(
-                "normalize='public' needs a PublicProjection: jaxmia.data.public.public_projection."
+                f"normalize={how!r} needs a PublicProjection: jaxmia.data.public.{how}_projection."
             )
-        return CandidatePool(projected(pool.data, statistics), projected(pool.test, statistics), pool.rows)
-    if not isinstance(statistics, FeatureStatistics):
-        statistics = feature_statistics(pool.data.features)
-    return CandidatePool(standardized(pool.data, statistics), standardized(pool.test, statistics), pool.rows)
+        return projected(data, normalizer)
+    if not isinstance(normalizer, FeatureStatistics):
+        raise InputError(
+            "normalize='standardize' needs FeatureStatistics: feature_statistics, load_statistics."
+        )
+    return standardized(data, normalizer)

@@ -1,10 +1,14 @@
-"""Projection on what public features have in common: fewer dimensions for a private head, at no privacy."""
+"""Projection on what public features have in common: fewer dimensions for a private head, at no privacy.
+
+A projection on random directions, which needs no data at all, is what it must beat.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float
@@ -15,12 +19,12 @@ from jaxmia.data.feature_set import FeatureSet, load_features
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PublicProjection:
-    """The leading principal components of public features.
+    """The leading principal components of public features, or random directions.
 
     Attributes:
-        mean: float64[dim], of the public features.
+        mean: float64[dim], of the public features; 0 for random directions.
         directions: float64[dim, components], orthonormal, the one of the largest variance first.
-        source: SHA-256 of the public features.
+        source: SHA-256 of the public features; "random" for random directions.
     """
 
     mean: Float[np.ndarray, "dim"]
@@ -30,6 +34,21 @@ class PublicProjection:
     def content_hash(self) -> str:
         """SHA-256 of what it is made from: the public features and the number of components."""
         return hashlib.sha256(f"{self.source} {self.directions.shape[1]}".encode()).hexdigest()
+
+    def leading(self, components: int) -> PublicProjection:
+        """Return the projection on the first of its components."""
+        return dataclasses.replace(self, directions=self.directions[:, :components])
+
+
+def random_projection(dim: int, components: int) -> PublicProjection:
+    """Return random orthonormal directions, the same for all data of this dimension; nothing is centred.
+
+    Raises:
+        InputError: for more components than dimensions.
+    """
+    check(1 <= components <= dim, "components", components, f"lie between 1 and {dim}")
+    draws = np.random.default_rng(0).normal(size=(dim, components))
+    return PublicProjection(np.zeros(dim), np.linalg.qr(draws)[0], "random")
 
 
 def public_projection(public: FeatureSet, components: int) -> PublicProjection:
@@ -74,14 +93,31 @@ def load_projection(
         public.features.shape[1],
         f"be {dim}, as the features'",
     )
-    known = {row.tobytes() for row in np.ascontiguousarray(public.features)}
-    shared = sum(row.tobytes() in known for row in np.ascontiguousarray(private.features))
+    check_public(public, private, str(path))
+    return public_projection(public, components)
+
+
+def check_public(public: FeatureSet, private: FeatureSet, name: str) -> None:
+    """Refuse public features with a record of the private ones, recognised by content, also in half precision.
+
+    Raises:
+        InputError: with the number of such records.
+    """
+    known = set(_contents(public.features))
+    shared = sum(content in known for content in _contents(private.features))
     if shared:
         raise InputError(
-            f"public={str(path)!r} must hold no record of the private features, but {shared} of these are among its"
+            f"public={name!r} must hold no record of the private features, but {shared} of these are among its"
             " own: what is estimated from them would not be public."
         )
-    return public_projection(public, components)
+
+
+def _contents(features: Float[np.ndarray, "examples dim"]) -> Iterator[bytes]:
+    """Yield what every record is recognised by: its features as float16, as they are where float16 is too small."""
+    with np.errstate(over="ignore"):
+        half = features.astype(np.float16)
+    for whole, short in zip(np.ascontiguousarray(features), half, strict=True):
+        yield short.tobytes() if np.isfinite(short).all() else whole.tobytes()
 
 
 def projected(data: FeatureSet, projection: PublicProjection) -> FeatureSet:

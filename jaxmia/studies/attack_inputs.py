@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -65,4 +66,5 @@ def weights_under(
     if not methods:
         return None
     decay = train.weight_decay + objective_ridge(train.ridge, pool.num_classes) / members
-    return white_box_under(heads, pool, weight_decay=decay, methods=methods, memory=memory)
+    known: dict[str, Any] = {"weight_decay": decay, "intercept": train.intercept}
+    return white_box_under(heads, pool, **known, methods=methods, memory=memory)

@@ -21,6 +21,7 @@ from jaxmia.scores import Scores
 from jaxmia.stats.result import AttackResult
 from jaxmia.studies.assess import assess, control_rows
 from jaxmia.studies.cell import PreparedCell
+from jaxmia.studies.normalizer import normalised_by
 from jaxmia.studies.recipe import Recipe
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.study import Study
@@ -194,10 +195,9 @@ def recipe_columns(recipe: Recipe, *, members: int) -> dict[str, Any]:
 def _origins(config: ExperimentConfig) -> dict[str, str]:
     """Return whether the recipe was tuned, and which statistics standardise the features."""
     train, tuning = config.train, config.tuning
-    given = {"standardize": "pool" if train.statistics == "pool" else "given", "public": "public features"}
     return {
         "tuned": "no" if tuning is None else f"per {tuning.per}",
-        "standardised_by": given.get(train.normalize, "none"),
+        "standardised_by": normalised_by(train),
     }
 
 

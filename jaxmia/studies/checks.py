@@ -21,6 +21,7 @@ from jaxmia.studies.assess import (
 from jaxmia.studies.cell import Cell, input_dim, num_candidates, training_plan, unit_shapes
 from jaxmia.studies.search import import_optuna
 from jaxmia.studies.settings.experiment import ExperimentConfig
+from jaxmia.studies.settings.train import TrainSettings
 from jaxmia.studies.tuning import possible_settings
 
 
@@ -86,14 +87,30 @@ def _check_weights(
         check_memory(methods, **sizes, models=config.shadows.models, memory=memory)
 
 
+def check_objective_known(train: TrainSettings, *, minimum: bool, objective: bool) -> None:
+    """Raise InputError for class weights, or heads without a bias, that attacks on minima or weights do not know.
+
+    Args:
+        train: the recipe.
+        minimum: whether an attack needs heads at the minimum of the plain objective.
+        objective: whether an attack needs to know the objective.
+    """
+    if minimum:
+        rule = "be 'none', and intercept true, for analytic, paired and 'shrunk', which assume that objective"
+        check(train.plain, "train.class_weight", train.class_weight, rule)
+    if objective:
+        plain = train.class_weight == "none" and train.link == "softmax"
+        rule = "be 'none', and link 'softmax', for whitebox, which assumes that objective"
+        check(plain, "train.class_weight", train.class_weight, rule)
+
+
 def _check_objective(
     config: ExperimentConfig, data: FeatureSet, cells: Sequence[Cell], memory: int | None
 ) -> None:
     """Raise InputError if attacks need an objective, or heads at its minimum, and the recipe has another."""
     need_minimum = needs_pairs(config.attack) or needs_prior(config.attack)
     need_objective = need_minimum or bool(white_box_methods(config.attack))
-    rule = "be 'none', and intercept true, for whitebox, analytic, paired and 'shrunk', which assume that objective"
-    check(config.train.plain or not need_objective, "train.class_weight", config.train.class_weight, rule)
+    check_objective_known(config.train, minimum=need_minimum, objective=need_objective)
     if not need_minimum:
         return
     rule = "be 'newton' for analytic attacks, paired=true or 'shrunk': they need heads at their minimum"

@@ -24,6 +24,7 @@ from jaxmia.studies.folder.run import RunFolder
 from jaxmia.studies.folder.states import DamagedError
 from jaxmia.studies.folder.tables import of_unit
 from jaxmia.studies.laws import laws_to_json, load_laws
+from jaxmia.studies.private_cells import private_settings
 from jaxmia.studies.search import tune_cell, tuned_cell
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.study import Study
@@ -137,13 +138,13 @@ class GridRun:
         return prepare_cell(settings, self.data, cell, self.study.statistics, memory=self.memory)
 
     def settings(self, cell: Cell) -> ExperimentConfig:
-        """Return the settings that the heads of a cell are trained with; the tuned ones, if there is tuning.
+        """Return the settings that the heads of a cell are trained with: tuned, or by a private recipe, if it says so.
 
         Process 0 tunes, or reads the result from the folder, and broadcasts it.
         """
         config = self.study.config
         if config.tuning is None:
-            return config
+            return private_settings(config, self.data, cell)
         if cell not in self.chosen and self.processes.index > 0:
             self.chosen[cell] = Trial(**self.processes.receive(f"recipe of {cell}", 0))
         elif cell not in self.chosen:

@@ -22,11 +22,12 @@ from jaxmia.studies.folder.run import RunFolder
 from jaxmia.studies.folder.tables import load_results, load_table
 from jaxmia.studies.grid import GridRun
 from jaxmia.studies.laws import load_laws
+from jaxmia.studies.normalizer import given_normalizer
 from jaxmia.studies.search import tune_cell, tuned_cell
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.settings.toml import load_config, parse_config
 from jaxmia.studies.shown import StudyShown
-from jaxmia.studies.study import given_statistics, study_of
+from jaxmia.studies.study import study_of
 from jaxmia.studies.tuning import Tuning
 from jaxmia.tables.rates import best_at_the_lowest, on_persons
 
@@ -173,7 +174,7 @@ def tune_grid(
         Raises: InputError: as run_experiment, before any training.
     """
     data = load_features(config.data.features, inputs=config.train.inputs)
-    statistics = given_statistics(config, data)
+    statistics = given_normalizer(config.train, data)
     cells = cells_of(config)
     check_experiment(config, data, cells, memory)
     searched = dict.fromkeys(tuned_cell(config, cell) for cell in cells)

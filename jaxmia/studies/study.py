@@ -9,11 +9,11 @@ from typing import Any
 from jaxmia._hashes import content_key
 from jaxmia._validate import InputError
 from jaxmia.data.feature_set import FeatureSet
-from jaxmia.data.normalization import Normalizer, load_statistics
-from jaxmia.data.public import load_projection
+from jaxmia.data.normalization import Normalizer
 from jaxmia.laws.law import DEFAULT_RECIPE
 from jaxmia.studies.cell import Cell
 from jaxmia.studies.folder.manifest import versions
+from jaxmia.studies.normalizer import given_normalizer
 from jaxmia.studies.search import import_optuna
 from jaxmia.studies.settings.experiment import ExperimentConfig
 
@@ -59,7 +59,7 @@ def study_of(config: ExperimentConfig, data: FeatureSet, names: tuple[str, str] 
         names: names of the feature set and the recipe in a sweep.
 
     Raises:
-        InputError: as given_statistics, for membership by person without persons, or if recipes are tuned and Optuna is
+        InputError: as given_normalizer, for membership by person without persons, or if recipes are tuned and Optuna is
             not installed.
     """
     if config.membership.by_person and data.person is None:
@@ -67,7 +67,7 @@ def study_of(config: ExperimentConfig, data: FeatureSet, names: tuple[str, str] 
             f"membership.unit='person' needs to know whose each record is: {config.data.features} must hold the key"
             " 'person', [examples], integers or strings."
         )
-    statistics = given_statistics(config, data)
+    statistics = given_normalizer(config.train, data)
     given = {} if statistics is None else {"statistics": {"sha256": statistics.content_hash()}}
     identity = {
         "settings": config.training_identity(),
@@ -76,16 +76,3 @@ def study_of(config: ExperimentConfig, data: FeatureSet, names: tuple[str, str] 
         "versions": versions() if config.tuning is None else versions(import_optuna().__name__),
     }
     return Study(config, identity, statistics, names)
-
-
-def given_statistics(config: ExperimentConfig, data: FeatureSet) -> Normalizer | None:
-    """What the file that a recipe names normalises by: statistics, or public features; None where it names none.
-
-    Raises:
-        InputError: if the file is bad, or has another dimension than the features.
-    """
-    if config.train.normalize == "public":
-        return load_projection(config.train.public, components=config.train.components, private=data)
-    if config.train.statistics == "pool":
-        return None
-    return load_statistics(config.train.statistics, dim=data.features.shape[1])

@@ -79,13 +79,14 @@ def clipped_gradient_sum(
     clipping_norm: float | Array,
     precision: jax.lax.Precision | None = None,
     persons: PersonRows | None = None,
+    intercept: bool = True,
 ) -> SplitHead:
-    """Return the sum of the sampled examples' or persons' clipped cross-entropy gradients, for a linear head with bias.
+    """Return the sum of the sampled examples' or persons' clipped cross-entropy gradients, for a linear head.
 
-    The gradient of example i is (p_i - y_i) [x_i, 1]^T, with norm ||p_i - y_i|| sqrt(||x_i||^2 + 1). So clipping is one
-    factor per example and the sum is one matrix product (Goodfellow 2015, arXiv 1510.01799); single gradients are never
-    formed. Where the unit is the person, all records of a person have the factor of the person's summed gradient
-    (jaxmia.training.persons).
+    The gradient of example i is (p_i - y_i) [x_i, 1]^T, with norm ||p_i - y_i|| sqrt(||x_i||^2 + 1); without a bias the
+    1 is missing in both. So clipping is one factor per example and the sum is one matrix product (Goodfellow 2015,
+    arXiv 1510.01799); single gradients are never formed. Where the unit is the person, all records of a person
+    have the factor of the person's summed gradient (jaxmia.training.persons).
 
     Args:
         errors: p_i - y_i of all classes but the last, whose error is minus their sum (heads.logit_errors).
@@ -94,10 +95,11 @@ def clipped_gradient_sum(
         clipping_norm: c, in the units of a gradient.
         precision: precision of the product, as in jaxmia.training.heads.product.
         persons: persons of the examples, to clip by person; None to clip by example.
+        intercept: whether the head has a bias. Without one, what is returned for it must be dropped, unreleased.
     """
     share = _rounding_share(errors, features, precision, inputs=persons is not None)
     if persons is None:
-        norms, room = _gradient_norms(errors, features), 1.0 - share
+        norms, room = _gradient_norms(errors, features, intercept), 1.0 - share
     else:
         norms, room = person_norms(errors, sampled, persons, share=share), 1.0
     scale = jnp.minimum(1.0, room * clipping_norm / norms)
@@ -140,6 +142,7 @@ def clipped_squares(
     *,
     clipping_norm: float | Array,
     persons: PersonRows | None = None,
+    intercept: bool = True,
 ) -> Float[Array, "examples"]:
     """Return the squared norm of every member's clipped gradient, in squared units of a gradient; 0 for the others.
 
@@ -151,19 +154,20 @@ def clipped_squares(
         member: which examples the model trains on.
         clipping_norm: c.
         persons: as in clipped_gradient_sum; every record then has its person's square.
+        intercept: as in clipped_gradient_sum.
     """
     by_person = None if persons is None else person_norms(errors, member, persons)
-    norms = _gradient_norms(errors, features) if by_person is None else by_person
+    norms = _gradient_norms(errors, features, intercept) if by_person is None else by_person
     counted = member & ~jnp.isnan(norms)  # non-finite gradients count as zero, as in the sum
     return jnp.where(counted, jnp.minimum(norms, clipping_norm) ** 2, 0.0)
 
 
 def _gradient_norms(
-    errors: Float[Array, "rest examples"], features: Float[Array, "examples dim"]
+    errors: Float[Array, "rest examples"], features: Float[Array, "examples dim"], intercept: bool
 ) -> Float[Array, "examples"]:
     inputs = features.astype(errors.dtype)
     squares = jnp.sum(errors**2, axis=0) + jnp.sum(errors, axis=0) ** 2
-    return jnp.sqrt(squares * (1.0 + jnp.sum(inputs**2, axis=1)))
+    return jnp.sqrt(squares * (float(intercept) + jnp.sum(inputs**2, axis=1)))
 
 
 def add_noise(

@@ -100,7 +100,7 @@ def train_ensemble(
     devices = jax.local_devices() if devices is None else devices
     counts, kind, order = np.asarray(masks.member).sum(axis=1), trainable(config.network), None
     if config.privacy_unit == "person":
-        kind = LinearHeads(by_person=True)
+        kind = LinearHeads(by_person=True, intercept=config.intercept)
         order, pool, sorted_masks, most_records = _by_person(pool, masks)
     else:
         sorted_masks, most_records = masks, 1

@@ -198,7 +198,8 @@ class _Loss:
             own = jnp.asarray(self.weight)[rows] if jnp.ndim(self.weight) else self.weight
             return gradient_sum(errors * (counted.astype(errors.dtype) * own), batch, self.precision), None
         of_rows = jax.tree.map(lambda leaf: leaf[rows], self.persons)
-        clip = {"clipping_norm": cast(Any, self.clipping_norm), "persons": of_rows}
+        clip: dict[str, Any] = {"clipping_norm": cast(Any, self.clipping_norm), "persons": of_rows}
+        clip["intercept"] = self.config.intercept
         squares = clipped_squares(errors, batch, counted, **clip) if self.config.odometer else None
         return clipped_gradient_sum(errors, batch, counted, **clip, precision=self.precision), squares
 

@@ -1,8 +1,8 @@
 """Records sorted by person, and the norms of persons' gradients in closed form, for DP-SGD whose unit is the person.
 
 The gradient of a linear head on the records of one person is sum_j e_j x_j^T, e_j the error of the logits and x_j the
-features with a 1 for the bias. Its squared norm is sum_jk (e_j . e_k) (x_j . x_k): a small Gram matrix of the person's
-features, the same for all models and steps, and products of errors. No gradient is formed.
+features with a 1 for the bias, if there is one. Its squared norm is sum_jk (e_j . e_k) (x_j . x_k): a small Gram matrix
+of the person's features, the same for all models and steps, and products of errors. No gradient is formed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class PersonRows(NamedTuple):
     Attributes:
         whose: int32[examples], number of the person, ascending.
         place: int32[examples], of a record among its person's, from 0.
-        products: [examples, most], of the features' dtype: (x_j, 1) . (x_{j+s}, 1) with the person's record s places
-            later; 0 where the person has none there.
+        products: [examples, most], of the features' dtype: (x_j, 1) . (x_{j+s}, 1), without the ones for heads without
+            a bias, with the person's record s places later; 0 where the person has none there.
     """
 
     whose: Int[Array | np.ndarray, "examples"]
@@ -37,7 +37,11 @@ class PersonRows(NamedTuple):
 
 
 def person_rows(
-    features: Float[np.ndarray, "examples dim"], whose: Int[np.ndarray, "examples"], examples: int
+    features: Float[np.ndarray, "examples dim"],
+    whose: Int[np.ndarray, "examples"],
+    examples: int,
+    *,
+    intercept: bool = True,
 ) -> PersonRows:
     """Work out what PersonRows holds, on the host.
 
@@ -45,6 +49,7 @@ def person_rows(
         features: of all examples, sorted by person.
         whose: number of each example's person, from 0, ascending.
         examples: that the program is compiled for; those beyond the pool's are one more person's, who is no member.
+        intercept: whether heads have a bias.
     """
     records = np.bincount(whose)
     starts = np.cumsum(records) - records
@@ -55,7 +60,7 @@ def person_rows(
         rows = np.flatnonzero(left > later)
         pairs = np.einsum("nd,nd->n", features[rows], features[rows + later], dtype=np.float64)
         with np.errstate(over="ignore"):  # infinite: whoever's it is counts as nothing
-            products[rows, later] = 1 + pairs
+            products[rows, later] = intercept + pairs
     padding = (0, examples - len(whose))
     whose = np.pad(whose, padding, constant_values=len(records))
     return PersonRows(whose.astype(np.int32), np.pad(place, padding).astype(np.int32), products)

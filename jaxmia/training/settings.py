@@ -124,7 +124,8 @@ class TrainConfig:
         if self.private or self.network is not None:
             what = "private training" if self.private else "a network"
             check(self.class_weight == "none", "class_weight", self.class_weight, f"be 'none' for {what}")
-            check(self.intercept, "intercept", self.intercept, f"be True for {what}")
+        if self.network is not None:
+            check(self.intercept, "intercept", self.intercept, "be True for a network")
 
     @property
     def plain(self) -> bool:

@@ -135,9 +135,11 @@ class LinearHeads:
 
     Attributes:
         by_person: True if the unit of private training is the person; the pool is then sorted by FeatureSet.person.
+        intercept: whether heads have a bias; only clipping by person asks.
     """
 
     by_person: bool = False
+    intercept: bool = True
 
     def plan(self, config: TrainConfig, memory: int | None, size: EnsembleSize) -> HeadPlan:
         """Plan from sizes alone: see jaxmia.training.plan."""
@@ -157,7 +159,8 @@ class LinearHeads:
         padded[: len(coordinates), : coordinates.shape[1]] = coordinates
         if self.by_person:  # private training, which is not in the span
             whose = np.unique(cast(np.ndarray, pool.person), return_inverse=True)[1]
-            return (padded, person_rows(pool.features, whose, plan.examples)), lambda params: params
+            persons = person_rows(pool.features, whose, plan.examples, intercept=self.intercept)
+            return (padded, persons), lambda params: params
         if directions is None:
             return padded, lambda params: params
 

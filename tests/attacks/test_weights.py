@@ -232,6 +232,28 @@ def test_mahalanobis_recovers_the_plant_of_its_model():
     assert statistic[member].min() > 10 > -10 > statistic[~member].max()
 
 
+@pytest.mark.parametrize("method", ["mahalanobis", "inverse_hessian", "stationarity"])
+def test_heads_without_a_bias_are_those_whose_bias_never_moves(method):
+    """A constant feature, penalised as the others, in place of the bias: the same statistics as inputs with it."""
+    rng = np.random.default_rng(7)
+    pool = records(7, examples=14, classes=3, dim=4)
+    member = rng.random((20, 14)) < 0.5
+    kernel = 0.1 * rng.normal(size=(20, 3, 4)) + np.einsum("ke,ed->kd", member, pool.features)[:, None]
+    weights = np.concatenate([kernel, rng.normal(size=(20, 3, 1))], axis=2)  # a bias that must not be read
+    options = {"weight_decay": 0.1, "methods": [method], "intercept": False}
+    found = whitebox.white_box(ensemble_of(weights, member), pool, **options)[method]
+    other = np.concatenate([kernel, np.zeros((20, 3, 1))], axis=2)
+    np.testing.assert_array_equal(
+        found, whitebox.white_box(ensemble_of(other, member), pool, **options)[method]
+    )
+    # An orthogonal change of all coordinates changes nothing where the penalty is the same for all.
+    turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    turned = dataclasses.replace(pool, features=(pool.features @ turn).astype(np.float32))
+    weights = np.concatenate([kernel @ turn, np.ones((20, 3, 1))], axis=2)
+    again = whitebox.white_box(ensemble_of(weights, member), turned, **options)[method]
+    np.testing.assert_allclose(again, found, rtol=2e-2, atol=2e-2 * np.abs(found).max())
+
+
 def test_inverse_hessian_is_its_formula_with_numerical_derivatives():
     ensemble, decay, pool = ridge_ensemble(6, examples=15, classes=3, dim=2, rate=0.4)
     given = whitebox.white_box(ensemble, pool, weight_decay=decay, methods=["inverse_hessian"])[

@@ -1,5 +1,7 @@
 """Projection on public features: what it is, what it refuses, and what it gives a private head."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from jaxmia._validate import InputError
 from jaxmia.data.feature_set import feature_set, save_features
 from jaxmia.data.normalization import normalized_pool
 from jaxmia.data.pool import candidate_pool
-from jaxmia.data.public import load_projection, projected, public_projection
+from jaxmia.data.public import load_projection, projected, public_projection, random_projection
 from jaxmia.studies.run import run_experiment
 from jaxmia.studies.settings.toml import parse_config
 
@@ -55,6 +57,28 @@ def test_public_features_that_hold_private_records_are_refused(tmp_path):
     save_features(feature_set(mixed, np.arange(len(mixed)) % 2), tmp_path / "public.npz")
     with pytest.raises(InputError, match=r"must hold no record of the private features, but 3 of these"):
         load_projection(tmp_path / "public.npz", components=3, private=private)
+
+
+def test_private_records_are_recognised_in_half_precision_too(tmp_path):
+    private = records(1)
+    save_features(feature_set(private.features[:20], np.arange(20) % 2), tmp_path / "p.npz", dtype="float16")
+    with pytest.raises(InputError, match="20 of these are among"):
+        load_projection(tmp_path / "p.npz", components=3, private=private)
+    # Beyond float16 all would be infinite, and seem the same.
+    large = dataclasses.replace(private, features=private.features * 1e6)
+    save_features(dataclasses.replace(records(0), features=records(0).features * 1e6), tmp_path / "large.npz")
+    assert load_projection(tmp_path / "large.npz", components=3, private=large).directions.shape == (8, 3)
+
+
+def test_random_directions_are_orthonormal_and_the_same_for_everyone():
+    found = random_projection(8, 3)
+    np.testing.assert_allclose(found.directions.T @ found.directions, np.eye(3), atol=1e-12)
+    assert not found.mean.any()
+    np.testing.assert_array_equal(random_projection(8, 3).directions, found.directions)
+    np.testing.assert_array_equal(public_projection(records(0), 8).leading(3).directions,
+                                  public_projection(records(0), 3).directions)  # fmt: skip
+    with pytest.raises(InputError, match="components=9 must lie between 1 and 8"):
+        random_projection(8, 9)
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,6 @@ def test_weights_and_intercept_are_refused_where_they_do_not_go():
         ({"class_weight": "balance"}, "class_weight='balance' must be one of none, balanced"),
         ({"class_weight": (1.0, 0.0)}, "be finite numbers above 0"),
         ({"class_weight": "balanced", "private": True}, "must be 'none' for private training"),
-        ({"intercept": False, "private": True}, "must be True for private training"),
         ({"link": "one_vs_rest"}, "optimizer='adam' must be 'newton' for link='one_vs_rest'"),
         ({"optimizer": "newton", "link": "one_vs_rest", "class_weight": (1.0, 2.0)}, "'none' or 'balanced'"),
         ({"link": "sigmoid"}, "link='sigmoid' must be one of softmax, one_vs_rest"),
@@ -179,7 +178,7 @@ def test_weights_and_intercept_are_refused_where_they_do_not_go():
     with pytest.raises(InputError, match="hold a weight for each of 3 classes"):
         trained(pool, masks, 1.0, TrainConfig("newton", class_weight=(1.0, 2.0)))
     for changes, message in (
-        ({"train": {"intercept": False}, "privacy": {"epsilon": [1.0]}}, "train.intercept=true"),
+        ({"train": {"class_weight": "balanced"}, "privacy": {"epsilon": [1.0]}}, "train.class_weight='none'"),
         ({"train": {"network": "mlp", "widths": [4], "class_weight": "balanced"}}, "for network='linear'"),
         ({"train": {"link": "one_vs_rest"}}, "needs optimizer='newton'"),
     ):

@@ -27,7 +27,8 @@ class ReleasedHead:
         bias: float64[classes], zeros for a head without bias; None if only outputs are known.
         notes: what was read and what was ignored, for readers of the results.
         warnings: reasons why results mean something else.
-        features: float32[records, dim], the inputs of the head if the file transforms the records; otherwise None.
+        features: float32[records, dim], the inputs of the head if the file, or [train], transforms the records;
+            otherwise None.
         recipe: settings of [train] from the file. Without an optimizer they are incomplete, and the rest is fitted.
             None if the file has none.
         unknown_recipe: why shadows cannot use the file's recipe; otherwise empty.
@@ -54,6 +55,10 @@ class ReleasedHead:
         given = np.any(self.weight != 0, axis=1) | (self.bias != 0)
         rows = 1 if len(given) == 2 and given.sum() == 1 else len(given)
         return int(rows * (self.weight.shape[1] + np.any(self.bias)))
+
+    def given(self, inputs: FeatureSet) -> ReleasedHead:
+        """Return the head with the inputs that it was applied to, unless its file made its own of them."""
+        return self if self.features is not None else dataclasses.replace(self, features=inputs.features)
 
     def scores(self, labels: np.ndarray, member: np.ndarray) -> ExternalScores:
         """Return log-odds of the true class [1, records], with the head's membership.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from jaxmia.data.normalization import PROJECTIONS
 from jaxmia.report.content import Block
 from jaxmia.tables import Measured, Table, Value, facts
 
@@ -18,6 +19,10 @@ _OF_STEPS = (
 )
 _OF_NEWTON = ("ridge", "tolerance", "link")
 POOLED = "features are standardised by the statistics of the pool, of members and others together"
+PUBLIC = (
+    "features are centred by the mean and projected on the principal components of features declared public, with no"
+    " record of the data among them: they cost no privacy, if they are public"
+)
 
 
 def recipe_blocks(settings: Mapping[str, Any], results: pd.DataFrame) -> Iterator[Block]:
@@ -69,7 +74,7 @@ def _used(results: pd.DataFrame, newton: Collection[str]) -> Table:
         tuple(rows),
         "One row per cell and seed. Tuned: recipes were searched on the members of the cell's first"
         f" model, which no guarantee covers. Standardised by the pool: {POOLED}, which no guarantee"
-        " covers either.",
+        " covers either. Public features: those of a file declared public; they cost no privacy.",
         sortable=True,
         about="How the models of each cell were trained in the end.",
     )
@@ -80,8 +85,10 @@ def recipe_summary(results: pd.DataFrame) -> dict[str, Value]:
     if "tuned" not in results:
         return {"recipes": Measured(None, status="not recorded")}
     tuned = ", ".join(dict.fromkeys(results["tuned"]))
-    pooled = "pool" in set(results["standardised_by"])
-    return {"recipes tuned": tuned, "features": POOLED if pooled else "not standardised by the pool"}
+    by = set(results["standardised_by"])
+    said = [POOLED] if "pool" in by else []
+    said += [PUBLIC] if "public features" in by else []
+    return {"recipes tuned": tuned, "features": "; ".join(said) or "not standardised by the pool"}
 
 
 def settings_shown(settings: Mapping[str, Any]) -> dict[str, Value]:
@@ -96,6 +103,10 @@ def settings_shown(settings: Mapping[str, Any]) -> dict[str, Value]:
         unused.add("sampling")
     if settings.get("normalize") != "standardize":
         unused.add("statistics")
+    if settings.get("normalize") != "public":
+        unused.add("public")
+    if settings.get("normalize") not in PROJECTIONS:
+        unused.add("components")
     return {
         name: f"{value:g}" if isinstance(value, float) else str(value)
         for name, value in settings.items()

@@ -8,6 +8,7 @@ import pydantic
 from pydantic import Field
 
 from jaxmia._validate import check_choice
+from jaxmia.data.normalization import PROJECTIONS
 from jaxmia.stats.p_values import EVALUATIONS
 from jaxmia.studies.settings.attacks import Attacks, AttackSettings
 from jaxmia.studies.settings.base import Fprs, Settings
@@ -71,6 +72,20 @@ class ExperimentConfig(Settings):
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _private_recipes_are_of_features_of_norm_one(self) -> ExperimentConfig:
+        recipe, train = self.privacy.recipe, self.train
+        if recipe == "given":
+            return self
+        if train.normalize not in ("unit", *PROJECTIONS):
+            raise ValueError(
+                f"privacy.recipe={recipe!r} needs train.normalize='unit', 'public' or 'random', features of norm 1, got"
+                f" {train.normalize!r}"
+            )
+        if self.tuning is not None:
+            raise ValueError(f"privacy.recipe={recipe!r} is chosen without the members, got [tuning]")
+        return self
+
     def before_tuning(self) -> ExperimentConfig:
         """Return the settings with the full batch, which every cell supports, if batches are tuned."""
         if self.tuning is None:
@@ -80,10 +95,9 @@ class ExperimentConfig(Settings):
     @pydantic.model_validator(mode="after")
     def _weights_are_of_ordinary_training(self) -> ExperimentConfig:
         private = self.privacy.private_levels
-        if private and not self.train.plain:
+        if private and self.train.class_weight != "none":
             raise ValueError(
-                f"privacy.epsilon={private} needs train.class_weight='none' and train.intercept=true, got"
-                f" {self.train.class_weight!r} and {self.train.intercept}"
+                f"privacy.epsilon={private} needs train.class_weight='none', got {self.train.class_weight!r}"
             )
         return self
 
@@ -145,6 +159,8 @@ class ExperimentConfig(Settings):
         if self.membership.by_person:  # folders from before it say nothing, and are by record
             settings["membership"] = self.membership.model_dump(mode="json")
         settings["privacy"]["unit"] = self.privacy_unit
+        if self.privacy.recipe == "given":  # folders from before other recipes say nothing
+            del settings["privacy"]["recipe"]
         if self.privacy_unit == "record":  # folders from before it say nothing
             del settings["privacy"]["unit"]
         del settings["shadows"]["models"]

@@ -24,6 +24,9 @@ class PrivacySettings(Settings):
     delta: Annotated[float, Field(ge=MIN_DELTA, lt=1)] = 1e-5
     clipping_norm: Annotated[float, Field(gt=0)] = 1.0
     """The largest norm of the gradient of one example, or of all records of one person."""
+    recipe: Literal["given", "class_means"] = "given"
+    """Of private levels: "given", DP-SGD by [train]; or "class_means", the classes' noisy mean features, one release on
+    features of norm 1 (jaxmia.private.recipes)."""
     unit: Literal["record", "person"] | None = None
     """Whom the levels protect, whose gradients are clipped and who is sampled: by default what membership.unit says.
     "record" where membership is by person: levels are of records, and persons have what group privacy leaves them."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
+from jaxmia.data.normalization import PROJECTIONS
 from jaxmia.studies.settings.base import Positive, Settings
 
 
@@ -52,11 +53,10 @@ class TrainSettings(Settings):
     float32 on every device; "tensorfloat32" keeps 10 bits on devices that support it (A100 and later). "bfloat16" takes
     about half of the time on processors that support it, and changes scores by less than a tenth of the effect of a
     seed. Files of version 0.1 call this setting `products`, which is still read."""
-    normalize: Literal["none", "unit", "standardize", "public"] = "none"
+    normalize: Literal["none", "unit", "standardize", "public", "random"] = "none"
     """Normalisation of candidates and test split: "unit" (every example to norm 1), "standardize" (every dimension
-    centred
-    and scaled, then divided by sqrt(dim)) or "public" (projected on components of public features, then to norm 1):
-    see jaxmia.data.normalization.normalized_pool."""
+    centred and scaled, then divided by sqrt(dim)), "public" (projected on components of public features, then to norm
+    1) or "random" (the same with random directions): see jaxmia.data.normalization.normalized_pool."""
     statistics: Annotated[str, Field(min_length=1)] = "pool"
     """Statistics for "standardize": "pool" (mean and deviation of the cell's candidates) or an .npz with mean and
     scale."""
@@ -64,7 +64,7 @@ class TrainSettings(Settings):
     """Of normalize="public": an .npz of features of the same extractor that are public. What is estimated from them
     costs no privacy. None of the private records may be among them."""
     components: Positive = 32
-    """Of normalize="public": principal components of the public features to keep."""
+    """Of normalize="public": principal components of the public features to keep; of "random": random directions."""
     network: Literal["linear", "mlp", "conv"] = "linear"
     """Model to train: "linear" (a linear head from zero), or from random parameters "mlp" (dense layers with ReLU) or
     "conv" (a convolution, 7 x 7 pixels at stride 4, then dense layers)."""
@@ -141,8 +141,8 @@ class TrainSettings(Settings):
                 "normalize='public' and public='FILE.npz' go together, got"
                 f" normalize={self.normalize!r} and public={self.public!r}"
             )
-        if self.normalize == "public" and self.inputs == "raw":
-            raise ValueError("normalize='public' is for inputs='features', got inputs='raw'")
+        if self.normalize in PROJECTIONS and self.inputs == "raw":
+            raise ValueError(f"normalize={self.normalize!r} is for inputs='features', got inputs='raw'")
         return self
 
     @pydantic.model_validator(mode="after")
