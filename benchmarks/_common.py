@@ -1,4 +1,4 @@
-"""What every benchmark shares: its options, its table, and the line that says what it ran on."""
+"""What all benchmarks share: options, the table that they print, and the line about the machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    result.add_argument("--seed", type=int, default=0, help="all randomness follows from it")
+    result.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
     result.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the rows as JSON")
     return result
 
@@ -38,12 +38,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def add_features(options: argparse.ArgumentParser) -> None:
     """Add the options that choose a feature set."""
     options.add_argument("--features", default="demo", metavar="PATH", help="an .npz of features, or 'demo'")
-    options.add_argument("--classes", type=int, default=10, help="C, the largest classes are taken")
+    options.add_argument("--classes", type=int, default=10, help="C; takes the C largest classes")
     options.add_argument("--standardize", action="store_true", help=standardized.__doc__)
 
 
 def chosen_features(arguments: argparse.Namespace) -> FeatureSet:
-    """Load the feature set, or say that it is absent and end: a skipped set is no failure."""
+    """Load the feature set. If its file is absent, say so and exit with status 0: skipping is not a failure."""
     if arguments.features != "demo" and not pathlib.Path(arguments.features).is_file():
         print(f"skipped: the feature set {arguments.features} is absent")
         sys.exit(0)
@@ -52,12 +52,12 @@ def chosen_features(arguments: argparse.Namespace) -> FeatureSet:
 
 
 def standardized(data: FeatureSet) -> FeatureSet:
-    """Centre and scale each dimension over all examples, then divide by sqrt(dim): unit mean square norm."""
+    """Centre and scale each dimension over all examples; divide by sqrt(dim), for a mean square norm of 1."""
     return normalization.standardized(data, normalization.feature_statistics(data.features))
 
 
 def synthetic_pool(seed: int, *, examples: int, classes: int, dim: int) -> FeatureSet:
-    """Gaussian classes around random means, of about unit norm."""
+    """Return Gaussian classes around random means, with features of about unit norm."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(classes), examples // classes)
     means = rng.normal(size=(classes, dim))
@@ -84,14 +84,14 @@ def report(
     facts: dict[str, Any],
     arguments: argparse.Namespace,
 ) -> None:
-    """Print rows as one Markdown table with what they ran on, and write them if --json asks for it.
+    """Print rows as one Markdown table, followed by the machine; write them to a file if --json is given.
 
     Args:
         title: what the table shows.
         rows: cells by heading; every row has the same headings.
-        dtype: of what was computed.
+        dtype: number formats of the computation.
         facts: further figures, printed below the table.
-        arguments: of the command line.
+        arguments: those of the command line.
     """
     headings = list(rows[0])
     print(f"\n{title}\n")
@@ -110,7 +110,7 @@ def report(
 
 
 def origin() -> dict[str, Any]:
-    """Where figures come from: command, commit, machine with versions, and seconds so far."""
+    """Return the origin of the figures: command, commit, machine with versions, and seconds so far."""
     return {
         "command": shlex.join(
             ["python", f"benchmarks/{pathlib.Path(sys.argv[0]).name}", *map(named, sys.argv[1:])]
@@ -122,12 +122,12 @@ def origin() -> dict[str, Any]:
 
 
 def named(word: str) -> str:
-    """The word of a command line; of a file elsewhere its name only: where it lies is nobody's business."""
+    """Return a word of the command line; of an absolute path only the file name, so that folders stay private."""
     return pathlib.PurePath(word).name if pathlib.PurePath(word).is_absolute() else word
 
 
 def commit() -> str | None:
-    """The commit of this code, with "+" where files differ from it; None outside a repository."""
+    """Return the commit of this code, with "+" if files differ from it; None outside a repository."""
 
     def git(*words: str) -> str:
         place = pathlib.Path(__file__).parent

@@ -1,8 +1,9 @@
-"""Does the advisor's estimate hold: accuracy, mean TPR and the most vulnerable record, against shadow heads?
+"""Is the advisor's estimate of accuracy, mean TPR and the most vulnerable record right? Compares it with shadow heads.
 
-For each ridge strength, and for each share of the most vulnerable records that is left out (--leave-out), the advisor's
-estimate stands beside what shadow heads on the same records measure. Predicted before measuring: accuracy within 0.01,
-mean TPR within 5%, intervals of the most vulnerable record that meet, options ranked as measured (Kendall 0.9).
+The options are ridge strengths, and shares of the most vulnerable records that are left out (--leave-out). For each,
+the advisor's estimate is compared with shadow heads on the same records. Predicted before measuring: accuracy within
+0.01, mean TPR within 5%, overlapping intervals of the most vulnerable record, and options ranked as measured (Kendall's
+tau 0.9).
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ _PROMISED = "worst of those left, before"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Estimate and measure, option by option."""
+    """Estimate and measure every option."""
     options = _common.parser(__doc__)
     _common.add_features(options)
-    options.add_argument("--shots", type=int, default=16, help="S; 2 S candidates of each class")
+    options.add_argument("--shots", type=int, default=16, help="S; 2 S candidates per class")
     options.add_argument("--ridges", type=float, nargs="+", default=[0.3, 1.0, 3.0, 10.0, 30.0])
-    options.add_argument("--leave-out", type=float, nargs="*", default=[0.05, 0.1, 0.2], help="at ridge 1")
+    options.add_argument(
+        "--leave-out", type=float, nargs="*", default=[0.05, 0.1, 0.2], help="shares left out, at ridge 1"
+    )
     options.add_argument("--shadows", type=int, default=257)
     options.add_argument("--fpr", type=float, default=0.01)
     arguments = options.parse_args(argv)
@@ -66,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def compared(option: str, pool: FeatureSet, ridge: float, arguments: Any) -> dict[str, Any]:
-    """One option, estimated and measured."""
+    """Return the row of one option, estimated and measured."""
     keys = [jax.random.fold_in(jax.random.key(arguments.seed), number) for number in (0, 1)]
     start = time.perf_counter()
     found = ridge_estimate(pool, ridge=ridge, fpr=arguments.fpr, key=keys[0])

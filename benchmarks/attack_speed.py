@@ -1,9 +1,9 @@
 """Time and memory of every attack with all models as targets, against the loops of published LiRA code.
 
-The published code attacks one target at a time, gathers the IN and OUT scores of every example in Python and
-fits medians and deviations with NumPy. "loop" does all of this for each example by itself; "half loop" gathers by
-loop, cuts every example to the smallest number of IN and OUT shadows and fits all examples at once. Both run here
-on a few targets and examples and are scaled to all of them.
+The published code attacks one target at a time. It gathers the IN and OUT scores of every example in Python, and fits
+medians and deviations with NumPy. "loop" does all of this for each example by itself. "half loop" gathers in a loop,
+cuts every example to the smallest number of IN and OUT shadows, and fits all examples at once. Both run here on a few
+targets and examples, and their times are scaled to all of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxmia import attacks
 from jaxmia.scores import Scores
 
 REPEATS = 3
-SLOW = 3.0  # seconds after which a run is not repeated
+SLOW = 3.0  # seconds; a slower run is not repeated
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "lira": ("lira", {}),
     "lira, global variance": ("lira", {"variance": "global"}),
@@ -43,11 +43,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
-    options.add_argument("--models", type=int, default=257, help="M, all of them targets")
+    options.add_argument("--models", type=int, default=257, help="M; every model is a target")
     options.add_argument("--examples", type=int, default=20_000)
     options.add_argument("--loop-targets", type=int, default=2, help="targets that the loops attack")
     options.add_argument("--loop-examples", type=int, default=2000, help="examples that the loops attack")
-    options.add_argument("--dim", type=int, default=16, help="of the features of the quantile attack")
+    options.add_argument("--dim", type=int, default=16, help="feature dimension of the quantile attack")
     options.add_argument("--attacks", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     arguments = options.parse_args(argv)
     scores, features = synthetic(arguments)
@@ -107,7 +107,7 @@ def variant(label: str, features: np.ndarray) -> Callable[[Scores], object]:
 
 
 def fastest(run: Callable[[Scores], object], scores: Scores) -> float:
-    """Return the seconds of the fastest run, once if it is slow: what else the machine did only ever adds."""
+    """Return the seconds of the fastest run (other work only adds time); a slow one runs once."""
     seconds: list[float] = []
     while len(seconds) < REPEATS and sum(seconds) < SLOW:
         start = time.perf_counter()
@@ -117,7 +117,7 @@ def fastest(run: Callable[[Scores], object], scores: Scores) -> float:
 
 
 def peak_bytes(run: Callable[[Scores], object], scores: Scores) -> int:
-    """Return the most memory that NumPy held at once beside the scores, the result included."""
+    """Return the peak memory that NumPy held beside the scores, including the result."""
     tracemalloc.start()
     try:
         run(scores)
@@ -146,7 +146,7 @@ def scaling_exponent(run: Callable[[Scores], object], scores: Scores) -> float:
 def scaled_seconds(
     loop: Callable[[np.ndarray, np.ndarray, int], np.ndarray], scores: Scores, arguments: argparse.Namespace
 ) -> float:
-    """Return the seconds that a loop would take over all targets and examples, from a part of them."""
+    """Return the seconds of a loop over all targets and examples, extrapolated from a part of them."""
     num_targets = min(arguments.loop_targets, arguments.models)
     columns = slice(min(arguments.loop_examples, arguments.examples))
     log_odds, member = np.asarray(scores.log_odds)[:, columns], np.asarray(scores.member)[:, columns]
@@ -174,7 +174,7 @@ def published_loop(log_odds: np.ndarray, member: np.ndarray, target: int) -> np.
 
 
 def published_half_loop(log_odds: np.ndarray, member: np.ndarray, target: int) -> np.ndarray:
-    """Return LiRA's statistic of one target [examples]: gathered by loop, fitted over all examples at once."""
+    """Return LiRA's statistic of one target [examples]: gathered in a loop, fitted for all examples at once."""
     others = np.delete(np.arange(len(log_odds)), target)
     values, inside = log_odds[others], member[others]
     log_densities = []

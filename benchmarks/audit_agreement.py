@@ -1,14 +1,20 @@
-"""Does the audit of a head from scikit-learn say what scikit-learn's re-trainings, and a study, say of each record?
+"""Does the audit of a scikit-learn head agree with scikit-learn's re-trainings, and with a study, about each record?
 
-Heads trained by scikit-learn on random halves of the candidates are the truth: each record's D from their log-odds
-alone. Against it stand the audit of one of them, its recipe given or fitted, and a study (`jaxmia run`) over the same
-candidates at the same recipe. With --head the first of them is audited as a .skops file instead, without any recipe
-but the file's own: a plain LogisticRegression, one with balanced classes (of every other class a quarter of the
-records is kept), one without intercept, a Pipeline whose StandardScaler every re-training fits anew, or one against
-the rest. Columns: rank correlation of the records' D with the truth's, and the same divided by what the truth itself
-could reach (the root of its halves' agreement, Spearman and Brown); slope of the truth's D over the other's,
-corrected for the other's noise in D; mean TPR over records over the truth's. Below: how often audits of the other
-heads call at an FPR of 0.1, of members and of the rest, against what the records' own D predict.
+The truth is each record's D from the log-odds of heads that scikit-learn trains on random halves of the candidates. It
+is compared with the audit of one of these heads, its recipe given or fitted, and with a study (`jaxmia run`) over the
+same candidates with the same recipe. With --head, the first head is audited as a .skops file instead, with the recipe
+in that file:
+
+- logistic: a plain LogisticRegression;
+- balanced: balanced class weights (every other class keeps a quarter of its records);
+- no_intercept: no intercept;
+- pipeline: a Pipeline whose StandardScaler every re-training fits anew;
+- one_vs_rest: one-vs-rest.
+
+Columns: the rank correlation of the records' D with the truth's; the same divided by what the noise of the truth
+allows (the square root of its reliability, from its halves by the Spearman-Brown formula); the slope of the truth's D
+on the other's, corrected for the other's noise in D; mean TPR over records, over the truth's. Below the table: how
+often audits of the other heads call members and non-members at FPR 0.1, and what the records' own D predict.
 
 Needs scikit-learn.
 """
@@ -43,7 +49,7 @@ from jaxmia.training.contrasts import objective_ridge
 from jaxmia.vulnerability.curves import per_example_vulnerability
 
 FPRS = (0.1, 0.01)
-# What is audited as a .skops file, and what its LogisticRegression is made with.
+# Heads that are audited as .skops files, with the arguments of their LogisticRegression.
 HEADS: dict[str, dict[str, Any]] = {
     "logistic": {},
     "balanced": {"class_weight": "balanced"},
@@ -52,15 +58,15 @@ HEADS: dict[str, dict[str, Any]] = {
     "one_vs_rest": {},
 }
 _TOLD = ("optimizer", "ridge", "class_weight", "intercept", "link")
-STEPS = 300  # of Adam on a cosine: the ridge head to within rounding of what the scores show
+STEPS = 300  # of Adam with a cosine schedule: reaches the ridge minimum as far as scores can show
 
 
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
     _common.add_features(options)
-    options.add_argument("--shots", type=int, default=64, help="S; 2 S candidates of each class")
+    options.add_argument("--shots", type=int, default=64, help="S; 2 S candidates per class")
     options.add_argument("--ridge", type=float, default=1.0, help="1 / C of LogisticRegression")
-    options.add_argument("--head", choices=("outputs", *HEADS), default="outputs", help="what is audited")
+    options.add_argument("--head", choices=("outputs", *HEADS), default="outputs", help="the head to audit")
     options.add_argument("--outside", type=int, default=128, help="heads that scikit-learn trains")
     options.add_argument("--models", type=int, default=256, help="shadows of the audit and of the study")
     arguments = options.parse_args(argv)
@@ -88,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def uneven(pool: FeatureSet) -> FeatureSet:
-    """The pool with a quarter of the records of every other class."""
+    """Return the pool with only a quarter of the records of every other class."""
     place = np.zeros(len(pool.labels), int)
     for label in range(pool.num_classes):
         of_class = pool.labels == label
@@ -98,7 +104,7 @@ def uneven(pool: FeatureSet) -> FeatureSet:
 
 
 def outside_heads(pool: FeatureSet, arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Logits of scikit-learn's heads [heads, records, classes], the random halves they were trained on, the first."""
+    """Return logits of scikit-learn's heads [heads, records, classes], their membership, and the first head."""
     rng = np.random.default_rng(arguments.seed)
     x, labels = pool.features.astype(np.float64), pool.labels
     member = rng.random((arguments.outside, len(labels))) < 0.5
@@ -114,7 +120,7 @@ def outside_heads(pool: FeatureSet, arguments: argparse.Namespace) -> tuple[np.n
 
 
 def outside_head(kind: str, ridge: float) -> Any:
-    """One unfitted model of HEADS."""
+    """Return one unfitted model of HEADS."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.pipeline import make_pipeline
@@ -127,7 +133,7 @@ def outside_head(kind: str, ridge: float) -> Any:
 
 
 def logits_of(model: Any, x: np.ndarray) -> np.ndarray:
-    """Logits [records, classes] whose softmax is the model's predict_proba."""
+    """Return logits [records, classes] whose softmax is the model's predict_proba."""
     logits = model.decision_function(x)
     if logits.ndim == 1:
         return np.stack([np.zeros_like(logits), logits], axis=1)
@@ -137,7 +143,7 @@ def logits_of(model: Any, x: np.ndarray) -> np.ndarray:
 def of_the_file(
     pool: FeatureSet, model: Any, truth: Scores, arguments: argparse.Namespace, folder: pathlib.Path
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """As compare, for the audit of a .skops file without a recipe beside the file's own."""
+    """Do the same as compare for the audit of a .skops file, with the recipe in the file only."""
     import skops.io
 
     features = {"features": pool.features, "labels": pool.labels, "class_names": np.array(pool.class_names)}
@@ -161,7 +167,7 @@ def of_the_file(
 def compare(
     pool: FeatureSet, released: np.ndarray, truth: Scores, arguments: argparse.Namespace, folder: pathlib.Path
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The rows of the table, and the facts below it."""
+    """Return the rows of the table and the facts below it."""
     member = np.asarray(truth.member)
     features = {"features": pool.features, "labels": pool.labels, "class_names": np.array(pool.class_names)}
     np.savez(folder / "pool.npz", **features, member=member[0])
@@ -196,7 +202,7 @@ def compare(
 def study(
     pool: FeatureSet, recipe: dict[str, Any], arguments: argparse.Namespace, folder: pathlib.Path
 ) -> pd.DataFrame:
-    """Records of a run over the same candidates, by their row."""
+    """Return the records of a run over the same candidates, indexed by row."""
     train = [f"train.{name}={value}" for name, value in recipe.items()]
     sizes = [
         f"grid.classes=[{pool.num_classes}]",
@@ -220,7 +226,7 @@ def study(
 
 
 def row_of(name: str, table: pd.DataFrame, truth: Scores) -> dict[str, Any]:
-    """How one source of D compares with the truth."""
+    """Compare one source of D with the truth."""
     curves = {fpr: per_example_vulnerability(truth, fpr) for fpr in FPRS}
     true, other = curves[FPRS[0]].separation, table["separation"].to_numpy()
     correlation = float(scipy.stats.spearmanr(true, other)[0])
@@ -238,7 +244,7 @@ def row_of(name: str, table: pd.DataFrame, truth: Scores) -> dict[str, Any]:
 
 
 def reach(truth: Scores) -> float:
-    """The rank correlation that the truth's D could have with D without noise."""
+    """Return the rank correlation that the truth's D would have with D without noise."""
     log_odds, member = np.asarray(truth.log_odds), np.asarray(truth.member)
     halves = [
         per_example_vulnerability(Scores(log_odds[some], member[some]), FPRS[0]).separation
@@ -249,7 +255,7 @@ def reach(truth: Scores) -> float:
 
 
 def calls(truth: Scores, shadows: Mapping[str, np.ndarray], records: pd.DataFrame) -> dict[str, Any]:
-    """Rates at which the audit's shadows call records under every head that it did not audit, at FPRS."""
+    """Return the rates of calls at FPRS, by the audit's shadows, on every head that it did not audit."""
     facts: dict[str, Any] = {}
     p_values = []
     for own, mine in zip(np.asarray(truth.log_odds)[1:], np.asarray(truth.member)[1:], strict=True):

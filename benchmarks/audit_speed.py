@@ -1,20 +1,26 @@
-"""The whole audit against the published pipeline's steps, in one run: train, score, LiRA on every target, TPR table.
+"""Time the whole audit against the steps of the published pipeline: train, score, LiRA on every target, TPR table.
 
-Both sides audit halves of the same candidates by the same recipe: --models heads from zero, --epochs of Adam on
-batches of --batch-size members (jaxmia: on average), the online LiRA with medians and per-example deviations on every
-model as the target, TPR at each FPR. Every model has exactly half of the candidates, so that both take as many steps.
-jaxmia does more: its attack is also LiRA's z, its table also the calibrated TPR, with intervals.
+Both sides audit halves of the same candidates with the same recipe: --models heads from zero, and --epochs of Adam on
+batches of --batch-size members (jaxmia: on average). Both run online LiRA with medians and per-example deviations, on
+every model as the target, and report TPR at each FPR. Every model has exactly half of the candidates, so that both
+sides take the same number of steps. jaxmia does more: its attack also returns LiRA's z, and its table also has the
+calibrated TPR, with intervals.
 
-"published" takes the steps of the code published with LiRA, on linear heads. Train: torch, one model after another,
-nn.Linear, Adam and a DataLoader. Score: one model after another, softmax in float64, log p - log (1 - p). Attack: for
-each target all scores are gathered again by a loop over the examples, cut to the fewest IN and OUT shadows of any, and
-fitted. Table: scikit-learn's roc_curve over all targets, TPR at the last point below each FPR. Its training and scoring
-run on --peer-heads heads, its attack on --peer-targets targets of jaxmia's scores, all scaled to --models; its table
-is timed on all. Reading and writing files between the steps is left out.
+"published" takes the steps of the code published with LiRA, on linear heads:
 
-Seconds are medians over --repeats in turns, totals the sums of those; ratio is published / jaxmia. The first run of
-jaxmia is a row of its own, since a user pays for its compilation; it is in no median, nor is the first of published.
-Both attacks must agree on the same scores, to 1e-6 once jaxmia is given the shadows that the published code keeps.
+- train: torch, one model after another, nn.Linear, Adam and a DataLoader;
+- score: one model after another, softmax in float64, log p - log (1 - p);
+- attack: for each target, gather all scores again in a loop over the examples, cut them to the fewest IN and OUT
+  shadows of any example, and fit;
+- table: scikit-learn's roc_curve over all targets, TPR at the last point below each FPR.
+
+Its training and scoring run on --peer-heads heads, and its attack on --peer-targets targets of jaxmia's scores. Their
+times are scaled to --models; its table is timed on all. Reading and writing files between the steps is left out.
+
+Both sides run alternately. Seconds are medians over --repeats, totals are sums of medians, and ratio is published /
+jaxmia. The first run of jaxmia is a separate row, since a user pays for its compilation. No median includes the first
+run of either side. Both attacks must agree on the same scores, to 1e-6 once jaxmia is given the shadows that the
+published code keeps.
 """
 
 from __future__ import annotations
@@ -50,7 +56,7 @@ Result = TypeVar("Result")
 
 
 class Audit(NamedTuple):
-    """What jaxmia's audit found."""
+    """Results of jaxmia's audit."""
 
     ensemble: ShadowEnsemble
     scores: Scores
@@ -62,16 +68,18 @@ class Audit(NamedTuple):
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
     _common.add_features(options)
-    options.add_argument("--shots", type=int, default=100, help="S, members of each class; 2 S C candidates")
-    options.add_argument("--models", type=int, default=257, help="M, each the target once")
+    options.add_argument("--shots", type=int, default=100, help="S, members per class; 2 S C candidates")
+    options.add_argument("--models", type=int, default=257, help="M; each model is the target once")
     options.add_argument("--epochs", type=int, default=40)
-    options.add_argument("--batch-size", type=int, default=200, help="members per step; divides the members")
-    options.add_argument("--learning-rate", type=float, default=0.1, help="of Adam")
+    options.add_argument(
+        "--batch-size", type=int, default=200, help="members per step; must divide all members"
+    )
+    options.add_argument("--learning-rate", type=float, default=0.1, help="learning rate of Adam")
     options.add_argument("--fprs", type=float, nargs="+", default=[0.1, 0.01, 0.001])
     options.add_argument("--peer-heads", type=int, default=5, help="heads that 'published' trains and scores")
     options.add_argument("--peer-targets", type=int, default=5, help="targets that 'published' attacks")
-    options.add_argument("--threads", type=int, default=1, help="of torch: two are slower on heads")
-    options.add_argument("--repeats", type=int, default=3, help="turns that count")
+    options.add_argument("--threads", type=int, default=1, help="threads of torch; two are slower on heads")
+    options.add_argument("--repeats", type=int, default=3, help="timed runs of each side")
     arguments = options.parse_args(argv)
     members = arguments.shots * arguments.classes
     if members % arguments.batch_size:
@@ -97,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
 def compare(
     arguments: argparse.Namespace, recipe: Recipe, *, with_published: bool
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Run both sides in turns and return the rows of the table and what both found."""
+    """Run both sides alternately; return the rows of the table and the results of both."""
     data = _common.chosen_features(arguments)
     key = jax.random.key(arguments.seed)
     pool = candidate_pool(
@@ -107,7 +115,7 @@ def compare(
     facts = found(audit) | agreement(audit.scores, arguments.peer_targets, arguments.fprs)
     ours, theirs = [], []
     if with_published:
-        _, heads = run_published(arguments, pool, recipe, audit)  # imports torch, and is not counted
+        _, heads = run_published(arguments, pool, recipe, audit)  # imports torch; not timed
         facts |= same_heads(pool, audit, heads)
     for _ in range(arguments.repeats):
         ours.append(run_jaxmia(arguments, pool, recipe, key)[0])
@@ -117,7 +125,7 @@ def compare(
 
 
 def table_rows(first: Seconds, ours: Sequence[Seconds], theirs: Sequence[Seconds]) -> list[dict[str, Any]]:
-    """One row per stage, their totals, and jaxmia's first run against the published total."""
+    """Return one row per stage, the totals, and jaxmia's first run against the published total."""
     jaxmia, published = with_total(medians(ours)), with_total(medians(theirs)) if theirs else {}
     first_total = with_total(first)["total"]
     pairs = [(stage, jaxmia[stage], published.get(stage)) for stage in (*STAGES, "total")]
@@ -134,17 +142,17 @@ def table_rows(first: Seconds, ours: Sequence[Seconds], theirs: Sequence[Seconds
 
 
 def medians(turns: Sequence[Seconds]) -> Seconds:
-    """The median of each stage over the turns."""
+    """Return the median of each stage over the runs."""
     return {stage: float(np.median([seconds[stage] for seconds in turns])) for stage in STAGES}
 
 
 def with_total(seconds: Seconds) -> Seconds:
-    """The same and their sum."""
+    """Return the same with their sum."""
     return seconds | {"total": sum(seconds[stage] for stage in STAGES)}
 
 
 def timed(seconds: Seconds, stage: str, run: Callable[..., Result], *inputs: Any, scale: float = 1) -> Result:
-    """Return what run does, and record its seconds times scale."""
+    """Return the result of run, and record its seconds times scale."""
     start = time.perf_counter()
     result = run(*inputs)
     seconds[stage] = scale * (time.perf_counter() - start)
@@ -154,7 +162,7 @@ def timed(seconds: Seconds, stage: str, run: Callable[..., Result], *inputs: Any
 def run_jaxmia(
     arguments: argparse.Namespace, pool: FeatureSet, recipe: Recipe, key: jax.Array
 ) -> tuple[Seconds, Audit]:
-    """The whole audit, all models as targets."""
+    """Run the whole audit, with every model as the target."""
     seconds: Seconds = {}
 
     def train() -> ShadowEnsemble:
@@ -177,14 +185,14 @@ def run_jaxmia(
 
 
 def draw_masks(key: jax.Array, pool: FeatureSet, models: int) -> MembershipMasks:
-    """Exactly half of the candidates of each class for every model."""
+    """Draw exactly half of the candidates of each class for every model."""
     return draw_membership(key, pool.labels, num_models=models, design="fixed_size")
 
 
 def run_published(
     arguments: argparse.Namespace, pool: FeatureSet, recipe: Recipe, audit: Audit
 ) -> tuple[Seconds, Heads]:
-    """The published steps on a few heads and targets, their seconds scaled to all."""
+    """Run the published steps on a few heads and targets, with their seconds scaled to all."""
     seconds: Seconds = {}
     log_odds, member = score_arrays(audit.scores)
     few = member[: arguments.peer_heads]
@@ -204,7 +212,7 @@ def run_published(
 
 
 def published_scores(heads: Heads, pool: FeatureSet) -> np.ndarray:
-    """Return log p - log (1 - p) of the true class [models, examples], by probabilities in float64, model by model."""
+    """Return log p - log (1 - p) of the true class [models, examples], from float64 probabilities, model by model."""
     rows = np.arange(len(pool.labels))
     scores = []
     for kernel, bias in zip(*heads, strict=True):
@@ -218,7 +226,7 @@ def published_scores(heads: Heads, pool: FeatureSet) -> np.ndarray:
 
 
 def published_tprs(statistic: np.ndarray, member: np.ndarray, fprs: Sequence[float]) -> list[float]:
-    """TPR pooled over all targets, at the last point of scikit-learn's curve whose FPR is below each."""
+    """Return TPR pooled over all targets, at the last point of scikit-learn's curve below each FPR."""
     from sklearn.metrics import roc_curve
 
     fpr, tpr, _ = roc_curve(member.ravel(), statistic.ravel())
@@ -226,17 +234,17 @@ def published_tprs(statistic: np.ndarray, member: np.ndarray, fprs: Sequence[flo
 
 
 def score_arrays(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
-    """Log-odds in float64, which the published scores have, and membership."""
+    """Return log-odds in float64, as the published scores are, and membership."""
     return np.asarray(scores.log_odds, np.float64), np.asarray(scores.member)
 
 
 def agreement(scores: Scores, targets: int, fprs: Sequence[float]) -> dict[str, Any]:
-    """Compare both attacks on the same scores, or end where they differ: by statistic, then by TPR.
+    """Compare both attacks on the same scores, by statistic and then by TPR; exit with an error if they differ.
 
-    The TPRs are those of the first targets, pooled by one rule; jaxmia's are those of all shadows, with their interval.
+    TPRs are those of the first targets, pooled in the same way. jaxmia's use all shadows and have an interval.
     """
     log_odds, member = score_arrays(scores)
-    fewest = min(member.sum(axis=0).min(), (~member).sum(axis=0).min()) - 1  # the target is none of them
+    fewest = min(member.sum(axis=0).min(), (~member).sum(axis=0).min()) - 1  # the target is not one of them
     if fewest < 2:
         sys.exit(
             f"the published code keeps as few as {fewest} shadows, which have no deviation: more --models"
@@ -260,7 +268,7 @@ def agreement(scores: Scores, targets: int, fprs: Sequence[float]) -> dict[str, 
 def lira_on_kept_shadows(log_odds: np.ndarray, member: np.ndarray, target: int) -> np.ndarray:
     """Return jaxmia's statistic of one target from the shadows that the published code keeps.
 
-    Of every example it keeps the first IN and OUT shadows, as many as the example with the fewest has.
+    For every example that is the first IN and OUT shadows, as many as the example with the fewest has.
     """
     others = np.delete(np.arange(len(log_odds)), target)
     rows, sides = [log_odds[target]], [member[target]]
@@ -273,7 +281,7 @@ def lira_on_kept_shadows(log_odds: np.ndarray, member: np.ndarray, target: int) 
 
 
 def found(audit: Audit) -> dict[str, Any]:
-    """What jaxmia's tables say, as a line each."""
+    """Return the figures of jaxmia's tables, one line each."""
     return {
         f"jaxmia's TPR, {points[0].evaluation}": ", ".join(
             f"{point.tpr:.3f} at FPR {point.fpr:g}" for point in points
@@ -283,7 +291,7 @@ def found(audit: Audit) -> dict[str, Any]:
 
 
 def same_heads(pool: FeatureSet, audit: Audit, published: Heads) -> dict[str, Any]:
-    """Loss of the members and accuracy on the candidates, of the same heads on both sides."""
+    """Return members' loss and accuracy on the candidates, for the same heads on both sides."""
     params = audit.ensemble.params["params"]
     few = np.asarray(audit.scores.member)[: len(published[0])]
     ours = np.asarray(params["kernel"])[: len(few)], np.asarray(params["bias"])[: len(few)]

@@ -1,7 +1,7 @@
-"""Does one order of batches for all models change what attacks find? Shared against independent shuffles, by seed.
+"""Does a batch order shared by all models change what attacks find? Compares it with independent shuffles, by seed.
 
-With one order, an example's neighbours in its batches are the same for a target and its shadows, so that scores vary
-less between models than with shuffles of their own. Everything else is equal: pools, memberships, recipe.
+With a shared order, an example is in the same batches with the same neighbours in a target and its shadows. So scores
+vary less between models than with independent shuffles. Everything else is equal: pools, memberships, recipe.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ FPRS = (0.1, 0.01, 0.001)
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
     _common.add_features(options)
-    options.add_argument("--shots", type=int, default=100, help="S, members of each class on average")
+    options.add_argument("--shots", type=int, default=100, help="S, mean number of members per class")
     options.add_argument("--models", type=int, default=257)
     options.add_argument("--steps", type=int, default=200)
-    options.add_argument("--batch-size", type=int, default=200, help="members on average")
+    options.add_argument("--batch-size", type=int, default=200, help="mean number of members per step")
     options.add_argument("--optimizers", nargs="+", default=["adam:0.1", "sgd:4"], help="NAME:LEARNING_RATE")
     options.add_argument("--num-seeds", type=int, default=5)
     arguments = options.parse_args(argv)
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
 def measure(
     arguments: argparse.Namespace, data: FeatureSet, recipe: str, sampling: str, seed: int
 ) -> dict[str, float]:
-    """Train one ensemble and return what LiRA reaches, and the means and deviations of its scores."""
+    """Train one ensemble; return LiRA's TPRs, and the means and deviations of its scores."""
     name, _, rate = recipe.partition(":")
     pool_key, member_key, key = jax.random.split(jax.random.key(seed), 3)
     pool = candidate_pool(data, classes=arguments.classes, shots=arguments.shots, key=pool_key).data
@@ -82,7 +82,7 @@ def measure(
 
 
 def moments(scores: Scores) -> dict[str, float]:
-    """Mean over the examples of mu_in - mu_out, and the root mean square deviations of members and non-members."""
+    """Return the mean over examples of mu_in - mu_out, and root mean square deviations of members and non-members."""
     log_odds, member = np.asarray(scores.log_odds, np.float64), np.asarray(scores.member)
     inside, outside = (np.ma.masked_array(log_odds, mask) for mask in (~member, member))
     return {
@@ -93,7 +93,7 @@ def moments(scores: Scores) -> dict[str, float]:
 
 
 def summary(values: np.ndarray) -> Any:
-    """Mean and standard error."""
+    """Return mean and standard error."""
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 

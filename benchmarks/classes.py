@@ -1,11 +1,13 @@
-"""The slope of C: how vulnerability grows with the number of classes, by tuned and untuned recipes, and what moves it.
+"""The slope of C: how vulnerability grows with the number of classes, for tuned and untuned recipes, and why.
 
     jaxmia sweep classes --out sweeps/classes
     python benchmarks/classes.py sweeps/classes
 
-Of each recipe, data set and evaluation: the slope of C over all cells and over those far from the ceiling; the slope
-between neighbouring numbers of classes at each S; and the slope at equal test error, in a law that has log10 of the
-error beside log10 S and log10 C. LiRA only.
+For each recipe, data set and evaluation of LiRA it prints:
+
+- the slope of C over all cells, and over those far from the ceiling;
+- the slope between neighbouring numbers of classes at each S;
+- the slope at equal test error: log10 of the error is a regressor in addition to log10 S and log10 C.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from jaxmia.studies.folder.tables import load_results
 
 def main(argv: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_argument("folders", type=pathlib.Path, nargs="+", help="of sweeps")
+    options.add_argument("folders", type=pathlib.Path, nargs="+", help="folders of sweeps")
     rows = load_results(options.parse_args(argv).folders)
     rows = rows[(rows["attack"] == "lira") & rows["evaluation"].isin(["pooled", "calibrated"])]
     show("Cells: means over seeds", cells_table(rows[rows["evaluation"] == "pooled"]))
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def cells_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """What the recipes are, and what comes of them."""
+    """Return the recipes, with the accuracy and TPR that they give."""
     table = []
     for (dataset, recipe, classes, shots), cells in rows.groupby(["dataset", "recipe", "classes", "shots"]):
         at_fpr = [cells[cells["fpr"] == fpr] for fpr in sorted(rows["fpr"].unique(), reverse=True)]
@@ -61,7 +63,7 @@ def cells_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _each(values: pd.Series, form: str) -> str:
-    """Values of the seeds; one, if they are the same."""
+    """Return the values of the seeds; only one if they are equal."""
     return " ".join(dict.fromkeys(f"{value:{form}}" for value in values))
 
 
@@ -70,7 +72,7 @@ def _number(value: float) -> str:
 
 
 def groups(rows: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
-    """Every recipe, evaluation and data set (and all sets), all cells and those far from the ceiling."""
+    """Yield every recipe, evaluation and data set (and all sets), for all cells and for those far from the ceiling."""
     for (recipe, evaluation), cells in rows.groupby(["recipe", "evaluation"], sort=False):
         sets = [(str(name), of_set) for name, of_set in cells.groupby("dataset")]
         for dataset, of_set in [*sets, ("all sets", cells)] if len(sets) > 1 else sets:
@@ -80,7 +82,7 @@ def groups(rows: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
 
 
 def slopes_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """A column for each FPR; cells are those of its law, in the order of FPRs."""
+    """Return slopes, one column per FPR, and the number of cells in each law, in the order of FPRs."""
     table = []
     for names, cells in groups(rows):
         laws = law_of(cells).lines if len(cells) else ()
@@ -92,13 +94,13 @@ def slopes_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _filled(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give every row all headings."""
+    """Give every row all columns."""
     headings = list(dict.fromkeys(heading for row in table for heading in row))
     return [{heading: row.get(heading, "-") for heading in headings} for row in table]
 
 
 def steps_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Slopes of C between neighbours at one S: means over seeds, the saturated and the unresolved left out."""
+    """Return slopes between neighbouring C at one S: means over seeds, without saturated or unresolved cells."""
     table = []
     for (dataset, recipe, shots, fpr), cells in rows.groupby(
         ["dataset", "recipe", "shots", "fpr"], sort=False
@@ -116,7 +118,7 @@ def steps_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def equal_error_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """The slope of C, plain errors, in a law with log10 of the test error as a third regressor, and that one's."""
+    """Return the slopes of C and of log10 test error, as a third regressor, with plain standard errors."""
     table = []
     for names, cells in ((names, cells) for names, cells in groups(rows) if names["cells of"] == "all"):
         row: dict[str, Any] = {name: value for name, value in names.items() if name != "cells of"}

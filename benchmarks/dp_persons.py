@@ -1,6 +1,6 @@
-"""What the person as unit costs in time: a step of DP-SGD that clips by person against one that clips by record.
+"""The time that person-level DP costs: a step of DP-SGD that clips by person, against one that clips by record.
 
-The same heads, data, noise and steps, trained in turns in one run; persons of K records each.
+Both train the same heads with the same data, noise and steps, alternately in one run. Each person has K records.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from jaxmia.training.settings import Hyperparams, TrainConfig
 
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
-    options.add_argument("--models", type=int, default=129, help="M, trained side by side")
+    options.add_argument("--models", type=int, default=129, help="M; trained in parallel")
     options.add_argument("--examples", type=int, default=2000, help="candidates")
     options.add_argument("--classes", type=int, default=10)
     options.add_argument("--dim", type=int, default=384, help="feature dimension")
-    options.add_argument("--records", type=int, nargs="+", default=[2, 5, 10], help="K, records of a person")
-    options.add_argument("--rates", type=float, nargs="+", default=[1.0, 0.1], help="q; 1 is the full batch")
+    options.add_argument("--records", type=int, nargs="+", default=[2, 5, 10], help="K, records per person")
+    options.add_argument(
+        "--rates", type=float, nargs="+", default=[1.0, 0.1], help="sampling rates; 1: full batch"
+    )
     options.add_argument("--steps", type=int, default=100)
-    options.add_argument("--repeats", type=int, default=4, help="of each training; the fastest counts")
+    options.add_argument("--repeats", type=int, default=4, help="runs of each; the fastest counts")
     arguments = options.parse_args(argv)
     sizes = {"examples": arguments.examples, "classes": arguments.classes, "dim": arguments.dim}
     pool = _common.synthetic_pool(arguments.seed, **sizes)
@@ -47,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(arguments: argparse.Namespace, pool: FeatureSet, records: int, rate: float) -> dict[str, Any]:
-    """Time both units at one number of records and sampling rate."""
+    """Time both units for one number of records per person and one sampling rate."""
     data = pool.replace(person=np.arange(len(pool.labels)) // records)
     key = jax.random.key(arguments.seed)
     masks = draw_membership(key, data.labels, num_models=arguments.models, person=data.person)
@@ -68,9 +70,9 @@ def measure(arguments: argparse.Namespace, pool: FeatureSet, records: int, rate:
 
 
 def train(data: FeatureSet, masks: MembershipMasks, rate: float, *, steps: int, unit: str) -> None:
-    """Train all heads side by side; the first run compiles."""
+    """Train all heads in parallel; the first run compiles."""
     hyper = Hyperparams(1.0, sampling_rate=rate, clipping_norm=1.0, noise_multiplier=2.0)
-    sampling = "shared" if rate == 1 else "poisson"  # shared, without a batch size: the full batch
+    sampling = "shared" if rate == 1 else "poisson"  # shared order without a batch size is the full batch
     config = TrainConfig("sgd", steps=steps, sampling=sampling, private=True, privacy_unit=unit)
     jax.block_until_ready(train_ensemble(jax.random.key(0), data, masks, hyper, config).params)
 

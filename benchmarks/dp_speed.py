@@ -1,10 +1,14 @@
-"""What privacy costs in time: a step of DP-SGD against an ordinary one, and heads per second against Opacus.
+"""The time that privacy costs: a step of DP-SGD against an ordinary one, and heads per second against Opacus.
 
-Everything is trained on the same data with the same settings for the same number of steps, in turns, in one run. Opacus
-trains one head after another, as published code does: "opacus" with PrivacyEngine's own Poisson data loader, and with
-its search for the noise multiplier, which that code repeats for every head; "indexed" without the search, with
-PrivacyEngine's model and optimiser on batches taken from one tensor. Where Opacus (pip install opacus) is absent its
-columns are nan. "private" multiplies in float32, "bfloat16" in bfloat16, accumulated in float32.
+Everything is trained on the same data with the same settings for the same number of steps, alternately in one run.
+Opacus trains one head after another, as published code does:
+
+- "opacus": with PrivacyEngine's own Poisson data loader, and with its search for the noise multiplier, which published
+  code repeats for every head;
+- "indexed": without that search, with PrivacyEngine's model and optimiser on batches taken from one tensor.
+
+If Opacus (pip install opacus) is absent, its columns are nan. "private" multiplies in float32, "bfloat16" in bfloat16
+with float32 accumulation.
 """
 
 from __future__ import annotations
@@ -34,17 +38,19 @@ LEARNING_RATE, CLIPPING_NORM, NOISE_MULTIPLIER = 1.0, 1.0, 2.0
 
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
-    options.add_argument("--models", type=int, default=257, help="M, trained side by side")
+    options.add_argument("--models", type=int, default=257, help="M; trained in parallel")
     options.add_argument("--peer-heads", type=int, default=3, help="heads that Opacus trains")
     options.add_argument(
         "--examples", type=int, default=2000, help="candidates; a model trains on half of them"
     )
     options.add_argument("--classes", type=int, default=10)
     options.add_argument("--dims", type=int, nargs="+", default=[384, 768], help="feature dimensions")
-    options.add_argument("--rates", type=float, nargs="+", default=[1.0, 0.2], help="q; 1 is the full batch")
+    options.add_argument(
+        "--rates", type=float, nargs="+", default=[1.0, 0.2], help="sampling rates; 1: full batch"
+    )
     options.add_argument("--steps", type=int, default=200)
-    options.add_argument("--repeats", type=int, default=3, help="of each training; the fastest counts")
-    options.add_argument("--threads", type=int, default=1, help="of torch; 2 were slower on 2 shared cores")
+    options.add_argument("--repeats", type=int, default=3, help="runs of each; the fastest counts")
+    options.add_argument("--threads", type=int, default=1, help="threads of torch; 2 were slower")
     arguments = options.parse_args(argv)
     facts = set_up_peer(arguments)
     _common.report(
@@ -58,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(arguments: argparse.Namespace, dim: int, rate: float) -> dict[str, Any]:
-    """Time every way to train at one dimension and sampling rate."""
+    """Time every way to train, for one dimension and one sampling rate."""
     pool = _common.synthetic_pool(
         arguments.seed, examples=arguments.examples, classes=arguments.classes, dim=dim
     )
@@ -109,9 +115,9 @@ def measure(arguments: argparse.Namespace, dim: int, rate: float) -> dict[str, A
 def fastest(
     trainings: dict[str, Callable[[], float]], repeats: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds of the fastest run of each training, taken in turns, and the accuracy it returns.
+    """Return the seconds of the fastest run of each, and its accuracy; runs alternate.
 
-    The first run of a JAX program compiles it too. Accuracy is taken within the clock; it costs about half a step.
+    The first run of a JAX program also compiles it. The time includes computing the accuracy, about half a step.
     """
     seconds, accuracies = dict.fromkeys(trainings, np.inf), {}
     for _ in range(repeats):
@@ -125,18 +131,18 @@ def fastest(
 def train_jaxmia(
     pool: FeatureSet, masks: MembershipMasks, rate: float, *, steps: int, private: bool, products: str
 ) -> float:
-    """Train all heads side by side; their mean accuracy on the candidates."""
+    """Train all heads in parallel; return their mean accuracy on the candidates."""
     hyper = Hyperparams(LEARNING_RATE, sampling_rate=rate)
     if private:
         hyper = hyper.replace(clipping_norm=CLIPPING_NORM, noise_multiplier=NOISE_MULTIPLIER)
-    sampling = "shared" if rate == 1 else "poisson"  # shared, without a batch size: the full batch
+    sampling = "shared" if rate == 1 else "poisson"  # shared order without a batch size is the full batch
     config = TrainConfig("sgd", steps=steps, sampling=sampling, private=private, matmul_dtype=products)
     heads = train_ensemble(jax.random.key(0), pool, masks, hyper, config)
     return float(accuracy(heads, pool).mean())
 
 
 def train_opacus(pool: FeatureSet, member: np.ndarray, rate: float, *, steps: int, indexed: bool) -> float:
-    """Train one head per row of member, one after another; their mean accuracy on the candidates."""
+    """Train one head per row of member, one after another; return their mean accuracy on the candidates."""
     import torch
 
     features, labels = torch.tensor(pool.features), torch.tensor(pool.labels, dtype=torch.long)
@@ -159,7 +165,7 @@ def train_opacus(pool: FeatureSet, member: np.ndarray, rate: float, *, steps: in
 
 
 def opacus_head(x: Any, y: Any, rate: float) -> tuple[Any, Any, Any]:
-    """A linear head at zero with PrivacyEngine's model, optimiser and Poisson data loader."""
+    """Return a linear head at zero, with PrivacyEngine's model, optimiser and Poisson data loader."""
     import torch
     from opacus import PrivacyEngine
     from torch.utils.data import DataLoader, TensorDataset
@@ -177,7 +183,7 @@ def opacus_head(x: Any, y: Any, rate: float) -> tuple[Any, Any, Any]:
 
 
 def search_seconds(rate: float, steps: int) -> float:
-    """Seconds of Opacus's search for a noise multiplier, at epsilon 1, by its RDP accountant; NaN without Opacus."""
+    """Return the seconds of Opacus's search (RDP accountant) for a noise multiplier at epsilon 1; NaN without it."""
     if not importlib.util.find_spec("opacus"):
         return np.nan
     from opacus.accountants.utils import get_noise_multiplier
@@ -188,7 +194,7 @@ def search_seconds(rate: float, steps: int) -> float:
 
 
 def set_up_peer(arguments: argparse.Namespace) -> dict[str, str]:
-    """Set torch's threads, and say which Opacus runs."""
+    """Set the threads of torch, and return the version of Opacus."""
     if not importlib.util.find_spec("opacus"):
         return {"opacus": "absent"}
     import torch
