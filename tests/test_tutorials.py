@@ -140,12 +140,8 @@ def test_every_page_of_the_guide_that_runs_is_known_here():
     assert set(pages_to_run()) == set(WORDS)
 
 
-MARKS = {
-    "privacy": (),
-    "getting_started": pytest.mark.thorough,
-    "python": pytest.mark.thorough,
-}  # the others are slow
-ONE_AND_ALL = [pytest.param(name, marks=MARKS.get(name, pytest.mark.slow)) for name in WORDS]
+QUICK = ("privacy",)  # the others are thorough
+ONE_AND_ALL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.thorough) for name in WORDS]
 
 
 @pytest.mark.parametrize("name", ONE_AND_ALL)
