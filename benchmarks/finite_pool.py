@@ -1,15 +1,22 @@
-"""How far do halves of one pool misstate the vulnerability that fresh draws of training sets would show?
+"""How far are halves of one pool from the vulnerability that fresh draws of training sets would show?
 
-Models that train on a share r of one fixed pool have scores that vary less, by sqrt(1 - r), than models that
-draw their training sets afresh. Here the same targets stand in both experiments: in pools of 2, 4 and 8 times S
-examples of each class (r = 1/2, 1/4, 1/8), and in models that draw all other members afresh.
-(a) The simplified model of jaxmia.theory, where fresh draws have a closed form.
-(b) Linear heads on real features; a fresh draw takes its members from all other examples of the class.
+Models that train on a share r of one fixed pool have scores that vary less, by sqrt(1 - r), than models that draw their
+training sets afresh. Both experiments have the same targets: pools of 2, 4 and 8 times S examples per class (r = 1/2,
+1/4, 1/8), and models that draw all other members afresh. Two kinds of models are measured:
 
-Columns: D is the mean of per_example_vulnerability, "estimated" its TPR by pooled residuals and "parametric" that by
-method="gaussian", whose s, that of D, pools both sides by their number of models; D= weights both sides equally; "two
-deviations" is the TPR of Gaussians with the deviation of each side; "calibrated" is LiRA's z at the FPR of each record;
-"pooled" is LiRA under one threshold. "/ fresh" is the median over targets of the ratio to fresh draws.
+(a) the simplified model of jaxmia.theory, where fresh draws have a closed form;
+(b) linear heads on real features; a fresh draw takes its members from all other examples of the class.
+
+Columns:
+
+- D: mean of per_example_vulnerability, whose s pools both sides by their numbers of models;
+- D=: the same with both sides weighted equally;
+- estimated: its TPR by pooled residuals;
+- parametric: its TPR by method="gaussian", with the s of D;
+- two deviations: TPR of Gaussians with the deviation of each side;
+- calibrated: LiRA's z with the same FPR for each record;
+- pooled: LiRA with one threshold for all records;
+- / fresh: median over targets of the ratio to fresh draws.
 """
 
 from __future__ import annotations
@@ -53,13 +60,13 @@ RECIPE, HYPER = TrainConfig("adam", "constant", 100, None), Hyperparams(0.1)
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
     _common.add_features(options)
-    options.add_argument("--shots", type=int, default=16, help="S, members of each class")
-    options.add_argument("--targets", type=int, default=8, help="targets of each class")
+    options.add_argument("--shots", type=int, default=16, help="S, members per class")
+    options.add_argument("--targets", type=int, default=8, help="targets per class")
     options.add_argument("--models", type=int, default=256, help="M, models of one replicate")
     options.add_argument("--replicates", type=int, default=4, help="pools, and groups of fresh models")
     options.add_argument("--multipliers", type=int, nargs="+", default=[2, 4, 8], help="pool sizes / S")
-    options.add_argument("--designs", nargs="+", default=["bernoulli", "fixed_size"], help="of (b)")
-    options.add_argument("--steps", type=int, default=RECIPE.steps, help="of (b)")
+    options.add_argument("--designs", nargs="+", default=["bernoulli", "fixed_size"], help="designs of (b)")
+    options.add_argument("--steps", type=int, default=RECIPE.steps, help="steps of (b)")
     arguments = options.parse_args(argv)
     data = _common.chosen_features(arguments)
     start = time.perf_counter()
@@ -77,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def simplified_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """(a): heads are class means, S members of each class exactly."""
+    """Return the rows of (a): heads are class means of exactly S members per class."""
     shots, classes, num_targets = arguments.shots, arguments.classes, arguments.targets
     key, others_key = jax.random.split(jax.random.key(arguments.seed))
     fresh = simulate_class_mean_scores(
@@ -117,7 +124,7 @@ def simplified_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def real_rows(arguments: argparse.Namespace, data: FeatureSet, design: str) -> list[dict[str, Any]]:
-    """(b): linear heads on real features."""
+    """Return the rows of (b): linear heads on real features."""
     config = dataclasses.replace(RECIPE, steps=arguments.steps)
     rng = np.random.default_rng(arguments.seed)
     chosen = choose_classes(data, arguments.classes)
@@ -157,24 +164,24 @@ def fresh_scores(
     design: str,
     config: TrainConfig,
 ) -> Scores:
-    """Return scores of the targets under models that share no member but by chance.
+    """Return scores of the targets under models that share members only by chance.
 
-    One draw of the other members serves as many heads as a class has targets: each head gets one target of each
-    class, by the toss of a coin, so that a target's scores in different rows come from independent draws. Members
-    of a class are S - 1/2 others on average and the target half of the time ("bernoulli"), or S in all.
+    One draw of the other members is used by as many heads as a class has targets. Each head gets one target of each
+    class, with probability 1/2, so that the scores of a target in different rows come from independent draws. The
+    members of a class are S - 1/2 others on average, and the target half of the time ("bernoulli"), or S in all.
 
     Returns:
         Scores [models x replicates, targets], targets by class.
     """
     shots, num_targets, num_classes = arguments.shots, arguments.targets, arguments.classes
     chosen = choose_classes(data, arguments.classes)
-    width = math.ceil(shots + 6 * math.sqrt(shots))  # more others than this come once in 10^7 draws
+    width = math.ceil(shots + 6 * math.sqrt(shots))  # exceeded once in 10^7 draws
     audited = _feature_set(data, targets, chosen)
     shape = (arguments.models * arguments.replicates, num_classes, num_targets)
     log_odds, member = np.empty(shape, np.float32), rng.random(shape) < 0.5
     for model in range(len(log_odds)):
         drawn = [rng.choice(rows, width, replace=False) for rows in others]
-        # head[c, t] is the head in which target t of class c takes part.
+        # head[c, t] is the head whose candidates include target t of class c.
         head = np.argsort(rng.random(shape[1:]), axis=1)
         number = np.full(shape[1:], shots) - member[model]
         if design == "bernoulli":
@@ -217,7 +224,7 @@ def _rows(
 
     Args:
         setting: its name.
-        arguments: of the command line.
+        arguments: those of the command line.
         fresh: scores of all fresh models [models x replicates, targets].
         truth: moments of the fresh scores, exact or from all fresh models.
         fresh_rate: share of the population that a fresh draw takes.
@@ -300,7 +307,7 @@ def _exact_row(setting: str, moments: ScoreMoments) -> dict[str, Any]:
 
 
 def _separation(moments: ScoreMoments) -> np.ndarray:
-    """Return D with both sides weighted equally, however many models there are on each."""
+    """Return D with both sides weighted equally, whatever their numbers of models."""
     deviation = np.sqrt((moments.sigma_in**2 + moments.sigma_out**2) / 2)
     return (moments.mu_in - moments.mu_out) / deviation
 

@@ -1,7 +1,7 @@
-"""Paired counterfactual scores against trainings that really add or remove the record.
+"""Compare paired counterfactual scores with heads that are trained again with the record added or removed.
 
-For each ridge, heads are trained to their minimum, and for random records of each the membership is flipped and the
-head trained again. The relative error is that of the flipped log-odds, over how far the training moved them.
+For each ridge, heads are trained to their minimum. For random records of each head, the membership is flipped and the
+head is trained again. The relative error is the error of the paired log-odds, over how far re-training moved them.
 Predicted before measuring: a median below 1% and a 99th percentile below 10% at every ridge.
 
     python benchmarks/flips.py --shots 16 --ridge 0.01 0.1 1 10 --flips 1000
@@ -26,7 +26,7 @@ from jaxmia.training.ensemble import ShadowEnsemble, train_ensemble
 from jaxmia.training.scoring import score
 from jaxmia.training.settings import Hyperparams, TrainConfig
 
-# A flip's own effect must stand out from what is left of the gradient.
+# The effect of one flip must be larger than the remaining gradient.
 RECIPE = TrainConfig("newton", tolerance=3e-8)
 
 
@@ -44,19 +44,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def options() -> argparse.ArgumentParser:
-    """Options of the command line."""
+    """Return the options of the command line."""
     result = parser(__doc__)
     result.formatter_class = argparse.RawDescriptionHelpFormatter
     add_features(result)
     result.add_argument("--shots", type=int, default=16)
     result.add_argument("--ridge", type=float, nargs="+", default=[0.01, 0.1, 1.0, 10.0])
     result.add_argument("--models", type=int, default=10, help="heads whose records are flipped")
-    result.add_argument("--flips", type=int, default=1000, help="for each ridge")
+    result.add_argument("--flips", type=int, default=1000, help="flips for each ridge")
     return result
 
 
 def errors(pool: FeatureSet, ridge: float, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Quantiles of the relative errors at one ridge."""
+    """Return quantiles of the relative errors at one ridge."""
     rng = np.random.default_rng(arguments.seed)
     masks = draw_membership(jax.random.key(arguments.seed + 1), pool.labels, num_models=arguments.models)
     heads = trained(pool, masks, ridge)
@@ -82,7 +82,7 @@ def errors(pool: FeatureSet, ridge: float, arguments: argparse.Namespace) -> lis
 
 
 def trained(pool: FeatureSet, masks: MembershipMasks, ridge: float) -> ShadowEnsemble:
-    """Heads at their minimum."""
+    """Return heads at their minimum."""
     hyper = Hyperparams(0.1, weight_decay=None, ridge=ridge)
     return train_ensemble(jax.random.key(0), pool, masks, hyper, RECIPE)
 

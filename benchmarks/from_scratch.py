@@ -1,9 +1,9 @@
 """Are heads on pretrained features less vulnerable than models trained from scratch, at equal shots?
 
-Reads the folder of `jaxmia sweep from_scratch`, finished or not: the recipes of a feature set share
-candidates, masks and seeds. Columns: held-out accuracy; mean loss of members and of non-members, which say how far
-training went and how far it overfits; TPR of LiRA, pooled and calibrated. TPRs are medians over seeds, with the
-smallest lower and the largest upper end of the seeds' intervals; the others are means over seeds.
+Reads the folder of `jaxmia sweep from_scratch`, finished or not. The recipes of a feature set share candidates,
+membership masks and seeds. Columns: held-out accuracy; mean loss of members and of non-members, which show how closely
+members are fitted and how much a model overfits; TPR of LiRA, pooled and calibrated. TPRs are medians over seeds, with
+the smallest lower and the largest upper end of the seeds' intervals. Other columns are means over seeds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def table(results: pd.DataFrame) -> list[dict[str, Any]]:
-    """One row per feature set, shots and recipe."""
+    """Return one row per feature set, shots and recipe."""
     rows = []
     for (dataset, shots, recipe), some in results.groupby(["dataset", "shots", "recipe"], sort=False):
         cells = some.drop_duplicates(CELL)
@@ -49,7 +49,7 @@ def table(results: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def interval(rates: pd.DataFrame) -> str:
-    """Median over seeds, with the outermost ends of their intervals."""
+    """Return the median over seeds, with the outermost ends of their intervals."""
     low, high = rates["tpr_low"].min(), rates["tpr_high"].max()
     return f"{rates['tpr'].median():.3f} ({low:.3f}, {high:.3f})"
 

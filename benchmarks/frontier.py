@@ -1,20 +1,20 @@
-"""What paired scores and the analytic estimate are worth, against ordinary shadows and a ground truth of many others.
+"""Compare paired scores and the analytic estimate with ordinary shadows, against a ground truth of many more shadows.
 
-For every shots, ridge and seed a pool is drawn and thousands of heads are trained to the minimum of their ridge
-objective: they say what each record's separation D is. Then, from models apart from those:
+For every number of shots, ridge and seed a pool is drawn, and thousands of heads are trained to the minimum of their
+ridge objective. They give the true separation D of each record. From other models:
 
 - plain shadows: D from K heads, and what LiRA with K shadows finds;
 - paired: the same K heads, each scored with and without every record;
-- paired and shrunk: means and deviations drawn towards the analytic ones;
+- paired and shrunk: means and deviations shrunk towards the analytic ones;
 - analytic: no shadows.
 
-Errors of D are root mean squares over the records, with the truth's own sampling error taken out; rank correlations
-are divided by what an exact D, spread as the analytic one, would have with a truth of that error. Predicted before
-measuring: 8 paired and shrunk shadows as good as 257 plain ones at ridge 1 and 10; the analytic estimate within 5% of
-mean TPR there and too high below.
+Errors of D are root mean squares over the records, without the sampling error of the truth. Rank correlations are
+divided by what an exact D, with the spread of the analytic one, would reach against a truth with that error. Predicted
+before measuring: 8 paired and shrunk shadows as good as 257 plain ones at ridge 1 and 10; the analytic estimate within
+5% of mean TPR there and too high below.
 
     python benchmarks/frontier.py --features nouns.npz --shots 16 64 --ridge 0.1 1 10 --seeds 0 1 2
-    python benchmarks/frontier.py --tables frontier/*.json      # medians over seeds of what was written with --json
+    python benchmarks/frontier.py --tables frontier/*.json      # medians over seeds, from --json files
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ RECIPE = TrainConfig("newton")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the cells that were asked for, or make tables of what earlier runs wrote."""
+    """Run the cells of the command line, or make tables from the JSON of earlier runs."""
     arguments = options().parse_args(argv)
     if arguments.tables:
         print(tables(arguments.tables))
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for shots in arguments.shots:
             for ridge in arguments.ridge:
                 rows += cell(data, arguments, seed=seed, shots=shots, ridge=ridge)
-                if arguments.json:  # after each cell: nothing is lost
+                if arguments.json:  # written after each cell, so that nothing is lost
                     name = pathlib.Path(arguments.features).stem
                     content = {"machine": machine(), "dtype": "float32", "features": name, "rows": rows}
                     arguments.json.write_text(json.dumps(content, indent=1, default=float) + "\n")
@@ -80,11 +80,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def options() -> argparse.ArgumentParser:
-    """Options of the command line."""
+    """Return the options of the command line."""
     result = parser(__doc__)
     result.formatter_class = argparse.RawDescriptionHelpFormatter
     add_features(result)
-    result.add_argument("--dim", type=int, default=0, help="project onto so many principal components")
+    result.add_argument(
+        "--dim", type=int, default=0, help="number of principal components to project on; 0 for none"
+    )
     result.add_argument("--shots", type=int, nargs="+", default=[16])
     result.add_argument("--ridge", type=float, nargs="+", default=[1.0])
     result.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -96,7 +98,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def projected(data: FeatureSet, dim: int) -> FeatureSet:
-    """The features' leading principal components, about the mean; all of them for 0."""
+    """Return the leading principal components of the centred features; for 0 the features as they are."""
     if dim == 0:
         return data
     centred = data.features - data.features.mean(axis=0)
@@ -107,7 +109,7 @@ def projected(data: FeatureSet, dim: int) -> FeatureSet:
 def cell(
     data: FeatureSet, arguments: argparse.Namespace, *, seed: int, shots: int, ridge: float
 ) -> list[dict[str, Any]]:
-    """All estimates of one pool against its truth."""
+    """Compare all estimates on one pool with its truth."""
     keys = dict(zip(("pool", "masks", "training"), jax.random.split(jax.random.key(seed), 3), strict=True))
     pool = candidate_pool(
         data, classes=arguments.classes, shots=shots, key=keys["pool"], test_per_class=0
@@ -145,7 +147,7 @@ def cell(
 
 
 def once(function: Callable[[], Any]) -> tuple[Any, float]:
-    """The result and its seconds, with compiling: what is paired first is too long to be done twice."""
+    """Return the result and its seconds, including compilation: pairing takes too long to be run twice."""
     clock = time.perf_counter()
     return function(), time.perf_counter() - clock
 
@@ -158,7 +160,7 @@ def paired_rows(
     numbers: Sequence[int],
     seconds: float,
 ) -> list[dict[str, Any]]:
-    """Estimates from pairs, as they are and shrunk."""
+    """Return estimates from pairs, shrunk and not."""
     rows = []
     for number in numbers:
         own = facts | {"K": number, "seconds": seconds * number / (max(numbers) + 1)}
@@ -170,17 +172,17 @@ def paired_rows(
 
 
 class Truth:
-    """Every record's D from many shadows.
+    """The D of every record, from many shadows.
 
     Attributes:
         separation: float64[examples].
         noise: mean square of its sampling error.
-        allowed: rank correlation that the exact D would have with it, were they spread as the likely ones.
-        rank_error: deviation of that from draw to draw of the truth.
+        allowed: rank correlation that the exact D would have with it, if D has the spread of the likely values.
+        rank_error: standard deviation of `allowed` over draws of the truth.
     """
 
     def __init__(self, scores: Scores, likely: np.ndarray) -> None:
-        """From plain scores, and a likely D of every record."""
+        """Compute the truth from plain scores and a likely D of every record."""
         curve = per_example_vulnerability(scores, FPRS[0])
         self.separation = curve.separation
         self.noise = float(np.mean(curve.separation_error**2))
@@ -190,15 +192,15 @@ class Truth:
 
     @staticmethod
     def tpr(separation: np.ndarray, fpr: float) -> float:
-        """Mean TPR over the records."""
+        """Return the mean TPR over the records."""
         return float(norm.cdf(norm.ppf(fpr) + separation).mean())
 
     def rank(self, values: np.ndarray) -> float:
-        """Rank correlation, over what the truth's own noise allows."""
+        """Return the rank correlation, over what the noise of the truth allows."""
         return float(spearmanr(values, self.separation)[0] / self.allowed)
 
     def errors(self, separation: np.ndarray) -> dict[str, float]:
-        """How far an estimate is from the truth."""
+        """Return the errors of an estimate against the truth."""
         square = np.mean((separation - self.separation) ** 2) - self.noise
         slope = np.polyfit(separation, self.separation, 1)[0]
         found = {
@@ -214,7 +216,7 @@ class Truth:
 def estimate(
     truth: Truth, scores: Scores, number: int, *, paired: bool = False, shrink: bool = False
 ) -> dict[str, float]:
-    """D from the first K models, and what LiRA finds with K shadows: in groups of K + 1, each once the target."""
+    """Return D from the first K models, and LiRA's TPR with K shadows: groups of K + 1, each model the target once."""
     first = of_models(scores, slice(0, number))
     found = truth.errors(per_example_vulnerability(first, FPRS[0], paired=paired, shrink=shrink).separation)
     total = len(np.asarray(scores.member))
@@ -239,13 +241,13 @@ def estimate(
 
 
 def found_by(result: AttackResult) -> dict[str, float]:
-    """TPR of an attack, pooled; NaN where the pairs are too few."""
+    """Return the pooled TPR of an attack; NaN if there are too few pairs."""
     points = operating_points(result, FPRS[1:], evaluation="pooled")
     return {f"LiRA {point.fpr}": point.tpr for point in points}
 
 
 def of_models(scores: Scores, models: slice) -> Scores:
-    """The same of some models."""
+    """Return the same for some of the models."""
     of_a_model = ("log_odds", "member", "flipped_log_odds")
     held = {name: getattr(scores, name) for name in of_a_model}
     some = {name: array[models] for name, array in held.items() if array is not None}
@@ -253,7 +255,7 @@ def of_models(scores: Scores, models: slice) -> Scores:
 
 
 def tables(files: Sequence[pathlib.Path]) -> str:
-    """Medians over seeds, a table of the errors and one of the attack, in Markdown."""
+    """Return Markdown tables of the errors and of the attack, with medians over seeds."""
     rows = [
         {"features": content["features"], **row}
         for content in (json.loads(file.read_text()) for file in files)

@@ -1,9 +1,9 @@
-"""What a run found, as the evidence that pages are rendered from: its results, row by row.
+"""Write the results of a run, row by row, as the JSON from which pages are rendered.
 
     jaxmia run demo --out runs/demo
     python benchmarks/of_run.py runs/demo docs/evidence/demo.json
 
-Pages show medians over seeds, laws fitted to these rows, and figures of them: docs/evidence/tables.py.
+docs/evidence/tables.py makes pages from it: medians over seeds, laws fitted to these rows, and figures.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ SECONDS = ("seconds_preparing", "seconds_tuning", "seconds_training", "seconds_a
 
 def main(argv: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_argument("folder", type=pathlib.Path, help="of a finished run")
+    options.add_argument("folder", type=pathlib.Path, help="folder of a finished run")
     options.add_argument("file", type=pathlib.Path, help="the JSON to write")
-    options.add_argument("--commit", help="of the code that made the run, where it is not this")
+    options.add_argument("--commit", help="commit of the code that made the run, if not this one")
     arguments = options.parse_args(argv)
     manifest = load_json(arguments.folder, "manifest.json")
     if manifest["status"] != "finished":
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def rows_of(results: pd.DataFrame) -> list[list[object]]:
-    """Rows of the columns that pages need; numbers as JSON holds them."""
+    """Return rows with the columns that pages need, with numbers as in JSON."""
     return [
         [json_number(value) if isinstance(value, float) else value for value in row]
         for row in results[COLUMNS].astype(object).replace({np.nan: None}).itertuples(index=False)

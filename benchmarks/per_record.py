@@ -1,12 +1,16 @@
-"""Is a record's own TPR right: the estimate for unlimited shadows, and the thresholds that K shadows set?
+"""Is a record's own TPR right: the estimate for unlimited shadows, and the thresholds of K shadows?
 
-Thousands of heads on one pool are the truth: each record's TPR at the threshold that its own non-members set. The same
-records are then estimated from groups of K other heads. Columns, for each FPR: mean TPR of the records over the truth's
-by one deviation (Gaussian) and by pooled residuals; the latter's root mean square error per record; the FPR that
-thresholds of K shadows realise on the truth's heads, over the nominal one; their TPR there, over what is said to be
-attained; quantiles over records, over the truth's; and in how many groups the interval of the worst record covers it.
+The truth comes from thousands of heads on one pool: each record's TPR at the threshold of its own non-member scores.
+The same records are then estimated from groups of K other heads. Columns, for each FPR:
 
-The truth's own bias, by the few scores above a threshold, is taken out by its halves: 2 T - mean(T of either half).
+- mean TPR of the records over the truth's, by one Gaussian deviation and by pooled residuals;
+- root mean square error per record, by pooled residuals;
+- realised FPR of the K shadows' thresholds on the truth's heads, over the nominal one;
+- TPR of these thresholds there, over the TPR that is reported as attained;
+- quantiles over records, over the truth's;
+- share of groups in which the interval of the worst record covers the truth.
+
+Few scores lie above a threshold, so the truth has a bias. Its halves remove it: 2 T - mean(T of either half).
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from jaxmia.vulnerability.curves import vulnerability_curves
 
 FPRS = (0.1, 0.01, 0.001)
 QUANTILES = (0.5, 0.9, 0.99)
-BLOCK = 1024  # heads that are trained at a time
+BLOCK = 1024  # heads trained at a time
 RECIPES = {
     "adam": (TrainConfig("adam", steps=100), Hyperparams(0.1)),
     "sgd": (TrainConfig("sgd", steps=100), Hyperparams(8.0, 0.9)),
@@ -44,13 +48,15 @@ RECIPES = {
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
     _common.add_features(options)
-    options.add_argument("--shots", type=int, default=32, help="S; 2 S candidates of each class")
+    options.add_argument("--shots", type=int, default=32, help="S; 2 S candidates per class")
     options.add_argument("--recipe", choices=RECIPES, default="adam")
-    options.add_argument("--truth", type=int, default=8192, help="heads of the truth")
+    options.add_argument("--truth", type=int, default=8192, help="heads for the truth")
     options.add_argument("--shadows", type=int, nargs="+", default=[256, 64, 32], help="K")
-    options.add_argument("--heads", type=int, default=1024, help="other heads, which groups of K are made of")
-    options.add_argument("--noise", type=int, metavar="M", help="instead: pure noise under M models")
-    options.add_argument("--scores", type=pathlib.Path, metavar="FILE", help="keep the heads' scores here")
+    options.add_argument("--heads", type=int, default=1024, help="other heads, divided into groups of K")
+    options.add_argument("--noise", type=int, metavar="M", help="use pure noise scores of M models instead")
+    options.add_argument(
+        "--scores", type=pathlib.Path, metavar="FILE", help="file that keeps the scores of the heads"
+    )
     arguments = options.parse_args(argv)
     start = time.perf_counter()
     scores = noise(arguments) if arguments.noise else trained(arguments)
@@ -68,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def trained(arguments: argparse.Namespace) -> Scores:
-    """Scores of all heads, from the file if it is there."""
+    """Return the scores of all heads, from the file if it exists."""
     if arguments.scores and arguments.scores.is_file():
         held = np.load(arguments.scores)
         return Scores(held["log_odds"], held["member"])
@@ -99,7 +105,7 @@ def trained(arguments: argparse.Namespace) -> Scores:
 
 
 def noise(arguments: argparse.Namespace) -> Scores:
-    """Scores that know nothing of membership, as many records as a pool has."""
+    """Return scores that do not depend on membership, for as many records as a pool has."""
     rng = np.random.default_rng(arguments.seed)
     examples = 2 * arguments.shots * arguments.classes
     member = rng.random((arguments.truth + arguments.heads, examples)) < 0.5
@@ -107,14 +113,14 @@ def noise(arguments: argparse.Namespace) -> Scores:
 
 
 def true_rates(log_odds: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """TPR of every record at thresholds of its own [FPRs, examples], free of their bias to first order."""
+    """Return the TPR of every record at its own thresholds [FPRs, examples], without first-order bias."""
     half = len(log_odds) // 2
     halves = [_rates(log_odds[part], member[part]) for part in (slice(half), slice(half, None))]
     return np.clip(2 * _rates(log_odds, member) - np.mean(halves, axis=0), 0, 1)
 
 
 def _rates(log_odds: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """TPR [FPRs, examples]; a threshold lies where fpr (n + 1) non-members are expected at or above it."""
+    """Return TPR [FPRs, examples]; fpr (n + 1) of n non-members are at or above a threshold in expectation."""
     rates = np.empty((len(FPRS), log_odds.shape[1]))
     for example in range(log_odds.shape[1]):
         inside = np.sort(log_odds[member[:, example], example])
@@ -126,7 +132,7 @@ def _rates(log_odds: np.ndarray, member: np.ndarray) -> np.ndarray:
 
 
 def compare(scores: Scores, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row for each K and FPR: means over groups."""
+    """Return one row for each K and FPR: means over groups."""
     log_odds, member = np.asarray(scores.log_odds), np.asarray(scores.member)
     truth, others = slice(len(log_odds) - arguments.heads), slice(len(log_odds) - arguments.heads, None)
     rates = true_rates(log_odds[truth], member[truth])
@@ -148,7 +154,7 @@ def compare(scores: Scores, arguments: argparse.Namespace) -> list[dict[str, Any
 def _group(
     shadows: Scores, log_odds: np.ndarray, member: np.ndarray, rates: np.ndarray
 ) -> list[dict[str, float]]:
-    """The figures of one group of shadows at each FPR."""
+    """Return the figures of one group of shadows at each FPR."""
     rows = []
     estimates = vulnerability_curves(shadows, FPRS)
     gaussians = vulnerability_curves(shadows, FPRS, method="gaussian")
@@ -174,7 +180,7 @@ def _group(
 
 
 def _ratio(value: float, truth: float) -> float:
-    """NaN where the truth is 0."""
+    """Return the ratio; NaN where the truth is 0."""
     return value / truth if truth > 0 else float("nan")
 
 

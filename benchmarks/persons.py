@@ -1,10 +1,10 @@
-"""How much better are persons told than records? Heads of which persons are members with all records or none.
+"""How much easier are persons to identify than records? In each head, all records of a person are members, or none.
 
-Each person has K records of a class: drawn at random from it, or near one another. Columns: TPR at each FPR of records
-(LiRA) and of persons, pooled (one threshold) and calibrated (an FPR of the record's or person's own): by the joint
-likelihood ratio, by the sum of the records' ratios (no calibration), and by LiRA on the sum of their log-odds.
+Each person has K records of one class, drawn at random or near one another. Columns: TPR at each FPR for records (LiRA)
+and for persons, pooled (one threshold) and calibrated (the same FPR for each record or person). Attacks on persons use
+the joint likelihood ratio, the sum of the records' ratios (not calibrated), or LiRA on the sum of their log-odds.
 
-With --speed: seconds that attacks take on records and on persons, from the same scores, and their ratio.
+With --speed: seconds of attacks on records and on persons, from the same scores, and their ratio.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ FPRS = (0.1, 0.01, 0.001)
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
     _common.add_features(options)
-    options.add_argument("--shots", type=int, default=160, help="S records of each class; 2 S candidates")
-    options.add_argument("--records", type=int, nargs="+", default=[2, 5], help="K, records of a person")
-    options.add_argument("--models", type=int, default=129, help="heads, each the target once")
-    options.add_argument("--near", action="store_true", help="a person's records lie near one another")
-    options.add_argument("--speed", action="store_true", help="time attacks on --sizes in place of all that")
+    options.add_argument("--shots", type=int, default=160, help="S records per class; 2 S candidates")
+    options.add_argument("--records", type=int, nargs="+", default=[2, 5], help="K, records per person")
+    options.add_argument("--models", type=int, default=129, help="heads; each is the target once")
+    options.add_argument("--near", action="store_true", help="give each person records near one another")
+    options.add_argument("--speed", action="store_true", help="only time attacks, on --sizes")
     options.add_argument(
         "--sizes",
         type=int,
         nargs=3,
         default=[257, 20_000, 5_000],
         metavar=("MODELS", "RECORDS", "PERSONS"),
-        help="of --speed",
+        help="sizes for --speed",
     )
     arguments = options.parse_args(argv)
     start = time.perf_counter()
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def compare(pool: FeatureSet, records: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row for each attack on records and on persons of as many."""
+    """Return one row for each attack, on records and on persons with K records."""
     rng = np.random.default_rng(arguments.seed)
     person = synthetic_persons(pool, records, rng, near=arguments.near)
     key = jax.random.key(arguments.seed)
@@ -90,7 +90,7 @@ def compare(pool: FeatureSet, records: int, arguments: argparse.Namespace) -> li
 
 
 def speeds(models: int, records: int, persons: int, *, seed: int) -> list[dict[str, Any]]:
-    """One row for each attack: the best of three times on records, on persons, and their ratio."""
+    """Return one row for each attack: best of three times on records and on persons, and their ratio."""
     rng = np.random.default_rng(seed)
     person = np.concatenate([np.arange(persons), rng.integers(0, persons, records - persons)])
     member = (rng.random((models, persons)) < 0.5)[:, person]
@@ -117,7 +117,7 @@ def speeds(models: int, records: int, persons: int, *, seed: int) -> list[dict[s
 
 
 def row(name: str, records: int, pooled: AttackResult, calibrated: AttackResult | None) -> dict[str, Any]:
-    """TPR of an attack, pooled and calibrated."""
+    """Return the TPR of an attack, pooled and calibrated."""
     cells: dict[str, Any] = {"K": records, "attack": name}
     for evaluation, result in (("pooled", pooled), ("calibrated", calibrated)):
         points = operating_points(result, FPRS, evaluation=evaluation) if result is not None else ()
@@ -127,7 +127,7 @@ def row(name: str, records: int, pooled: AttackResult, calibrated: AttackResult 
 
 
 def synthetic_persons(pool: FeatureSet, records: int, rng: np.random.Generator, *, near: bool) -> np.ndarray:
-    """int64[examples]: persons of K records of one class, at random or each with the nearest that are left."""
+    """Return int64[examples]: persons with K records of one class, random or the nearest that are left."""
     person, persons = np.full(len(pool.labels), -1), 0
     for label in range(pool.num_classes):
         left = list(rng.permutation(np.flatnonzero(pool.labels == label)))

@@ -1,9 +1,9 @@
-"""What is public data worth to a private head: accuracy against epsilon, by the features that it trains on.
+"""How much does public data help a private head? Accuracy against epsilon, by the features that it trains on.
 
-Heads of the C largest classes are trained by DP-SGD on the full batch (add or remove one). The other classes of the
-file, or --public, are the public features. Features are as they are (to norm 1), projected on random directions, or
-projected on the leading principal components of the public features. All are divided by their norm. Rates and steps are
-the same everywhere: no recipe is chosen by accuracy. Predicted before measuring: .36 at S = 32, epsilon 1, and .54
+Heads of the C largest classes are trained by full-batch DP-SGD (adjacency: add or remove one). The public features are
+the other classes of the file, or --public. Private features are used unprojected, projected on random directions, or
+projected on the leading principal components of the public features; all are scaled to norm 1. Learning rates and steps
+are the same everywhere: no recipe is chosen by accuracy. Predicted before measuring: .36 at S = 32, epsilon 1, and .54
 at S = 256, epsilon .25, on nouns with 32 components.
 """
 
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--epsilons", type=float, nargs="+", default=[0.25, 0.5, 1, 2, 4, 8])
     options.add_argument("--components", type=int, nargs="+", default=[16, 32, 64])
     options.add_argument("--seeds", type=int, default=5)
-    options.add_argument("--heads", type=int, default=4, help="of each seed")
+    options.add_argument("--heads", type=int, default=4, help="heads of each seed")
     arguments = options.parse_args(argv)
     data = _common.chosen_features(arguments)
     kinds = projections(data, arguments)
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def projections(data: FeatureSet, arguments: argparse.Namespace) -> dict[str, PublicProjection | None]:
-    """What features are projected on; None for what they are."""
+    """Return the directions to project features on; None for no projection."""
     if arguments.public is None:
         private = np.isin(data.labels, choose_classes(data, arguments.classes))
         public = feature_set(data.features[~private], data.labels[~private])
@@ -96,7 +96,7 @@ def accuracies(
     seed: int,
     arguments: argparse.Namespace,
 ) -> list[float]:
-    """Mean test accuracy of a seed's heads at each epsilon."""
+    """Return the mean test accuracy of a seed's heads at each epsilon."""
 
     def changed(examples: FeatureSet) -> FeatureSet:
         return unit_norm(examples) if projection is None else projected(examples, projection)

@@ -1,7 +1,7 @@
-"""How the time of training grows with each of examples, dimension, classes, models and steps.
+"""How does the time of training grow with examples, dimension, classes, models and steps?
 
-One quantity doubles from a quarter of its base to the base, the others stay at theirs. The exponent is the slope of log
-time over log size: 1 where the work is all in the matrix products, less where fixed costs remain.
+One quantity doubles from a quarter of its base size to the base size, and the others keep theirs. The exponent is the
+slope of log time over log size: 1 if all work is in the matrix products, less if there are fixed costs.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SHARES = (0.25, 0.5, 1.0)
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
     for name, base in zip(QUANTITIES, (2000, 768, 20, 256, 20), strict=True):
-        options.add_argument(f"--{name}", type=int, default=base, help="base, divisible by 4")
-    options.add_argument("--batch-size", type=int, help="members on average; by default the full batch")
+        options.add_argument(f"--{name}", type=int, default=base, help="base size, divisible by 4")
+    options.add_argument("--batch-size", type=int, help="mean number of members; default: the full batch")
     options.add_argument("--products", default="float32", help="float32 or bfloat16")
-    options.add_argument("--repeats", type=int, default=3, help="of each training; the median counts")
+    options.add_argument("--repeats", type=int, default=3, help="runs of each; the median counts")
     arguments = options.parse_args(argv)
     base = {name: getattr(arguments, name) for name in QUANTITIES}
     rows = []
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 def seconds(
     arguments: argparse.Namespace, *, examples: int, dim: int, classes: int, models: int, steps: int
 ) -> float:
-    """Median time of training after a first that compiles."""
+    """Return the median time of training, after a first run that compiles."""
     pool = _common.synthetic_pool(arguments.seed, examples=examples, classes=classes, dim=dim)
     masks = draw_membership(jax.random.key(arguments.seed), pool.labels, num_models=models)
     config = TrainConfig(steps=steps, batch_size=arguments.batch_size, matmul_dtype=arguments.products)
@@ -69,7 +69,7 @@ def seconds(
 
 
 def exponent(sizes: list[int], times: list[float]) -> tuple[float, float]:
-    """Slope of log time over log size, and its standard error."""
+    """Return the slope of log time over log size, and its standard error."""
     fit = stats.linregress(np.log(sizes), np.log(times))
     return float(fit.slope), float(fit.stderr)
 

@@ -1,8 +1,8 @@
-"""TPR of every attack against the number of shadows it may use, on held-out targets.
+"""TPR of every attack against the number of its shadows, on held-out targets.
 
-Targets are models of their own. Shadows come in complementary pairs, so that half of any even number of them
-contain a given example, as in the published experiments; each target gets its own shadows where there are enough.
-An attack sees one target and K shadows; the statistics of all targets then share one pooled ROC.
+Targets are never shadows. Shadows come in complementary pairs, so that any even number of them contains each example
+in exactly half, as in the published experiments. Targets have different shadows if there are enough. An attack gets one
+target and K shadows. The statistics of all targets share one pooled ROC.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ SHADOW_ATTACKS: dict[str, tuple[Callable[..., AttackResult], dict[str, Any]]] = 
     "difficulty": (attacks.difficulty, {}),
 }
 QUANTILE_DIM = 64
-MIN_SHADOWS = 2  # attacks refuse fewer
-STYLES = {  # a colour for each family
+MIN_SHADOWS = 2  # attacks need at least this many
+STYLES = {  # one colour per family
     "lira": "C0-",
     "lira, global": "C0--",
     "lira, offline": "C0:",
@@ -65,12 +65,12 @@ STYLES = {  # a colour for each family
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
     _common.add_features(options)
-    options.add_argument("--shots", type=int, default=32, help="S, members of each class")
-    options.add_argument("--shadows", type=int, default=256, help="the most shadows, a power of 2")
-    options.add_argument("--targets", type=int, default=36, help="held-out target models of each seed")
-    options.add_argument("--num-seeds", type=int, default=3, help="seeds, from --seed on")
-    options.add_argument("--plot", type=pathlib.Path, metavar="PNG", help="also draw the curves")
-    options.add_argument("--quick", action="store_true", help="tiny, to see that it runs")
+    options.add_argument("--shots", type=int, default=32, help="S, members per class")
+    options.add_argument("--shadows", type=int, default=256, help="largest number of shadows, a power of 2")
+    options.add_argument("--targets", type=int, default=36, help="held-out target models per seed")
+    options.add_argument("--num-seeds", type=int, default=3, help="number of seeds, from --seed on")
+    options.add_argument("--plot", type=pathlib.Path, metavar="PNG", help="also plot the curves")
+    options.add_argument("--quick", action="store_true", help="tiny sizes, to check that it runs")
     arguments = options.parse_args(argv)
     steps = RECIPE.steps
     if arguments.quick:
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
 def one_seed(
     arguments: argparse.Namespace, data: FeatureSet, budgets: list[int], config: TrainConfig, seed: int
 ) -> dict[tuple[float, str, int], float]:
-    """Return the TPR of every (FPR, attack, number of shadows), NaN where there is none."""
+    """Return the TPR of every (FPR, attack, number of shadows); NaN if there is none."""
     keys = jax.random.split(jax.random.key(seed), 3)
     pool = candidate_pool(
         data, classes=arguments.classes, shots=arguments.shots, key=keys[0], test_per_class=0
@@ -137,7 +137,7 @@ def trained_scores(
 
 
 def leading_components(features: np.ndarray) -> np.ndarray:
-    """Return the leading principal components of features: the quantile attack's time grows with dim cubed."""
+    """Return the leading principal components of features, since the quantile attack takes time dim cubed."""
     left, scale, _ = np.linalg.svd(features - features.mean(axis=0), full_matrices=False)
     return (left * scale)[:, :QUANTILE_DIM]
 
@@ -149,7 +149,7 @@ def with_shadows(
     shadows: Scores,
     budget: int,
 ) -> AttackResult:
-    """Return what an attack says of every target given `budget` shadows: [targets, examples]."""
+    """Return the statistic of an attack for every target, given `budget` shadows: [targets, examples]."""
     first_rows = []
     for target in range(len(targets.member)):
         chosen = (target * budget + np.arange(budget)) % len(shadows.member)
@@ -199,7 +199,7 @@ def table(
 
 
 def draw(budgets: list[int], mean: dict[tuple[float, str, int], float], path: pathlib.Path) -> None:
-    """Draw TPR against the number of shadows, a panel for each FPR; what is below FPR / 2 is off the panel."""
+    """Plot TPR against the number of shadows, one panel per FPR; values below FPR / 2 are not shown."""
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     for axes, fpr in zip(figure.subplots(1, len(FPRS)), FPRS, strict=True):
         for name, style in STYLES.items():

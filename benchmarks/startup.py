@@ -1,15 +1,15 @@
-"""What a user pays before anything is computed: imports, the command line's help, and compilation in the demo grid.
+"""The time before anything is computed: imports, the command line's help, and compilation in the demo grid.
 
-Imports are of fresh processes, in turns, after one turn that is not counted (it may write bytecode); seconds are
-medians over --repeats of the whole process, and of an interpreter that imports nothing. "over jax" is the ratio to
-`import jax`, with that interpreter's seconds taken off both. jaxmia's names load when first used, so that the rows
-below `import jaxmia` say what the use of them costs: what an audit needs, then all of them.
+Imports run in fresh processes, alternately, after one round that is not counted (it may write bytecode). Seconds are
+medians over --repeats, of the whole process and of an interpreter that imports nothing. "over jax" is the ratio to
+`import jax`, after subtracting that interpreter's seconds from both. jaxmia loads its names when they are first used.
+So the rows below `import jaxmia` show the cost of use: first what an audit needs, then all names.
 
-The grid is `jaxmia run --config` in a fresh process into a temporary folder: without a persistent compilation cache,
-with an empty one (JAX_COMPILATION_CACHE_DIR, every program cached) and again with what that left. Seconds are of the
-whole process. JAX's own events say when it traced, lowered and compiled, or loaded from the cache: each column is the
-union of one kind's time, since tracing nests, and "share" the union of all three over the seconds. What a run printed
-on stderr beyond its progress is said below the table.
+The grid is `jaxmia run --config` in a fresh process, into a temporary folder. It runs without a persistent compilation
+cache, with an empty one (JAX_COMPILATION_CACHE_DIR, every program cached), and again with the cache of that run.
+Seconds are of the whole process. JAX's own events say when it traced, lowered, compiled or loaded from the cache. Each
+column is the union of the intervals of one kind, since tracing nests. "share" is the union of all three kinds over the
+seconds. Anything that a run prints to stderr, other than progress, is shown below the table.
 
 Goals: `import jaxmia` within 0.05 s beyond an interpreter that imports nothing, help within 0.5 s, a share below 0.15.
 """
@@ -52,9 +52,9 @@ CACHE_ALL = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
-PROGRESS = "heads/s"  # a line of the progress bar has it
+PROGRESS = "heads/s"  # in every line of the progress bar
 COLUMNS = ("seconds", "over jax", *KINDS, "share", "programs", "from cache", "goal")
-# The command line with listeners on JAX's events: FILE, then the arguments of jaxmia.
+# Runs the command line while recording JAX's events. Arguments: FILE, then those of jaxmia.
 WATCHED = """
 import json, pathlib, sys, time
 import jax.monitoring
@@ -78,22 +78,24 @@ Span = tuple[float, float]
 
 
 class GridRun(NamedTuple):
-    """One run of the grid."""
+    """Figures of one run of the grid."""
 
     seconds: float
     spans: list[tuple[str, float, float]]  # event, start, end
     events: list[str]
-    stderr: list[str]  # lines beyond the progress bar
+    stderr: list[str]  # lines other than the progress bar
 
 
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
-    options.add_argument("--config", default="demo", help="of the grid: a TOML file, or a built-in one")
     options.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override of the config, repeatable"
+        "--config", default="demo", help="config of the grid: a TOML file or a built-in name"
     )
-    options.add_argument("--repeats", type=int, default=7, help="turns that count of imports and help")
-    options.add_argument("--no-cache-runs", action="store_true", help="run the grid without a cache only")
+    options.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="overrides a setting; repeatable"
+    )
+    options.add_argument("--repeats", type=int, default=7, help="timed runs of imports and help")
+    options.add_argument("--no-cache-runs", action="store_true", help="run the grid only without a cache")
     arguments = options.parse_args(argv)
     rows, facts = start_rows(measure_starts(arguments.repeats)), {}
     for name, run in grid_runs(arguments).items():
@@ -110,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure_starts(repeats: int) -> dict[str, float]:
-    """Median seconds of each command, taken in turns after one that is not counted."""
+    """Return the median seconds of each command; runs alternate, and the first is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(repeats + 1):
         for name, command in COMMANDS.items():
@@ -119,7 +121,7 @@ def measure_starts(repeats: int) -> dict[str, float]:
 
 
 def run_process(command: Sequence[str], environment: Mapping[str, str]) -> tuple[float, str]:
-    """Seconds and stderr of a fresh interpreter; it ends the benchmark if it fails."""
+    """Return seconds and stderr of a fresh interpreter; exit if it fails."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *command], env=dict(environment), capture_output=True, text=True, check=False
@@ -131,7 +133,7 @@ def run_process(command: Sequence[str], environment: Mapping[str, str]) -> tuple
 
 
 def start_rows(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
-    """One row per command."""
+    """Return one row per command."""
     rows = []
     for name, each in seconds.items():
         cells: dict[str, Any] = {"seconds": each}
@@ -148,7 +150,7 @@ def start_rows(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
 
 
 def grid_runs(arguments: argparse.Namespace) -> dict[str, GridRun]:
-    """The grid without a cache, with an empty one, and with the one that this left."""
+    """Run the grid without a cache, with an empty cache, and with the cache of that run."""
     with tempfile.TemporaryDirectory() as folder:
         cached = {CACHE: str(pathlib.Path(folder, "cache")), **CACHE_ALL}
         caches = {"grid, no cache": {}}
@@ -161,7 +163,7 @@ def grid_runs(arguments: argparse.Namespace) -> dict[str, GridRun]:
 
 
 def run_grid(arguments: argparse.Namespace, out: pathlib.Path, cache: Mapping[str, str]) -> GridRun:
-    """Run the grid in a fresh process, with its events."""
+    """Run the grid in a fresh process and record its events."""
     file = out.with_suffix(".json")
     command = ["-c", WATCHED, str(file), "run", arguments.config, "--out", str(out)]
     command += [part for override in arguments.set for part in ("--set", override)]
@@ -174,7 +176,7 @@ def run_grid(arguments: argparse.Namespace, out: pathlib.Path, cache: Mapping[st
 
 
 def grid_row(name: str, run: GridRun) -> dict[str, Any]:
-    """Seconds by kind, their union's share of the run, and programs compiled or loaded."""
+    """Return seconds by kind, the share of their union, and numbers of programs compiled or loaded."""
     of_kind = {
         kind: [(start, end) for what, start, end in run.spans if what == event]
         for kind, event in KINDS.items()
@@ -187,7 +189,7 @@ def grid_row(name: str, run: GridRun) -> dict[str, Any]:
 
 
 def union_seconds(spans: Iterable[Span]) -> float:
-    """Length of the union of intervals."""
+    """Return the length of the union of intervals."""
     total, reached = 0.0, -np.inf
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))
@@ -196,12 +198,12 @@ def union_seconds(spans: Iterable[Span]) -> float:
 
 
 def met(goal: str, is_met: bool) -> str:
-    """The goal and whether it is met."""
+    """Return the goal and whether it is met."""
     return f"{goal}: {'met' if is_met else 'missed'}"
 
 
 def table_row(name: str, cells: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with all columns."""
+    """Return a row with all columns."""
     return {"what": name} | {column: cells.get(column) for column in COLUMNS}
 
 
