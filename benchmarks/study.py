@@ -1,9 +1,9 @@
-"""What a sweep over data sets says, as tables and figures: the laws beside the published ones, and what moves them.
+"""Tables and figures of a sweep over data sets: its laws, the published ones, and why they differ.
 
     jaxmia sweep advantage --out sweeps/advantage
     python benchmarks/study.py sweeps/advantage --figures docs/figures
 
-Reads the sweep's folder and, for the simplified model, the feature sets that its manifest names.
+Reads the sweep's folder and, for the simplified model, the feature sets that are named in its manifest.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from jaxmia.vulnerability.curves import per_example_vulnerability
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 MARKERS = "os^Dv"
 EPSILONS = (0.25, 0.5, 0.75, 1.0)
-UNSATURATED = 0.5  # TPR at FPR 0.1 below which cells count as far from the ceiling
+UNSATURATED = 0.5  # cells with a lower TPR at FPR 0.1 are far from the ceiling
 MOST_SHOTS_OF_SIMULATION = 256
-LARGEST_POOL_OF_THEORY = 3000  # candidates of a class: their Gram matrix is held
+LARGEST_POOL_OF_THEORY = 3000  # largest number of candidates per class, whose Gram matrix is in memory
 
 
 def main(argv: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument(
-        "folders", type=pathlib.Path, nargs="+", help="of sweeps; the first one's settings count"
+        "folders", type=pathlib.Path, nargs="+", help="folders of sweeps; the settings are those of the first"
     )
-    options.add_argument("--figures", type=pathlib.Path, required=True, help="where figures go")
-    options.add_argument("--recipe", help="by default the first")
+    options.add_argument("--figures", type=pathlib.Path, required=True, help="folder for figures")
+    options.add_argument("--recipe", help="name of the recipe; default: the first")
     arguments = options.parse_args(argv)
     arguments.figures.mkdir(parents=True, exist_ok=True)
     results, quantiles = load_results(arguments.folders), load_quantiles(arguments.folders)
@@ -98,17 +98,17 @@ def show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def law_of(rows: pd.DataFrame) -> PowerLawFit:
-    """The law of rows of one kind; without lines if there are none."""
+    """Return the law fitted to rows of one kind; without lines if there are no rows."""
     return next(iter(fit_laws(rows).values()), PowerLawFit(()))
 
 
 def shown_classes(rows: pd.DataFrame) -> int:
-    """The number of classes of what is shown at one only: ten, or the largest below."""
+    """Return the number of classes for figures at one C: ten, or the largest below."""
     return int(max(classes for classes in rows["classes"].unique() if classes <= 10))
 
 
 def far(rows: pd.DataFrame) -> pd.DataFrame:
-    """The cells far from the ceiling of 1, at any FPR."""
+    """Return the cells far from the ceiling of 1, at any FPR."""
     cell = ["dataset", "classes", "shots", "seed"]
     at_fprth = rows[rows["fpr"] == 0.1].set_index(cell)["tpr"]
     return rows[rows.set_index(cell).index.map(at_fprth).to_numpy() < UNSATURATED]
@@ -132,7 +132,7 @@ def cells_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def groups(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """All cells, those far from the ceiling, and each data set's."""
+    """Yield all cells, those far from the ceiling, and those of each data set."""
     yield "all", rows
     yield f"all, TPR at 0.1 < {UNSATURATED:g}", far(rows)
     for dataset, of_set in rows.groupby("dataset"):
@@ -214,7 +214,7 @@ def required_table(fit: PowerLawFit, *, record: str) -> list[dict[str, Any]]:
 
 
 def quantiles_table(quantiles: pd.DataFrame) -> list[dict[str, Any]]:
-    """The law of each quantile over its cells that are not saturated."""
+    """Return the law of each quantile, over cells that are not saturated."""
     published, table = published_lines().quantile_slopes, []
     for law_of_rows, fit in fit_laws(quantiles[quantiles["fpr"] == 0.1]).items():
         word, law = law_of_rows.evaluation.removeprefix("quantile "), fit[0.1]
@@ -233,7 +233,7 @@ def quantiles_table(quantiles: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def records_of(folders: Sequence[pathlib.Path], recipe: str) -> Iterator[pd.DataFrame]:
-    """Records at FPR 0.1, cell by cell."""
+    """Yield records at FPR 0.1, cell by cell."""
     columns = ["dataset", "recipe", "classes", "shots", "seed", "fpr", "class_name"]
     columns += ["gradient_norm", "separation", "tpr", "status"]
     for table in (table for folder in folders for table in read_tables(folder, "per_example", columns)):
@@ -243,7 +243,7 @@ def records_of(folders: Sequence[pathlib.Path], recipe: str) -> Iterator[pd.Data
 
 
 def gradients_table(records: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:
-    """Rank correlation within cells of at least 100 records."""
+    """Return rank correlations within cells of at least 100 records."""
     rows = [
         {
             "dataset": cell["dataset"].iloc[0],
@@ -271,7 +271,7 @@ def gradients_table(records: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:
 
 
 def classes_table(records: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:
-    """How much classes differ, and whether the same ones lead under every seed."""
+    """Return how much classes differ, and whether seeds agree on their ranking."""
     means: dict[tuple[Any, ...], list[pd.Series]] = {}
     for cell in records:
         key = tuple(cell[name].iloc[0] for name in ("dataset", "classes", "shots"))
@@ -300,7 +300,7 @@ def classes_table(records: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:
 
 
 def theory_rows(folder: pathlib.Path, calibrated: pd.DataFrame, recipe: str) -> pd.DataFrame:
-    """Mean TPR - FPR over records of the simplified model's class-mean heads, exact, on the pools of the cells."""
+    """Return the exact mean TPR - FPR over records for heads that are class means, on the pools of the cells."""
     config = parse_sweep(load_json(folder, "manifest.json")["settings"])
     classes, rows = shown_classes(calibrated), []
     for dataset in config.datasets:
@@ -325,12 +325,12 @@ def theory_rows(folder: pathlib.Path, calibrated: pd.DataFrame, recipe: str) -> 
 
 
 def _gaussian_tpr(scores: Scores, fpr: float) -> np.ndarray:
-    """Of the simplified model, where one deviation is exact."""
+    """Return the TPR of the simplified model, where one deviation is exact."""
     return per_example_vulnerability(scores, fpr, method="gaussian").tpr
 
 
 def class_mean_scores(pool: FeatureSet, shadows: ShadowSettings) -> Scores:
-    """Inner products of the candidates with means of drawn members of their classes: simulated models' scores."""
+    """Return scores of simulated models: inner products of candidates with the mean of their class's members."""
     rate = 1 / shadows.pool_multiplier
     masks = draw_membership(
         jax.random.key(0), pool.labels, num_models=shadows.models, design="fixed_size", inclusion_rate=rate
@@ -430,7 +430,7 @@ def draw_advantage(rows: pd.DataFrame, fit: PowerLawFit, path: pathlib.Path) -> 
 
 
 def draw_quantiles(quantiles: pd.DataFrame, path: pathlib.Path) -> None:
-    """Of each set, at the number of classes that has most quantiles below saturation."""
+    """Plot quantiles of each set, at the C that has the most quantiles below saturation."""
     rows = quantiles[(quantiles["fpr"] == 0.1) & (quantiles["status"] == "ok")]
     sets = sorted(rows["dataset"].unique())
     figure, panel = panels(len(sets))

@@ -1,6 +1,6 @@
-"""What a sweep costs beyond training and attacking its cells: seconds per cell, and memory against the number of cells.
+"""Overhead of a sweep beyond training and attacking its cells: seconds per cell, and memory against number of cells.
 
-The cells are as small as cells are (17 heads of 10 steps over 24 candidates), so that nothing hides the overhead.
+Cells are tiny (17 heads of 10 steps over 24 candidates), so that nothing hides the overhead.
 
     python benchmarks/sweep_overhead.py --cells 500
     python benchmarks/sweep_overhead.py --cells 120 --shapes 40
@@ -27,7 +27,9 @@ from jaxmia.studies.sweep import run_sweep
 def main(words: Sequence[str] | None = None) -> None:
     options = _common.parser(__doc__)
     options.add_argument("--cells", type=int, default=500)
-    options.add_argument("--shapes", type=int, default=1, help="different S, hence compiled programs")
+    options.add_argument(
+        "--shapes", type=int, default=1, help="number of different S, hence of compiled programs"
+    )
     options.add_argument("--models", type=int, default=17)
     options.add_argument("--executor", choices=("local", "ray"), default="local")
     arguments = options.parse_args(words)
@@ -69,7 +71,7 @@ def measure(arguments: Any, folder: pathlib.Path) -> tuple[dict[str, Any], dict[
     ends, working, memory = (np.array(column) for column in zip(*watch.cells, strict=True))
     between = (
         np.diff(ends) - working[1:]
-    )  # from one cell's end to the next one's, but its training and attacking
+    )  # from the end of one cell to the end of the next, without training and attacking
     warm = len(memory) // 5
     slope = (
         np.polyfit(np.arange(warm, len(memory)), memory[warm:], 1)[0] if len(memory) - warm > 1 else np.nan
@@ -85,7 +87,7 @@ def measure(arguments: Any, folder: pathlib.Path) -> tuple[dict[str, Any], dict[
         "growth, MiB per 100 cells": float(100 * slope),
     }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if arguments.executor == "ray":  # cells overlap: what lies between two ends is no overhead
+    if arguments.executor == "ray":  # cells overlap, so the time between two ends is not overhead
         row["overhead, s per cell"] = row["90% of cells below, s"] = None
     return row, {
         "whole sweep, s": wall,
@@ -95,7 +97,7 @@ def measure(arguments: Any, folder: pathlib.Path) -> tuple[dict[str, Any], dict[
 
 
 class Watch:
-    """An executor that notes after every cell the time, what training and attacking took, and this process's memory."""
+    """An executor that records after every cell the time, seconds of training and attacking, and memory."""
 
     def __init__(self, executor: Executor):
         self._executor = executor
@@ -103,15 +105,15 @@ class Watch:
         self.cells: list[tuple[float, float, float]] = []
 
     def start(self) -> None:
-        """Get what the executor needs."""
+        """Acquire the resources of the executor."""
         self._executor.start()
 
     def stop(self) -> None:
-        """Give it back."""
+        """Release the resources of the executor."""
         self._executor.stop()
 
     def run(self, function: Any, tasks: Any, shared: Any) -> Iterator[Any]:
-        """Run the tasks and take notes."""
+        """Run the tasks and record after each."""
         for task, answer in self._executor.run(function, tasks, shared):
             working = answer.seconds_training + answer.seconds_attacking
             self.cells.append((time.perf_counter(), working, resident_memory()))
@@ -119,7 +121,7 @@ class Watch:
 
 
 def resident_memory() -> float:
-    """MiB that this process holds in memory now."""
+    """Return the resident memory of this process in MiB."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 

@@ -1,23 +1,30 @@
-"""Heads per second of ensemble training: against the matrix products it consists of, and against other trainers.
+"""Heads per second of ensemble training, against the matrix products in it and against other trainers.
 
-Everything is trained from zero on the same member sets by the same recipe, in turns, in one run; the first turn
-compiles and is not counted, and every time is the median of the others. jaxmia trains all heads side by side, on
-batches in an order they share, on the full batch, on independent shuffles or by Poisson sampling; a step sees
---batch-size members of a head on average, on the full batch all. The limit is the time of a step's two matrix products
-in float32 over all classes, called one by one or in a scan, the faster, times the steps: over the candidates of a
-shared or full batch, members or not, and over the members of independent and Poisson batches. "share of peak" is limit
-/ measured: it can be above 1, since jaxmia needs one class less, and where products in bfloat16 are faster.
+Everything is trained from zero on the same member sets with the same recipe, in one run. Methods alternate. The first
+round compiles and is not counted; every time is the median of the other rounds.
 
-The others train few heads, and their seconds are divided by those. "published": torch, one model after another with a
-DataLoader, as published code does; "tight": the same on batches sliced from tensors; "stacked": torch, --stack models
-in batched products, each on batches in its own order; "gathered": the same by jax.vmap. "scikit-learn": one
-unpenalised LogisticRegression after another, with as few iterations of L-BFGS as reach the loss of jaxmia's full-batch
-heads; "jaxmia to that loss": full batch, with as few steps as reach it at the best of some learning rates. torch runs
-with each number of --threads: two win on two idle cores; on busy ones their spinning loses fifty-fold unless the
-environment says OMP_WAIT_POLICY=PASSIVE.
+jaxmia trains all heads in parallel, with a shared batch order, on the full batch, on independent shuffles or by Poisson
+sampling. A step sees --batch-size members of a head on average, or all members in the full batch. The limit is the time
+of a step's two float32 matrix products over all classes, times the steps. Products are called one by one or in a scan,
+whichever is faster. They run over the candidates of a shared or full batch, members or not, and over the members of
+independent and Poisson batches. "share of peak" is limit / measured. It can exceed 1, since jaxmia needs one class
+less, and if products in bfloat16 are faster.
+
+Other methods train few heads, and their seconds are divided by that number:
+
+- "published": torch, one model after another with a DataLoader, as in published code;
+- "tight": the same on batches sliced from tensors;
+- "stacked": torch, --stack models in batched products, each with its own batch order;
+- "gathered": the same by jax.vmap;
+- "scikit-learn": one unpenalised LogisticRegression after another, with the fewest iterations of L-BFGS that reach the
+  loss of jaxmia's full-batch heads;
+- "jaxmia to that loss": full batch, with the fewest steps that reach it at the best of some learning rates.
+
+torch runs with each number of --threads. Two threads are faster on two idle cores. On busy cores their spinning can
+make them fifty times slower, unless OMP_WAIT_POLICY=PASSIVE is set.
 
 "shared order / this" and "in bfloat16" are the heads per second of jaxmia's shared order over those of the row. Loss
-(of the members) and accuracy (on the candidates) are those of the same first --peer-heads heads in every row.
+(of members) and accuracy (on candidates) are those of the same first --peer-heads heads in every row.
 """
 
 from __future__ import annotations
@@ -47,13 +54,13 @@ from jaxmia.training.ensemble import train_ensemble
 from jaxmia.training.settings import Hyperparams, TrainConfig
 
 MODES = ("shared order", "full batch", "independent", "Poisson")
-RATES = (1.0, 3.0, 10.0, 30.0)  # times --learning-rate: tried for the fewest steps
+RATES = (1.0, 3.0, 10.0, 30.0)  # factors on --learning-rate that are tried for the fewest steps
 Heads = tuple[np.ndarray, np.ndarray]  # kernels [models, classes, dim] and biases [models, classes]
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Adam at one rate: steps of batch members each (but on the full batch), the same for all but scikit-learn."""
+    """Adam at one learning rate, the same for all but scikit-learn; `batch` is ignored for the full batch."""
 
     rate: float
     batch: int
@@ -63,7 +70,7 @@ class Recipe:
 
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
-    options.add_argument("--models", type=int, default=257, help="M, trained side by side")
+    options.add_argument("--models", type=int, default=257, help="M; trained in parallel")
     options.add_argument("--peer-heads", type=int, default=3, help="heads trained one after another")
     options.add_argument("--stack", type=int, default=32, help="heads that 'stacked' and 'gathered' train")
     options.add_argument(
@@ -72,14 +79,18 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--classes", type=int, default=10)
     options.add_argument("--dims", type=int, nargs="+", default=[384, 768], help="feature dimensions")
     options.add_argument("--epochs", type=int, default=40)
-    options.add_argument("--batch-size", type=int, default=200, help="members per step; divides the members")
-    options.add_argument("--learning-rate", type=float, default=0.01, help="of Adam")
-    options.add_argument("--repeats", type=int, default=5, help="turns that count; the median is reported")
-    options.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of torch, each in turn")
     options.add_argument(
-        "--products", nargs="+", default=["float32", "bfloat16"], help="of jaxmia's trainings"
+        "--batch-size", type=int, default=200, help="members per step; must divide all members"
     )
-    options.add_argument("--alone", action="store_true", help="leave out the other trainers")
+    options.add_argument("--learning-rate", type=float, default=0.01, help="learning rate of Adam")
+    options.add_argument("--repeats", type=int, default=5, help="timed rounds; the median is reported")
+    options.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="threads of torch, one after another"
+    )
+    options.add_argument(
+        "--products", nargs="+", default=["float32", "bfloat16"], help="number formats of jaxmia's products"
+    )
+    options.add_argument("--alone", action="store_true", help="run without the other trainers")
     arguments = options.parse_args(argv)
     members = arguments.examples // 2
     if members % arguments.batch_size:
@@ -174,7 +185,7 @@ def measure(arguments: argparse.Namespace, recipe: Recipe, dim: int) -> list[dic
 
 
 def medians(trainings: dict[str, Callable[[], Any]], repeats: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Median seconds of each, taken in turns after one turn that is not counted, and what each returned last."""
+    """Return median seconds and the last result of each; runs alternate, and the first round is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in trainings}
     results = {}
     for _ in range(repeats + 1):
@@ -188,11 +199,11 @@ def medians(trainings: dict[str, Callable[[], Any]], repeats: int) -> tuple[dict
 def matrix_products(
     arguments: argparse.Namespace, dim: int, count: int, steps: int
 ) -> dict[str, Callable[[], None]]:
-    """The two float32 products of a step on count candidates, steps times: called one by one, and in one scan."""
+    """Return the two float32 products of a step on count candidates, steps times: one by one, and in a scan."""
     rng = np.random.default_rng(arguments.seed)
     size = arguments.models * arguments.classes
     features = rng.normal(size=(count, dim))
-    features /= np.linalg.norm(features, 2)  # the scan stays finite
+    features /= np.linalg.norm(features, 2)  # keeps the scan finite
     features, kernel, error = (
         jnp.asarray(array, jnp.float32)
         for array in (features, rng.normal(size=(size, dim)), rng.normal(size=(size, count)))
@@ -221,7 +232,7 @@ def matrix_products(
 def train_jaxmia(
     pool: FeatureSet, masks: MembershipMasks, recipe: Recipe, *, mode: str, products: str
 ) -> Heads:
-    """Train all heads side by side."""
+    """Train all heads in parallel."""
     poisson, independent = mode == "Poisson", mode == "independent"
     config = TrainConfig(
         "adam",
@@ -237,7 +248,7 @@ def train_jaxmia(
 
 
 def train_gathered(pool: FeatureSet, member: np.ndarray, recipe: Recipe, *, seed: int) -> Heads:
-    """Train one head per row of member side by side, each on batches gathered in an order of its own."""
+    """Train one head per row of member in parallel, each on gathered batches in its own order."""
     rows = jnp.asarray(member_rows(member))
     features, labels = jnp.asarray(pool.features), jnp.asarray(pool.labels)
     keys = jax.random.split(jax.random.key(seed), len(member))
@@ -321,7 +332,7 @@ def train_tight(pool: FeatureSet, member: np.ndarray, recipe: Recipe, *, seed: i
 
 
 def torch_head(pool: FeatureSet, recipe: Recipe) -> tuple[Any, Any, Any]:
-    """A linear head at zero, its optimiser and its loss."""
+    """Return a linear head at zero, its optimiser and its loss."""
     import torch
 
     head = torch.nn.Linear(pool.features.shape[1], pool.num_classes)
@@ -331,13 +342,13 @@ def torch_head(pool: FeatureSet, recipe: Recipe) -> tuple[Any, Any, Any]:
 
 
 def torch_arrays(heads: list[Any]) -> Heads:
-    """Kernels and biases of torch's linear heads."""
+    """Return kernels and biases of torch's linear heads."""
     kernels, biases = zip(*((head.weight, head.bias) for head in heads), strict=True)
     return tuple(np.stack([leaf.detach().numpy() for leaf in leaves]) for leaves in (kernels, biases))
 
 
 def train_stacked(pool: FeatureSet, member: np.ndarray, recipe: Recipe, *, seed: int, threads: int) -> Heads:
-    """Train one head per row of member in batched products, each on batches gathered in an order of its own."""
+    """Train one head per row of member in batched products, each on gathered batches in its own order."""
     import torch
 
     torch.set_num_threads(threads)
@@ -355,7 +366,7 @@ def train_stacked(pool: FeatureSet, member: np.ndarray, recipe: Recipe, *, seed:
             loss = torch.nn.functional.cross_entropy(
                 logits.flatten(0, 1), labels[batch].flatten(), reduction="sum"
             )
-            (loss / recipe.batch).backward()  # of every head's mean loss, summed over the heads
+            (loss / recipe.batch).backward()  # sum over the heads of each head's mean loss
             optimizer.step()
     return kernel.detach().numpy(), bias.detach().squeeze(1).numpy()
 
@@ -371,14 +382,14 @@ def train_scikit(pool: FeatureSet, member: np.ndarray, iterations: int) -> Heads
         for row in member:
             head = LogisticRegression(C=np.inf, max_iter=iterations)
             heads.append(head.fit(pool.features[row], pool.labels[row]))
-    if pool.num_classes == 2:  # one logit, of the second class
+    if pool.num_classes == 2:  # one logit, that of the second class
         kernels = [np.concatenate([np.zeros_like(head.coef_), head.coef_]) for head in heads]
         return np.stack(kernels), np.stack([np.append(0, head.intercept_) for head in heads])
     return np.stack([head.coef_ for head in heads]), np.stack([head.intercept_ for head in heads])
 
 
 def iterations_to(loss: float, pool: FeatureSet, member: np.ndarray) -> int:
-    """The fewest iterations, up to 1000, after which scikit-learn's heads have at most this loss."""
+    """Return the fewest iterations, up to 1000, for scikit-learn's heads to reach this loss."""
     return next(
         (
             iterations
@@ -392,7 +403,7 @@ def iterations_to(loss: float, pool: FeatureSet, member: np.ndarray) -> int:
 def fewest_steps(
     loss: float, pool: FeatureSet, masks: MembershipMasks, recipe: Recipe, few: np.ndarray
 ) -> Recipe:
-    """Full-batch Adam with as few steps as bring the first heads to this loss, at the best of RATES."""
+    """Return full-batch Adam with the fewest steps for the first heads to reach this loss, at the best of RATES."""
     some = masks.replace(member=masks.member[: len(few)], model_ids=masks.model_ids[: len(few)])
 
     def reaches(rate: float, steps: int) -> bool:
@@ -410,12 +421,12 @@ def fewest_steps(
 
 
 def member_rows(member: np.ndarray) -> np.ndarray:
-    """Candidates that are members of each model, [models, members]."""
+    """Return the candidates that are members of each model [models, members]."""
     return np.stack([np.flatnonzero(row) for row in member])
 
 
 def member_loss(pool: FeatureSet, member: np.ndarray, heads: Heads) -> float:
-    """Mean cross-entropy of the members of the first heads, one per row of member."""
+    """Return the mean cross-entropy of the members of the first heads, one per row of member."""
     losses = []
     for row, kernel, bias in zip(member, *heads, strict=False):
         log_p = scipy.special.log_softmax(pool.features[row] @ kernel.T + bias, axis=1)
@@ -424,14 +435,14 @@ def member_loss(pool: FeatureSet, member: np.ndarray, heads: Heads) -> float:
 
 
 def mean_accuracy(pool: FeatureSet, heads: Heads, count: int) -> float:
-    """Mean accuracy of the first count heads on all candidates."""
+    """Return the mean accuracy of the first count heads on all candidates."""
     pairs = zip(heads[0][:count], heads[1][:count], strict=True)
     guesses = (np.argmax(pool.features @ kernel.T + bias, axis=1) for kernel, bias in pairs)
     return float(np.mean([np.mean(guess == pool.labels) for guess in guesses]))
 
 
 def peer_version(name: str) -> str:
-    """Version of an installed package, or that it is absent."""
+    """Return the version of an installed package, or "absent"."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

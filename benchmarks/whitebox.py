@@ -1,19 +1,23 @@
-"""How many members do the weights of a linear head give away, beside its outputs?
+"""How many members do the weights of a linear head reveal, beyond its outputs?
 
-White-box attacks (jaxmia.vulnerability.white_box) and LiRA on the same heads, trained in five ways on pools from much
-smaller to much larger than the head: n candidates, half of them members, over d C weights. n / (d C) is varied by the
-shots and by projecting the features on their first principal directions.
+Compares white-box attacks (jaxmia.vulnerability.white_box) with LiRA on the same heads. Heads are trained in five ways,
+on pools from much smaller to much larger than the head: n candidates, half of them members, over d C weights. The
+number of shots varies n / (d C), as does projecting the features on their first principal directions.
 
-Expected before measuring: of a ridge head at its minimum, stationarity finds all members while n is below
-(C - 1)(d + 1), where its equation has one solution; far above, weights give little away that outputs do not, since
-attacks on either see the same few directions of each record. Heads stopped early are at no minimum: stationarity
-fails, while weights by gradient descent from zero are a sum of members' gradients along the way, which mahalanobis
-reads for n up to d C. Adam scales coordinates one by one, by gradients that differ between heads: less of that. The
-inverse-Hessian attack weighs directions by H⁻² in place of what separates memberships best: below the other two. Under
-DP-SGD, no attack is above the ceiling of its noise.
+Expected before measuring:
 
-Columns: TPR at FPR 0.01 and 0.001, pooled; "ceiling", of any attack at 0.01; "above", how many of the row's TPRs lie
-above their ceiling beyond their 95% interval; seconds of each white-box method for all heads.
+- Ridge heads at their minimum: stationarity finds all members while n is below (C - 1)(d + 1), where its equation has
+  one solution. Far above, weights reveal little more than outputs, since attacks on either see the same few directions
+  of each record.
+- Heads stopped early are not at a minimum, and stationarity fails. But weights from gradient descent, started at zero,
+  are a sum of members' gradients, which mahalanobis detects for n up to d C.
+- Adam scales each coordinate by gradients that differ between heads, so mahalanobis detects less.
+- The inverse-Hessian attack weighs directions by H⁻² instead of the weights that separate memberships best. So it is
+  below the other two.
+- Under DP-SGD, no attack is above the ceiling of its noise.
+
+Columns: TPR at FPR 0.01 and 0.001, pooled; "ceiling", that of any attack at 0.01; "above", the number of TPRs in the
+row whose 95% interval lies above their ceiling; seconds of each white-box method for all heads.
 """
 
 from __future__ import annotations
@@ -41,10 +45,10 @@ from jaxmia.training.scoring import score
 from jaxmia.vulnerability.white_box import white_box
 
 FPRS = (0.01, 0.001)
-STRENGTH = 1.0  # λ of the ridge: the default of scikit-learn
+STRENGTH = 1.0  # λ of the ridge; scikit-learn's default
 RECIPES: dict[str, dict[str, Any]] = {
     "sgd": {"train": {"optimizer": "sgd", "learning_rate": 1.0}},
-    "adam": {},  # the default: 100 steps at 0.1 on the full batch
+    "adam": {},  # the default: 100 full-batch steps at rate 0.1
     "ridge": {"train": {"optimizer": "sgd", "learning_rate": 1.0, "momentum": 0.95, "steps": 1000}},
     "sgd, ε = 8": {"train": {"optimizer": "sgd", "learning_rate": 0.5}, "privacy": {"epsilon": [8.0]}},
     "sgd, ε = 1": {"train": {"optimizer": "sgd", "learning_rate": 0.5}, "privacy": {"epsilon": [1.0]}},
@@ -55,11 +59,11 @@ def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
     _common.add_features(options)
     options.add_argument("--models", type=int, default=64, help="M")
-    options.add_argument("--shots", type=int, nargs="*", default=[16, 64], help="S, in all dimensions")
+    options.add_argument("--shots", type=int, nargs="*", default=[16, 64], help="shots with all dimensions")
     options.add_argument(
-        "--projected", type=int, nargs="*", default=[16, 100, 160], help="S, in few dimensions"
+        "--projected", type=int, nargs="*", default=[16, 100, 160], help="shots with projected features"
     )
-    options.add_argument("--dim", type=int, default=32, help="those few dimensions")
+    options.add_argument("--dim", type=int, default=32, help="dimension of projected features")
     options.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="RECIPE")
     arguments = options.parse_args(argv)
     data = _common.chosen_features(arguments)
@@ -119,7 +123,7 @@ def measured(
 
 
 def chosen_recipe(name: str, *, classes: int, shots: int) -> tuple[Recipe, float]:
-    """Return a recipe of RECIPES and its weight decay: of the ridge, λ over the expected members."""
+    """Return a recipe of RECIPES and its weight decay; for the ridge, λ over the expected number of members."""
     settings = ExperimentConfig.model_validate(
         RECIPES[name] | {"grid": {"classes": [classes], "shots": [shots]}}
     )
@@ -129,7 +133,7 @@ def chosen_recipe(name: str, *, classes: int, shots: int) -> tuple[Recipe, float
 
 
 def projected(pool: FeatureSet, dim: int) -> FeatureSet:
-    """The candidates' first principal components, scaled to unit mean square norm."""
+    """Return the first principal components of the candidates, scaled to a mean square norm of 1."""
     centred = pool.features - pool.features.mean(axis=0)
     components = centred @ np.linalg.svd(centred, full_matrices=False)[2][:dim].T
     scaled = components / np.sqrt(np.mean(np.sum(components**2, axis=1)))
