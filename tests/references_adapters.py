@@ -1,5 +1,6 @@
 """Slow second derivations of transformers with adapters, in float64 with loops over examples and heads."""
 
+import json
 import math
 
 import numpy as np
@@ -179,3 +180,49 @@ def slow_vit(backbone, pixels, changes=None, scale=1.0):
         else:
             rows.append(norm(weights, "norm", hidden, shape.eps)[0])
     return np.array(rows)
+
+
+def publish(backbone, folder, *, prefix="", normalize=True, **config):
+    """Save a small BERT as sentence-transformers does: config.json, model.safetensors and modules.json."""
+    import safetensors.numpy
+
+    shape, words = backbone.shape, backbone.weights["embeddings.word_embeddings.weight"]
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "model_type": "bert",
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "hidden_size": words.shape[1],
+        "intermediate_size": backbone.hidden,
+        "vocab_size": len(words),
+        "max_position_embeddings": len(backbone.weights["embeddings.position_embeddings.weight"]),
+        "type_vocab_size": 2,
+        "layer_norm_eps": shape.eps,
+        "hidden_act": "gelu",
+        "pad_token_id": shape.pad,
+    }
+    (folder / "config.json").write_text(json.dumps(facts | config))
+    kinds = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
+    modules = [
+        {"type": f"sentence_transformers.models.{kind}", "path": f"{place}_{kind}"}
+        for place, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    modes = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False, "word_embedding_dimension": 8}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    tensors = {prefix + name: each for name, each in backbone.weights.items()}
+    safetensors.numpy.save_file(
+        tensors | {prefix + "pooler.dense.bias": np.zeros(3, np.float32)}, folder / "model.safetensors"
+    )
+    return folder
+
+
+def told_apart(count, seed=0, classes=2):
+    """Token ids of texts of two classes, each with words of its own among others; and the labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int32) % classes
+    ids = rng.integers(2 + classes, 11, size=(count, 6))
+    ids[:, :2] = (2 + labels)[:, None]
+    ids[:, 4:] *= (np.arange(count) % 3 > 0)[:, None]
+    return ids, labels

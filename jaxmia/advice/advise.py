@@ -36,6 +36,7 @@ from jaxmia.advice.levers import (
 )
 from jaxmia.advice.private import private_estimate
 from jaxmia.advice.settings import AdviceSettings
+from jaxmia.data.activations import check_no_folder
 from jaxmia.data.feature_set import FeatureSet, load_features
 from jaxmia.data.labels import record_ids
 
@@ -66,6 +67,7 @@ def advise(
         InputError: for settings out of range, or records that cannot be used for estimates, before any work.
     """
     settings = dataclasses.replace(settings or AdviceSettings(), **options)
+    check_no_folder(source, "advise")
     pool = source if isinstance(source, FeatureSet) else load_features(source)
     smallest = int(np.bincount(pool.labels, minlength=pool.num_classes).min())
     check(smallest >= 8, "records of the smallest class", smallest, "be 8 or more, to be halved at random")

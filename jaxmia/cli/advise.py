@@ -58,6 +58,7 @@ def advise(
     from jaxmia.advice.advise import advise as ask
     from jaxmia.advice.settings import EPSILONS, LEAVE_OUT, AdviceSettings
     from jaxmia.cli.tables import advice_tables
+    from jaxmia.data.activations import check_no_folder
     from jaxmia.data.feature_set import load_features
     from jaxmia.data.pool import some_records
     from jaxmia.ridge.triage import ids_of
@@ -77,6 +78,7 @@ def advise(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         check_writable(out / "advice.csv")
+    check_no_folder(features, "advise")
     data = load_features(features)
     ids = ids_of(features, data)
     data, rows = some_records(data, classes=classes, shots=shots, key=seed)

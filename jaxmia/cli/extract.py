@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from jaxmia import _terminal as terminal
+from jaxmia._validate import check
 from jaxmia.cli import output
 
 EPILOG = """Examples: `jaxmia extract photos/ --backbone timm:resnet50 --out photos.npz`;
 `jaxmia extract notes.csv --backbone sentence-transformers:all-MiniLM-L6-v2 --label-column topic --out notes.npz`;
 `jaxmia extract visits.csv --backbone tabular --label-column outcome --drop name --out visits.npz`
+
+For adapters (FiLM, LoRA, last blocks) inside the network: `jaxmia extract notes.csv --backbone
+sentence-transformers:FOLDER --activations 5 --out notes`.
 
 Names are looked up on a hub; folders and files of weights need none. A killed extraction continues when it is started
 again. Needs the extra: `pip install 'jaxmia[extract]'`; tables `pip install 'jaxmia[audit]'`."""
@@ -100,10 +104,26 @@ OnError = Annotated[
 ]
 
 
+Activations = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        help="For adapters: write a folder with the inputs of block K, counted from 0, and the weights from there on;"
+        " 0 is full depth. SOURCE may then be an .npz with raw, token ids.",
+    ),
+]
+Tokens = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="With --activations: longest text in tokens; longer ones are cut."),
+]
+
+
 def extract(
     source: Source,
     backbone: Network,
-    out: Annotated[pathlib.Path, typer.Option(metavar="FILE", help="The .npz to write.")],
+    out: Annotated[
+        pathlib.Path, typer.Option(metavar="FILE", help="The .npz to write; with --activations a folder.")
+    ],
     weights: Weights = None,
     text_column: TextColumn = "text",
     image_column: ImageColumn = "image",
@@ -127,6 +147,8 @@ def extract(
     batch_size: BatchSize = 64,
     device: Device = "auto",
     dtype: Dtype = "float32",
+    activations: Activations = None,
+    tokens: Tokens = None,
     on_error: OnError = "stop",
 ) -> None:
     """Turn images, texts or a table into features, usually of a pretrained network, the input of all other commands.
@@ -136,24 +158,37 @@ def extract(
     """
     from jaxmia.extract import Columns, ImageOptions, TabularOptions, extract_features, parse_numbers
 
+    console = terminal.console(stderr=True)
+    shared: dict[str, Any] = {
+        "weights": weights,
+        "columns": Columns(text_column, image_column, label_column, id_column, member_column, person_column),
+        "split": split,
+        "subset": subset,
+        "person_folders": person_folders,
+        "images": ImageOptions(
+            image_size, parse_numbers("mean", mean), parse_numbers("std", std), crop_pct, interpolation
+        ),
+        "on_error": on_error,
+        "console": console,
+    }
+    if activations is not None:
+        from jaxmia.extract.activations import extract_activations
+
+        kept = extract_activations(source, backbone, out, activations=activations, tokens=tokens, **shared)
+        output.warn(kept.notes, wrap=False)
+        for line in kept.summary():
+            terminal.console().print(line, soft_wrap=True)
+        return
+    check(tokens is None, "tokens", tokens, "be given with --activations only")
     done = extract_features(
         source,
         backbone,
         out,
-        weights=weights,
-        columns=Columns(text_column, image_column, label_column, id_column, member_column, person_column),
-        split=split,
-        subset=subset,
-        person_folders=person_folders,
-        images=ImageOptions(
-            image_size, parse_numbers("mean", mean), parse_numbers("std", std), crop_pct, interpolation
-        ),
         table=TabularOptions(fourier, seed, tuple(drop or ()), tuple(categories or ()), save_transformer),
         batch_size=batch_size,
         device=device,
         dtype=dtype,
-        on_error=on_error,
-        console=terminal.console(stderr=True),
+        **shared,
     )
     output.warn(done.provenance["notes"], wrap=False)
     for line in done.summary():

@@ -98,7 +98,7 @@ class Backbone:
     """
 
     shape: Shape
-    weights: Mapping[str, np.ndarray]
+    weights: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
     frozen: int
     name: str = ""
     content_hash: str = dataclasses.field(init=False)

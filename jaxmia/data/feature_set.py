@@ -18,13 +18,14 @@ from jaxmia._npz import read_npz
 from jaxmia._shown import Shown
 from jaxmia._text import printable
 from jaxmia._validate import InputError, check, check_choice
+from jaxmia.data.activations import features_file, read_activations
 from jaxmia.data.backbone import Backbone
 from jaxmia.data.labels import class_places
 from jaxmia.data.persons import checked_persons
 
 DEMO_NAME = "demo"
 IN_MEMORY = "in memory"  # where settings name a file, and there is none
-INPUTS = ("features", "raw")
+INPUTS = ("features", "raw", "activations")
 _DEMO_FILE = "demo_wordnet10.npz"
 _HASHED = 4096  # examples
 
@@ -140,8 +141,8 @@ def load_features(source: str | os.PathLike[str], *, inputs: str = "features") -
     Never loads pickled objects.
 
     Args:
-        source: the file.
-        inputs: "features", or "raw" for the extractor's inputs (see raw_set).
+        source: the file, or a folder of activations, whose features.npz has the features.
+        inputs: "features", "raw" for the extractor's inputs (see raw_set), or "activations", of such a folder.
 
     Raises:
         InputError: for a missing or unreadable file, a missing key, object arrays, or arrays that feature_set or
@@ -153,11 +154,16 @@ def load_features(source: str | os.PathLike[str], *, inputs: str = "features") -
             inputs == "features",
             "inputs",
             inputs,
-            "be 'features' for the bundled set, which has no raw inputs",
+            "be 'features' for the bundled set, which has no raw inputs and no activations",
         )
         return demo_features()
+    if inputs == "activations":
+        return _activations(pathlib.Path(source))
     arrays = read_npz(
-        pathlib.Path(source), name="features", required=(inputs, "labels"), optional=("class_names", "person")
+        features_file(source),
+        name="features",
+        required=(inputs, "labels"),
+        optional=("class_names", "person"),
     )
     names = arrays.get("class_names")
     build = feature_set if inputs == "features" else raw_set
@@ -170,6 +176,22 @@ def load_features(source: str | os.PathLike[str], *, inputs: str = "features") -
         )
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
+
+
+def _activations(path: pathlib.Path) -> FeatureSet:
+    """Return the inputs of adapters for the examples of a folder's features."""
+    if features_file(path) == path:
+        raise InputError(
+            f"features={str(path)!r} must be a folder that `jaxmia extract --activations K` wrote: adapters are trained"
+            " on activations, not on features."
+        )
+    data = load_features(path)
+    found = read_activations(path, len(data.labels))
+    rows = np.asarray(found.rows).astype(np.float32) if found.rows.dtype.kind in "iu" else found.rows
+    features = rows.reshape(len(rows), -1)
+    return dataclasses.replace(
+        data, features=features, input_shape=found.rows.shape[1:], backbone=found.backbone
+    )
 
 
 def _names(names: np.ndarray) -> list[str]:
@@ -220,7 +242,7 @@ def check_given(name: str, data: object, *, inputs: str) -> None:
     Args:
         name: of the argument.
         data: what is given.
-        inputs: "features" or "raw", what is trained on.
+        inputs: what is trained on, one of INPUTS.
 
     Raises:
         InputError: for anything but a FeatureSet, or one of the other inputs.
@@ -231,6 +253,7 @@ def check_given(name: str, data: object, *, inputs: str) -> None:
         )
     check_choice("inputs", inputs, INPUTS)
     held = "raw" if data.input_shape else "features"
+    held = held if data.backbone is None else "activations"
     rule = f"be {held!r}, which is what the feature set in memory holds"
     check(inputs == held, f"inputs for {name}", inputs, rule)
 

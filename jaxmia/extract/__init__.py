@@ -15,9 +15,8 @@ import numpy as np
 import rich.console
 from jaxtyping import Float
 
-from jaxmia._atomic import check_writable, write_arrays, write_text
+from jaxmia._atomic import check_writable, write_arrays
 from jaxmia._npz import read_npz
-from jaxmia._progress import item_progress
 from jaxmia._resumable import keyed_folder
 from jaxmia._validate import InputError, check, check_at_least, check_choice
 from jaxmia.extract import tabular
@@ -32,11 +31,12 @@ from jaxmia.extract.backbones import (
     parse_numbers,
 )
 from jaxmia.extract.computing import compute
-from jaxmia.extract.packages import check_installed, package_versions
+from jaxmia.extract.packages import package_versions
 from jaxmia.extract.rows import Columns, Source
-from jaxmia.extract.screening import Screened, screen
+from jaxmia.extract.screening import Screened
 from jaxmia.extract.sources import open_source
 from jaxmia.extract.tabular import TabularOptions
+from jaxmia.extract.usable import check_finite, labels_of, list_problems, notes_of, usable_items
 
 __all__ = ["Columns", "Extraction", "ImageOptions", "TabularOptions", "extract_features", "parse_numbers"]
 
@@ -152,15 +152,15 @@ def extract_features(
         person_folders=person_folders,
     )
     check_modality(spec.kind, rows.modality)
-    screened = _screened(rows, console)
-    errors = _list_problems(out, rows, screened, on_error)
-    class_names, labels = _labels(rows, screened)
+    screened = usable_items(rows, console)
+    errors = list_problems(out, rows, screened, on_error)
+    class_names, labels = labels_of(rows, screened)
     if spec.kind == TABULAR:
         network = tabular.load(spec.name, rows, screened.usable, table)
     else:
         network = load_backbone(spec, rows.modality)
     identity = _identity(rows, screened, network, batch_size)
-    provenance = identity | {"dtype": dtype, "notes": _notes(rows, screened, network)}
+    provenance = identity | {"dtype": dtype, "notes": notes_of(rows, screened, network.notes)}
     folder = out.with_name(f"{out.name}.parts")
     if written is None:
         with _parts(folder, identity):
@@ -173,14 +173,6 @@ def extract_features(
     sizes = tuple(np.bincount(labels, minlength=len(class_names)).tolist())
     skipped = len(screened.problems)
     return Extraction(out, class_names, sizes, dim, skipped, errors, computed, provenance)
-
-
-def _screened(rows: Source, console: rich.console.Console | None) -> Screened:
-    """Find the items that can be used."""
-    if rows.modality == "image":
-        check_installed("PIL")
-    with item_progress(console, "checking", len(rows.rows)) as advance:
-        return screen(rows, advance)
 
 
 def _dim_of_written(
@@ -244,7 +236,7 @@ def _write(
 ) -> None:
     """Write the .npz, unless a feature is not finite in the file's data type."""
     dtype = provenance["dtype"]
-    _check_finite(features, dtype, source, screened)
+    check_finite(features, dtype, source, screened)
     used = [source.rows[place] for place in screened.usable]
     arrays = {"features": features.astype(dtype), "labels": labels, "class_names": np.array(class_names)}
     arrays["ids"] = np.array([row.id for row in used])
@@ -253,42 +245,6 @@ def _write(
     if "person" in source.columns:
         arrays["person"] = np.array([row.person for row in used])
     write_arrays(out, arrays | {"provenance": np.array(json.dumps(provenance))})
-
-
-def _list_problems(
-    out: pathlib.Path, source: Source, screened: Screened, on_error: str
-) -> pathlib.Path | None:
-    """Write the list of unusable items; raises InputError if on_error is "stop"."""
-    path = out.with_name(f"{out.stem}-errors.csv")
-    if not screened.problems:
-        path.unlink(missing_ok=True)
-        return None
-    write_text(path, screened.table())
-    if on_error == "stop":
-        name, reason = screened.problems[0]
-        raise InputError(
-            f"{len(screened.problems)} of {len(source.rows)} items of {source.name} cannot be used; the first is"
-            f" {name!r}: {reason}. {path} lists them; --on-error skip leaves them out."
-        )
-    return path
-
-
-def _labels(source: Source, screened: Screened) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return class names in label order (numbers by value), and int32 labels of the usable items."""
-    given = [source.rows[place].label for place in screened.usable]
-    found = set(given)
-    numbers = all(name.isdecimal() for name in found)
-    names = source.class_names or tuple(sorted(found, key=lambda name: (int(name) if numbers else 0, name)))
-    check(len(found) >= 2, f"{source.name}: classes", sorted(found), "be at least 2")
-    label_of = {name: label for label, name in enumerate(names)}
-    return names, np.array([label_of[name] for name in given], np.int32)
-
-
-def _notes(source: Source, screened: Screened, network: Backbone) -> list[str]:
-    used = {source.rows[place].label for place in screened.usable}
-    lost = sorted({row.label for row in source.rows if row.label} - used)
-    left = [f"No item of class {name!r} can be used." for name in lost]
-    return [*source.notes, *network.notes, *left]
 
 
 def _identity(source: Source, screened: Screened, network: Backbone, batch_size: int) -> dict[str, Any]:
@@ -309,15 +265,3 @@ def _identity(source: Source, screened: Screened, network: Backbone, batch_size:
         "batch_size": batch_size,
         "versions": package_versions("jaxmia", "numpy", *network.packages),
     }
-
-
-def _check_finite(
-    features: Float[np.ndarray, "items dim"], dtype: str, source: Source, screened: Screened
-) -> None:
-    limit = float(np.finfo(dtype).max)
-    bad = np.flatnonzero(~(np.abs(features) <= limit).all(axis=1))
-    if bad.size:
-        name = source.rows[screened.usable[bad[0]]].id
-        raise InputError(
-            f"features must be finite in {dtype}; those of {bad.size} items are not (first: {name!r})."
-        )

@@ -29,12 +29,8 @@ def load(spec: BackboneSpec, modality: Modality) -> Backbone:
     """
     check_modality(spec.kind, modality)
     timm, torch, device = load_package("timm"), load_package("torch"), torch_device(spec.device)
-    network = _network(spec)
-    network.reset_classifier(0)
-    notes: tuple[str, ...] = ()
-    if spec.weights is not None:
-        notes = _fill(network, spec.weights)
-    network.eval().to(device)
+    network, notes = network_of(spec)
+    network.to(device)
     preprocessing = _preprocessing(spec, network)
     transform = timm.data.create_transform(**preprocessing)
 
@@ -52,6 +48,18 @@ def load(spec: BackboneSpec, modality: Modality) -> Backbone:
         features,
         notes,
     )
+
+
+def network_of(spec: BackboneSpec) -> tuple[Any, tuple[str, ...]]:
+    """Return the network without classifier, with its weights, and notes on reading them.
+
+    Raises:
+        InputError: as load.
+    """
+    network = _network(spec)
+    network.reset_classifier(0)
+    notes = () if spec.weights is None else _fill(network, spec.weights)
+    return network.eval(), notes
 
 
 def _network(spec: BackboneSpec) -> Any:

@@ -16,6 +16,7 @@ from jaxmia._atomic import check_writable, write_parquet, write_text
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError, check, check_choice, check_different, check_fpr
 from jaxmia.attacks.shadows import sides
+from jaxmia.data.activations import check_no_folder
 from jaxmia.data.feature_set import DEMO_NAME, FeatureSet, load_features
 from jaxmia.data.labels import record_ids
 from jaxmia.data.membership import draw_membership
@@ -90,6 +91,7 @@ def triage_features(
         suffix = place.suffix.lower()
         check(suffix in SUFFIXES, "out", place.name, f"end in one of {', '.join(SUFFIXES)}")
         check_writable(place)
+    check_no_folder(source, "triage")
     data = load_features(source)
     ids = ids_of(source, data)
     person = persons_for(unit, data)

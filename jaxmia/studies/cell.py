@@ -85,7 +85,7 @@ def draw_pool(
 ) -> CandidatePool:
     """Return a cell's candidates and test split, normalised by the recipe; token ids become bags of words."""
     pool = candidate_pool(data, **_drawn(config, cell))
-    if len(data.input_shape) == 1:
+    if len(data.input_shape) == 1 and data.backbone is None:
         pool = bag_of_words(pool)
     return normalized_pool(pool, config.train.normalize, statistics)
 
@@ -152,7 +152,8 @@ def expected_members(config: ExperimentConfig, cell: Cell, candidates: int) -> i
 
 def input_dim(data: FeatureSet) -> int:
     """Return the models' input dimension; for bags of words, before a pool is drawn, an upper bound by all tokens."""
-    return int(data.features.max()) if len(data.input_shape) == 1 else data.features.shape[1]
+    words = len(data.input_shape) == 1 and data.backbone is None
+    return int(data.features.max()) if words else data.features.shape[1]
 
 
 def training_plan(
@@ -188,6 +189,7 @@ def training_plan(
         sampling_rate=float(recipe.hyper.sampling_rate),
         num_devices=jax.local_device_count(),
         records_per_person=most if recipe.config.privacy_unit == "person" else 1,
+        backbone=data.backbone,
     )
     plan: Plan = trainable(recipe.config.network).plan(recipe.config, memory, size)
     return plan

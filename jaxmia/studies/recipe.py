@@ -10,6 +10,8 @@ import numpy as np
 from jaxmia.privacy.accounting import adjacency_for, check_records_per_person, sampling_rate_of
 from jaxmia.privacy.guarantee import PrivacyGuarantee, PrivacySpec
 from jaxmia.studies.settings.experiment import ExperimentConfig
+from jaxmia.studies.settings.train import TrainSettings
+from jaxmia.training.adapters.adapter import Adapter
 from jaxmia.training.network import Network
 from jaxmia.training.settings import Hyperparams, TrainConfig, check_class_weights
 
@@ -39,6 +41,13 @@ class Recipe:
         """Return the valid one-run audit method: "one_run_fdp" for full-batch DP-SGD, which is Gaussian DP."""
         gaussian = self.guarantee is not None and self.guarantee.sampling_rate == 1
         return "one_run_fdp" if gaussian else "one_run"
+
+
+def _network(train: TrainSettings) -> Network | Adapter | None:
+    """The network or the adapter that a recipe trains; None for linear heads."""
+    if train.adapts:
+        return Adapter(train.network, train.blocks, train.rank, train.alpha, train.targets)
+    return None if train.network == "linear" else Network(train.network, train.widths)
 
 
 def recipe_for(
@@ -93,7 +102,7 @@ def recipe_for(
         private=private,
         privacy_unit=settings.privacy_unit if private else "record",
         matmul_dtype=train.matmul_dtype,
-        network=None if train.network == "linear" else Network(train.network, train.widths),
+        network=_network(train),
         tolerance=train.tolerance,
         class_weight=train.class_weight,
         intercept=train.intercept,

@@ -125,9 +125,9 @@ def _run(
 ) -> RunResult:
     """Run the experiment as one of the processes."""
     if features is None:
-        data = load_features(config.data.features, inputs=config.train.inputs)
+        data = load_features(config.data.features, inputs=config.train.reads)
     else:
-        check_given("features", features, inputs=config.train.inputs)
+        check_given("features", features, inputs=config.train.reads)
         data = features
         if config.data.features == DEMO_NAME:  # the default names the bundled set
             config = config.model_copy(
@@ -173,7 +173,7 @@ def tune_grid(
 
         Raises: InputError: as run_experiment, before any training.
     """
-    data = load_features(config.data.features, inputs=config.train.inputs)
+    data = load_features(config.data.features, inputs=config.train.reads)
     statistics = given_normalizer(config.train, data)
     cells = cells_of(config)
     check_experiment(config, data, cells, memory)

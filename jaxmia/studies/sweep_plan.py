@@ -55,7 +55,7 @@ class SweepPlan(NamedTuple):
 
 def inputs_of(study: Study) -> Inputs:
     """Return the inputs that a study trains on."""
-    return study.columns["dataset"], study.config.train.inputs
+    return study.columns["dataset"], study.config.train.reads
 
 
 def plan_sweep(config: SweepConfig, given: Mapping[str, FeatureSet] | None = None) -> SweepPlan:
@@ -70,7 +70,7 @@ def plan_sweep(config: SweepConfig, given: Mapping[str, FeatureSet] | None = Non
     """
     data, skipped = _load_datasets(config, given or {})
     studies = {
-        (dataset.name, recipe.name): _study(config, dataset, recipe, data[dataset.name, recipe.inputs])
+        (dataset.name, recipe.name): _study(config, dataset, recipe, data[dataset.name, recipe.reads])
         for dataset in config.datasets
         if dataset.name not in skipped
         for recipe in config.recipes_of(dataset)
@@ -110,8 +110,8 @@ def _load_datasets(
         recipes = config.recipes_of(dataset)
         if dataset.name in given:
             for recipe in recipes:
-                check_given(f"features[{dataset.name!r}]", given[dataset.name], inputs=recipe.inputs)
-                data[dataset.name, recipe.inputs] = given[dataset.name]
+                check_given(f"features[{dataset.name!r}]", given[dataset.name], inputs=recipe.reads)
+                data[dataset.name, recipe.reads] = given[dataset.name]
             continue
         if path == IN_MEMORY:
             raise InputError(
@@ -121,7 +121,7 @@ def _load_datasets(
             skipped.append(dataset.name)
             continue
         try:
-            for inputs in dict.fromkeys(recipe.inputs for recipe in recipes):
+            for inputs in dict.fromkeys(recipe.reads for recipe in recipes):
                 place = path, inputs
                 data[dataset.name, inputs] = read[place] = read.get(place) or load_features(
                     path, inputs=inputs

@@ -170,6 +170,21 @@ def _gradient_norms(
     return jnp.sqrt(squares * (float(intercept) + jnp.sum(inputs**2, axis=1)))
 
 
+def clipped_tree(gradient: Gradient, counted: Bool[Array, ""], *, clipping_norm: float | Array) -> Gradient:
+    """Return one example's gradient, clipped jointly over all leaves; zeros if it does not count or is not finite.
+
+    Args:
+        gradient: gradient of the loss of one example alone.
+        counted: whether the example is in this step's sample.
+        clipping_norm: c, in the units of a gradient.
+    """
+    norm = optax.tree.norm(gradient)
+    scale = jnp.minimum(1.0, clipping_norm / jnp.where(norm > 0, norm, 1.0))
+    # The norm is finite only if all leaves are. One that overflows counts as zero too.
+    kept = counted & jnp.isfinite(norm)
+    return jax.tree.map(lambda leaf: jnp.where(kept, scale * leaf, 0.0), gradient)
+
+
 def add_noise(
     key: jax.Array,
     gradient_sum: Gradient,

@@ -17,6 +17,8 @@ from jaxmia._shown import Shown
 from jaxmia._validate import InputError, check, check_at_least
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import MembershipMasks
+from jaxmia.training.adapters.adapter import Adapter
+from jaxmia.training.adapters.inputs import check_inputs
 from jaxmia.training.chunks import train_in_chunks
 from jaxmia.training.heads import Params
 from jaxmia.training.network import Network
@@ -35,14 +37,14 @@ class ShadowEnsemble(Shown):
         masks: membership; row k belongs to model k of params.
         clipped_squares: float32[models, examples], sums over the steps of squared clipped gradient norms, if
             TrainConfig.odometer is set; else None.
-        network: architecture of the models; None for linear heads.
+        network: architecture of the models, or their adapter; None for linear heads.
         link: function from logits to probabilities, as in TrainConfig.
     """
 
     params: Params
     masks: MembershipMasks
     clipped_squares: Array | None = None
-    network: Network | None = flax.struct.field(pytree_node=False, default=None)
+    network: Network | Adapter | None = flax.struct.field(pytree_node=False, default=None)
     link: str = flax.struct.field(pytree_node=False, default="softmax")
 
     __repr__ = Shown.__repr__
@@ -50,7 +52,8 @@ class ShadowEnsemble(Shown):
     def headline(self) -> str:
         """Return one line with the number and kind of models and the number of examples."""
         models, examples = self.masks.member.shape
-        kind = "linear heads" if self.network is None else f"{self.network.kind} networks"
+        what = "adapters" if isinstance(self.network, Adapter) else "networks"
+        kind = "linear heads" if self.network is None else f"{self.network.kind} {what}"
         return f"{models} {kind}, {examples} candidates"
 
 
@@ -87,7 +90,8 @@ def train_ensemble(
     Raises:
         InputError: if masks and pool disagree, the batch is larger than the pool, hyper does not fit config or the
             number of models, not even one model fits into memory, or the key is not threefry while the recipe has a
-            network, independent or Poisson batches, or private training. Where privacy_unit is "person": if the pool
+            network or adapter, independent or Poisson batches, or private training; adapters have no activations, or
+            heads and networks have them. Where privacy_unit is "person": if the pool
             has no person, or a person has more records than privacy.accounting.MOST_RECORDS, or is a member in part.
     """
     num_models, num_examples = masks.member.shape
@@ -115,6 +119,7 @@ def train_ensemble(
         members=(int(counts.min()), int(counts.max())),
         num_devices=len(devices),
         records_per_person=most_records,
+        backbone=pool.backbone,
     )
     trained = train_in_chunks(
         kind,
@@ -163,6 +168,7 @@ def _check(
     rule = f"equal the pool's {len(pool.labels)}"
     check(num_examples == len(pool.labels), "masks.member.shape[1]", num_examples, rule)
     check_class_weights(config.class_weight, pool.num_classes)
+    check_inputs(pool, config.network)
 
 
 def join_ensembles(parts: Sequence[ShadowEnsemble]) -> ShadowEnsemble:
@@ -170,10 +176,10 @@ def join_ensembles(parts: Sequence[ShadowEnsemble]) -> ShadowEnsemble:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-def empty_heads(pool: FeatureSet, *, num_models: int, network: Network | None = None) -> Params:
+def empty_heads(pool: FeatureSet, *, num_models: int, network: Network | Adapter | None = None) -> Params:
     """Return heads or networks of zeros with the shapes of train_ensemble, as a template for loading checkpoints."""
     kind = trainable(network)
     init = functools.partial(kind.init, num_classes=pool.num_classes)
     one = dataclasses.replace(pool, features=pool.features[:1], labels=pool.labels[:1])
-    shapes = jax.eval_shape(init, jax.random.key(0), kind.inputs(one))
+    shapes = jax.eval_shape(lambda key: init(key, kind.inputs(one)), jax.random.key(0))
     return jax.tree.map(lambda leaf: np.zeros((num_models, *leaf.shape), leaf.dtype), shapes)

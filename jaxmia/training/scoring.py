@@ -16,7 +16,7 @@ from jaxmia.data.feature_set import FeatureSet
 from jaxmia.scores import Scores
 from jaxmia.training.ensemble import ShadowEnsemble
 from jaxmia.training.heads import Params
-from jaxmia.training.trainables import Trainable, trainable
+from jaxmia.training.trainables import Inputs, Trainable, trainable
 
 _BLOCK_BYTES = 2**28
 
@@ -89,27 +89,27 @@ def _for_all_models(function: jax.stages.Wrapped, ensemble: ShadowEnsemble, data
 
 @functools.partial(jax.jit, static_argnames="kind")
 @functools.partial(jax.vmap, in_axes=(0, None, None, None))
-def _log_odds_of_models(params: Params, inputs: Array, labels: Array, kind: Trainable[Any]) -> Array:
+def _log_odds_of_models(params: Params, inputs: Inputs, labels: Array, kind: Trainable[Any]) -> Array:
     return log_odds(kind.logits(params, inputs), labels)
 
 
 @functools.partial(jax.jit, static_argnames="kind")
 @functools.partial(jax.vmap, in_axes=(0, None, None, None))
-def _log_odds_of_sigmoids(params: Params, inputs: Array, labels: Array, kind: Trainable[Any]) -> Array:
+def _log_odds_of_sigmoids(params: Params, inputs: Inputs, labels: Array, kind: Trainable[Any]) -> Array:
     """Return log-odds for one sigmoid per class, normalised: the softmax of the log sigmoids."""
     return log_odds(jax.nn.log_sigmoid(kind.logits(params, inputs)), labels)
 
 
 @functools.partial(jax.jit, static_argnames="kind")
 @functools.partial(jax.vmap, in_axes=(0, None, None, None))
-def _accuracy_of_models(params: Params, inputs: Array, labels: Array, kind: Trainable[Any]) -> Array:
+def _accuracy_of_models(params: Params, inputs: Inputs, labels: Array, kind: Trainable[Any]) -> Array:
     predictions = jnp.argmax(kind.logits(params, inputs), axis=0)
     return jnp.mean(predictions == labels, dtype=jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames="kind")
 @functools.partial(jax.vmap, in_axes=(0, None, None, None))
-def _error_norms_of_models(params: Params, inputs: Array, labels: Array, kind: Trainable[Any]) -> Array:
+def _error_norms_of_models(params: Params, inputs: Inputs, labels: Array, kind: Trainable[Any]) -> Array:
     probabilities = jax.nn.softmax(kind.logits(params, inputs), axis=0)
     is_label = jnp.arange(probabilities.shape[0])[:, None] == labels
     # 1 - p_y loses all digits where p_y is near 1; the sum over the other classes does not.

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxmia._validate import check, check_at_least, check_choice
+from jaxmia.training.adapters.adapter import Adapter
 from jaxmia.training.network import Network
 
 OPTIMIZERS = ("adam", "sgd", "newton")
@@ -51,8 +52,8 @@ class TrainConfig:
         matmul_dtype: dtype of the factors in the two matrix products of a step: "float32" on every device;
             "tensorfloat32", float32 with 10 bits on devices that support it; or "bfloat16". Products accumulate in
             float32, and everything else is float32.
-        network: network to train from random parameters, without privacy and in float32; None for a linear head from
-            zero.
+        network: network to train from random parameters, without privacy and in float32; an adapter to train inside a
+            frozen transformer, with a linear head from zero; None for a linear head from zero.
     """
 
     optimizer: str = "adam"
@@ -64,7 +65,7 @@ class TrainConfig:
     privacy_unit: str = "record"
     odometer: bool = False
     matmul_dtype: str = "float32"
-    network: Network | None = None
+    network: Network | Adapter | None = None
     tolerance: float = 1e-7
     class_weight: str | tuple[float, ...] = "none"
     intercept: bool = True
@@ -102,7 +103,11 @@ class TrainConfig:
                 check(getattr(self, name) == default, name, getattr(self, name), rule.format(default))
             check(0 < self.tolerance < 1, "tolerance", self.tolerance, "lie strictly between 0 and 1")
         self._check_weighting()
-        if self.network is not None:
+        if isinstance(self.network, Adapter):
+            rule = "be {!r} for adapters, whose gradients are clipped by record and have no odometer"
+            for name, only in (("privacy_unit", "record"), ("odometer", False)):
+                check(getattr(self, name) == only, name, getattr(self, name), rule.format(only))
+        elif self.network is not None:
             rule = "be {!r} for a network, which is not a linear head"
             for name, only in (("private", False), ("matmul_dtype", "float32")):
                 check(getattr(self, name) == only, name, getattr(self, name), rule.format(only))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from jaxmia.data.backbone import Backbone
+
 
 @dataclasses.dataclass(frozen=True)
 class EnsembleSize:
@@ -21,6 +23,7 @@ class EnsembleSize:
         members: smallest and largest number of members of any model; None to use the expected number.
         num_devices: number of devices that share the models.
         records_per_person: largest number of records of a person if private training's unit is the person, else 1.
+        backbone: transformer that adapters are trained inside, as in FeatureSet.
     """
 
     num_models: int
@@ -33,6 +36,7 @@ class EnsembleSize:
     members: tuple[int, int] | None = None
     num_devices: int = 1
     records_per_person: int = 1
+    backbone: Backbone | None = None
 
     @property
     def expected_members(self) -> float:

@@ -1,8 +1,7 @@
-"""The kinds of models in an ensemble, behind one protocol: linear heads, and networks from scratch.
+"""The kinds of models in an ensemble, behind one protocol: linear heads, networks from scratch, and adapters.
 
 A kind defines how one model is initialised, trained and scored. jaxmia.training.chunks handles chunks, devices, memory
-and keys for all kinds, and jaxmia.training.scoring handles scoring. To add a kind, such as adapters, write one more
-class.
+and keys for all kinds, and jaxmia.training.scoring handles scoring. To add a kind, write one more class.
 """
 
 from __future__ import annotations
@@ -18,6 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.normalization import in_span
+from jaxmia.training.adapters.adapter import Adapter
+from jaxmia.training.adapters.inputs import AdapterInputs, adapter_inputs, backbone_of
+from jaxmia.training.adapters.plan import AdapterPlan, live_activations, plan_adapters
+from jaxmia.training.adapters.train import initial_adapter, scored_at_once, scored_logits, train_adapter
 from jaxmia.training.from_scratch import NetworkPlan, plan_networks, train_network
 from jaxmia.training.heads import LinearHead, Params
 from jaxmia.training.linear import apply_head, train_head
@@ -28,8 +31,8 @@ from jaxmia.training.settings import Hyperparams, TrainConfig
 from jaxmia.training.size import EnsembleSize
 
 PlanT = TypeVar("PlanT")
-# Inputs of all examples; for clipping by person sorted by person, and with the persons.
-Inputs = Array | tuple[Array, PersonRows]
+# Inputs of all examples; for clipping by person sorted by person, and with the persons; for adapters with weights.
+Inputs = Array | tuple[Array, PersonRows] | AdapterInputs
 
 
 class Trained(NamedTuple):
@@ -77,18 +80,18 @@ class Trainable(Protocol[PlanT]):
     def plan(self, config: TrainConfig, memory: int | None, size: EnsembleSize) -> PlanT:
         """Return a plan for training an ensemble of this kind; raises InputError if it cannot be trained."""
 
-    def inputs(self, pool: FeatureSet) -> Array:
+    def inputs(self, pool: FeatureSet) -> Array | AdapterInputs:
         """Return the inputs of a model; the first axis has the examples."""
 
     def prepared(
         self, pool: FeatureSet, plan: PlanT
-    ) -> tuple[np.ndarray | Array, Callable[[Params], Params]]:
+    ) -> tuple[np.ndarray | Array | AdapterInputs, Callable[[Params], Params]]:
         """Return the arrays to train on, and a function from models trained on them to models that take `inputs`."""
 
     def keys(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the keys of a model's training and of its own batch order, derived from the model's key."""
 
-    def init(self, key: jax.Array, inputs: Array, *, num_classes: int) -> Params:
+    def init(self, key: jax.Array, inputs: Any, *, num_classes: int) -> Params:
         """Return the initial parameters of one model."""
 
     def train(
@@ -122,7 +125,7 @@ class Trainable(Protocol[PlanT]):
             expected_members: expected number of members of a model.
         """
 
-    def logits(self, params: Params, inputs: Array) -> Float[Array, "classes examples"]:
+    def logits(self, params: Params, inputs: Any) -> Float[Array, "classes examples"]:
         """Return the logits of one model."""
 
     def activations(self, pool: FeatureSet) -> int:
@@ -192,7 +195,7 @@ class LinearHeads:
         **settings: Any,
     ) -> Trained:
         """By train_head."""
-        features, persons = inputs if isinstance(inputs, tuple) else (inputs, None)
+        features, persons = inputs if isinstance(inputs, tuple) else (cast(Array, inputs), None)
         ways: dict[str, Any] = {"gathered": plan.gathered, "block": plan.block, "persons": persons}
         ways |= settings | {"expected_members": expected_members}
         return Trained(*train_head(key, member, features, labels, order, **ways))
@@ -261,6 +264,61 @@ class Networks:
         return self.network.sizes(pool.features.shape[1], pool.input_shape, pool.num_classes).activations
 
 
-def trainable(network: Network | None) -> Trainable[Any]:
-    """Return the kind of model that a recipe trains: networks, or linear heads if network is None."""
+@dataclasses.dataclass(frozen=True)
+class Adapters:
+    """Adapters inside a frozen transformer, each with a linear head from zero (jaxmia.training.adapters)."""
+
+    adapter: Adapter
+
+    def plan(self, config: TrainConfig, memory: int | None, size: EnsembleSize) -> AdapterPlan:
+        """Plan from sizes alone: see jaxmia.training.adapters.plan."""
+        return plan_adapters(self.adapter, config, memory, size)
+
+    def inputs(self, pool: FeatureSet) -> AdapterInputs:
+        """Return activations below the first adapted block, and the weights from there on."""
+        return adapter_inputs(self.adapter, pool)
+
+    def prepared(
+        self, pool: FeatureSet, plan: AdapterPlan
+    ) -> tuple[AdapterInputs, Callable[[Params], Params]]:
+        """The inputs."""
+        return self.inputs(pool), lambda params: params
+
+    def keys(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return a split of the key; the first draws initial parameters, samples and noise."""
+        training_key, order_key = jax.random.split(key)
+        return training_key, order_key
+
+    def init(self, key: jax.Array, inputs: AdapterInputs, *, num_classes: int) -> Params:
+        """Parameters that leave the extractor as it is, and a head of zeros."""
+        return initial_adapter(key, inputs, self.adapter, num_classes=num_classes)
+
+    def train(
+        self,
+        key: jax.Array,
+        member: Array,
+        inputs: Inputs,
+        labels: Array,
+        order: Array | None,
+        **settings: Any,
+    ) -> Trained:
+        """By train_adapter."""
+        return Trained(train_adapter(key, member, cast(AdapterInputs, inputs), labels, order, **settings))
+
+    def logits(self, params: Params, inputs: AdapterInputs) -> Array:
+        """Return the logits of one model."""
+        return scored_logits(params, inputs, self.adapter)
+
+    def activations(self, pool: FeatureSet) -> int:
+        """Return the activations of the examples that are scored at once, spread over all of them."""
+        backbone = backbone_of(pool, self.adapter)
+        live = live_activations(backbone, backbone.tokens(pool.input_shape), blocks=1)
+        count = len(pool.labels)
+        return -(-live * scored_at_once(count) // count)
+
+
+def trainable(network: Network | Adapter | None) -> Trainable[Any]:
+    """Return the kind of model that a recipe trains: networks, adapters, or linear heads if network is None."""
+    if isinstance(network, Adapter):
+        return Adapters(network)
     return LinearHeads() if network is None else Networks(network)

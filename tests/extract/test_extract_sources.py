@@ -243,11 +243,11 @@ def test_features_must_be_finite_in_what_they_are_stored_as():
 
 
 def labels_of(folder, lines):
-    from jaxmia.extract import _labels
+    from jaxmia.extract.usable import labels_of
 
     (folder / "t.csv").write_text("\n".join(["text,label", *lines]))
     source = open_source(str(folder / "t.csv"), Columns())
-    return _labels(source, screen(source, lambda count: None))
+    return labels_of(source, screen(source, lambda count: None))
 
 
 def test_classes_stand_in_the_order_of_their_numbers_or_names(tmp_path):

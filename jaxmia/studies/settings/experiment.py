@@ -21,6 +21,10 @@ _LATER = {  # newer settings of [train], with the values that older folders have
     "normalize": "none",
     "network": "linear",
     "widths": [],
+    "blocks": 0,
+    "rank": 8,
+    "alpha": 0.0,
+    "targets": [],
     "inputs": "features",
     "components": 32,
     "ridge": 0.0,
@@ -110,20 +114,26 @@ class ExperimentConfig(Settings):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _recipes_are_searched_for_linear_heads(self) -> ExperimentConfig:
-        if self.tuning is not None and self.train.network != "linear":
+    def _recipes_are_searched_for_heads_and_adapters(self) -> ExperimentConfig:
+        if self.tuning is not None and self.train.network in ("mlp", "conv"):
             raise ValueError(
-                f"tuning needs train.network='linear', got {self.train.network!r} (or tuned = false)"
+                "tuning needs train.network='linear' or an adapter, got"
+                f" {self.train.network!r} (or tuned = false)"
             )
         return self
 
     @pydantic.model_validator(mode="after")
-    def _private_training_is_of_linear_heads(self) -> ExperimentConfig:
+    def _private_training_is_of_heads_and_adapters(self) -> ExperimentConfig:
         private = self.privacy.private_levels
-        if private and self.train.network != "linear":
+        if private and self.train.network in ("mlp", "conv"):
             raise ValueError(
-                f"privacy.epsilon={private} needs train.network='linear', got {self.train.network!r}:"
-                " DP-SGD supports linear heads only"
+                f"privacy.epsilon={private} needs train.network='linear' or an adapter, got"
+                f" {self.train.network!r}: DP-SGD supports no networks from random parameters"
+            )
+        if private and self.train.adapts and self.privacy_unit == "person":
+            raise ValueError(
+                f"privacy.epsilon={private} needs privacy.unit='record' for"
+                f" train.network={self.train.network!r}: gradients of adapters are clipped by record"
             )
         return self
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from jaxmia.data.normalization import PROJECTIONS
 from jaxmia.studies.settings.base import Positive, Settings
+from jaxmia.training.adapters.adapter import ADAPTERS
 
 
 class TrainSettings(Settings):
@@ -65,14 +66,34 @@ class TrainSettings(Settings):
     costs no privacy. None of the private records may be among them."""
     components: Positive = 32
     """Of normalize="public": principal components of the public features to keep; of "random": random directions."""
-    network: Literal["linear", "mlp", "conv"] = "linear"
-    """Model to train: "linear" (a linear head from zero), or from random parameters "mlp" (dense layers with ReLU) or
-    "conv" (a convolution, 7 x 7 pixels at stride 4, then dense layers)."""
+    network: Literal["linear", "mlp", "conv", "film", "lora", "bias", "blocks"] = "linear"
+    """Model to train: "linear" (a linear head from zero); from random parameters "mlp" (dense layers with ReLU) or
+    "conv" (a convolution, 7 x 7 pixels at stride 4, then dense layers); or, inside a frozen transformer of which
+    data.features has activations, a linear head and an adapter: "film" (scale and shift of the norms), "lora" (products
+    of low rank beside attention's weights), "bias" (biases) or "blocks" (all parameters of the last blocks)."""
+    blocks: Annotated[int, Field(ge=0)] = 0
+    """Of adapters: number of last blocks to adapt; 0 for all above the frozen activations."""
+    rank: Positive = 8
+    """Of lora: rank of the products."""
+    alpha: Annotated[float, Field(ge=0)] = 0.0
+    """Of lora: the products are multiplied by alpha / rank; 0 for alpha = rank."""
+    targets: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Of lora: last part of the names of the modules to adapt; by default query and value."""
     widths: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
     """Widths of a network's hidden layers; the first width of a conv net is its number of channels."""
     inputs: Literal["features", "raw"] = "features"
     """Inputs of the model: the extractor's features, or the extractor's raw inputs: pixels, or token ids as a bag of
     words."""
+
+    @property
+    def adapts(self) -> bool:
+        """Whether models are adapters inside a frozen transformer."""
+        return self.network in ADAPTERS
+
+    @property
+    def reads(self) -> str:
+        """Return what load_features reads for this recipe."""
+        return "activations" if self.adapts else self.inputs
 
     @property
     def plain(self) -> bool:
@@ -82,9 +103,14 @@ class TrainSettings(Settings):
     @pydantic.model_validator(mode="after")
     def _networks_have_what_they_need(self) -> TrainSettings:
         what = f"network={self.network!r}"
-        if (self.network == "linear") != (not self.widths):
-            rule = "none for network='linear'" if self.widths else f"at least one hidden layer for {what}"
+        if (self.network in ("mlp", "conv")) != bool(self.widths):
+            rule = f"none for {what}" if self.widths else f"at least one hidden layer for {what}"
             raise ValueError(f"widths={list(self.widths)} must name {rule}")
+        if self.adapts:
+            return self._adapters_have_what_they_need()
+        for name in ("blocks", "rank", "alpha", "targets"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}={getattr(self, name)!r} is for adapters, got {what}")
         if self.network == "conv" and self.inputs != "raw":
             raise ValueError(f"{what} needs inputs='raw' (pixels), got inputs={self.inputs!r}")
         if self.network != "linear" and self.matmul_dtype != "float32":
@@ -95,6 +121,20 @@ class TrainSettings(Settings):
             raise ValueError(f"class_weight and intercept are for network='linear', got {what}")
         if self.inputs == "raw" and self.statistics != "pool":
             raise ValueError(f"statistics={self.statistics!r} is for inputs='features', got inputs='raw'")
+        return self
+
+    def _adapters_have_what_they_need(self) -> TrainSettings:
+        what = f"network={self.network!r}"
+        for name in ("rank", "alpha", "targets"):
+            if self.network != "lora" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}={getattr(self, name)!r} is for network='lora', got {what}")
+        if not self.plain:
+            raise ValueError(f"class_weight and intercept are for network='linear', got {what}")
+        if self.normalize != "none":
+            rule = "be 'none': adapters pool as the extractor does"
+            raise ValueError(f"normalize={self.normalize!r} must {rule}, got {what}")
+        if self.inputs != "features":
+            raise ValueError(f"inputs={self.inputs!r} must be left out: {what} reads a folder of activations")
         return self
 
     @pydantic.model_validator(mode="after")

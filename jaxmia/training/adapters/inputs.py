@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -40,6 +41,10 @@ class AdapterInputs:
     rows: Array
     weights: dict[str, Array]
     backbone: Backbone = flax.struct.field(pytree_node=False)
+
+    def of(self, rows: Array) -> AdapterInputs:
+        """Return inputs of other examples, with the same weights."""
+        return dataclasses.replace(self, rows=rows)
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -135,36 +140,45 @@ def pooled_features(
     return vit(modules, backbone.shape, hidden, first=backbone.frozen)
 
 
-def check_tokens(data: FeatureSet, backbone: Backbone) -> None:
-    """Raise InputError if inputs do not fit the embeddings: ids beyond the vocabulary, more tokens than positions."""
+def check_inputs(data: FeatureSet, network: object) -> None:
+    """Raise InputError unless adapters have a backbone and inputs that fit it, and other models have none.
+
+    Args:
+        data: the pool.
+        network: TrainConfig.network.
+    """
+    if isinstance(network, Adapter):
+        backbone = backbone_of(data, network)
+        texts = backbone.frozen == 0 and isinstance(backbone.shape, BertShape)
+        check_tokens(data.input_shape, int(data.features.max()) if texts else 0, backbone)
+        return
+    rule = "be of an adapter (film, lora, bias or blocks): the data are activations of a transformer"
+    check(data.backbone is None, "network", getattr(network, "kind", "linear"), rule)
+
+
+def check_tokens(shape: tuple[int, ...], largest: int, backbone: Backbone) -> None:
+    """Raise InputError if inputs do not fit: ids beyond the vocabulary, more tokens than positions, other pixels.
+
+    Args:
+        shape: shape of an example.
+        largest: largest token id.
+        backbone: the transformer.
+    """
     if backbone.frozen:
         rule = f"be (tokens, {1 + backbone.width}): a mask and the activations of each token"
-        fits = len(data.input_shape) == 2 and data.input_shape[1] == 1 + backbone.width
-        check(fits, "activations: shape of an example", data.input_shape, rule)
-        return
-    if isinstance(backbone.shape, BertShape):
+        fits = len(shape) == 2 and shape[1] == 1 + backbone.width
+        check(fits, "activations: shape of an example", shape, rule)
+    elif isinstance(backbone.shape, BertShape):
         words, places = (
             len(backbone.weights[f"embeddings.{name}_embeddings.weight"]) for name in ("word", "position")
         )
-        check(
-            len(data.input_shape) == 1,
-            "inputs: shape of an example",
-            data.input_shape,
-            "be (tokens,): token ids",
-        )
-        rule = (
-            f"be at most {places - backbone.shape.offset}, the positions of {backbone.name or 'the network'}"
-        )
-        check(data.input_shape[0] <= places - backbone.shape.offset, "tokens", data.input_shape[0], rule)
-        largest = int(data.features.max())
-        check(
-            largest < words,
-            "largest token id",
-            largest,
-            f"be below {words}, the words of the network's vocabulary",
-        )
-        return
-    side = backbone.shape.size
-    fits = data.input_shape == (side, side, backbone.weights["patch_embed.proj.weight"].shape[1])
-    rule = f"be ({side}, {side}, {backbone.weights['patch_embed.proj.weight'].shape[1]}): pixels"
-    check(fits, "inputs: shape of an example", data.input_shape, rule)
+        places -= backbone.shape.offset
+        check(len(shape) == 1, "inputs: shape of an example", shape, "be (tokens,): token ids")
+        rule = f"be at most {places}, the positions of {backbone.name or 'the network'}"
+        check(shape[0] <= places, "tokens", shape[0], rule)
+        rule = f"be below {words}, the words of {backbone.name or 'the network'}: the ids are another tokenizer's"
+        check(largest < words, "largest token id", largest, rule)
+    else:
+        side, channels = backbone.shape.size, backbone.weights["patch_embed.proj.weight"].shape[1]
+        rule = f"be {(side, side, channels)}: pixels"
+        check(shape == (side, side, channels), "inputs: shape of an example", shape, rule)
