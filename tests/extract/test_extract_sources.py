@@ -229,17 +229,17 @@ def test_what_is_not_installed_is_said_with_the_extra(monkeypatch, tmp_path, cap
 
 
 def test_features_must_be_finite_in_what_they_are_stored_as():
-    from jaxmia.extract import _check_finite
+    from jaxmia.extract.usable import check_finite
 
     source = Source("s", "text", (Row("x"), Row("y")), str)
     screened = Screened((0, 1), (), "")
     features = np.array([[1, 2], [3, 70_000]], np.float32)
-    _check_finite(features, "float32", source, screened)
+    check_finite(features, "float32", source, screened)
     with pytest.raises(InputError, match=r"finite in float16; those of 1 items are not \(first: 'y'\)"):
-        _check_finite(features, "float16", source, screened)
+        check_finite(features, "float16", source, screened)
     features[0, 0] = np.nan
     with pytest.raises(InputError, match="first: 'x'"):
-        _check_finite(features, "float32", source, screened)
+        check_finite(features, "float32", source, screened)
 
 
 def labels_of(folder, lines):

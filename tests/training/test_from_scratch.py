@@ -323,7 +323,7 @@ def test_recipes_that_make_no_sense_are_refused(train, message):
 def test_private_training_of_networks_is_refused():
     train = {"network": "mlp", "widths": [4]}
     with pytest.raises(
-        InputError, match=r"privacy\.epsilon=\[8\.0\] needs train\.network='linear', got 'mlp'"
+        InputError, match=r"privacy\.epsilon=\[8\.0\] needs train\.network='linear' or an adapter, got 'mlp'"
     ):
         parse_config({**GRID, "train": train, "privacy": {"epsilon": [8.0]}})
     with pytest.raises(InputError, match="private=True must be False for a network"):
