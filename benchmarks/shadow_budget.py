@@ -150,7 +150,7 @@ def with_shadows(
     budget: int,
 ) -> AttackResult:
     """Return the statistic of an attack for every target, given `budget` shadows: [targets, examples]."""
-    first_rows = []
+    first_rows, populations, null = [], [], "unknown"
     for target in range(len(targets.member)):
         chosen = (target * budget + np.arange(budget)) % len(shadows.member)
         rows = Scores(
@@ -159,7 +159,12 @@ def with_shadows(
         )
         result = attack(rows, **settings)
         first_rows.append((result.statistic[0], result.member[0], result.defined[0]))
-    return AttackResult(*map(np.stack, zip(*first_rows, strict=True)))
+        null = result.null
+        if result.population is not None:
+            populations.append(result.population[0])
+    statistic, member, defined = map(np.stack, zip(*first_rows, strict=True))
+    population = np.array(populations) if populations else None
+    return AttackResult(statistic, member, defined, null=null, population=population)
 
 
 def summary(
