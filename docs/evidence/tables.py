@@ -31,6 +31,7 @@ from of_benchmarks import (
     per_record_bounds,
     per_record_noise,
     per_record_quantiles,
+    whitebox,
 )
 from of_demo import demo_figure, demo_full, demo_laws, demo_short
 from rendering import HERE, load, markdown, origin, took
@@ -130,6 +131,7 @@ TABLES: dict[str, Callable[[], str]] = {
         per_record_noise,
         audit_agreement,
         audit_agreement_files,
+        whitebox,
         finite_pool,
         accelerators,
         persons,
