@@ -34,11 +34,15 @@ from .privacy.accounting import dp_epsilon as dp_epsilon
 from .privacy.accounting import individual_mu as individual_mu
 from .privacy.accounting import noise_multiplier_for as noise_multiplier_for
 from .privacy.accounting import tpr_ceiling as tpr_ceiling
+from .privacy.certificate import Certificate as Certificate
+from .privacy.certificate import load_certificate as load_certificate
+from .privacy.certificate import verify_certificate as verify_certificate
 from .privacy.guarantee import PrivacyGuarantee as PrivacyGuarantee
 from .privacy.guarantee import PrivacySpec as PrivacySpec
 from .privacy.lower_bounds import epsilon_lower_bound as epsilon_lower_bound
 from .privacy.lower_bounds import median_epsilon_lower_bound as median_epsilon_lower_bound
 from .privacy.tradeoff import kairouz_ceiling as kairouz_ceiling
+from .release.run import release_head as release_head
 from .report import write_report as write_report
 from .ridge.expected import AnalyticVulnerability as AnalyticVulnerability
 from .ridge.expected import analytic_vulnerability as analytic_vulnerability

@@ -35,6 +35,7 @@ RANKS = {
     "studies": 6,
     "advice": 6,
     "audit": 7,
+    "release": 7,
     "features": 8,  # two former places, until version 0.2
     "released": 8,
     "report": 8,

@@ -19,6 +19,7 @@ from jaxmia._terminal import progress_console
 from jaxmia._validate import check
 from jaxmia.attacks.weights import check_memory, check_methods
 from jaxmia.audit.attack_scores import AttackRun, write_attacks
+from jaxmia.audit.certified import certified
 from jaxmia.audit.checks import check_goes_together, void_findings, warnings_after, warnings_before
 from jaxmia.audit.head_recipe import shadows_recipe
 from jaxmia.audit.persons import check_persons, person_rows, persons_under_head, warnings_of_persons
@@ -32,6 +33,7 @@ from jaxmia.audit.shadows import WEIGHTS, Trainer, open_folder, shadow_scores, s
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import MembershipMasks
 from jaxmia.data.normalization import normalized
+from jaxmia.privacy.certificate import Certificate
 from jaxmia.ridge.influence import check_size
 from jaxmia.ridge.units import group_shapes
 from jaxmia.scores import Scores, WeightsUnder
@@ -73,6 +75,7 @@ class _Audited:
         notes: notes on reading the head.
         trainer: trainer of the shadows.
         void: reasons why the audit would be meaningless.
+        certificate: of the head, if it has one.
     """
 
     config: AuditConfig
@@ -85,6 +88,7 @@ class _Audited:
     notes: tuple[str, ...]
     trainer: Trainer
     void: tuple[str, ...]
+    certificate: Certificate | None = None
 
 
 def run_audit(
@@ -122,6 +126,7 @@ def run_audit(
     if isinstance(config, (str, os.PathLike)):
         config = load_audit(config)
     check_audit_attacks(config)
+    config, certificate = certified(config)
     records = load_records(config)
     inputs = head_inputs(config.train, records.data)
     head = load_released(config.head.file, inputs, weight=config.head.weight, bias=config.head.bias)
@@ -131,6 +136,7 @@ def run_audit(
         head.given(inputs),
         pathlib.Path(out),
         head_hash=file_hash(config.head.file),
+        certificate=certificate,
         force=force,
         memory=memory,
         console=progress_console(console, progress),
@@ -144,6 +150,7 @@ def audit_given(
     path: pathlib.Path,
     *,
     head_hash: str = "",
+    certificate: Certificate | None = None,
     force: bool = False,
     memory: int | None = None,
     console: rich.console.Console | None = None,
@@ -156,6 +163,7 @@ def audit_given(
         head: the head, read with these records.
         path: the folder.
         head_hash: hash of the head's file; by default of its outputs on the records.
+        certificate: of a private head, from which its settings are.
         force: as in run_audit.
         memory: as in run_audit.
         console: where progress is shown, if anywhere.
@@ -164,6 +172,7 @@ def audit_given(
         InputError: as run_audit.
     """
     audited = _audited(config, records, head, head_hash or content_key(head.outputs.tolist()), memory)
+    audited = dataclasses.replace(audited, certificate=certificate)
     check_goes_together(audited.void, force=force)
     key = shadows_key(audited.config, audited.records, audited.own.log_odds)
     with open_folder(path, key):
@@ -402,6 +411,7 @@ def _content(
             "privacy": _privacy(recipe),
             "normalised_by": normalised_by(config.train),
         },
+        **_certificate(audited),
         "ceilings": [{"fpr": fpr, "tpr": ceiling} for fpr, ceiling in ceilings.items()],
         "void": list(result.void),
         "warnings": list(result.warnings),
@@ -414,6 +424,11 @@ def _content(
 def _written(result: AuditResult) -> tuple[str, ...]:
     """The files that audit.json holds the hashes of."""
     return ("scores.npz", "records.parquet", *(() if result.persons is None else ("persons.parquet",)))
+
+
+def _certificate(audited: _Audited) -> dict[str, Any]:
+    told = audited.certificate
+    return {} if told is None else {"certificate": told.model_dump(mode="json")}
 
 
 def _privacy(recipe: Recipe) -> dict[str, Any] | None:

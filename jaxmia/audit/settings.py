@@ -44,6 +44,7 @@ members = ""
 file = "head.safetensors"
 weight = "" # name of the last linear layer's weight, if the file holds more than a head
 bias = "" # name of its bias, if the names do not show it; "none" for a head without bias
+# certificate = "head.certificate.json" # of a head by `jaxmia release`: recipe, noise and guarantee are then its
 
 [train]
 # The head's recipe, as in an experiment file: optimizer, steps, batch_size, learning_rate, weight_decay, ...
@@ -102,6 +103,8 @@ class HeadSettings(Settings):
     file: str
     weight: str = ""
     bias: str = ""
+    certificate: str = ""
+    """Of `jaxmia release`: the recipe of the shadows, their noise and the stated guarantee are then its."""
 
 
 class AuditTrainSettings(TrainSettings):

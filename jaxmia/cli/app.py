@@ -11,7 +11,21 @@ import typer
 
 from jaxmia._text import show_in_any_encoding
 from jaxmia._validate import InputError
-from jaxmia.cli import advise, attack, audit, errors, extract, laws, privacy, report, run, sweep, triage, tune
+from jaxmia.cli import (
+    advise,
+    attack,
+    audit,
+    errors,
+    extract,
+    laws,
+    privacy,
+    release,
+    report,
+    run,
+    sweep,
+    triage,
+    tune,
+)
 
 app = typer.Typer(
     name="jaxmia",
@@ -35,6 +49,8 @@ for _command, _epilog in (
     (advise.advise, advise.EPILOG),
     (extract.extract, extract.EPILOG),
     (audit.audit, audit.EPILOG),
+    (release.release, release.EPILOG),
+    (release.verify, release.VERIFY_EPILOG),
     (report.report, report.EPILOG),
     (laws.fit, laws.FIT_EPILOG),
     (laws.predict, laws.PREDICT_EPILOG),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from jaxmia.privacy.lower_bounds import best_epsilon
 from jaxmia.privacy.tradeoff import kairouz_ceiling
 from jaxmia.report.content import Block, Picture
 from jaxmia.report.drawing import drawn_for_pages, to_svg
-from jaxmia.tables import Measured, Table, Value
+from jaxmia.tables import Measured, Table, Value, facts
 from jaxmia.tables.rates import over_runs, over_seeds, realised
 
 _LEVEL = ["dataset", "recipe", "classes", "shots", "epsilon"]
@@ -65,6 +66,37 @@ def other_attacks_table(delta: float) -> Table:
         " seen the record; f is the trade-off curve of (ε, δ) alone (Kulynych et al. 2025, arXiv 2507.06969).",
         about="How far a guarantee also bounds attacks that were not run, which guess attributes or whole records.",
     )
+
+
+def certificate_blocks(told: Mapping[str, Any]) -> list[Block]:
+    """Return what the certificate of a released head says, and what it rests on.
+
+    Args:
+        told: the certificate, as audit.json holds it.
+    """
+    said = (
+        "The head was released with a certificate: its training saw its members through sums of clipped gradients"
+        " alone, each with discrete Gaussian noise from the operating system's generator (OpenDP). “jaxmia verify”"
+        " computes the guarantee again from the stated mechanism; nobody can tell from a head that it was trained so."
+    )
+    public = told["public_sha256"]
+    answers: dict[str, Value] = {
+        "ε": Measured(float(told["epsilon"]), status="bound"),
+        "δ": f"{told['delta']:g}",
+        "adjacency": f"{told['adjacency']}, of a {told['unit']}",
+        "recipe": f"{told['recipe']}, steps: {told['steps']}",
+        "noise over clipping norm": f"{told['noise_multiplier']:.6g}",
+        "clipping norm": f"{told['clipping_norm']:.6g}",
+        "features": told["normalize"]
+        if public is None
+        else f"{told['normalize']}, of the file {public[:12]}…",
+        "assumed to be public": ", ".join(told["assumed_public"]),
+        "by": ", ".join(f"{name} {version}" for name, version in told["versions"].items()),
+    }
+    return [
+        said,
+        facts("Certificate of the released head", answers, about="What was proved of this head's training."),
+    ]
 
 
 def is_private(results: pd.DataFrame) -> bool:

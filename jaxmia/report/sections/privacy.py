@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jaxmia.report.blocks.privacy import bounds_table, is_private, other_attacks_table, privacy_blocks
+from jaxmia.report.blocks.privacy import (
+    bounds_table,
+    certificate_blocks,
+    is_private,
+    other_attacks_table,
+    privacy_blocks,
+)
 from jaxmia.report.blocks.statement import statement_blocks
 from jaxmia.report.content import Block
 from jaxmia.report.sections.part import Part
@@ -14,7 +20,11 @@ from jaxmia.report.subjects import OfAudit, OfStudy
 
 def _of_audit(about: OfAudit) -> Iterator[Block]:
     audit, context, study = about.audit, about.context, about.study
-    if context.epsilon:
+    certificate = audit.content.get("certificate")
+    if certificate is not None:
+        yield from certificate_blocks(certificate)
+        yield from statement_blocks(audit.of("row 0", "per_target"), context)
+    elif context.epsilon:
         yield (
             f"The controller states that the model was trained with {context.guarantee}. This report"
             " does not check the training; attacks can test the guarantee only if members were chosen"

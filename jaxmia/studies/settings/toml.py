@@ -28,6 +28,7 @@ _PATHS = (
     "statistics",
     "public",
     "file",
+    "certificate",
 )  # keys whose values are paths, in any table
 _NO_PATHS = ("", "demo", "pool", "none")  # values that are no paths
 
