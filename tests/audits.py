@@ -1,4 +1,4 @@
-"""Real records and a head trained on half of them elsewhere, laid out for an audit."""
+"""Real records, and a head trained on half of them by other code, in files for an audit."""
 
 import numpy as np
 import safetensors.numpy
@@ -44,7 +44,7 @@ def head_of_members(records):
 
 
 def audit_settings(place, head="head.safetensors", **tables):
-    """Settings of an audit of a folder's head by LiRA; tables: of the audit file, in place of these."""
+    """Settings of a LiRA audit of the head in a folder; `tables` replace tables of the audit file."""
     base = {
         "fpr": [0.1],
         "attack": ["lira"],
@@ -55,7 +55,7 @@ def audit_settings(place, head="head.safetensors", **tables):
 
 
 def lay_out(folder, records, head, *, more=""):
-    """Write features.npz, head.safetensors and audit.toml into a folder; more: TOML below the shadows."""
+    """Write features.npz, head.safetensors and audit.toml into a folder; `more` is TOML below [shadows]."""
     np.savez(folder / "features.npz", **records)
     weight, bias = (part.astype(np.float32) for part in head)
     safetensors.numpy.save_file({"fc.weight": weight, "fc.bias": bias}, folder / "head.safetensors")

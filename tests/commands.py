@@ -8,7 +8,7 @@ from jaxmia.cli import main
 
 
 def jaxmia(capsys, *words, columns=100):
-    """Run the command line in this process; (exit code, stdout, stderr)."""
+    """Run the command line in this process; return (exit code, stdout, stderr)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["jaxmia", *map(str, words)])
         patch.setenv("COLUMNS", str(columns))

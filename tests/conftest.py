@@ -1,7 +1,7 @@
 """Every test runs with jaxtyping's shapes checked by beartype and with strict dtype promotion.
 
-Most of the tests' time is XLA's. So it optimises little, unless XLA_FLAGS says otherwise (slow tests leave it as
-users have it), and what it compiled is kept for later runs, for other workers and for the processes that tests start.
+XLA takes most of the tests' time. So its optimisation is reduced, unless XLA_FLAGS is set (slow tests keep the
+default). Compiled programs are cached for later runs, for other workers and for processes that tests start.
 """
 
 import os
@@ -18,7 +18,7 @@ import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
-# An int is a float here, as Python's numeric tower has it and as users write it.
+# An int is accepted as a float, as in Python's numeric tower.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 jaxtyping.install_import_hook("jaxmia", CHECKER)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -42,7 +42,7 @@ def browser():
 
 @pytest.fixture
 def open_page(browser):
-    """Open an address as a reader would; (page, what the console said, addresses that were asked for)."""
+    """Open an address in the browser; return (page, console messages, requested addresses)."""
     pages = []
 
     def opened(address, *, width=1100, scheme="light"):

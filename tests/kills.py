@@ -1,4 +1,4 @@
-"""Kills for tests of run and sweep folders, and what must be the same after them."""
+"""Simulated kills for tests of run and sweep folders, and the contents that must be the same after them."""
 
 import os
 
@@ -8,7 +8,7 @@ from jaxmia.studies.folder.states import TABLES
 def stopped_after_each_write(monkeypatch, folder, run, *, every=1, most=40):
     """Yield new folders in which run(out) was stopped after 0, every, 2 every, ... writes, until a run ends by itself.
 
-    Files take their places by os.replace: stopping between two of these is a kill between two writes.
+    Files are put in place by os.replace, so stopping between two calls is a kill between two writes.
     """
     replace = os.replace
     for survivors in range(0, most, every):
@@ -34,6 +34,6 @@ def stopped_after_each_write(monkeypatch, folder, run, *, every=1, most=40):
 
 
 def sweep_contents(path):
-    """Bytes of everything in a sweep's folder that has no times in it."""
+    """Bytes of all files in a sweep's folder that contain no times."""
     files = [path / "power_law.json", *(file for name in TABLES for file in (path / name).iterdir())]
     return {str(file.relative_to(path)): file.read_bytes() for file in files}

@@ -1,6 +1,6 @@
-"""The import graph of jaxmia: `python tests/layers.py [FOLDER]` prints wings, arrows, longest paths, what is largest.
+"""The import graph of jaxmia: `python tests/layers.py [FOLDER]` prints wings, arrows, longest paths, largest files.
 
-FOLDER is that of the package, by default the one beside this file. It is read, never imported: any version will do.
+FOLDER is that of the package, by default the one beside this file. It is parsed, not imported, so any version works.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "jaxmia"
 
 
 def modules_of(package: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Files of all modules by their names within the package; the package's own __init__ is none."""
+    """Files of all modules by their names within the package, without the package's own __init__."""
     return {
         ".".join(path.relative_to(package).with_suffix("").parts).removesuffix(".__init__"): path
         for path in sorted(package.rglob("*.py"))
@@ -36,7 +36,7 @@ def wing(module: str) -> str:
 
 
 def wings_of(imports: Graph) -> dict[str, set[str]]:
-    """Wings that each wing imports, itself left out."""
+    """Wings that each wing imports, without itself."""
     wings: dict[str, set[str]] = {wing(module): set() for module in imports}
     for module, others in imports.items():
         wings[wing(module)] |= {wing(other) for other in others} - {wing(module)}

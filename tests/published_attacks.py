@@ -1,4 +1,4 @@
-"""Outputs of published attack implementations, and the choices of shadows that those make."""
+"""Outputs of published attack implementations, and the shadows that they select."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""Slow NumPy loops, each a second derivation of what jaxmia computes in one go."""
+"""Slow NumPy loops, each a second derivation of a vectorised computation in jaxmia."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ def softmax(logits):
 
 
 def train_head(member, features, labels, order, *, num_classes, hyper, config):
-    """One linear head, example-major, gradient (p - y) x written out, textbook optimisers, in float64."""
+    """Train one linear head in float64: one example at a time, gradient (p - y) x, textbook optimisers."""
     features = features.astype(np.float64)
     num_examples = len(features)
     kernel, bias = np.zeros((num_classes, features.shape[1])), np.zeros(num_classes)

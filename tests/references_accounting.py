@@ -28,7 +28,7 @@ def gaussian_epsilon(delta, mu):
 def one_step_delta(epsilon, *, noise_multiplier, sampling_rate, upper, lower):
     """Hockey-stick divergence of two sampled Gaussians by quadrature.
 
-    upper and lower are where the record moves the sum in either world, in clipping norms: 1, 0 or -1.
+    upper and lower are the shifts of the sum by the record in the two worlds, in clipping norms: 1, 0 or -1.
     """
 
     def density(x, move):

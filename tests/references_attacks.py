@@ -119,7 +119,7 @@ def base(log_odds, member, *, offline=False, a=None, targets=None):
 
 
 def tuned_a(log_odds, member):
-    """For every target the a that best attacks the shadow next above it in mean score (topmost: below)."""
+    """For every target, the a that best attacks the shadow with the next higher mean score (highest: lower)."""
     models = len(log_odds)
     order = sorted(range(models), key=lambda model: np.mean(log_odds[model]))
     tuned = np.zeros(models)

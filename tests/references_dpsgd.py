@@ -7,7 +7,7 @@ from references import softmax
 def clipped_gradient_sum(
     kernel, bias, features, labels, sampled, *, clipping_norm, person=None, intercept=True
 ):
-    """Kernel and bias parts of the sum, each example's or person's gradient formed, measured and scaled by itself."""
+    """Kernel and bias parts of the sum; each example's or person's gradient is computed and clipped by itself."""
     total_kernel, total_bias = np.zeros_like(kernel), np.zeros_like(bias)
     whose = np.arange(len(labels)) if person is None else person
     for someone in np.unique(whose[sampled]):

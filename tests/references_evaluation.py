@@ -30,7 +30,7 @@ def gaussian_result(seed, *, models=20, examples=500, shift=1.5, digits=16):
 
 
 def roc_points(members, nonmembers):
-    """(fpr, tpr, threshold) of every rule "score >= threshold", after the rule that calls nothing."""
+    """(fpr, tpr, threshold) of every rule "score >= threshold", preceded by the rule that calls nothing."""
     points = [(0.0, 0.0, np.inf)]
     for threshold in sorted({*members, *nonmembers}, reverse=True):
         false_positives = sum(score >= threshold for score in nonmembers)
@@ -70,7 +70,7 @@ def pooled_p_values(p_values, null):
 
 
 def calibrated_p_values(result, method):
-    """Leave-one-out by leaving one out."""
+    """Leave-one-out p-values, by removing one model at a time."""
     if method == "residuals":
         found = calibrated_p_values(result, "student_t")
         return np.where(result.defined, pooled_p_values(found, ~result.member & result.defined), 1.0)

@@ -5,7 +5,7 @@ import scipy.special
 
 
 def hessian(inputs, weights, penalty):
-    """Of sum_i weights_i ⊗ x_i x_iᵀ + I ⊗ diag(penalty), over [rest, inputs] in one axis."""
+    """Hessian sum_i weights_i ⊗ x_i x_iᵀ + I ⊗ diag(penalty), over [rest, inputs] in one axis."""
     total = np.kron(np.eye(weights.shape[1]), np.diag(penalty))
     for x, weight in zip(inputs, weights, strict=True):
         total += np.kron(weight, np.outer(x, x))

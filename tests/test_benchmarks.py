@@ -1,4 +1,4 @@
-"""Every benchmark runs, tiny, and measures what it says."""
+"""Every benchmark runs with tiny sizes and measures what it claims."""
 
 import importlib
 import itertools
@@ -53,7 +53,7 @@ def test_finite_pool_runs_and_corrects_by_its_factor(benchmark, tmp_path, capsys
 
 
 def test_fresh_draws_hold_every_target_in_one_head_of_the_stated_size(benchmark, monkeypatch):
-    """Seen from the training calls: S members of each class, one target of it at most, scored under that head."""
+    """Checked on the training calls: S members per class, at most one target among them, scored under that head."""
     finite_pool = benchmark("finite_pool")
     calls, train_ensemble, score = [], finite_pool.train_ensemble, finite_pool.score
 
@@ -311,7 +311,7 @@ def test_audit_speed_says_that_the_published_side_is_absent(benchmark, tmp_path,
 
 
 def test_the_published_attack_of_audit_speed_is_lira_on_the_shadows_it_keeps(benchmark):
-    """Held to the shadows that the tests of published outputs choose, from which the benchmark's differ in code."""
+    """Compared on the shadows that the tests of published outputs select, with other code than the benchmark."""
     module = benchmark("audit_speed")
     rng = np.random.default_rng(5)
     member = rng.random((21, 40)) < 0.5
@@ -424,7 +424,7 @@ def test_startup_ends_where_a_process_fails(benchmark):
 
 @pytest.mark.thorough
 def test_the_overhead_of_a_sweep_is_small_and_its_memory_flat(benchmark, tmp_path):
-    """A few cells, with bounds that a busy machine keeps; the slow test below has the stated ones."""
+    """A few cells, with bounds for a busy machine; the slow test below has the stated bounds."""
     benchmark("sweep_overhead").main(["--cells", "25", "--json", str(tmp_path / "rows.json")])
     (row,) = rows_of(tmp_path / "rows.json")
     assert row["cells"] == 25
@@ -501,7 +501,7 @@ def test_slopes_of_classes_are_those_that_were_planted(benchmark, monkeypatch, c
 
 @pytest.mark.thorough
 def test_audits_of_scikit_learn_s_heads_agree_with_its_re_trainings(benchmark, tmp_path):
-    """Of 96 records, rank correlations beyond chance by four standard errors; calls of non-members at the FPR."""
+    """With 96 records, rank correlations exceed chance by four standard errors; non-members are called at the FPR."""
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     words = ["--shots", "16", "--classes", "3", "--outside", "24", "--models", "48", "--json"]
     benchmark("audit_agreement").main([*words, str(tmp_path / "rows.json")])
@@ -520,7 +520,8 @@ def test_audits_of_scikit_learn_s_heads_agree_with_its_re_trainings(benchmark, t
     (members,) = (
         value for name, value in facts.items() if name.startswith("called at FPR 0.1") and "non-" not in name
     )
-    # 23 heads' non-members: as if each head's calls went together, the rate's standard error is at most 0.3 / sqrt(23).
+    # Non-members of 23 heads: even if all calls of a head are correlated, the standard error is at most 0.3 /
+    # sqrt(23).
     assert others < 0.1 + 3 * 0.3 / np.sqrt(23) < members
 
 
@@ -537,7 +538,7 @@ def test_logits_of_scikit_learn_s_heads_are_those_of_their_probabilities(benchma
 
 @pytest.mark.slow
 def test_audits_of_scikit_learn_s_files_train_by_the_file(benchmark, tmp_path):
-    """One against the rest: of 96 records, rank correlation beyond chance by four standard errors."""
+    """One-vs-rest: with 96 records, the rank correlation exceeds chance by four standard errors."""
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     pytest.importorskip("skops", reason="skops is not installed")
     words = ["--shots", "16", "--classes", "3", "--outside", "64", "--models", "64", "--head", "one_vs_rest"]
@@ -621,7 +622,7 @@ def test_per_record_compares_estimates_with_heads_that_did_not_make_them(benchma
     per_record = benchmark("per_record")
     scores = tmp_path / "scores.npz"
     arguments = ["--classes", "3", "--shots", "8", "--truth", "400", "--heads", "64", "--shadows", "32"]
-    for _ in range(2):  # the second time from the scores that are there
+    for _ in range(2):  # the second time from the saved scores
         per_record.main([*arguments, "--scores", str(scores), "--json", str(tmp_path / "rows.json")])
         rows = rows_of(tmp_path / "rows.json")
     assert [row["FPR"] for row in rows] == [0.1, 0.01, 0.001]

@@ -1,4 +1,4 @@
-"""The pages' form: lines that a terminal and a review show whole."""
+"""Form of Markdown pages: lines that fit into a terminal and a code review."""
 
 import pathlib
 
@@ -11,7 +11,7 @@ PAGES = [
 
 
 def test_no_line_of_markdown_is_longer_than_120_characters():
-    """But rows of tables: Markdown has no way to break one."""
+    """Except rows of tables, which Markdown cannot break."""
     assert len(PAGES) > 20
     long = [
         f"{path.relative_to(ROOT)}:{number}: {len(line)}"

@@ -1,7 +1,7 @@
-"""Whatever a file holds, its reader says in one line what is wrong, or reads it; after an error nothing is written.
+"""Fuzzing: a reader accepts a file, or refuses it with one line and writes nothing, whatever the file contains.
 
-Every target has files of its own that are right. They are damaged (bytes flipped, cut out, doubled, cut off) or filled
-with arrays, tables and settings of other kinds. `pytest -m slow tests/test_fuzz.py -s` tries 10 000 inputs.
+Every target starts from its own valid files. They are damaged (bytes flipped, removed, repeated, cut off) or filled
+with other arrays, tables and settings. `pytest -m slow tests/test_fuzz.py -s` tries 10 000 inputs.
 """
 
 import csv
@@ -51,7 +51,7 @@ HEAD = {"weight": RNG.normal(size=(2, 3)), "bias": RNG.normal(size=2)}
 
 
 class ReachedError(Exception):
-    """All input was taken: what comes now is the work."""
+    """All input was accepted, and the work would begin now."""
 
 
 def npz(arrays):
@@ -99,7 +99,7 @@ ARRAYS = npst.arrays(DTYPES, SHAPES, fill=st.nothing())
 
 @st.composite
 def damaged(draw, content):
-    """A file with a few bytes flipped, cut out, doubled, or its end cut off."""
+    """A file with a few bytes flipped, removed or repeated, or its end cut off."""
     data = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(len(data) - 1, 0)))
@@ -203,7 +203,7 @@ def of_toml(right):
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A file's name, what may stand in it, and who reads it."""
+    """A file's name, its possible contents, and its reader."""
 
     name: str
     contents: Callable[[], st.SearchStrategy[bytes]]
@@ -274,7 +274,7 @@ TARGETS = {
 
 
 def refusal_of(read, *arguments):
-    """What a reader says is wrong; None if it takes its input."""
+    """The error message of a reader; None if it accepts its input."""
     try:
         read(*arguments)
     except InputError as error:
@@ -285,7 +285,7 @@ def refusal_of(read, *arguments):
 
 
 def tried(target, examples, monkeypatch):
-    """How many inputs were read, and how many refused, of so many."""
+    """Numbers of inputs that were read, and that were refused."""
     stop = lambda *args, **options: (_ for _ in ()).throw(ReachedError)  # noqa: E731
     monkeypatch.setattr(audit, "fit_recipe_once", stop)
     monkeypatch.setattr(attack_run, "write_attacks", stop)

@@ -1,4 +1,4 @@
-"""The order of imports is part of the design: a wing imports only wings of a lower rank, and no module in a circle."""
+"""The order of imports is part of the design: a wing imports only wings of lower rank, and no imports form a cycle."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ RANKS = {
     "advice": 6,
     "audit": 7,
     "release": 7,
-    "features": 8,  # two former places, until version 0.2
+    "features": 8,  # two old import paths, until version 0.2
     "released": 8,
     "report": 8,
     "cli": 9,
@@ -65,7 +65,7 @@ def test_wings_import_wings_of_a_lower_rank(module):
 
 
 def test_no_module_and_no_wing_imports_itself_in_a_circle():
-    assert RANKS[longest_path(IMPORTS)[-1]] == 0  # it starts from a private module of the ground
+    assert RANKS[longest_path(IMPORTS)[-1]] == 0  # the chain ends in a private module of rank 0
     assert longest_path(wings_of(IMPORTS))[0] == "__main__"
 
 
@@ -87,7 +87,7 @@ for module in {LIGHT}:
 
 
 def test_the_graph_is_drawn(tmp_path, capsys):
-    """Of three wings, one of which holds two modules; the longest chain is of three arrows."""
+    """Three wings, one with two modules; the longest chain has three imports."""
     files = {
         "low.py": "",
         "middle/__init__.py": "from jaxmia.middle import part",

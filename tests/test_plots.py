@@ -1,4 +1,4 @@
-"""Pictures are read by people; what they are drawn from is tested."""
+"""People check the pictures; the tests check the data that they are drawn from."""
 
 import xml.etree.ElementTree
 

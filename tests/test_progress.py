@@ -1,4 +1,4 @@
-"""Progress shows itself where someone looks: on terminals and in notebooks, and never in logs."""
+"""Progress is shown on terminals and in notebooks, and never in logs."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from jaxmia._terminal import progress_console
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What a notebook's cell has been shown, in order; IPython is a stand-in for that."""
+    """What a notebook cell displayed, in order, recorded by a stand-in for IPython."""
     pictures = []
     place = types.SimpleNamespace(update=pictures.append)
     display = types.ModuleType("IPython.display")
@@ -71,7 +71,7 @@ def test_progress_shows_itself_on_terminals_alone(monkeypatch):
             return True
 
     given = rich.console.Console(file=io.StringIO())
-    monkeypatch.setenv("FORCE_COLOR", "1")  # a log of CI that takes colours is no terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a CI log that accepts colours is not a terminal
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     assert progress_console(None, True) is None

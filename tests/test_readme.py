@@ -1,4 +1,4 @@
-"""README is a promise: one page, whose Python runs as it stands."""
+"""README is one page, and its Python runs as printed."""
 
 import pathlib
 import re

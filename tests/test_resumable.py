@@ -1,4 +1,4 @@
-"""Folders that killed calls continue: whose they are, who holds them, and which blocks they lack."""
+"""Folders that continue after a kill: their identity, their lock, and their missing blocks."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""How results show themselves: one line, a frame, a figure; and what the library takes from memory."""
+"""Results as one line, as a data frame and as a figure; and input from memory."""
 
 import subprocess
 import sys
@@ -57,7 +57,7 @@ def test_a_run_of_features_in_memory_is_that_of_their_file(tmp_path):
     assert len(given.records) == len(of_file.records) > 0
     assert repr(given).startswith("RunResult: 2 cells in ")
     brief = ["shots", "attack", "evaluation", "fpr", "tpr", "tpr_low", "tpr_high", "status"]
-    assert list(given.brief_frame()) == brief  # and nothing that all rows have alike
+    assert list(given.brief_frame()) == brief  # and no column that is constant
     assert "<th>tpr_low</th>" in given._repr_html_()
     assert "<th>interval</th>" not in given._repr_html_()
     assert given.plot()._repr_png_().startswith(PNG)
@@ -83,7 +83,7 @@ def test_a_seed_is_the_key_of_that_seed():
 
 
 def test_exchanged_arguments_are_refused_by_name(tmp_path):
-    """In a process without the tests' type checks, as users have it."""
+    """In a process without the tests' type checks, as for users."""
     code = "import sys, jaxmia as jm; jm.save_features(sys.argv[1], jm.demo_features())"
     words = [sys.executable, "-c", code, str(tmp_path / "features.npz")]
     done = subprocess.run(words, capture_output=True, text=True)

@@ -1,7 +1,7 @@
 """How long a user waits: for the command line, for the import, for the first audit.
 
-Other processes share the machine of a test, so that the clock says little there: what counts is the processor time of
-a process of its own, which two idle cores would not exceed on the clock.
+Other processes share the machine, so wall-clock time says little. The tests bound the processor time of a separate
+process; on idle cores its wall-clock time is no longer than that.
 """
 
 import os
@@ -41,8 +41,8 @@ def test_the_command_line_and_the_import_are_quick():
     assert fastest("-c", "import jaxmia") - fastest("-c", "") < 0.05
 
 
-@pytest.mark.slow  # it takes 17 to 18 s: a busy machine would exceed the bound
+@pytest.mark.slow  # it takes 17 to 18 s; a busy machine would exceed the bound
 def test_the_first_audit_of_500_records_takes_20_seconds_with_compilation():
-    ours = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")  # of the tests: users have neither
+    ours = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")  # set by the tests; users have neither
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     assert processor_seconds("-c", AUDIT, environment=environment) < 20

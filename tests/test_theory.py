@@ -216,7 +216,7 @@ def test_pool_moments_by_enumeration_of_every_subset(pool, shots):
 
 @pytest.mark.parametrize("multiplier", [2, 4])
 def test_a_fixed_pool_is_less_variable_than_fresh_draws_by_sqrt_one_minus_r(multiplier):
-    """Given x the others' variance is (xᵀ Sigma x) chi²(n - 2) / (n - 2). One of each of 100 pools."""
+    """Given x, the variance over the others is (xᵀ Sigma x) chi²(n - 2) / (n - 2). One example of each of 100 pools."""
     shots, pools, pool = 16, 100, 16 * multiplier
     features, labels, means = (
         np.asarray(array, dtype=float)

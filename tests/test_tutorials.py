@@ -1,4 +1,4 @@
-"""The user guide and the tutorials are run as they stand: files are written down, commands run in their order.
+"""The user guide and the tutorials run as printed: their files are written, and their commands run in order.
 
 A block of `sh` is run; one of `python` or `toml` is a file, named by its first line. Blocks without a language are
 for reading: tests/docs/test_commands.py checks that they name commands and options that exist.
@@ -23,7 +23,7 @@ def inside(package, pattern):
 
 
 def follow(name, place):
-    """Do what a page says in an empty folder; what its commands printed."""
+    """Follow a page in an empty folder; return the output of its commands."""
     environment = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment |= {
         "HF_HUB_OFFLINE": "1",

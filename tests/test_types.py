@@ -8,7 +8,7 @@ from mypy import api
 import jaxmia
 
 
-@pytest.mark.thorough  # half a minute where mypy has no cache; CI runs it after mypy
+@pytest.mark.thorough  # half a minute without mypy's cache; CI runs it after mypy
 def test_no_public_name_is_any(tmp_path):
     file = tmp_path / "names.py"
     lines = ["import jaxmia as jm", *(f"reveal_type(jm.{name})" for name in jaxmia.__all__)]

@@ -1,4 +1,4 @@
-"""A process with JAX's 64-bit types on: the same heads, scores and records to the bit, its own setting kept."""
+"""With JAX's 64-bit types, heads, scores and records are bit-identical, and JAX's setting is left unchanged."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from jaxmia.training.settings import Hyperparams, TrainConfig
 
 
 def everything():
-    """Masks, heads by Adam, DP-SGD and Newton's method, their scores, and what is known without shadows."""
+    """Masks, heads by Adam, DP-SGD and Newton's method, their scores, and vulnerability without shadows."""
     demo = demo_features()
     rows = np.concatenate([np.flatnonzero(demo.labels == c)[:8] for c in range(3)])
     data = feature_set(demo.features[rows, :6], demo.labels[rows], list(demo.class_names[:3]))
@@ -42,7 +42,7 @@ def everything():
 
 @pytest.fixture(scope="module")
 def in_64_bits(tmp_path_factory):
-    """The same from another process, and its end."""
+    """The same from a process with 64-bit types."""
     place = tmp_path_factory.mktemp("x64")
     code = (
         "import sys, jax, numpy as np; sys.path.insert(0, sys.argv[1]); import test_x64;"

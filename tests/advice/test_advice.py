@@ -1,4 +1,4 @@
-"""The advisor: its estimates against shadow heads, its levers on planted cases, its judgements by slow loops."""
+"""The advisor: its estimates against shadow heads, its levers on planted cases, its judgements against slow loops."""
 
 import dataclasses
 
@@ -59,7 +59,7 @@ def test_accuracy_is_the_slow_loop_over_records_outside():
 
 @pytest.mark.parametrize("fpr", [0.001, 0.01, 0.1, 0.6])
 def test_labels_tell_what_the_most_powerful_test_of_two_bernoullis_tells(fpr):
-    """Neyman and Pearson: calls of the larger likelihood ratio first, at random where it is reached."""
+    """Neyman and Pearson: call the larger likelihood ratio first, and randomise at the threshold."""
     rng = np.random.default_rng(1)
     inside, outside = rng.normal(1.0, 1, (4000, 3)), rng.normal([0.8, 0.0, -2.0], 1, (4000, 3))
     margin, out = (
@@ -70,7 +70,7 @@ def test_labels_tell_what_the_most_powerful_test_of_two_bernoullis_tells(fpr):
     shares = [norm.cdf(side.mean(0) / side.std(0, ddof=1)) for side in (inside, outside)]
     for p, q in zip(*shares, strict=True):
         best = 0.0
-        for right in np.linspace(0, 1, 2001):  # the share of right answers that is called
+        for right in np.linspace(0, 1, 2001):  # the share of correct answers that is called
             wrong = (fpr - right * q) / (1 - q)
             if 0 <= wrong <= 1:
                 best = max(best, right * p + wrong * (1 - p))
@@ -87,7 +87,7 @@ def test_labels_that_do_not_depend_on_membership_tell_nothing():
 @pytest.mark.thorough
 @pytest.mark.parametrize("ridge", [1.0, 10.0])
 def test_estimates_are_what_shadow_heads_measure(ridge):
-    """Accuracy within 1%, mean TPR within 5%, and within 10% at FPR 0.01; the worst record's intervals meet.
+    """Accuracy within 1%, mean TPR within 5%, and within 10% at FPR 0.01; the worst record's intervals overlap.
 
     At FPR 0.01 and ridge 10 two groups of 257 shadow heads differed by 9% among themselves.
     """
@@ -216,13 +216,13 @@ def test_what_is_known_is_read_when_it_goes_on(found, tmp_path, monkeypatch):
         module, "ridge_estimate", lambda *args, **options: calls.append(1) or real(*args, **options)
     )
     assert advise(planted(), out=tmp_path, **SMALL).options.equals(found.options)
-    assert len(calls) == 1  # of the head as it is, whose records order the others
+    assert len(calls) == 1  # for the unchanged head, whose records give the ranking
     other = advise(planted(seed=1), out=tmp_path, **SMALL)
     assert not other.options["accuracy"].equals(found.options["accuracy"])
 
 
 def estimated(pool, *, ridge, **_):
-    """An estimate whose outputs are always told, and whose labels are told the less, the larger the ridge."""
+    """An estimate whose outputs always reveal membership, and whose labels reveal less at larger ridges."""
     everyone = np.ones(len(pool.labels))
     moments = AnalyticVulnerability(ridge, 0.5, *[everyone] * 6, 0.1, ())
     labels = (0.1 + 0.8 / (1 + ridge)) * everyone
@@ -237,7 +237,7 @@ def test_the_search_for_a_ridge_goes_by_what_is_released(monkeypatch):
     ridges = found[found["lever"] == "ridge"]["ridge"].tolist()
     # The limit, .3, is met from ridge 3 on: halved in the logarithm between 1 and 100.
     assert ridges == [100.0, 10.0, 3.16, 1.78]
-    # The head as it is keeps within .6 by its labels, though not by its outputs: nothing is left to search.
+    # The unchanged head is within .6 by its labels, though not by its outputs: there is nothing to search.
     kept = advise(planted(), **SMALL | {"release": "labels", "epsilons": (), "max_tpr": 0.6}).options
     assert kept[kept["lever"] == "ridge"]["ridge"].tolist() == [100.0]
 

@@ -1,4 +1,4 @@
-"""The contract of every attack in the registry; what is particular to one is in test_attacks_NAME.py."""
+"""The contract of every attack in the registry; tests of one attack are in test_attacks_NAME.py."""
 
 import tracemalloc
 
@@ -64,7 +64,7 @@ def degenerate(seed, *, models=5, examples=60) -> Scores:
 
 
 def features_of(examples):
-    """Features for the one attack that wants them, which say nothing of the scores."""
+    """Features for the one attack that needs them, independent of the scores."""
     return np.random.default_rng(99).normal(size=(examples, 3))
 
 
@@ -79,7 +79,7 @@ def is_iterative(options):
 
 
 def run(name, options, scores):
-    """The attack's result, after checking that it left its input as it was."""
+    """The attack's result, after checking that its input is unchanged."""
     before = np.array(scores.log_odds), np.array(scores.member)
     result = attacks.REGISTRY[name](scores, **completed(name, options, before[0].shape[1]))
     np.testing.assert_array_equal(scores.log_odds, before[0])
@@ -95,8 +95,8 @@ def auc(members, nonmembers):
 
 
 def test_every_attack_runs_through_the_contract():
-    # What weights say is no function of scores: the same contract, on heads, is in test_weights.py. Nor is what is
-    # known without shadows: test_expected.py.
+    # Attacks on weights are not functions of scores: test_weights.py has the same contract on heads. Nor are attacks
+    # without shadows: test_expected.py.
     assert {name for name, _ in CASES} == set(attacks.REGISTRY) - attacks.READS_WEIGHTS - attacks.READS_PRIOR
     assert all(getattr(attacks, name) is function for name, function in attacks.REGISTRY.items())
 
@@ -172,8 +172,7 @@ def test_blocks_do_not_matter(name, options, monkeypatch):
 
 @every_case
 def test_pitfall_leave_one_out_forgotten(name, options):
-    # Whether the target trained on an example is what the attack wants to know: it must not read it off its
-    # input.
+    # The target's membership is what the attack should find: it must not read it from its input.
     scores = planted(8)
     result = run(name, options, scores)
     for target, example in ((0, 0), (3, 7), (8, 29), (4, 15)):
@@ -186,7 +185,7 @@ def test_pitfall_leave_one_out_forgotten(name, options):
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in CASES}))
 def test_what_is_said_to_read_the_targets_membership_does_and_nothing_else(name):
-    # One-run audits need statistics that no coin of the target enters but through its model.
+    # One-run audits need statistics that depend on the target's membership only through its model.
     scores = planted(9)
     member = np.array(scores.member)
     member[3] = ~member[3]

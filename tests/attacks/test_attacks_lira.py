@@ -24,7 +24,7 @@ def test_online_equals_tensorflow_privacy(design, location, variance, key):
 
 @designs
 def test_online_equals_the_original_code_on_its_cut_shadows(design):
-    # mi_lira_2021 keeps, of every example, as many IN and OUT shadows as the poorest example has.
+    # For every example, mi_lira_2021 keeps as many IN and OUT shadows as the example with the fewest has.
     scores = published_scores(design)
     for target in range(4):
         others = np.arange(32) != target
@@ -35,8 +35,8 @@ def test_online_equals_the_original_code_on_its_cut_shadows(design):
 
 
 def test_pitfall_shadows_are_not_cut_to_the_smallest_count():
-    # With Bernoulli membership the cut keeps 7 shadows of about 16: ours uses them all, so it must differ
-    # from the cut.
+    # With Bernoulli membership the cut keeps 7 of about 16 shadows. Ours uses all of them, so the results must
+    # differ.
     scores = published_scores("bernoulli")
     cut = -PUBLISHED["bernoulli/tfp_plot/k1_online_raw"]
     assert abs(attacks.lira(scores, location="median").statistic[TARGETS] - cut).min(axis=1).max() > 1e-6

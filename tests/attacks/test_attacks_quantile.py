@@ -64,9 +64,9 @@ def test_pinball_reaches_the_optimum_of_statsmodels(fpr):
 
 @methods
 def test_pitfall_known_nonmembers_are_not_scored_by_a_fit_that_saw_them(method):
-    # Half as many features as non-members: a fit that had seen the audited non-members would hug them and
-    # show members far off. Without signal the AUC must stay at 1/2: variance (n + 1) / (12 a b) per target,
-    # as in the contract.
+    # Half as many features as non-members: a fit that had seen the audited non-members would follow them closely and
+    # make members stand out. Without signal the AUC must stay at 1/2: variance (n + 1) / (12 a b) per target, as in
+    # the contract.
     scores, _ = linear_scores(4, models=8, examples=300)
     features = np.random.default_rng(5).normal(size=(300, 75))
     result = attacks.quantile(scores, features=features, method=method, fpr=0.5, ridge=0.01)

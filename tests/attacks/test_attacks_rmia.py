@@ -1,4 +1,4 @@
-"""RMIA and BASE, which share the ratio of a probability to the one to expect."""
+"""RMIA and BASE, which share the ratio of a probability to its expected value."""
 
 import numpy as np
 import pytest
@@ -181,7 +181,7 @@ def test_pitfall_a_is_not_tuned_on_the_targets_labels():
 def test_tuned_a_finds_the_planted_relation():
     # p_in = a p_out + 1 - a is what the offline form supposes (their eq. 10). With p = p_in or p_out up to
     # noise, the ratio orders members above non-members exactly only for the planted a: easy members of
-    # p_out near 1 against non-members that are lucky. 0.3 and 0.8 must be told apart.
+    # p_out near 1 against non-members that are lucky. The test must distinguish 0.3 from 0.8.
     rng = np.random.default_rng(7)
     p_out = rng.uniform(0.02, 0.98, 4000)
     member = rng.random((16, 4000)) < 0.5

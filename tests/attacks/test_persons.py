@@ -26,7 +26,7 @@ MODELS, PERSONS = 257, 240
 
 
 def planted(shifts, correlation, *, models=MODELS, persons=PERSONS, seed=0):
-    """Scores N(shift m, 1) of persons with one record a shift, correlated alike within a person, and the persons."""
+    """Scores N(shift m, 1) and their persons, with one record per shift, equally correlated within a person."""
     rng = np.random.default_rng(seed)
     shifts = np.asarray(shifts, float)
     member = rng.random((models, persons)) < 0.5
@@ -61,14 +61,14 @@ def of_sums(scores, person):
 
 
 def error_of(tpr):
-    """Four standard errors of a share of the members, of persons and models that are independent."""
+    """Four standard errors of a share of members, for independent persons and models."""
     return 4 * np.sqrt(tpr * (1 - tpr) / (MODELS * PERSONS / 2))
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5])
 @pytest.mark.parametrize("records", [1, 2, 5, 10])
 def test_alike_records_find_what_the_closed_form_says(records, correlation):
-    """The sum is then the optimal test. Deviations of 128 shadows a side cost up to 4% of the TPR at FPR 0.01."""
+    """The sum is then the optimal test. Estimating with 128 shadows per side costs up to 4% of the TPR at FPR 0.01."""
     scores, person = planted([1.0] * records, correlation)
     found = of_sums(scores, person)
     discriminant = calibrated(joint_lira(scores, person, calibrated=True))
@@ -159,7 +159,7 @@ def test_the_order_of_records_and_the_kind_of_names_change_nothing():
 
 
 def test_how_vulnerable_a_person_is_follows_the_closed_form():
-    """Of weights from other folds: estimates of the mean TPR for unlimited shadows, within a tenth at k = 3."""
+    """With weights from other folds, the mean TPR for unlimited shadows is estimated within a tenth at k = 3."""
     shifts = (0.5, 1.0, 1.5)
     scores, person = planted(shifts, 0.3, persons=120)
     joined = weighed_person_scores(scores, person)
@@ -229,7 +229,7 @@ def test_what_is_wrong_is_named():
 
 
 def test_a_person_whose_members_are_all_in_one_fold_is_undefined_in_it():
-    """The other folds have no model with the person: nothing to weigh by, and no member's Gaussian."""
+    """The other folds have no model with the person, so they give no weights and no Gaussian of members."""
     scores, person = planted([1.0, 1.0], 0.0, models=32, persons=3)
     member = np.array(scores.member)
     member[:, person == 1] = (np.arange(32) % FOLDS == 2)[:, None]
@@ -240,7 +240,7 @@ def test_a_person_whose_members_are_all_in_one_fold_is_undefined_in_it():
 
 
 def test_the_quantile_attack_keeps_a_persons_records_in_one_fold():
-    """Else a twin in another fold would tell whether x was a member: here twins share pure noise."""
+    """Otherwise a twin in another fold would reveal whether x was a member; here twins share pure noise."""
     rng = np.random.default_rng(0)
     persons, models = 300, 24
     person = np.repeat(np.arange(persons), 2)

@@ -1,4 +1,4 @@
-"""What weights say of who is in the training set: each formula against a second derivation, and on real heads."""
+"""Attacks on weights: each formula against a second derivation, and on real heads."""
 
 import dataclasses
 import itertools
@@ -133,7 +133,7 @@ def test_likelihood_ratio_separates_members_as_far_as_its_formula_says():
 
 
 def test_likelihood_ratio_orders_as_all_memberships_enumerated():
-    """Against the exact posterior over all 2^10 memberships, which has no Gaussian in it but the noise."""
+    """Against the exact posterior over all 2^10 memberships, in which only the noise is Gaussian."""
     rng, errors, inputs, noise = gaussian_problem(2, examples=10, noise=1.0)
     every = np.array(list(itertools.product([False, True], repeat=10)))
     rows = np.einsum("ec,ed->ecd", errors, inputs)
@@ -234,7 +234,7 @@ def test_mahalanobis_recovers_the_plant_of_its_model():
 
 @pytest.mark.parametrize("method", ["mahalanobis", "inverse_hessian", "stationarity"])
 def test_heads_without_a_bias_are_those_whose_bias_never_moves(method):
-    """A constant feature, penalised as the others, in place of the bias: the same statistics as inputs with it."""
+    """A bias is never read, and rotated features give the same statistics."""
     rng = np.random.default_rng(7)
     pool = records(7, examples=14, classes=3, dim=4)
     member = rng.random((20, 14)) < 0.5
@@ -295,7 +295,7 @@ def statistics_of(ensemble, pool, decay=0.01):
 )
 @pytest.mark.thorough
 def test_what_no_probability_depends_on_changes_nothing(sizes):
-    """A kernel and bias added to all classes, and the order of classes and of candidates."""
+    """The same kernel and bias added to all classes, and reordered classes and candidates."""
     ensemble, _, pool = ridge_ensemble(7, models=16, **sizes)
     weights = np.concatenate(
         [ensemble.params["params"]["kernel"], ensemble.params["params"]["bias"][..., None]], 2
@@ -342,7 +342,7 @@ def test_what_weights_say_under_the_heads_own_membership_is_the_attack(trained):
 
 
 def test_a_leak_of_the_targets_own_label_fails_the_negative_control(trained):
-    """The pitfall: statistics computed under the true labels pass whatever they look at."""
+    """The pitfall: statistics computed with the true labels pass the control, whatever they use."""
     scores = white_box_scores(trained)
     honest = scores.weights_under
 
@@ -380,7 +380,7 @@ def test_the_negative_control_passes(trained):
 
 
 def test_membership_that_weights_know_nothing_of_is_at_chance(trained):
-    """Other coins than those the heads were trained under: shadows then tell nothing, and statistics stay finite."""
+    """With memberships unrelated to training, shadows carry no information, and statistics stay finite."""
     ensemble, pool, _ = trained
     other = draw_membership(jax.random.key(77), pool.labels, num_models=24)
     statistics = statistics_of(dataclasses.replace(ensemble, masks=other), pool)
@@ -388,7 +388,7 @@ def test_membership_that_weights_know_nothing_of_is_at_chance(trained):
     for statistic in statistics.values():
         assert np.isfinite(statistic).all()
         area = roc(AttackResult(statistic, member, np.ones(member.shape, bool)), evaluation="pooled").auc
-        # Coins are independent of each candidate's statistics; 120 candidates as if each counted once.
+        # Membership is independent of each candidate's statistics; the error counts each of 120 candidates once.
         assert abs(area - 0.5) < 4 * np.sqrt(1 / (12 * 60) * 2)
 
 
@@ -460,7 +460,7 @@ def test_the_memory_that_is_counted_holds_what_numpy_allocates(method, examples,
 @pytest.mark.parametrize("share", [0.9, 0.95])
 @pytest.mark.parametrize("recipe", ["ridge", "decay"])
 def test_the_rate_of_shadows_serves_a_head_with_more_members(share, recipe):
-    """Shadows of an audit train on 3/4 of the records at most: the head's own share finds no more of its members."""
+    """Shadows of an audit train on at most 3/4 of the records. The head's own share would find no more members."""
     data, rng = demo_features(), np.random.default_rng(0)
     rows = np.concatenate([np.flatnonzero(data.labels == label)[:200] for label in range(3)])
     centred = data.features[rows] - data.features[rows].mean(axis=0)

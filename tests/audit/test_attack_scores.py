@@ -1,4 +1,4 @@
-"""Attacks on a file of scores: what the folder holds follows from the library's parts, and is whole or not there."""
+"""Attacks on a file of scores: the folder holds what the library's functions return, and is complete or absent."""
 
 import json
 

@@ -168,7 +168,7 @@ def test_what_makes_results_mean_something_else_is_said(place, records, change, 
 
 @pytest.mark.thorough
 def test_what_is_known_without_shadows_joins_an_audit_of_a_ridge_head(place, monkeypatch):
-    """Shadows at their minimum, as the head is: the attack without them finds members, 24 shadows at most as many."""
+    """Shadows are at their minimum, like the head. The attack without shadows finds at least as much as 24 shadows."""
     monkeypatch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])
     train = {"optimizer": "newton", "ridge": STRENGTH}
     shrunk = {"name": "lira", "variance": "shrunk", "location": "shrunk"}
@@ -190,7 +190,7 @@ def test_what_is_known_without_shadows_joins_an_audit_of_a_ridge_head(place, mon
 
 @pytest.mark.thorough
 def test_attacks_on_weights_join_an_audit_and_stand_in_its_report(place, monkeypatch):
-    """A ridge head of 120 records in 770 free parameters: its equation gives the members away, all of them."""
+    """A ridge head of 120 records with 770 free parameters: its stationarity equation reveals all members."""
     monkeypatch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])
     plain = run_audit(settings(place, shadows={"models": 24}), place / "out")
     assert list(plain.attack.results["attack"].unique()) == ["lira"]

@@ -1,4 +1,4 @@
-"""What makes an audit void: found before anything is trained, said first, and never found where nothing is wrong."""
+"""Causes of a void audit: found before training, reported first, and never found where nothing is wrong."""
 
 import html
 import json
@@ -128,7 +128,7 @@ def test_features_that_were_not_scaled_are_found(given):
 
 
 def test_a_head_that_decides_for_one_class_throughout_is_asked_about_its_scaler_first():
-    """Saturated, and right on the smaller class alone: another order would be right more often, and is no cause."""
+    """Saturated, and right on the smaller class only: another class order would score better, but is not the cause."""
     labels = np.arange(200) % 8 // 5  # 0 of five in eight, 1 of three
     records = {
         "features": np.zeros((200, 2), np.float32),
@@ -154,7 +154,7 @@ def test_another_network_is_at_chance(given):
 
 @pytest.mark.parametrize(("number", "void"), [(240, True), (100, True), (40, False)])
 def test_swapped_members_are_found_on_small_sets_too(given, number, void):
-    """Of 40 records it stands among the warnings; beside shadows more may be found."""
+    """With 40 records it is among the warnings; with shadows more may be found."""
     records, logits = given
     kept = np.random.default_rng(2).permutation(CLASSES * EACH)[:number]
     part = {name: array if name == "class_names" else array[kept] for name, array in records.items()}
@@ -196,7 +196,7 @@ def test_a_void_audit_stops_before_training_and_force_says_so_first(capsys, tmp_
     assert out.startswith("VOID: the head does not fit these records.")
     content = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert "of its members correctly" in content["void"][0]
-    # In the report it stands above all that was measured.
+    # In the report it is above all figures.
     page = write_report(tmp_path / "out")[0].read_text(encoding="utf-8")
     void = page.index("Void: the model does not fit these records")
     assert page.index("<main") < void < page.index("This report says what was tested")

@@ -1,4 +1,4 @@
-"""An audit's folder used again: what depends on the head is of the head that is audited now. Templates and settings."""
+"""Audit folders used again: what depends on the head is that of the current head. Templates and settings."""
 
 import io
 import json
@@ -42,7 +42,7 @@ def audit_of(place, out, name, *more):
 
 
 def test_another_head_has_facts_of_its_own_and_the_same_shadows(place, monkeypatch):
-    """Two heads in one file: neither its name nor its bytes tell them apart, only what they say."""
+    """Two heads in one file: neither its name nor its bytes distinguish them, only their outputs."""
     monkeypatch.setattr(attack_run, "plot_rocs", lambda *args, **options: [])
     first = audit_of(place, "out", "fc")
     (place / "out" / "report.html").write_text("on the first head")
@@ -58,11 +58,11 @@ def test_another_head_has_facts_of_its_own_and_the_same_shadows(place, monkeypat
         k: v for k, v in expected.items() if k not in left_out | {"warnings"}
     }
     assert found["written"]["records.parquet"] == expected["written"]["records.parquet"]
-    # The report on the first head is set aside, with a word.
+    # The report on the first head is set aside, with a message.
     assert not (place / "out" / "report.html").exists()
     assert (place / "out" / "report.earlier.html").read_text() == "on the first head"
     assert any("report on an earlier audit" in line for line in second.warnings)
-    # Nor does a report take facts of one audit and rows of another.
+    # Nor does a report mix facts of one audit with rows of another.
     (place / "fresh" / "records.parquet").write_bytes((place / "out" / "scores.npz").read_bytes())
     with pytest.raises(InputError, match=r"records.parquet does not match audit.json"):
         make_report(place / "fresh")
@@ -91,7 +91,7 @@ def test_an_audit_goes_on_with_a_damaged_key_or_block(place, monkeypatch):
 
 
 def test_a_fitted_recipe_is_of_the_head_that_it_was_fitted_to():
-    """The key of shadows of a fitted recipe holds the head's scores; of a given one it does not."""
+    """The key of shadows depends on the head's scores for a fitted recipe, but not for a given one."""
     data = feature_set(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]), ["a", "b"])
     records = AuditRecords(data, np.array([True, True, False, False]), np.arange(4).astype(str))
     base = {"data": {"features": ""}, "head": {"file": ""}}
@@ -102,7 +102,7 @@ def test_a_fitted_recipe_is_of_the_head_that_it_was_fitted_to():
 
 
 def test_fitting_has_models_of_its_own_whatever_the_shadows(place):
-    """No shadow of the audit is among those that the recipe was fitted by, as many as there may be."""
+    """No shadow of the audit was used to fit the recipe, whatever their number."""
     config = load_audit(place / "audit.toml")
     records = real_records()
     data = feature_set(records["features"], records["labels"], records["class_names"].tolist())
@@ -132,7 +132,7 @@ def test_shadows_go_through_the_rounding_of_the_head(place):
     [(200, 0.5, np.sqrt(2)), (100, 0.75, 2), (20, 0.75, 2.25), (10, 0.5, 1.97), (0, 0.5, 2)],
 )
 def test_shadows_share_no_more_than_three_quarters(others, rate, overstated):
-    """D goes with 1 / sqrt(members) and with 1 / sqrt(1 - r): never more than 2.31 times that of fresh draws."""
+    """D is proportional to 1 / sqrt(members) and 1 / sqrt(1 - r): never more than 2.31 times that of fresh draws."""
     member = np.arange(400) >= others
     data = feature_set(np.ones((400, 1), np.float32), np.arange(400) % 2, ["a", "b"])
     records = AuditRecords(data, member, np.arange(400).astype(str))

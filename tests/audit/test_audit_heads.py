@@ -43,7 +43,7 @@ def test_the_file_of_a_pipeline_trains_the_shadows_on_what_its_head_sees(place):
     recipe = shadows["recipe"]
     assert (shadows["source"], shadows["fitted"]) == ("file", False)
     assert (recipe["optimizer"], recipe["ridge"], recipe["class_weight"]) == ("newton", 4.0, "balanced")
-    assert shadows["mismatch"] < 0.25  # on features as they are, the shadows would be other heads
+    assert shadows["mismatch"] < 0.25  # on unscaled features the shadows would be other heads
     assert "StandardScaler" in result.notes[0]
     assert not any("[train]" in line for line in result.warnings)
 

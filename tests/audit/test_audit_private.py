@@ -1,4 +1,4 @@
-"""Audits of privately trained heads: shadows by DP-SGD too, and no figure above a guarantee without a word."""
+"""Audits of private heads: shadows by DP-SGD too, and a warning for every figure above a guarantee."""
 
 import json
 
@@ -63,7 +63,7 @@ def separations(log_odds, member):
 
 
 def test_private_shadows_agree_with_re_trainings_by_hand():
-    """Slope of D through zero and mean TPR within 5%; what the estimates' noise adds is taken out of the slope."""
+    """Slope of D through zero and mean TPR within 5%; the slope is corrected for the noise of the estimates."""
     data = few_records()
     records = AuditRecords(data, np.arange(120) % 4 < 2, np.arange(120).astype(str))
     privacy = AuditPrivacySettings(noise_multiplier=NOISE, clipping_norm=CLIP)
@@ -93,7 +93,7 @@ def test_poisson_batches_count_against_the_members_of_a_shadow():
 
 @pytest.fixture(scope="module")
 def stated(tmp_path_factory):
-    """An audit of an ordinary head that is stated to be private."""
+    """An audit of an ordinary head that is claimed to be private."""
     place = tmp_path_factory.mktemp("stated")
     records = real_records()
     lay_out(place, records, head_of_members(records), more="[context]\nepsilon = 1.0\n")

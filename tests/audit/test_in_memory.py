@@ -1,4 +1,4 @@
-"""Audits from arrays and fitted models, against the audit of the same in files; what results show of themselves."""
+"""Audits of arrays and fitted models, against the same in files; and how results are displayed."""
 
 import json
 import types
@@ -19,7 +19,7 @@ CLASSES, DIM = 3, 6
 
 @pytest.fixture(scope="module")
 def records():
-    """(features, labels, member, weight, bias): weights that lean to the members."""
+    """(features, labels, member, weight, bias): weights that fit the members better."""
     rng = np.random.default_rng(0)
     labels = np.arange(240) % CLASSES
     features = (rng.normal(size=(240, DIM)) + 2 * np.eye(CLASSES, DIM)[labels]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Heads as people have them: names, shapes and kinds of models."""
+"""Heads in the formats that users have: names, shapes and kinds of models."""
 
 import warnings
 
@@ -165,7 +165,7 @@ def test_classes_beside_weights_order_their_rows(tmp_path):
 
 @pytest.fixture
 def fitted(tmp_path):
-    """Fits a model on the records' features (with labels of its own), saves and reads it."""
+    """Fit a model on the records' features (with its own labels), save it and read it."""
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     io = pytest.importorskip("skops.io", reason="skops is not installed")
 

@@ -1,4 +1,4 @@
-"""Files: read only as far as they may, written whole or not at all, and asked for before the work."""
+"""Files: read up to a limit, written completely or not at all, and checked before any work."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ RIGHT = {"features": np.ones((4, 2), np.float32), "labels": np.array([0, 1, 0, 1
 
 
 def lying(path, *, shape, size=None):
-    """An archive whose header speaks of another shape than is there."""
+    """An archive whose header states another shape than its data has."""
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     content = b"\x93NUMPY\x01\x00\x76\x00" + header.encode()
     with (

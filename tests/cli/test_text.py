@@ -1,4 +1,4 @@
-"""Text of any encoding is read, text of any kind is shown as it stands, and paths start where one rule says."""
+"""Text of any encoding is read, any text is shown literally, and one rule resolves paths."""
 
 import io
 import json

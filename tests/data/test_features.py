@@ -190,7 +190,7 @@ def test_standardising_by_the_own_statistics_gives_unit_mean_square_norm():
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e6, -3e-20])
 def test_dead_dimensions_stay_at_zero(constant):
-    """The mean of a constant may differ from it by rounding: a deviation of rounding must not become one of 1."""
+    """The mean of a constant may differ from it by rounding; that deviation must not be scaled up to 1."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(999, 3)).astype(np.float32)
     features[:, 1] = constant
@@ -217,7 +217,7 @@ def test_unit_norm_leaves_zeros_alone():
 
 
 def test_pool_and_test_split_are_normalised_alike_by_the_pool():
-    """A test example that is far out moves nothing, and comes out where the pool's statistics put it."""
+    """An outlying test example does not change the statistics, and is normalised by those of the pool."""
     rng = np.random.default_rng(0)
     data = feature_set(rng.normal(size=(60, 4)), np.arange(60) % 2)
     pool = candidate_pool(data, classes=2, shots=5, key=jax.random.key(0))

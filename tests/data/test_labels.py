@@ -1,4 +1,4 @@
-"""Labels, membership and ids are values of whatever type people have them in."""
+"""Labels, membership and ids can have any usual type."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Links of the Markdown files lead somewhere: to files, and to headings, of this repository. No address is opened."""
+"""Links of the Markdown files lead to existing files and headings of this repository. No address is opened."""
 
 import pathlib
 import re

@@ -1,6 +1,6 @@
 """The site that `make docs` has built: its links, and its pages in a browser, without any request to outside.
 
-SITE names the folder; without it, a browser or its driver these tests skip. `.ci/run` builds the one and installs both.
+SITE names the folder. Without it, or without a browser and its driver, these tests skip. `.ci/run` has all three.
 """
 
 import functools
@@ -27,7 +27,7 @@ OPENED = (
 
 
 class Page(html.parser.HTMLParser):
-    """What a page names and what it asks for."""
+    """Anchors, links and resources of a page."""
 
     def __init__(self, path):
         super().__init__()
@@ -65,7 +65,7 @@ def site():
 
 
 def wrong(site, said, asked):
-    """What the console complained of, and addresses beyond the site."""
+    """Complaints of the console, and requested addresses outside the site."""
     complaints = [text for kind, text in said if kind in ("error", "warning")]
     return complaints + [address for address in asked if not address.startswith((f"{site}/", "data:"))]
 

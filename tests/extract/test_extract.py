@@ -33,7 +33,7 @@ LITE = ("--mean", str(127 / 255), "--std", str(128 / 255), "--crop-pct", "1", "-
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch, tmp_path_factory):
-    """No hub, and nothing in the caches of whoever runs the tests; read when the packages are first imported."""
+    """No hub and no user caches; the packages read these variables when they are first imported."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "hf"))

@@ -1,4 +1,4 @@
-"""What is said of sources and arguments before any network is loaded: here none is needed."""
+"""Errors in sources and arguments are reported before any network is loaded; these tests need none."""
 
 import struct
 import zlib
@@ -97,7 +97,7 @@ BAD_IMAGES = {
 
 @pytest.fixture
 def images(tmp_path):
-    """Two classes of two images each, and all that is bad."""
+    """Two classes of two images each, and all kinds of bad files."""
     for name in ("cat", "dog/puppies"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for suffix in (".png", ".jpg"):

@@ -237,7 +237,7 @@ def test_the_command_line(people, tmp_path, capsys):
 
 
 def test_a_column_says_whose_the_rows_are(people, tmp_path, capsys):
-    """It is no feature, and the file's persons go through load_features to audits and runs."""
+    """The column is not a feature, and load_features passes the file's persons to audits and runs."""
     people["patient"] = np.repeat(np.arange(ROWS // 4), 4).astype(float)
     people.to_csv(tmp_path / "people.csv", index=False)
     words = ("extract", tmp_path / "people.csv", "--backbone", "tabular", "--label-column", "outcome")

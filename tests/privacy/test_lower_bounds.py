@@ -98,7 +98,7 @@ def test_one_run_tries_ranks_of_all_records():
 
 
 def test_separated_statistics_give_the_closed_form():
-    """No error among n and n: both rates end at 1 - (alpha / 2)^(1/n)."""
+    """No error among n members and n non-members: both rates end at 1 - (alpha / 2)^(1/n)."""
     result = one_record(np.full(200, 5.0), np.zeros(200))
     bound = epsilon_lower_bound(result, delta=1e-5, threshold=1.0)
     end = 1 - 0.025 ** (1 / 200)
@@ -160,7 +160,7 @@ def test_one_run_bounds_stay_below_the_epsilon_of_a_gaussian_mechanism(method):
 
 
 def ensemble(seed, *, mu, models=20, examples=400):
-    """Statistics that all models share in part, as those of one ensemble do."""
+    """Statistics that are correlated between models, as in one ensemble."""
     rng = np.random.default_rng(seed)
     member = rng.random((models, examples)) < 0.5
     shared = rng.normal(size=examples)

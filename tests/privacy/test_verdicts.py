@@ -19,7 +19,7 @@ ATTACKS = 3
 
 
 def true_positives(statistic, member):
-    """Members above the threshold that each FPR's allowance of non-members sets, [audits, FPRs]."""
+    """True positives at the threshold that allows each FPR's number of false positives, [audits, FPRs]."""
     ranked = -np.sort(-np.where(member, -np.inf, statistic), axis=1)
     numbers = (~member).sum(axis=1)
     above = np.floor(FPRS * numbers[:, None] + 1e-9).astype(int)
@@ -30,8 +30,8 @@ def true_positives(statistic, member):
 def audits(epsilon, *, hard, rng, easy_members=0.0):
     """Verdicts and those of the old rule, of 1 000 audits by three attacks on an epsilon-DP model.
 
-    A record's log-odds are those of randomised response, which reaches the ceiling of (epsilon, 0)-DP, beside a level
-    of its own (deviation hard); members are chosen by chance, then by easy_members for their level too.
+    A record's log-odds are those of randomised response, which reaches the ceiling of (epsilon, 0)-DP, plus a level
+    of its own (deviation `hard`). Members are chosen at random, then with `easy_members` also by their level.
     """
     level = hard * rng.normal(size=(AUDITS, RECORDS))
     chances = rng.gumbel(size=level.shape) + easy_members * level
@@ -57,7 +57,7 @@ MOST = binom.ppf(1 - 1e-3, AUDITS, 0.05)
 @pytest.mark.parametrize("epsilon", [1e-9, 0.5, 2.0])
 @pytest.mark.parametrize("hard", [0.0, 2.0])
 def test_false_verdicts_are_at_most_a_twentieth(epsilon, hard):
-    """Of pure noise (epsilon 0) too, and where records differ in how sure a model is of them."""
+    """Also for pure noise (epsilon 0), and when models are more certain of some records than of others."""
     found, naive = audits(epsilon, hard=hard, rng=np.random.default_rng(1))
     assert found.sum() <= MOST
     if epsilon < 0.1:

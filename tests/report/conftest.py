@@ -1,4 +1,4 @@
-"""Folders that reports are made of: an audit, a run with a private level, and attacks on anyone's scores."""
+"""Folders that reports are made of: an audit, a run with a private level, and attacks on a file of scores."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def studied(tmp_path_factory):
         "fpr=[0.1,0.01]",
         "privacy.epsilon=[inf,8]",
     ]
-    with pytest.MonkeyPatch.context() as patch:  # what a report draws it draws itself
+    with pytest.MonkeyPatch.context() as patch:  # reports draw their own figures
         patch.setattr(grid, "plot_power_law", lambda *args: [])
         patch.setattr(grid, "plot_privacy", lambda *args: [])
         run_experiment(load_config("smoke", words), out)

@@ -1,4 +1,4 @@
-"""Reports say what the tables say, with intervals and status, and nothing that a report must not."""
+"""Reports show the numbers of the tables with interval and status, and nothing that they must not show."""
 
 import html.parser
 import json
@@ -107,8 +107,8 @@ def test_every_number_of_an_estimate_has_an_interval_or_a_status(folder, tmp_pat
                         for end in (cell["low"], cell["value"], cell["high"])
                     ]
                     assert None in ends or ends == sorted(ends), (each["title"], row)
-    # What is no estimate: counts, shares of a list, p-values, levels, worst cases over rows; and what sums up a curve,
-    # whose points have intervals, in the tables that a terminal has too.
+    # Numbers that are not estimates: counts, shares of a list, p-values, levels, worst cases over rows; and summaries
+    # of a curve, whose points have intervals, in the tables that are also printed on a terminal.
     known = ("AUC", "acc.", "realised", "threshold")
     known += (
         "share of the top 1%",

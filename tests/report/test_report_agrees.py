@@ -1,4 +1,4 @@
-"""A report agrees with its folder, number by number, and with itself: what must be ordered is."""
+"""A report agrees with its folder, number by number, and with itself: ordered quantities are in order."""
 
 import csv
 import json

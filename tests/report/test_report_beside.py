@@ -1,4 +1,4 @@
-"""A study of other data does not stand beside an audit; a folder that is no longer one audit's is no report's."""
+"""A report refuses a study of other data beside an audit, and a folder that mixes two audits."""
 
 import pathlib
 
@@ -17,7 +17,7 @@ CONTENT = {
 
 
 def study(folder, *, sha256, classes=("benign", "malignant"), dim=30, network=None):
-    """A run's folder, as far as the check reads it."""
+    """A run's folder with only the files that the check reads."""
     train = {} if network is None else {"network": network}
     cell = {"classes": len(classes), "parameters": len(classes) * (dim + 1)}
     identity = {"features": {"sha256": sha256}, "settings": {"train": train}}

@@ -121,7 +121,7 @@ def test_agrees_with_shadows_on_real_features(against_shadows):
     tails = ridge_tails(pool, found, 0.01, jax.random.key(3))
     for fpr in (0.1, 0.01):
         truth = per_example_vulnerability(scores, fpr)
-        # Errors of the records' TPR are taken as if all went together: the widest that they can make of the mean.
+        # Errors of the records' TPR are treated as fully correlated, which bounds the error of the mean.
         assert (
             abs(found.tpr(fpr, tails).mean() / truth.tpr.mean() - 1)
             < 0.05 + truth.tpr_error.mean() / truth.tpr.mean()
@@ -210,7 +210,7 @@ def test_triage_ranks_and_writes(tmp_path):
     assert "36 records" in result.output
     table = pd.read_csv(out)
     assert table["separation"].is_monotonic_decreasing
-    for fpr in (0.1, 0.01, 0.001):  # more than a Gaussian of one deviation says, or less, but in its order
+    for fpr in (0.1, 0.01, 0.001):  # higher or lower than with one Gaussian deviation, but in the same order
         assert table[f"tpr_{fpr:g}"].between(0, 1).all()
         assert scipy.stats.spearmanr(table[f"tpr_{fpr:g}"], table["separation"])[0] > 0.9
     data = demo_features()

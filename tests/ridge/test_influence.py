@@ -1,4 +1,4 @@
-"""Scores with one membership flipped, against trainings that flip it."""
+"""Scores with one membership flipped, against heads re-trained with that membership flipped."""
 
 import dataclasses
 import re
@@ -161,5 +161,5 @@ np.testing.assert_allclose(found, blocks @ np.linalg.inv(np.eye(4) - weights @ b
 
 
 def test_more_records_than_are_solved_at_once_end():
-    """Where XLA had two threads, blocks and what was left over beside them waited for each other for ever."""
+    """With two XLA threads, blocks and the remaining records used to wait for each other for ever."""
     subprocess.run([sys.executable, "-c", SOLVED_IN_BLOCKS], check=True, timeout=120)

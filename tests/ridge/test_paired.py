@@ -1,4 +1,4 @@
-"""Attacks and records' vulnerability from paired scores, and means and deviations drawn towards known ones."""
+"""Attacks and records' vulnerability from paired scores, and means and deviations shrunk towards known ones."""
 
 import dataclasses
 
@@ -203,7 +203,7 @@ def test_shadows_overrule_a_bad_prior_and_a_good_one_stands_in_for_them():
     bad = with_prior(scores, wrong=1e4)
     found = attacks.lira(bad, paired=True, variance="global", location="shrunk").statistic
     np.testing.assert_allclose(found, plain, atol=1e-2)
-    # One that is that of the sample leaves nothing beyond sampling: it is taken as it is.
+    # A prior equal to the sample shows no error beyond sampling, and is used as it is.
     good = with_prior(scores)
     found = attacks.lira(good, paired=True, variance="global", location="shrunk", calibrated=True).statistic
     nats = attacks.analytic(good, calibrated=True).statistic * np.sqrt(good.prior_variance[1])

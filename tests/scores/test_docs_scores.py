@@ -1,4 +1,4 @@
-"""docs/scores.md is a promise: its examples run as they stand, in order, and so does its command."""
+"""The examples of docs/scores.md run as printed, in order, and so does its command."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""Others' scores: every layout gives the same Scores, and what cannot be read is refused with its reason."""
+"""Scores of other code: every layout gives the same Scores, and unreadable input is refused with its reason."""
 
 import numpy as np
 import pytest

@@ -21,7 +21,7 @@ STATISTICS = st.one_of(
 
 
 def p_values_of(result, method="student_t"):
-    """As calibrated_p_values, and Student's t before residuals are pooled."""
+    """As calibrated_p_values; with Student's t before residuals are pooled."""
     if method == "student_t":
         return np.where(
             result.defined,

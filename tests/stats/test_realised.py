@@ -1,4 +1,4 @@
-"""The FPR that a TPR was reached at stands beside it, and is marked where it is another than the one named."""
+"""The realised FPR is shown beside each TPR, and marked where it differs from the nominal one."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""What is evaluated under which name."""
+"""Which evaluation has which name."""
 
 import functools
 
@@ -42,8 +42,8 @@ def test_calibrated_rows_of_real_heads_realise_the_fpr_they_are_asked_for(traine
         evaluations=["pooled", "calibrated"],
     ).rows.set_index(["attack", "evaluation"])
     pooled, calibrated = rows.loc["lira", "pooled"], rows.loc["lira", "calibrated"]
-    # Log-odds of real heads are near Gaussian, not Gaussian: a tenth of the FPR is theirs; counting adds little,
-    # even if the scores of one model were no more than one observation for each class.
+    # Log-odds of real heads are only nearly Gaussian, which allows a tenth of the FPR. Counting error adds little,
+    # even if the scores of one model were only one observation per class.
     counting = 4 * np.sqrt(0.2 * 0.8 / (129 * 5))
     assert abs(calibrated["fpr_realised"] - 0.2) < 0.02 + counting
     assert 0.2 < calibrated["tpr"] <= pooled["tpr"] + counting
@@ -74,7 +74,7 @@ def test_the_z_form_keeps_the_options_of_the_attack(trained):
 
 
 def planted(rows, deviation, *, seed=5):
-    """Statistics whose members stand 1.5 above non-members, give or take a deviation of each model."""
+    """Statistics whose members are 1.5 above non-members, plus a Gaussian shift of each model."""
     rng = np.random.default_rng(seed)
     member = rng.random((rows, 400)) < 0.5
     shift = 1.5 + deviation * rng.normal(size=(rows, 1))
@@ -95,7 +95,7 @@ def the_same_model_again():
     ("result", "wider"), [(the_same_model_again(), "clopper_pearson"), (planted(40, 1.0), "bootstrap")]
 )
 def test_the_wider_of_two_intervals_is_the_one_shown(result, wider):
-    """Models that differ in what they give away: an interval that takes scores as independent is far too narrow."""
+    """Models differ in vulnerability: an interval that treats scores as independent is far too narrow."""
     row, unresolved = (row for _, row in rows_of(result).iterrows())
     widths = {
         "clopper_pearson": row["tpr_counted_high"] - row["tpr_counted_low"],

@@ -1,4 +1,4 @@
-"""Several processes on loopback: the numbers of one process, each model trained once, and one end for all of them."""
+"""Several processes on loopback: they give one process's numbers, train each model once, and end together."""
 
 import contextlib
 import json
@@ -43,9 +43,9 @@ OVERRIDES = [
     *(f"--set=train.{name}={value}" for name, value in SETTINGS["train"].items()),
 ]
 CELLS = (Cell(3, 4, 0), Cell(3, 8, 0))
-LIMIT = 200  # seconds; whatever takes longer hangs: it is killed, and fails its test
+LIMIT = 200  # seconds; a process that takes longer hangs, is killed and fails its test
 
-# A process of a program that uses the library; what it is given to do beforehand is run first.
+# A process that uses the library; `beforehand` is code that runs first.
 PROGRAM = """
 import json, os, signal, sys
 import jax
@@ -65,7 +65,7 @@ def free_address():
 
 
 def outcomes(commands):
-    """Run commands at once; (exit code, stdout, stderr) of each."""
+    """Run commands at the same time; return (exit code, stdout, stderr) of each."""
     running = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for command in commands
@@ -86,7 +86,7 @@ def in_terminals(out, *words):
 
 
 def in_programs(out, *beforehand):
-    """The library in as many processes as there are lines to be run beforehand, one each."""
+    """Use the library in several processes, one for each line of code to run beforehand."""
     words = (free_address(), str(len(beforehand)))
     return outcomes(
         [sys.executable, "-c", PROGRAM, *words, str(index), json.dumps(SETTINGS), str(out), lines]
@@ -113,7 +113,7 @@ def all_scores(out, cell):
 
 
 def assert_same_results(out, reference):
-    """Scores to 1e-5, and rows as far as rounding may turn a tie: the score of one model on one example."""
+    """Scores agree to 1e-5, and rows up to one score of one model, a tie that rounding may break."""
     for cell in CELLS:
         np.testing.assert_allclose(all_scores(out, cell), all_scores(reference.path, cell), atol=1e-5)
     results, expected = pd.read_parquet(out / "results.parquet"), reference.results
@@ -230,7 +230,7 @@ def test_a_run_of_one_process_is_grown_by_two_and_finished_by_one(tmp_path, refe
     assert_same_results(out, reference)
 
 
-# Without processes: who gets what, and what is heard of failures.
+# Without processes: the division of models, and reports of failures.
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -322,7 +322,7 @@ def test_what_is_broadcast_is_received(monkeypatch):
     monkeypatch.setattr(processes, "_client", lambda: service)
     Group(1, 2, "run").broadcast("cell", [1, "a"])
     assert Group(0, 2, "run").receive("cell", 1) == [1, "a"]
-    Group().broadcast("cell")  # one process talks to nobody
+    Group().broadcast("cell")  # one process sends no messages
     assert list(service.sent) == ["run/cell/1"]
 
 

@@ -239,7 +239,7 @@ def test_a_folder_is_free_again_after_a_run(finished):
 
 @pytest.mark.thorough
 def test_rows_of_an_evaluation_cut_short_are_not_taken_for_another_ones(tmp_path, monkeypatch):
-    """New attacks overwrite a cell's rows; killed before the manifest knows, the old settings must not find them."""
+    """New attacks overwrite a cell's rows. After a kill before the manifest's update, old settings must not use them."""
     path = tmp_path / "run"
     run_experiment(SETTINGS, path)
     before = contents(path)
@@ -257,7 +257,7 @@ def _interrupt(*args):
 
 @pytest.mark.thorough
 def test_damage_is_said_and_mended(finished, tmp_path):
-    """Rows of one cell and heads of another: both are computed again, and the folder is what it was."""
+    """Damaged rows of one cell and heads of another are computed again, and the folder is the same as before."""
     path, console = tmp_path / "run", rich.console.Console(file=io.StringIO(), width=200)
     run_experiment(SETTINGS, path)
     small, large = (path / "checkpoints" / f"classes-3_shots-{shots}_seed-0" for shots in (4, 8))

@@ -68,7 +68,7 @@ def test_records_and_persons_stand_side_by_side(run):
 
 
 def test_rows_are_those_of_the_attacks_on_the_scores(run, data):
-    """By hand from the same cell: the heads are trained anew."""
+    """Computed by hand from the same cell, with heads trained again."""
     config = parse_config(SETTINGS)
     prepared = prepare_cell(config, data, Cell(3, 8, 0))
     member = np.asarray(prepared.masks((0, 33)).member)
@@ -158,7 +158,7 @@ def test_a_run_is_continued_and_not_mixed_with_one_by_record(run, data):
 
 
 def test_runs_by_record_are_as_they_were(data, tmp_path):
-    """Their identity names no membership, their rows no unit; persons that nobody asked for are noted."""
+    """Their identity has no membership and their rows no unit; unused persons are noted."""
     config = parse_config(SETTINGS | {"membership": {}, "grid": {"shots": [8], "classes": [3]}})
     assert "membership" not in config.training_identity()
     run = run_experiment(config, tmp_path / "run", features=data)

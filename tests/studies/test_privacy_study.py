@@ -83,7 +83,7 @@ def test_the_manifest_names_the_accountant_of_every_private_cell(run):
 
 
 def test_ordinary_training_is_caught_by_the_ceiling_of_private_training(run):
-    """The comparison has teeth: heads without privacy exceed what epsilon 0.5 allows."""
+    """The comparison can fail: heads without privacy exceed what epsilon 0.5 allows."""
     ordinary = run.results.query("epsilon == inf and status == 'ok' and attack == 'lira'")
     private = run.results.query("epsilon == 0.5")
     claimed = ordinary.assign(noise_multiplier=private["noise_multiplier"].iloc[0])
@@ -175,7 +175,7 @@ def test_poisson_batches_and_replace_one_are_accounted_as_such(tmp_path):
 
 
 def test_the_table_shows_the_best_bound_of_all_attacks(run):
-    """A weak attack does not lower what others prove; RMIA has no bound, wherever it stands."""
+    """A weak attack does not lower the bound of others; RMIA has no bound, in any order."""
     rows = run.results.sort_values("attack", key=lambda names: names != "rmia", kind="stable")
     heading, pooled, *_ = results_tables(rows)
     assert "the best of the attacks proves at 95%, corrected for their number" in heading

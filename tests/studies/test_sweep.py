@@ -1,4 +1,4 @@
-"""A sweep: that its cells are those of runs, that it only grows, and what it says of cells that cannot be had."""
+"""A sweep: its cells are those of runs, it only grows, and it reports cells that are impossible."""
 
 import collections
 import dataclasses
@@ -399,7 +399,7 @@ def test_damaged_rows_and_records_are_noticed_and_computed_again(settings, finis
 
 @pytest.mark.parametrize("reason", ["damaged", "denied"])
 def test_a_file_that_cannot_be_read_empties_no_laws(settings, finished, tmp_path, monkeypatch, reason):
-    """A data set's file that is no cell's of this sweep, so that nothing computes it again."""
+    """A file of the data set that belongs to no cell of this sweep, so that nothing computes it again."""
     path = tmp_path / "sweep"
     shutil.copytree(finished.path, path)
     laws, file = (path / "power_law.json").read_bytes(), path / "results" / "large__plain__other.parquet"
@@ -429,7 +429,7 @@ def test_a_file_that_cannot_be_read_empties_no_laws(settings, finished, tmp_path
 @pytest.mark.thorough
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_checkpoints_are_noticed_and_trained_again(settings, finished, tmp_path, damage):
-    """Of all files of a checkpoint: whatever is damaged, the rows are the same in the end."""
+    """For every file of a checkpoint: if it is damaged, the final rows are still the same."""
     path, out = tmp_path / "sweep", console()
     run_sweep(settings, path)
     part = path / "studies" / "large" / "plain" / "checkpoints" / "classes-3_shots-4_seed-1" / "models-0-17"

@@ -1,4 +1,4 @@
-"""Whatever is killed, and whenever: a sweep started again ends in the same bytes, and loses only what was in flight."""
+"""Whatever is killed at whatever time: a restarted sweep ends in the same bytes and loses only cells in progress."""
 
 import json
 import os
@@ -183,7 +183,7 @@ def workers(pid):
 
 @needs_ray
 def test_ray_gives_the_same_bytes_and_a_killed_worker_loses_nothing(settings, finished, tmp_path):
-    """A worker is killed while it computes a cell: another computes that again, and the sweep goes on."""
+    """A worker is killed while it computes a cell: another worker computes it again, and the sweep continues."""
     out = tmp_path / "sweep"
     with in_a_process(settings, out, "RayExecutor()", stdout=subprocess.PIPE, text=True) as process:
         wait_for(lambda: cells_done(out) and workers(process.pid), process)
@@ -252,7 +252,7 @@ def test_a_cluster_that_is_not_there_is_one_line(settings, tmp_path, options, me
 @needs_ray
 @pytest.mark.slow
 def test_a_running_cluster_is_used_and_left_running(settings, finished, tmp_path):
-    # Recent Ray wants a token of whoever joins a cluster; this one is made for the test.
+    # Recent Ray requires a token to join a cluster; this one is made for the test.
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
     code = "import ray; print(ray.init(include_dashboard=False).address_info['gcs_address'], flush=True); input()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}

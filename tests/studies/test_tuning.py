@@ -1,4 +1,4 @@
-"""The search for a recipe: what it finds, that it is the same every time, and what is said of its privacy."""
+"""The search for a recipe: its results, their reproducibility, and the note on its privacy."""
 
 import json
 import math
@@ -98,7 +98,7 @@ def test_learning_rates_that_are_too_small_or_too_large_are_rejected(settings):
     assert len(large) > 0
     np.testing.assert_allclose(small, math.log(3), rtol=0.01)
     assert all(loss is None or loss > 10 for loss in large)
-    assert None in large  # some are no numbers any more, and no obstacle
+    assert None in large  # some losses are NaN and do not stop the search
     assert found.chosen.loss < 0.7 * math.log(3)
     assert 1e-2 < found.chosen.learning_rate < 20
     assert {trial.batch_size for trial in found.trials} == {60}  # cut at S x C

@@ -1,4 +1,4 @@
-"""The one chunk loop, on a kind of model of its own: what it promises to whoever adds one."""
+"""The chunk loop with a kind of model defined here: what it guarantees to every new kind."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ class FixedPlan:
 
 @dataclasses.dataclass(frozen=True)
 class ClassMeans:
-    """A model whose parameters are its members' class means, the learning rate times, and a draw by its key."""
+    """A model whose parameters are its members' class means times the learning rate, plus a draw from its key."""
 
     def plan(self, config, memory, size):
         return FixedPlan()

@@ -36,7 +36,7 @@ from jaxmia.training.settings import Hyperparams, TrainConfig
 KEY = jax.random.key(23)
 CLASSES, EXAMPLES, DIM = 4, 30, 7
 CLIP = 1.1
-ALPHA = 1e-6  # of every statistical test here: seeds are fixed, so a right implementation passes for good
+ALPHA = 1e-6  # of every statistical test here; seeds are fixed, so a correct implementation always passes
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +138,13 @@ def contribution_norms(batch, clipping_norm):
 
 def test_no_example_contributes_more_than_the_clipping_norm(batch):
     raw = contribution_norms(batch, 1e9)
-    assert np.mean(raw > CLIP) > 0.2  # with clipping off the bound below fails: the test has teeth
+    assert np.mean(raw > CLIP) > 0.2  # without clipping the bound below fails, so the test can fail
     assert np.mean(raw < CLIP) > 0.2
     np.testing.assert_allclose(contribution_norms(batch, CLIP), np.minimum(raw, CLIP), rtol=1e-12)
 
 
 def test_products_in_bfloat16_round_no_example_above_the_clipping_norm(batch):
-    """Of many heads, so that rounding goes either way; without the room for it, half of the norms would be above."""
+    """With many heads, rounding goes both ways. Without the margin for it, half of the norms would be above."""
     _, bias, features, labels, _ = batch
     rounded = jnp.asarray(features, jnp.bfloat16)
     norms = []
@@ -156,7 +156,7 @@ def test_products_in_bfloat16_round_no_example_above_the_clipping_norm(batch):
             total = clipped_gradient_sum(errors, rounded, alone, clipping_norm=0.01)
             norms.append(np.linalg.norm(flat(split_to_whole(total)).astype(np.float64)))
     assert max(norms) <= 0.01
-    assert np.median(norms) > 0.01 * (1 - 4 * 2**-8)  # the room is (1 + sqrt(3)) / 2 of these
+    assert np.median(norms) > 0.01 * (1 - 4 * 2**-8)  # the margin is (1 + sqrt(3)) / 2 of these
 
 
 def as_tf32(values, half):
@@ -186,13 +186,13 @@ def test_products_in_tensorfloat32_round_no_example_above_the_clipping_norm(batc
                 found.append(np.linalg.norm(flat(split_to_whole(total)).astype(np.float64)))
     without, room = norms.values()
     assert max(room) <= 0.01
-    assert np.median(room) > 0.01 * (1 - 8 * 2**-10)  # the room is 2 (1 + sqrt(3)) of these
-    if half:  # what is cut off can only be too little
+    assert np.median(room) > 0.01 * (1 - 8 * 2**-10)  # the margin is 2 (1 + sqrt(3)) of these
+    if half:  # truncation can only reduce
         assert np.mean(np.array(without) > 0.01 * (1 + 2**-14)) > 0.2
 
 
 def test_neighbouring_sums_differ_by_at_most_the_clipping_norm(batch):
-    """Add or remove one: c, whatever the example, a mislabelled one of huge norm included."""
+    """Adding or removing any example changes the sum by at most c, even a mislabelled one of huge norm."""
     kernel, bias, features, labels, _ = batch
     features = features.copy()
     features[3] *= 1e6

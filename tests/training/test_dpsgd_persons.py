@@ -140,7 +140,7 @@ def test_no_person_contributes_more_than_the_clipping_norm(batch):
 
 @pytest.mark.parametrize("scale", [1.0, 1e3])
 def test_records_that_nearly_cancel_stay_below_the_clipping_norm(scale):
-    """Two records that differ by a share of 1e-2 to 1e-6, with opposite signs: much of what is left is rounding."""
+    """Two records that differ by a share of 1e-2 to 1e-6, with opposite signs: much of the remainder is rounding."""
     rng = np.random.default_rng(2)
     persons = 200
     features = np.repeat(scale * rng.normal(size=(persons, 50)), 2, axis=0)

@@ -1,4 +1,4 @@
-"""Training of one head and of many: against a slow loop, and free of the layout's influence."""
+"""Training of one head and of many: against a slow loop, and independent of the layout."""
 
 import dataclasses
 
@@ -177,7 +177,7 @@ OWN = {
     ],
 )
 def test_models_with_hyperparameters_of_their_own_are_those_trained_one_by_one(pool, config, own):
-    """A head of fewer steps is one whose program has that many; SGD, since Adam amplifies rounding."""
+    """A head with fewer steps equals one whose program has that number. SGD, since Adam amplifies rounding."""
     masks = draw_membership(KEY, pool.labels, num_models=3)
     own = {"learning_rate": [0.5, 2.0, 1.0], **own}
     together = train_ensemble(
@@ -359,7 +359,7 @@ def test_rows_for_a_poisson_sample_overflow_with_probability_2_to_minus_64(membe
     ],
 )
 def test_training_in_the_span_of_the_examples_changes_no_head(pool, monkeypatch, config, hyper):
-    """36 candidates of 384 dimensions; the heads' own parameters, so that every other feature scores alike too."""
+    """36 candidates of 384 dimensions. The parameters agree, so scores on any other features agree too."""
     masks = draw_membership(KEY, pool.labels, num_models=5)
     assert planned(config, np.asarray(masks.member).sum(axis=1), float(hyper.sampling_rate)).span
     inside = flat(train_ensemble(KEY, pool, masks, hyper, config).params)

@@ -41,7 +41,7 @@ def pixels(seed=0, *, per_class=12, classes=3):
 
 
 def tokens(seed=0, *, per_class=12, classes=3):
-    """Words of which half tell the class; 0 pads."""
+    """Words, half of which indicate the class; 0 is padding."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(classes), per_class)
     own = 10 * labels[:, None] + rng.integers(1, 9, (len(labels), 4))
@@ -149,7 +149,7 @@ def test_sgd_agrees_with_a_loop_over_examples_in_float64(network):
     "network", [MLP, pytest.param(CONV, marks=pytest.mark.thorough)], ids=lambda network: network.kind
 )
 def test_networks_with_hyperparameters_of_their_own_are_those_trained_one_by_one(network, settings):
-    """A network of fewer steps is one whose program has that many; in chunks of two, the last of which is padded."""
+    """A network with fewer steps equals one whose program has that number; in chunks of two, the last one padded."""
     data = raw_set(*pixels())
     own = {"learning_rate": [0.05, 0.2, 0.1], "momentum": [0.0, 0.5, 0.9], "weight_decay": [0.0, 0.1, 0.3]}
     own["steps"] = [2, 7, 5]
@@ -218,7 +218,7 @@ def test_a_model_follows_from_its_id_and_not_from_its_chunk(network, batches):
 
 @pytest.mark.parametrize("sampling", ["shared", pytest.param("independent", marks=pytest.mark.slow)])
 def test_only_members_move_a_network(sampling):
-    """A candidate that is nobody's member may be anything of its norm, which scales the first kernel."""
+    """A candidate that no model trains on may be anything of the same norm, which scales the first kernel."""
     data = raw_set(*pixels())
     masks = masks_of(data)
     masks = dataclasses.replace(masks, member=masks.member & (jnp.arange(36) != 7))
@@ -353,7 +353,7 @@ def test_what_a_network_cannot_take_is_said_before_training(tmp_path):
 
 
 def test_identities_of_linear_recipes_on_features_name_no_network():
-    """Folders from before there were networks go on."""
+    """Folders from before networks were added can be continued."""
     identity = parse_config(GRID).training_identity()
     assert not {"network", "widths", "inputs"} & identity["train"].keys()
     raw = parse_config({**GRID, "train": {"inputs": "raw", "network": "mlp", "widths": [4]}})

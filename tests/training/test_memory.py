@@ -1,4 +1,4 @@
-"""Budgets and devices: what is held at once changes nothing but rounding, and stays under the budget."""
+"""Budgets and devices: chunk sizes change only rounding, and memory stays below the budget."""
 
 import itertools
 import json
@@ -69,7 +69,7 @@ def test_a_plan_holds_no_more_than_its_budget_and_uses_it():
         assert 1 <= found.block <= step
         held = fixed + found.models * 4 * classes * (8 * (dim + 1) + 5 * found.block)
         assert held <= budget
-        if found != Capacity(models, step):  # half of the room, at least, is used
+        if found != Capacity(models, step):  # at least half of the budget is used
             assert held + one * found.models + 20 * classes * step >= fixed + (budget - fixed) / 2
     assert planned > 20
 

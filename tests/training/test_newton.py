@@ -121,7 +121,7 @@ def test_class_weights_and_no_intercept_are_scikit_learns(classes, class_weight,
 @pytest.mark.thorough
 @pytest.mark.parametrize("batches", [{}, {"batch_size": 8, "sampling": "independent"}, {"batch_size": 8}])
 def test_gradient_steps_take_the_weighted_mean_and_no_bias(batches):
-    """Many small steps come to the minimum of the weighted mean loss, that newton finds with the ridge that this is."""
+    """Many small steps come to the minimum of the weighted mean loss, which newton finds with the equivalent ridge."""
     pool = small_pool()
     masks = draw_membership(jax.random.key(1), pool.labels, num_models=2)
     weights, decay = (0.5, 3.0, 1.0), 0.1
@@ -222,9 +222,7 @@ def test_stationarity_is_the_norm_of_the_slow_gradient():
     member = rng.random(60) < 0.5
     kernel, bias = rng.normal(size=(3, 5)), rng.normal(size=3)
     total, squares = np.concatenate([0.7 * kernel, np.zeros((3, 1))], axis=1), 0.0
-    total -= total.mean(
-        axis=0
-    )  # the part that changes no difference of logits is no part of the objective's minimum
+    total -= total.mean(axis=0)  # a part that changes no difference of logits does not enter the minimum
     for x, label in zip(pool.features[member], pool.labels[member], strict=True):
         own = scipy.special.softmax(kernel @ x + bias) - np.eye(3)[label]
         total += np.outer(own, [*x, 1])
