@@ -239,7 +239,7 @@ def test_a_folder_is_free_again_after_a_run(finished):
 
 @pytest.mark.thorough
 def test_rows_of_an_evaluation_cut_short_are_not_taken_for_another_ones(tmp_path, monkeypatch):
-    """New attacks overwrite a cell's rows. After a kill before the manifest's update, old settings must not use them."""
+    """New attacks overwrite a cell's rows. After a kill before the manifest's, old settings must not find them."""
     path = tmp_path / "run"
     run_experiment(SETTINGS, path)
     before = contents(path)
