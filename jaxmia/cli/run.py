@@ -10,6 +10,7 @@ import typer
 
 from jaxmia import _terminal as terminal
 from jaxmia.cli import output
+from jaxmia.cli.clock import Clock, profiled
 from jaxmia.cli.errors import print_error
 from jaxmia.cli.options import Memory, Override, ReadLimit, Resume, memory_budget
 
@@ -46,6 +47,13 @@ def run(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Print every attack, evaluation, law and note.")
     ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="Print where the time went, and write DIR/profile.pstats (cProfile's) of this call.",
+        ),
+    ] = False,
 ) -> None:
     """Train, attack and fit over a grid of shots, classes and seeds.
 
@@ -65,9 +73,10 @@ def run(
     index = start(coordinator, processes, process)
     keep_programs()
     try:
-        result = run_experiment(
-            settings, out, resume=resume, memory=budget, console=terminal.console(stderr=True)
-        )
+        with profiled(out if profile and index == 0 else None) as clock:
+            result = run_experiment(
+                settings, out, resume=resume, memory=budget, console=terminal.console(stderr=True)
+            )
     except ProcessError as error:
         print_error(error)
         raise typer.Exit(1) from None
@@ -75,9 +84,20 @@ def run(
         output.show(f"process {index}: {result.heads_trained} heads trained; process 0 has the tables")
         return
     _show_result(result, verbose=verbose, notes=privacy_notes(settings))
+    if profile:
+        _show_times(result, clock)
     if not verbose:
         output.show(f"Other attacks, evaluations and laws: --verbose; as a page: jaxmia report {out}")
     output.show_done("run", out, heads=result.heads_trained, cells=result.cells_computed)
+
+
+def _show_times(result: RunResult, clock: Clock) -> None:
+    """Print where the time of all cells went, and the rest of this call's if it computed all of them."""
+    from jaxmia.cli.tables import times_tables
+    from jaxmia.studies.folder.tables import load_json
+
+    cells = load_json(result.path, "manifest.json")["cells"]
+    output.show(*times_tables(cells, clock.seconds if result.cells_computed == len(cells) else None))
 
 
 def _show_result(result: RunResult, *, verbose: bool, notes: Iterable[str]) -> None:

@@ -68,6 +68,14 @@ def test_run_prints_tables_and_a_second_run_says_nothing_is_left(capsys, run_fol
     assert "nothing to do" in words
 
 
+def test_a_profile_of_a_finished_run_has_the_stages_of_its_cells(capsys, run_folder):
+    code, out, _ = jaxmia(capsys, "run", "smoke", "--out", run_folder, *SMALL, "--profile")
+    assert code == 0
+    assert "Where the time went" in out
+    assert "the rest" not in out  # nothing was computed now
+    (run_folder / "profile.pstats").unlink()
+
+
 SWEEP = [
     "--set",
     "privacy.epsilon=[inf]",

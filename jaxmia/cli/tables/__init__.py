@@ -17,6 +17,7 @@ from jaxmia.cli.tables.results import (
     sweep_tables,
     tuning_table,
 )
+from jaxmia.cli.tables.times import times_tables
 
 __all__ = [
     "advice_tables",
@@ -38,6 +39,7 @@ __all__ = [
     "required_tables",
     "results_tables",
     "sweep_tables",
+    "times_tables",
     "triage_tables",
     "tuning_table",
 ]
