@@ -103,10 +103,17 @@ def report(
     for name, value in facts.items():
         print(f"{name}: {_cell(value)}")
     print(f"{machine()}; {dtype}")
+    keep(arguments, title, rows, dtype=dtype, **facts)
+
+
+def keep(
+    arguments: argparse.Namespace, title: str, rows: Sequence[dict[str, Any]], *, dtype: str, **more: Any
+) -> None:
+    """Write rows, and whatever else a page shows, with where they come from, if --json asks for it."""
     if arguments.json:
         settings = {name: named(str(value)) for name, value in vars(arguments).items() if name != "json"}
         content = {"title": title, **origin(), "dtype": dtype, "arguments": settings, "rows": rows}
-        arguments.json.write_text(json.dumps(content | facts, indent=1, default=float) + "\n")
+        arguments.json.write_text(json.dumps(content | more, indent=1, default=float) + "\n")
 
 
 def origin() -> dict[str, Any]:

@@ -12,15 +12,14 @@ For each recipe, data set and evaluation of LiRA it prints:
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import _common
 import numpy as np
 import pandas as pd
-from _common import machine
 from statsmodels.regression.linear_model import OLS
 from study import UNSATURATED, far, law_of, show, with_error
 
@@ -29,15 +28,25 @@ from jaxmia.studies.folder.tables import load_results
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_argument("folders", type=pathlib.Path, nargs="+", help="folders of sweeps")
-    rows = load_results(options.parse_args(argv).folders)
+    options = _common.parser(__doc__)
+    options.add_argument("folders", type=pathlib.Path, nargs="+", help="of sweeps")
+    arguments = options.parse_args(argv)
+    rows = load_results(arguments.folders)
     rows = rows[(rows["attack"] == "lira") & rows["evaluation"].isin(["pooled", "calibrated"])]
-    show("Cells: means over seeds", cells_table(rows[rows["evaluation"] == "pooled"]))
-    show("Slope of C", slopes_table(rows))
-    show("Between neighbouring C, pooled", steps_table(rows[rows["evaluation"] == "pooled"]))
-    show("At equal test error", equal_error_table(rows))
-    print(machine())
+    pooled = rows[rows["evaluation"] == "pooled"]
+    tables = {
+        "cells": ("Cells: means over seeds", cells_table(pooled)),
+        "slopes": ("Slope of C", slopes_table(rows)),
+        "steps": ("Between neighbouring C, pooled", steps_table(pooled)),
+        "equal_error": ("At equal test error", equal_error_table(rows)),
+    }
+    for title, table in tables.values():
+        show(title, table)
+    print(_common.machine())
+    more = {name: table for name, (_, table) in tables.items() if name != "slopes"}
+    _common.keep(
+        arguments, "Slope of C", tables["slopes"][1], dtype="float32 heads, float64 statistics", **more
+    )
 
 
 def cells_table(rows: pd.DataFrame) -> list[dict[str, Any]]:

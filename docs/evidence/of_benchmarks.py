@@ -264,3 +264,21 @@ def shown(value: float | str | None) -> str:
     if value is None:
         return "-"
     return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def classes_slopes() -> str:
+    """The slope of C by set, recipe, evaluation and cells."""
+    rows = load("classes.json")["rows"]
+    headings = [name for name in rows[0] if name != "errors over"]
+    return markdown(headings, [[str(row[name]) for name in headings] for row in rows]) + origin("classes.json")
+
+
+def classes_steps() -> str:
+    """The slope between neighbouring numbers of classes at each S, at three FPRs."""
+    steps = pd.DataFrame(load("classes.json")["steps"])
+    between = [name for name in steps.columns if " to " in name]
+    rows = [
+        [*(f"{value}" for value in cell), *(" / ".join(some[name]) for name in between)]
+        for cell, some in steps.groupby(["data set", "recipe", "S"], sort=False)
+    ]
+    return markdown(["set", "recipe", "S", *between], rows)
