@@ -26,17 +26,17 @@ def attack_persons(
     of_records: AttackResult | None = None,
     **options: Any,
 ) -> AttackResult:
-    """Run an attack on persons at one threshold for everybody, as found best in docs/persons.md.
+    """Run an attack on persons, with one threshold for all, in the way that docs/persons.md found best.
 
-    The statistics of a person's records are added up: of likelihood ratios that is the ratio of all together, were they
-    independent. Of "threshold" the mean is taken, and "rmia" ranks the products of ratios among other persons'.
+    The statistics of a person's records are added up. For log likelihood ratios, the sum is the joint ratio if the
+    records are independent. "threshold" takes the mean, and "rmia" ranks the products of ratios among other persons'.
 
     Args:
-        attack: its name.
+        attack: name of the attack.
         scores: log_odds and member [models, examples].
-        person: [examples], integers or strings: whose record each example is.
-        of_records: what the attack says of the records with these options, if it is known.
-        options: of the attack; features for those that read them.
+        person: [examples], integers or strings, the person of each example.
+        of_records: the attack's result for records with these options, if it was computed before.
+        options: options of the attack; features for attacks that read them.
 
     Returns:
         Statistic [models, persons], persons ascending by name.

@@ -146,8 +146,8 @@ def attack_scores(
     from those of the other models, which show what to expect of models with the same training.
 
     The folder gets manifest.json, results.parquet, controls.parquet, per_example.parquet, statistics/ATTACK.npz
-    (the arrays of an AttackResult) and plots/. If the scores say whose the records are, results and controls are of
-    records and of persons (the column unit), with per_person.parquet and statistics-persons/ATTACK.npz beside.
+    (the arrays of an AttackResult) and plots/. If the scores have persons, results and controls have rows for records
+    and for persons (the column unit), and the folder also gets per_person.parquet and statistics-persons/ATTACK.npz.
 
     Args:
         source: an .npz file for load_scores, the arrays of scores_from_arrays, or Scores.

@@ -56,23 +56,23 @@ def audit_head(
     progress: bool = True,
     **settings: Any,
 ) -> AuditResult:
-    """Audit a head in memory, as run_audit audits files.
+    """Audit a head in memory, in the same way as run_audit audits files.
 
     Args:
         head: a fitted classifier, Pipeline or search of scikit-learn; a torch Linear, or a Sequential of one Linear
             with dropout and softmax; a tuple (weight [classes, dim], bias [classes]); or a mapping of tensors by name,
             or of 'logits' or 'probabilities' [records, classes] if only outputs are known.
-        features: [records, dim], as the head is given them: an array, or a DataFrame of numbers. Where a Pipeline's
-            first steps make numbers of them, whatever it takes: a DataFrame with columns of text, a list of texts.
-        labels: [records], values: integers, strings, or places among class_names.
+        features: [records, dim], the inputs of the head: an array, or a DataFrame of numbers. If the first steps of a
+            Pipeline compute numbers, any input of it: a DataFrame with columns of text, a list of texts.
+        labels: [records], integers or strings, or indices into class_names.
         member: bool [records], true where the head was trained on the record.
-        ids: [records], names for reports; by default the records' places.
+        ids: [records], names for reports; by default row numbers.
         person: [records], integers or strings, the person of each record: the audit is then by person, unless
             membership={"unit": "record"} is given.
-        class_names: names of labels that are places.
+        class_names: names of the classes, if labels are indices.
         out: a new folder, or the folder of the same audit; by default a temporary one, result.path.
         force: continue even if the head does not fit the records.
-        memory: largest number of bytes that training holds.
+        memory: largest number of bytes for training, as in run_audit.
         console: where progress is shown; by default in a notebook, or on standard error where that is a terminal.
         progress: False to show none.
         settings: tables and keys of an audit file: fpr=(0.1,), attack=("lira",), seed=0, train={...},
@@ -122,11 +122,11 @@ def audit_scores(
     """Run attacks on scores in memory, as attack_scores does for a file.
 
     Args:
-        scores: what load_scores or jaxmia.score returned, or arrays as of scores_from_arrays: log_odds, logits or
+        scores: the result of load_scores or jaxmia.score, or the arrays of scores_from_arrays: log_odds, logits or
             probabilities, member, and labels.
         out: a new folder; by default a temporary one, result.path.
         attack: names of attacks, as in attack_scores.
-        fpr: fractions.
+        fpr: FPRs, as fractions.
         target: row of the model under audit, if there is one.
 
     Raises:

@@ -308,7 +308,12 @@ def write_template(
 
 
 def load_audit(source: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> AuditConfig:
-    """Return the settings of an audit file; overrides as in load_config.
+    """Return the settings of an audit file.
+
+    Args:
+        source: path of a TOML file.
+        overrides: "table.key=value", applied in order, as in load_config.
+
 
     Raises:
         InputError: for a missing file, bad TOML, an unknown key (the nearest is suggested) or a wrong value.

@@ -98,7 +98,7 @@ def feature_set(
         labels: [examples]: whole numbers (also as 1.0), strings or bools. The distinct values, sorted, are the classes
             and name them. With class_names: indices into the names, or names.
         class_names: one name per class, all different.
-        person: [examples], integers or strings, whose record each example is, where a person may have several.
+        person: [examples], integers or strings, the person of each example; a person may have several.
 
     Raises:
         InputError: for wrong shapes or dtypes, features that are not finite, labels out of range, persons that are
@@ -285,10 +285,11 @@ def save_features(data: FeatureSet, path: str | os.PathLike[str], *, dtype: str 
 
 
 def demo_features() -> FeatureSet:
-    """The bundled real feature set: 10 000 WordNet 3.0 noun glosses embedded with all-MiniLM-L6-v2, 10 classes x 1 000.
+    """Return the bundled real feature set: 10 000 WordNet 3.0 noun glosses embedded with all-MiniLM-L6-v2.
 
-    The class is the noun's lexicographer file (artifact, person, plant, ...). Features are stored as int8 with a scale
-    per dimension (relative error 0.9%). WordNet's licence is next to the file in jaxmia/data.
+    There are 10 classes with 1 000 examples each: the noun's lexicographer file (artifact, person, plant, ...).
+    Features are float32[10000, 384], stored as int8 with a scale per dimension (relative error 0.9%). WordNet's licence
+    is next to the file in jaxmia/data.
     """
     with importlib.resources.as_file(importlib.resources.files("jaxmia") / "data" / _DEMO_FILE) as path:
         arrays = read_npz(path, name="features", required=("q", "scale", "labels", "class_names"))

@@ -23,8 +23,8 @@ class CandidatePool(Shown):
 
     Attributes:
         data: pool_multiplier x shots examples of each class, ordered by class, relabelled 0 .. C - 1; by person, all
-            records of so many persons, or of persons with so many.
-        test: examples of the same classes that no model trains on (possibly none); by person, those of others.
+            records of the persons drawn.
+        test: examples of the same classes that no model trains on (possibly none); by person, of other persons.
         rows: int64[examples], the row of each candidate in the feature set it was drawn from.
     """
 
@@ -108,8 +108,8 @@ def candidate_pool(
     comparable.
 
     Args:
-        data: where candidates are drawn from.
-        classes: how many classes (the largest are taken), or their names.
+        data: the feature set to draw from.
+        classes: number of classes C (the largest are taken), or their names.
         shots: S, training examples per class of each model.
         multiplier: m; a model trains on 1/m of the pool.
         key: random key, or a seed of the draw.

@@ -106,29 +106,30 @@ def extract_features(
 
     The file has `features` [examples, dim], `labels` int32[examples], `class_names`, `ids`, `member` (bool) and
     `person` (text) if columns say so, and `provenance`, JSON: network, hash of its weights, preprocessing, versions,
-    source, counts. It has names of items and never their contents. `load_features` reads it, and `jaxmia audit` takes
-    ids and membership from it.
+    source, counts. It has the names of items, never their contents. `load_features` reads it, and `jaxmia audit`
+    takes ids and membership from it.
 
-    Features are written block by block to OUT.parts; a killed call continues when it is started again, and ends with
+    Features are written block by block to OUT.parts. A killed call can be started again: it continues, and ends with
     the same bytes. Items that cannot be used are listed in OUT-errors.csv, before any network is loaded.
 
     Args:
         source: a folder with a sub-folder of images per class; a .csv, .parquet or .jsonl with texts and labels; or a
             data set of Hugging Face: a folder of `save_to_disk`, or "datasets:NAME_OR_FOLDER".
         backbone: "timm:NAME_OR_FOLDER", "sentence-transformers:NAME_OR_FOLDER" or "transformers:NAME_OR_FOLDER"; or
-            "tabular", for tables without a network: jaxmia.extract.tabular; "tabular:FILE.skops" as it was fitted.
+            "tabular" for tables without a network (jaxmia.extract.tabular), or "tabular:FILE.skops" to transform a
+            table as another one was.
         out: the .npz; its folder must exist.
         weights: a .safetensors, .pth or .pt for a timm network; never an arbitrary pickle.
-        columns: of a table or data set.
-        split: of a data set.
-        subset: of a data set.
-        person_folders: of a folder of images, that the sub-folders of a class are persons: class/person/image.png.
-        images: preprocessing of a timm network, where it shall not be its own.
-        table: how a table becomes features.
-        batch_size: items that the network sees at once.
-        device: of torch; "auto" is a GPU if there is one.
-        dtype: "float32" or "float16", of the features in the file.
-        on_error: "stop" or "skip", if items cannot be used.
+        columns: names of the columns of a table or data set.
+        split: split of a data set.
+        subset: subset of a data set.
+        person_folders: whether the sub-folders of a class of images are persons: class/person/image.png.
+        images: preprocessing for a timm network; by default the network's own.
+        table: options of "tabular".
+        batch_size: number of items per forward pass.
+        device: torch device; "auto" is a GPU if there is one.
+        dtype: dtype of the features in the file, "float32" or "float16".
+        on_error: "stop" or "skip" when items cannot be used.
         console: console for progress, or None for no output.
 
     Raises:

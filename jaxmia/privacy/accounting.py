@@ -122,8 +122,8 @@ def dp_epsilon(
         steps: number of steps T.
         delta: delta of the guarantee.
         adjacency: "add_or_remove_one" or "replace_one".
-        records_per_person: k, the most records of a person, if epsilon shall be of persons though records are clipped
-            and sampled one by one (jaxmia.privacy.group).
+        records_per_person: k, the largest number of records of a person. Above 1, the result holds for persons although
+            records are clipped and sampled one by one (jaxmia.privacy.group).
 
     Raises:
         InputError: if the noise multiplier is negative or infinite, q outside (0, 1], T below 1, delta outside [1e-10,
@@ -156,8 +156,8 @@ def noise_multiplier_for(
         sampling_rate: q, the probability that a member joins the batch of a step.
         steps: number of steps T.
         adjacency: "add_or_remove_one" or "replace_one".
-        records_per_person: k, the most records of a person, if epsilon shall be of persons though records are clipped
-            and sampled one by one (jaxmia.privacy.group).
+        records_per_person: k, the largest number of records of a person. Above 1, the result holds for persons although
+            records are clipped and sampled one by one (jaxmia.privacy.group).
 
     Raises:
         InputError: if epsilon is not positive, q outside (0, 1], T below 1, delta outside [1e-10, 1), or the adjacency
@@ -192,8 +192,8 @@ def tpr_ceiling(
         sampling_rate: q, the probability that a member joins the batch of a step.
         steps: number of steps T.
         adjacency: "add_or_remove_one" or "replace_one".
-        records_per_person: k, the most records of a person, if epsilon shall be of persons though records are clipped
-            and sampled one by one (jaxmia.privacy.group).
+        records_per_person: k, the largest number of records of a person. Above 1, the result holds for persons although
+            records are clipped and sampled one by one (jaxmia.privacy.group).
 
     Returns:
         float64 of fpr's shape, from fpr to 1.

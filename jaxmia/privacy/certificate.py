@@ -149,8 +149,11 @@ def rho_of(noise_multiplier: float, steps: int, adjacency: str) -> float:
 def load_certificate(path: str | os.PathLike[str]) -> Certificate:
     """Read a certificate.
 
+    Args:
+        path: the JSON file that `jaxmia release` wrote.
+
     Raises:
-        InputError: for a missing or damaged file, or one that is no certificate.
+        InputError: for a missing or damaged file, or one that is not a certificate.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -172,8 +175,11 @@ def verify_certificate(
     """Check a certificate against the files, and compute its guarantee again from noise, steps and adjacency.
 
     Args:
-        path: the certificate; the head's file lies beside it.
-        public: the file that features were normalised by, if it shall be compared.
+        path: the certificate; the head's file is in the same folder.
+        public: the file of public features, to compare with the certificate; None skips this check.
+
+    Returns:
+        One Finding for each check.
 
     Raises:
         InputError: as load_certificate.

@@ -73,13 +73,14 @@ def epsilon_lower_bound(
 ) -> EpsilonBound:
     """Return a lower bound on epsilon, at a confidence, from how well an attack tells members from non-members.
 
-    Methods:
-        "clopper_pearson": e^epsilon >= (TPR - delta) / FPR, with the lower end of TPR's exact interval and the upper
-        end of FPR's (Jagielski, Ullman and Oprea 2020, arXiv 2006.07709). One record. "one_run": the number of correct
-        guesses among the records called members (Steinke, Nasr and Jagielski 2023,
-            arXiv 2305.08846, Theorem 5.2). One model; needs delta > 0.
-        "one_run_fdp": the same under the assumption that the training is Gaussian DP, as full-batch DP-SGD is, which
-            tightens the bound (Mahloujifar, Melis and Chaudhuri 2024, arXiv 2410.22235).
+    The methods are:
+
+    - "clopper_pearson", for one record under many models: e^epsilon >= (TPR - delta) / FPR, with the lower end of TPR's
+      exact interval and the upper end of FPR's (Jagielski, Ullman and Oprea 2020, arXiv 2006.07709).
+    - "one_run", for many records under one model: the number of correct guesses among the records called members
+      (Steinke, Nasr and Jagielski 2023, arXiv 2305.08846, Theorem 5.2). Needs delta > 0.
+    - "one_run_fdp": the same if training is Gaussian DP, as full-batch DP-SGD is, which tightens the bound
+      (Mahloujifar, Melis and Chaudhuri 2024, arXiv 2410.22235).
 
     Args:
         result: statistics [models, 1] of one record for "clopper_pearson", [1, examples] of one model for the others.

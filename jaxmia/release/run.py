@@ -70,18 +70,19 @@ def release_head(
     """Train one head on all members with OpenDP's noise, and write it with its certificate.
 
     Members are the records of data.features that its key `member` marks, or all of them. grid.classes and grid.shots
-    are what is declared of their number: sums are divided by S x C, never by a count. Each call spends epsilon anew.
+    declare their number: sums are divided by S x C, never by a count. Each call spends epsilon again.
 
     Args:
         config: an experiment's settings or file: data, one number of classes and of shots, [train], [privacy]; the
             adjacency follows from shadows.design.
-        out: a new .safetensors file; the certificate lies beside it.
-        epsilon: target of the guarantee.
-        console: where progress is shown.
-        progress: False to show none.
+        out: a new .safetensors file; the certificate is written beside it.
+        epsilon: target epsilon of the guarantee.
+        console: console for progress; by default the notebook, or standard error if it is a terminal.
+        progress: False to show no progress.
 
     Raises:
-        InputError: for what has no proof (jaxmia.release.checks), bad files, or without OpenDP, before any training.
+        InputError: for settings whose guarantee has no proof (jaxmia.release.checks), for bad files, or if OpenDP is
+            not installed, before any training.
     """
     if not isinstance(config, ExperimentConfig):
         config = load_config(config)

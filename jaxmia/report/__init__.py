@@ -39,15 +39,15 @@ def write_report(
 ) -> tuple[pathlib.Path, pathlib.Path]:
     """Write the report on an audit, a run, a sweep or attacks: one HTML file, and the same content as JSON beside it.
 
-    A CSV beside them has the ids of the 50 records most at risk, and their numbers.
+    A CSV beside them has the ids and figures of the 50 most vulnerable records.
 
     Args:
-        folder: of `jaxmia audit`, `jaxmia run`, `jaxmia sweep` or `jaxmia attack`.
+        folder: folder of `jaxmia audit`, `jaxmia run`, `jaxmia sweep` or `jaxmia attack`.
         out: the HTML file; by default report.html in the folder.
         study: for an audit, the folder of a run or a sweep over the same records, for its law and the cost of privacy.
         context: a TOML file with a table [context], as `jaxmia audit --init` writes it; by default an audit's own.
-        show_ids: whether page, JSON and PDF may name records; the CSV does in either case.
-        pdf: write the page as a PDF beside it too; needs the extra "pdf".
+        show_ids: whether page, JSON and PDF may show ids of records; the CSV always does.
+        pdf: also write the page as a PDF; needs the extra "pdf".
 
     Returns:
         The paths of the HTML and the JSON file.
@@ -91,7 +91,7 @@ def found_sentences(folder: pathlib.Path) -> list[str]:
     """What a report on a folder says was found, in sentences: a terminal says the same.
 
     Args:
-        folder: of `jaxmia audit`, `jaxmia run`, `jaxmia sweep` or `jaxmia attack`.
+        folder: folder of `jaxmia audit`, `jaxmia run`, `jaxmia sweep` or `jaxmia attack`.
     """
     return sentences(finding_of(subject_of(folder)))
 

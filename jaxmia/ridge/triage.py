@@ -67,16 +67,18 @@ def triage_features(
     """Return every record's or person's vulnerability over re-trainings of a ridge head, from jaxmia.ridge.expected.
 
     Args:
-        source: "demo" or an .npz of features and labels, and ids of the records if it has them.
+        source: "demo" or an .npz of features and labels, and optionally ids of the records.
         ridge: lambda of the summed loss: scikit-learn's LogisticRegression with C = 1 / ridge, also for two classes.
         inclusion_rate: share of the records, or of the persons, that a head trains on.
         fpr: FPRs, as fractions.
-        classes: together with shots: use the largest C classes with 2 S random records of each; by default all records.
-        shots: S.
+        classes: C; with shots, use 2 S random records of each of the C largest classes; by default all records.
+        shots: S; given together with classes.
         seed: seed of that random choice.
         out: also write the records to this file, .csv or .parquet.
-        memory: bytes for the Hessian, its factor and inverse, and what is held of records; 8 GiB by default.
-        unit: "person" ranks persons, whose records are members together; the file must say whose each record is.
+        memory: largest number of bytes for the Hessian, its factor and inverse, and arrays over records; 8 GiB by
+            default.
+        unit: "record", or "person" to rank persons, all of whose records are members together; the file needs
+            `person`.
 
     Raises:
         InputError: for a bad file or bad settings, before anything is computed.

@@ -21,9 +21,15 @@ LARGEST = 1e30  # largest |logit|: sums of larger ones overflow float32
 
 
 def load_scores(source: str | os.PathLike[str]) -> ExternalScores:
-    """Load scores from an .npz file whose keys are the arguments of scores_from_arrays.
+    """Load scores from an .npz file whose keys are the arrays of scores_from_arrays.
 
     Never loads pickled objects.
+
+    Args:
+        source: the file.
+
+    Returns:
+        Scores, with labels, the target under audit, persons, and notes on what was changed while reading.
 
     Raises:
         InputError: for a missing or unreadable file, or arrays that scores_from_arrays refuses.

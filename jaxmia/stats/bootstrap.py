@@ -34,7 +34,7 @@ def bootstrap_interval(
     among its own shadows: their interval covers the choice of targets, not of shadows.
 
     Args:
-        result: what the attack said, [models, examples].
+        result: an attack's statistics, [models, examples].
         fpr: requested FPR.
         evaluation: as in tpr_at_fpr.
         seed: seed of the resampling, a non-negative integer.
@@ -64,7 +64,7 @@ def row_intervals(
     """Return the 95% bootstrap_interval at each FPR, for rows of a table; the seed follows from the membership.
 
     Args:
-        result: what the attack said, [models, examples].
+        result: an attack's statistics, [models, examples].
         fprs: fractions.
         evaluation: as in tpr_at_fpr.
         targets: rows of the models that are resampled; all by default.

@@ -23,7 +23,7 @@ def calibrated_p_values(result: AttackResult, *, method: str = "residuals") -> n
     The target's own membership is not used. Undefined statistics are in no null and have p-value 1.
 
     Args:
-        result: what the attack said, [models, examples].
+        result: an attack's statistics, [models, examples].
         method: "residuals": statistics standardised by the example's own null and pooled over all examples; or
             "empirical": the rank within the example's null, valid for any law but never below 1 / (1 + the null's
             size). See jaxmia.stats.nulls.

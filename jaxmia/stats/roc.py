@@ -67,8 +67,8 @@ def roc(result: AttackResult, *, evaluation: str = "pooled", targets: Sequence[i
     realised one. No pair is left out, however small its null.
 
     Args:
-        result: what the attack said, [models, examples].
-        evaluation: one of the four.
+        result: an attack's statistics, [models, examples].
+        evaluation: one of the four of tpr_at_fpr.
         targets: rows of the models whose pairs are counted; all by default.
 
     Raises:

@@ -26,7 +26,14 @@ def fit_laws(results: pd.DataFrame) -> dict[LawKey, PowerLawFit]:
     """Fit the power law to each attack, evaluation, privacy level and recipe, over all cells of all data sets.
 
     Args:
-        results: results of runs and sweeps, or quantiles over their records, or both concatenated.
+        results: results of runs and sweeps (load_results), quantiles over their records (load_quantiles), or both
+            concatenated.
+
+    Returns:
+        The fit of each law, by its LawKey.
+
+    Raises:
+        InputError: if a column of fit_power_law is missing, or a value is outside its range.
     """
     return {law: fit_power_law(rows) for law, rows in _by_law(results)}
 
@@ -34,7 +41,17 @@ def fit_laws(results: pd.DataFrame) -> dict[LawKey, PowerLawFit]:
 def load_laws(
     folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
 ) -> dict[LawKey, PowerLawFit]:
-    """Return the laws of runs and sweeps, joined: first of attacks' average advantages, then of records' quantiles."""
+    """Return the laws of runs and sweeps, joined: first of attacks' average advantages, then of records' quantiles.
+
+    Args:
+        folders: one folder, or several.
+
+    Returns:
+        The fit of each law, by its LawKey.
+
+    Raises:
+        InputError: if a folder has no results, or they cannot be read.
+    """
     return fit_laws(load_rows(folders))
 
 
@@ -44,7 +61,7 @@ def load_rows(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def load_quantiles(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
-    """Quantiles over the records of each cell, and over its persons, of their own TPR, of runs and sweeps.
+    """Return quantiles of the records' own TPR, and of the persons', over each cell of runs and sweeps.
 
     Args:
         folders: one folder, or several.
@@ -55,7 +72,7 @@ def load_quantiles(folders: str | os.PathLike[str] | Sequence[str | os.PathLike[
         1/(1 - q) records, and is "saturated" from TPR 0.99 on.
 
     Raises:
-        InputError: if there are none, or they cannot be read.
+        InputError: if the folders have no such results, or they cannot be read.
     """
     paths = [folders] if isinstance(folders, (str, os.PathLike)) else folders
     columns = [*_CELL, "fpr", "tpr_drawn", "status", *UNITS_OF]

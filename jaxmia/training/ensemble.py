@@ -88,11 +88,15 @@ def train_ensemble(
         on_chunk: called after each chunk with its number of models.
 
     Raises:
-        InputError: if masks and pool disagree, the batch is larger than the pool, hyper does not fit config or the
-            number of models, not even one model fits into memory, or the key is not threefry while the recipe has a
-            network or adapter, independent or Poisson batches, or private training; adapters have no activations, or
-            heads and networks have them. Where privacy_unit is "person": if the pool
-            has no person, or a person has more records than privacy.accounting.MOST_RECORDS, or is a member in part.
+        InputError: in these cases:
+
+            - masks and pool disagree, or the batch is larger than the pool;
+            - hyper does not fit config or the number of models;
+            - not even one model fits into memory;
+            - the key is not threefry, for a network or adapter, independent or Poisson batches, or private training;
+            - the pool has no activations for an adapter, or has them for a head or network;
+            - with privacy_unit "person": the pool has no person, a person has more records than
+              privacy.accounting.MOST_RECORDS, or a model trains on only some records of a person.
     """
     num_models, num_examples = masks.member.shape
     key = random_key(key)

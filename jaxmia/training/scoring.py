@@ -32,7 +32,15 @@ def log_odds(
 
 @in_float32
 def score(ensemble: ShadowEnsemble, pool: FeatureSet) -> Scores:
-    """Return log-odds of every candidate under every model, float32[models, examples], in blocks of models."""
+    """Return the log-odds of every candidate under every model, computed in blocks of models.
+
+    Args:
+        ensemble: M trained models.
+        pool: the candidates that they were trained on.
+
+    Returns:
+        Scores with log_odds float32[models, examples], log p / (1 - p) of the true class in nats, and member.
+    """
     linked = {"softmax": _log_odds_of_models, "one_vs_rest": _log_odds_of_sigmoids}[ensemble.link]
     values = _for_all_models(linked, ensemble, _padded(pool))[:, : len(pool.labels)]
     return Scores(values, np.asarray(ensemble.masks.member))
@@ -40,9 +48,16 @@ def score(ensemble: ShadowEnsemble, pool: FeatureSet) -> Scores:
 
 @in_float32
 def gradient_norms(ensemble: ShadowEnsemble, pool: FeatureSet) -> Float[np.ndarray, "models examples"]:
-    """Return the norm of each candidate's loss gradient, (p_i - y_i) [x_i, 1]^T, under each model; NaN unless softmax.
+    """Return the norm of each candidate's loss gradient, (p_i - y_i) [x_i, 1]^T, under each model.
 
     Large gradients at the end of training indicate vulnerability: Tobaben et al., first version of arXiv 2402.06674.
+
+    Args:
+        ensemble: M trained heads.
+        pool: the candidates that they were trained on.
+
+    Returns:
+        float32[models, examples], L2 norms; NaN for networks and for links other than softmax.
     """
     if ensemble.network is not None or ensemble.link != "softmax":
         return np.full(ensemble.masks.member.shape, np.nan, np.float32)
@@ -53,7 +68,15 @@ def gradient_norms(ensemble: ShadowEnsemble, pool: FeatureSet) -> Float[np.ndarr
 
 @in_float32
 def accuracy(ensemble: ShadowEnsemble, test: FeatureSet) -> Float[np.ndarray, "models"]:
-    """Return the share of examples that each model classifies correctly; NaN for an empty set."""
+    """Return the share of examples that each model classifies correctly.
+
+    Args:
+        ensemble: M trained models.
+        test: labelled examples, with the inputs and classes that the models were trained on.
+
+    Returns:
+        float32[models], fractions; NaN for an empty set.
+    """
     if len(test.labels) == 0:
         return np.full(len(ensemble.masks.model_ids), np.nan, np.float32)
     return _for_all_models(_accuracy_of_models, ensemble, test)

@@ -65,6 +65,13 @@ def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
 
     An experiment is a sweep of one feature set and one recipe. Overrides address the entries of [[datasets]] and
     [[recipes]] by name or index: "recipes.adam.steps=200".
+
+    Args:
+        source: path of a TOML file, or the name of a built-in one.
+        overrides: "key=value", applied in order.
+
+    Raises:
+        InputError: as load_config.
     """
     return parse_sweep(read_settings(source, overrides))
 
