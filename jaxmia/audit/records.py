@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from jaxmia._npz import read_npz
 from jaxmia._validate import InputError, check
 from jaxmia.audit.settings import AuditConfig
+from jaxmia.data.activations import features_file
 from jaxmia.data.feature_set import FeatureSet, load_features
 from jaxmia.data.labels import record_ids, truth
 from jaxmia.stats.resolution import required_nonmembers, resolvable
@@ -82,9 +83,9 @@ def load_records(config: AuditConfig) -> AuditRecords:
     Raises:
         InputError: for bad files.
     """
-    data = load_features(config.data.features)
+    data = load_features(config.data.features, inputs=config.train.reads)
     extra = read_npz(
-        pathlib.Path(config.data.features), name="features", required=(), optional=("member", "ids")
+        features_file(config.data.features), name="features", required=(), optional=("member", "ids")
     )
     if config.data.members:
         source = config.data.members
@@ -138,7 +139,7 @@ def proposed_fprs(source: str | os.PathLike[str]) -> tuple[tuple[float, ...], st
         InputError: for a bad file.
     """
     data = load_features(source)
-    held = read_npz(pathlib.Path(source), name="features", required=(), optional=("member",))
+    held = read_npz(features_file(source), name="features", required=(), optional=("member",))
     number, what = len(data.labels), "records resolve if they are non-members: no key 'member' tells"
     if "member" in held:
         member = _checked_member(held["member"], data, str(source))

@@ -26,6 +26,7 @@ from jaxmia.audit.persons import check_persons, person_rows, persons_under_head,
 from jaxmia.audit.recipe_fit import MISMATCH, HeadScores, fit_recipe_once
 from jaxmia.audit.records import AuditRecords, load_records
 from jaxmia.audit.released import ReleasedHead, load_released
+from jaxmia.audit.released.adapters import load_released_adapter
 from jaxmia.audit.result import AuditResult
 from jaxmia.audit.rows import FDR, by_vulnerability, ceilings_of, lira_ratio, record_rows, warnings_of_rows
 from jaxmia.audit.settings import AuditConfig, load_audit
@@ -50,8 +51,9 @@ from jaxmia.studies.checks import check_objective_known
 from jaxmia.studies.folder.manifest import machine, now, versions
 from jaxmia.studies.folder.tables import load_json
 from jaxmia.studies.normalizer import given_normalizer, normalised_by
-from jaxmia.studies.recipe import Recipe
+from jaxmia.studies.recipe import Recipe, network_of
 from jaxmia.studies.settings.train import TrainSettings
+from jaxmia.training.adapters.adapter import Adapter
 from jaxmia.training.ensemble import ShadowEnsemble
 from jaxmia.training.newton import unbounded_note
 from jaxmia.vulnerability.stability import flags_of_attacks
@@ -128,12 +130,17 @@ def run_audit(
     check_audit_attacks(config)
     config, certificate = certified(config)
     records = load_records(config)
-    inputs = head_inputs(config.train, records.data)
-    head = load_released(config.head.file, inputs, weight=config.head.weight, bias=config.head.bias)
+    names = {"weight": config.head.weight, "bias": config.head.bias}
+    adapter = network_of(config.train)
+    if isinstance(adapter, Adapter):
+        head = load_released_adapter(pathlib.Path(config.head.file), records.data, adapter, **names)
+    else:
+        inputs = head_inputs(config.train, records.data)
+        head = load_released(config.head.file, inputs, **names).given(inputs)
     return audit_given(
         config,
         records,
-        head.given(inputs),
+        head,
         pathlib.Path(out),
         head_hash=file_hash(config.head.file),
         certificate=certificate,
@@ -279,6 +286,8 @@ def _check_weights(
         shapes = group_shapes(examples, records.data.person if config.by_person else None)
         check_size(records.data.num_classes, min(dim, examples) + 1, shapes, memory)
     if methods:
+        rule = "be 'linear' for attack 'whitebox', which uses heads' weights"
+        check(not config.train.adapts, "train.network", config.train.network, rule)
         rule = "hold weights for attack 'whitebox', which needs them; only its outputs are known"
         check(head.weight is not None, "head", pathlib.Path(config.head.file).name, rule)
         sizes = {"classes": records.data.num_classes, "dim": dim}
@@ -370,7 +379,7 @@ def _content(
     config, head, records = audited.config, audited.head, audited.records
     labels, sides = records.data.labels, {"members": records.member, "others": ~records.member}
     per_class = np.bincount(labels[records.member], minlength=records.data.num_classes)
-    correct = head.predictions() == labels
+    correct, backbone = head.predictions() == labels, records.data.backbone
     return {
         "settings": config.model_dump(mode="json"),
         "key": key,
@@ -394,7 +403,7 @@ def _content(
             "others": records.num_others,
             "classes": records.data.num_classes,
             "smallest_class_members": int(per_class.min()),
-            "dim": records.data.features.shape[1],
+            "dim": records.data.features.shape[1] if backbone is None else backbone.width,
         },
         **({} if records.data.person is None else {"persons": persons_under_head(records)}),
         "members_per_class": dict(zip(records.data.class_names, per_class.tolist(), strict=True)),

@@ -118,9 +118,9 @@ class AuditTrainSettings(TrainSettings):
         given = sorted(self.model_fields_set - beside)
         if self.match and given:
             raise ValueError(f"match=true fits the recipe, so {', '.join(given)} must be left out")
-        if self.network != "linear" or self.inputs != "features":
+        if self.network in ("mlp", "conv") or self.inputs != "features":
             raise ValueError(
-                f"network={self.network!r} and inputs={self.inputs!r} must be 'linear' and 'features'"
+                f"network={self.network!r} and inputs={self.inputs!r} must be 'linear' or an adapter, and 'features'"
             )
         if self.normalize == "standardize":
             raise ValueError(

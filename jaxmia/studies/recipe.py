@@ -43,7 +43,7 @@ class Recipe:
         return "one_run_fdp" if gaussian else "one_run"
 
 
-def _network(train: TrainSettings) -> Network | Adapter | None:
+def network_of(train: TrainSettings) -> Network | Adapter | None:
     """The network or the adapter that a recipe trains; None for linear heads."""
     if train.adapts:
         return Adapter(train.network, train.blocks, train.rank, train.alpha, train.targets)
@@ -102,7 +102,7 @@ def recipe_for(
         private=private,
         privacy_unit=settings.privacy_unit if private else "record",
         matmul_dtype=train.matmul_dtype,
-        network=_network(train),
+        network=network_of(train),
         tolerance=train.tolerance,
         class_weight=train.class_weight,
         intercept=train.intercept,

@@ -32,6 +32,7 @@ class ReleasedHead:
         recipe: settings of [train] from the file. Without an optimizer they are incomplete, and the rest is fitted.
             None if the file has none.
         unknown_recipe: why shadows cannot use the file's recipe; otherwise empty.
+        inside: number of an adapter's parameters, inside the network that makes the features.
     """
 
     outputs: np.ndarray
@@ -43,6 +44,7 @@ class ReleasedHead:
     features: np.ndarray | None = None
     recipe: Mapping[str, Any] | None = None
     unknown_recipe: str = ""
+    inside: int = 0
 
     @property
     def num_parameters(self) -> int | None:
@@ -54,7 +56,7 @@ class ReleasedHead:
             return None
         given = np.any(self.weight != 0, axis=1) | (self.bias != 0)
         rows = 1 if len(given) == 2 and given.sum() == 1 else len(given)
-        return int(rows * (self.weight.shape[1] + np.any(self.bias)))
+        return int(rows * (self.weight.shape[1] + np.any(self.bias))) + self.inside
 
     def given(self, inputs: FeatureSet) -> ReleasedHead:
         """Return the head with the inputs that it was applied to, unless its file made its own of them."""
