@@ -52,18 +52,21 @@ SECONDS = ("seconds_preparing", "seconds_tuning", "seconds_training", "seconds_a
 
 def main(argv: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_argument("folder", type=pathlib.Path, help="folder of a finished run")
+    options.add_argument("folder", type=pathlib.Path, help="folder of a finished run or sweep")
     options.add_argument("file", type=pathlib.Path, help="the JSON to write")
     options.add_argument("--commit", help="commit of the code that made the run, if not this one")
     arguments = options.parse_args(argv)
     manifest = load_json(arguments.folder, "manifest.json")
     if manifest["status"] != "finished":
-        sys.exit(f"{arguments.folder} is not finished: jaxmia run ... --resume")
-    name, held = manifest["settings"]["name"], list(manifest["cells"].values())
+        sys.exit(f"{arguments.folder} is not finished: start it again with --resume")
+    name, kind = manifest["settings"]["name"], "sweep" if "studies" in manifest else "run"
+    studies = manifest["studies"].values() if kind == "sweep" else [manifest]
+    held = [cell for study in studies for cell in study["cells"].values()]
+    heads = sum(cell["heads_trained"] for cell in held)
     content = {
-        "title": f"{name}: {len(held)} cells of {manifest['models']} heads",
+        "title": f"{name}: {len(held)} cells, {heads} heads",
         **_common.origin(),
-        "command": f"jaxmia run {name} --out runs/{name}",
+        "command": f"jaxmia {kind} {name} --out {kind}s/{name}",
         "commit": arguments.commit or _common.commit(),
         "seconds": round(sum(cell[part] for cell in held for part in SECONDS), 1),
         "columns": COLUMNS,

@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from jaxmia import attacks
 from jaxmia.data.feature_set import demo_features, feature_set
 from jaxmia.scores import Scores
+from jaxmia.studies.folder.tables import load_results
 from jaxmia.studies.sweep import run_sweep
 
 FOLDER = pathlib.Path(__file__).parent.parent / "benchmarks"
@@ -445,6 +446,7 @@ def test_500_cells_cost_less_than_0_15_s_each_beyond_their_work_and_no_memory(be
 @pytest.mark.thorough
 def test_the_study_reads_any_sweep(benchmark, tmp_path, capsys):
     settings = {
+        "name": "any",
         "attack": ["lira"],
         "fpr": [0.1],
         "shadows": {"models": 17},
@@ -464,6 +466,13 @@ def test_the_study_reads_any_sweep(benchmark, tmp_path, capsys):
     assert left_out.count("| all | one | 0.1 |") == left_out.count("| all | two | 0.1 |") == 1
     figures = {path.name for path in (tmp_path / "figures").iterdir()}
     assert figures == {"study_advantage.png", "study_quantiles.png", "study_theory.png"}
+    benchmark("of_run").main([str(tmp_path / "sweep"), str(tmp_path / "kept.json")])
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    results = load_results(tmp_path / "sweep")
+    assert kept["command"] == "jaxmia sweep any --out sweeps/any"
+    assert kept["seconds"] > 0
+    frame = pd.DataFrame(kept["rows"], columns=kept["columns"])
+    np.testing.assert_array_equal(frame["tpr"].astype(float), results["tpr"])
 
 
 @pytest.mark.thorough

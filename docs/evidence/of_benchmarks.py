@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rendering import HERE, at_each, load, markdown, origin, with_error
+from rendering import HERE, at_each, load, markdown, origin, results, with_error
 
 FPRS = (0.1, 0.01, 0.001)
 RESOLVED_IN_HALVES = 4  # a half of the truth's heads has a quarter of them as non-members of a record
@@ -270,7 +270,9 @@ def classes_slopes() -> str:
     """The slope of C by set, recipe, evaluation and cells."""
     rows = load("classes.json")["rows"]
     headings = [name for name in rows[0] if name != "errors over"]
-    return markdown(headings, [[str(row[name]) for name in headings] for row in rows]) + origin("classes.json")
+    return markdown(headings, [[str(row[name]) for name in headings] for row in rows]) + origin(
+        "classes.json"
+    )
 
 
 def classes_steps() -> str:
@@ -282,3 +284,29 @@ def classes_steps() -> str:
         for cell, some in steps.groupby(["data set", "recipe", "S"], sort=False)
     ]
     return markdown(["set", "recipe", "S", *between], rows)
+
+
+def recipes() -> str:
+    """Laws over S of 64 and more, accuracy and TPR, by recipe: medians over seeds."""
+    from jaxmia import fit_laws
+
+    rows = results("recipes.json")
+    rows = rows[(rows["attack"] == "lira") & (rows["evaluation"] == "pooled")]
+    lines = []
+    for recipe, some in rows.groupby("recipe", sort=False):
+        (fit,) = fit_laws(some[some["shots"] >= 64]).values()
+        slopes = [f"{law.slope_shots:.3f} ± {law.slope_shots_stderr:.3f}" for law in fit.lines]
+        at_hundredth = some[some["fpr"] == 0.01].groupby("shots").median(numeric_only=True)
+        shown_at = at_hundredth.loc[[16, 64, 256]]
+        lines.append(
+            [recipe, *slopes, *(" / ".join(f"{v:.3f}" for v in shown_at[c]) for c in ("accuracy", "tpr"))]
+        )
+    headings = [
+        "recipe",
+        "slope, FPR 0.1",
+        "0.01",
+        "0.001",
+        "accuracy at S = 16 / 64 / 256",
+        "TPR at FPR 0.01",
+    ]
+    return markdown(headings, lines) + origin("recipes.json")
