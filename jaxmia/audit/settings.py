@@ -134,16 +134,16 @@ class AuditPrivacySettings(Settings):
     """DP-SGD settings of the head, used for its shadows too (jaxmia.training.dpsgd)."""
 
     noise_multiplier: Annotated[float, Field(gt=0)] | None = None
-    """Standard deviation of the noise over the clipping norm; or"""
+    """Standard deviation of the noise over the clipping norm. Give either this or epsilon."""
     epsilon: Annotated[float, Field(gt=0)] | None = None
-    """the target epsilon of the noise, for the steps and batches of [train]."""
+    """Target epsilon, from which the noise follows for the steps and batches of [train]."""
     delta: Annotated[float, Field(ge=MIN_DELTA, lt=1)] = 1e-5
     clipping_norm: Annotated[float, Field(gt=0)] = 1.0
     """The L2 norm to which each example's gradient is clipped."""
     adjacency: Literal["add_or_remove_one", "replace_one"] = "add_or_remove_one"
-    """Under which epsilon holds."""
+    """The adjacency of epsilon."""
     unit: Literal["record", "person"] = "record"
-    """Whose gradient was clipped, who was sampled, whom epsilon protects: a record, or a person with all records."""
+    """The unit that is clipped, sampled and protected by epsilon: a record, or a person with all records."""
 
     @pydantic.model_validator(mode="after")
     def _one_of_noise_and_epsilon(self) -> AuditPrivacySettings:
@@ -206,7 +206,19 @@ class ContextSettings(Settings):
 
 
 class AuditConfig(Settings):
-    """The settings of an audit of one head."""
+    """The settings of an audit of one head: the keys and tables of an audit file.
+
+    - name, attack, fpr (fractions) and seed are keys at the top.
+    - data: the records, and which of them are members.
+    - head: the file of the head.
+    - train: the recipe of the shadows; `match` fits it to the head.
+    - privacy: DP-SGD of the head, if it was trained with it.
+    - shadows: their number.
+    - membership: unit "record" or "person".
+    - context: facts for the report, such as a stated guarantee or a limit.
+
+    `jaxmia audit --init FILE` writes a file with comments.
+    """
 
     name: Annotated[str, Field(min_length=1)] = "audit"
     attack: Attacks = (

@@ -20,13 +20,13 @@ class DataSettings(Settings):
 
 
 class MembershipSettings(Settings):
-    """What is in a training set or out of it."""
+    """The unit of membership, which is in a training set as a whole or not at all."""
 
     unit: Literal["record", "person"] = "record"
-    """"person": all of a person's records or none; the features say whose each record is, under `person`. Attacks are
-    then on records and on persons, side by side."""
+    """"person": all of a person's records or none. The features need `person`, the person of each record. Attacks are
+    then on records and on persons."""
     shots: Literal["records", "persons"] = "records"
-    """What S counts, by person: persons, or their records."""
+    """What S counts if unit is "person": persons, or their records."""
 
     @pydantic.model_validator(mode="after")
     def _persons_are_counted_by_person(self) -> MembershipSettings:
@@ -44,7 +44,8 @@ class GridSettings(Settings):
     """The cells of the experiment: every combination of classes, shots and seeds."""
 
     shots: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False), Different]
-    """S, training examples per class; by person what membership.shots says, of persons by their main class."""
+    """S, training examples per class. By person, membership.shots says what it counts; a person has the class of most
+    of their records."""
     classes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, strict=False), Different]
     """C, number of classes; the largest classes are taken."""
     seeds: Annotated[

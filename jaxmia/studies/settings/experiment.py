@@ -36,7 +36,21 @@ _LATER = {  # newer settings of [train], with the values that older folders have
 
 
 class ExperimentConfig(Settings):
-    """The settings of one experiment: a grid of cells, each an ensemble with attacks on it."""
+    """The settings of one experiment: a grid of cells, each an ensemble with attacks on it.
+
+    These are the keys and tables of an experiment file:
+
+    - name, attack, evaluation, fpr (fractions) and correction are keys at the top.
+    - data: the feature set, and the number of test examples per class.
+    - membership: unit "record" or "person".
+    - grid: numbers of classes C, shots S and seeds; the only table without defaults.
+    - shadows: number of models, membership design, and pool size over S.
+    - train: the recipe of all models.
+    - privacy: epsilons, delta and clipping norm of DP-SGD.
+    - tuning: the search for a recipe, if any.
+
+    configs/demo.toml is an example, and docs/guide/runs.md explains it.
+    """
 
     name: Annotated[str, Field(min_length=1)] = "experiment"
     attack: Attacks = (

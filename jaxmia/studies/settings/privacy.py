@@ -25,11 +25,11 @@ class PrivacySettings(Settings):
     clipping_norm: Annotated[float, Field(gt=0)] = 1.0
     """The largest norm of the gradient of one example, or of all records of one person."""
     recipe: Literal["given", "class_means"] = "given"
-    """Of private levels: "given", DP-SGD by [train]; or "class_means", the classes' noisy mean features, one release on
-    features of norm 1 (jaxmia.private.recipes)."""
+    """Recipe of private levels: "given" is DP-SGD by [train]; "class_means" is one release of the classes' noisy mean
+    features, for features of norm 1 (jaxmia.private.recipes)."""
     unit: Literal["record", "person"] | None = None
-    """Whom the levels protect, whose gradients are clipped and who is sampled: by default what membership.unit says.
-    "record" where membership is by person: levels are of records, and persons have what group privacy leaves them."""
+    """The unit that is clipped, sampled and protected; by default membership.unit. With "record" while membership is by
+    person, epsilon is of records, and group privacy gives the guarantee of persons."""
 
     @property
     def private_levels(self) -> list[float]:
