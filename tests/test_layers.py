@@ -1,5 +1,6 @@
 """The order of imports is part of the design: a wing imports only wings of lower rank, and no imports form a cycle."""
 
+import ast
 import subprocess
 import sys
 
@@ -67,6 +68,19 @@ def test_wings_import_wings_of_a_lower_rank(module):
 def test_no_module_and_no_wing_imports_itself_in_a_circle():
     assert RANKS[longest_path(IMPORTS)[-1]] == 0  # the chain ends in a private module of rank 0
     assert longest_path(wings_of(IMPORTS))[0] == "__main__"
+
+
+def test_modules_and_functions_are_short():
+    """At most 450 lines for a module, and 80 for a function, docstring included."""
+    for module, path in MODULES.items():
+        text = path.read_text()
+        assert len(text.splitlines()) <= 450, module
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= allowed.get(f"{module}.{node.name}", 80), (
+                    f"{module}.{node.name}: {lines} lines"
+                )
 
 
 def test_the_test_sees_imports():

@@ -135,34 +135,21 @@ def extract_features(
     Raises:
         InputError: for bad arguments, source, network or output; computed blocks are kept.
     """
-    check_choice("dtype", dtype, ("float16", "float32"))
-    check_choice("on_error", on_error, ON_ERROR)
-    check_at_least("batch_size", batch_size, 1)
+    _check_options(dtype, on_error, batch_size)
     out = pathlib.Path(out)
     written = _written(out)
-    spec = parse_backbone(
-        backbone, weights=None if weights is None else pathlib.Path(weights), images=images, device=device
-    )
+    given = None if weights is None else pathlib.Path(weights)
+    spec = parse_backbone(backbone, weights=given, images=images, device=device)
     table = _checked_table(spec, table or TabularOptions())
-    rows = open_source(
-        os.fspath(source),
-        columns or Columns(),
-        split=split,
-        subset=subset,
-        whole_rows=spec.kind == TABULAR,
-        person_folders=person_folders,
-    )
+    chosen: dict[str, Any] = {"split": split, "subset": subset, "person_folders": person_folders}
+    rows = open_source(os.fspath(source), columns or Columns(), whole_rows=spec.kind == TABULAR, **chosen)
     check_modality(spec.kind, rows.modality)
     screened = usable_items(rows, console)
     errors = list_problems(out, rows, screened, on_error)
     class_names, labels = labels_of(rows, screened)
-    if spec.kind == TABULAR:
-        network = tabular.load(spec.name, rows, screened.usable, table)
-    else:
-        network = load_backbone(spec, rows.modality)
-    identity = _identity(rows, screened, network, batch_size)
+    network = _loaded(spec, rows, screened, table)
+    identity, folder = _identity(rows, screened, network, batch_size), out.with_name(f"{out.name}.parts")
     provenance = identity | {"dtype": dtype, "notes": notes_of(rows, screened, network.notes)}
-    folder = out.with_name(f"{out.name}.parts")
     if written is None:
         with _parts(folder, identity):
             features, computed = compute(folder, rows, screened.usable, network, batch_size, console)
@@ -172,8 +159,20 @@ def extract_features(
     else:
         dim, computed = _dim_of_written(out, written, provenance, folder, identity), 0
     sizes = tuple(np.bincount(labels, minlength=len(class_names)).tolist())
-    skipped = len(screened.problems)
-    return Extraction(out, class_names, sizes, dim, skipped, errors, computed, provenance)
+    return Extraction(out, class_names, sizes, dim, len(screened.problems), errors, computed, provenance)
+
+
+def _check_options(dtype: str, on_error: str, batch_size: int) -> None:
+    check_choice("dtype", dtype, ("float16", "float32"))
+    check_choice("on_error", on_error, ON_ERROR)
+    check_at_least("batch_size", batch_size, 1)
+
+
+def _loaded(spec: BackboneSpec, rows: Source, screened: Screened, table: TabularOptions) -> Backbone:
+    """Return the network, or what makes numbers of a table, fitted to its usable rows."""
+    if spec.kind == TABULAR:
+        return tabular.load(spec.name, rows, screened.usable, table)
+    return load_backbone(spec, rows.modality)
 
 
 def _dim_of_written(

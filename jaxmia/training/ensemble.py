@@ -98,7 +98,6 @@ def train_ensemble(
             - with privacy_unit "person": the pool has no person, a person has more records than
               privacy.accounting.MOST_RECORDS, or a model trains on only some records of a person.
     """
-    num_models, num_examples = masks.member.shape
     key = random_key(key)
     _check(key, pool, masks, hyper, config)
     if chunk_size is not None:
@@ -106,25 +105,13 @@ def train_ensemble(
     if hyper.weight_decay is not None and not np.any(hyper.weight_decay):
         hyper = dataclasses.replace(hyper, weight_decay=None)
     devices = jax.local_devices() if devices is None else devices
-    counts, kind, order = np.asarray(masks.member).sum(axis=1), trainable(config.network), None
+    kind, order = trainable(config.network), None
     if config.privacy_unit == "person":
         kind = LinearHeads(by_person=True, intercept=config.intercept)
         order, pool, sorted_masks, most_records = _by_person(pool, masks)
     else:
         sorted_masks, most_records = masks, 1
-    size = EnsembleSize(
-        num_models=num_models,
-        num_examples=num_examples,
-        num_classes=pool.num_classes,
-        dim=pool.features.shape[1],
-        inclusion_rate=masks.inclusion_rate,
-        input_shape=pool.input_shape,
-        sampling_rate=float(np.max(hyper.sampling_rate)),
-        members=(int(counts.min()), int(counts.max())),
-        num_devices=len(devices),
-        records_per_person=most_records,
-        backbone=pool.backbone,
-    )
+    size = _size(pool, masks, hyper, num_devices=len(devices), records_per_person=most_records)
     trained = train_in_chunks(
         kind,
         key,
@@ -141,6 +128,26 @@ def train_ensemble(
     if order is not None and squares is not None:
         squares = squares[:, np.argsort(order)]
     return ShadowEnsemble(trained.params, masks, squares, config.network, config.link)
+
+
+def _size(
+    pool: FeatureSet, masks: MembershipMasks, hyper: Hyperparams, *, num_devices: int, records_per_person: int
+) -> EnsembleSize:
+    num_models, num_examples = masks.member.shape
+    counts = np.asarray(masks.member).sum(axis=1)
+    return EnsembleSize(
+        num_models=num_models,
+        num_examples=num_examples,
+        num_classes=pool.num_classes,
+        dim=pool.features.shape[1],
+        inclusion_rate=masks.inclusion_rate,
+        input_shape=pool.input_shape,
+        sampling_rate=float(np.max(hyper.sampling_rate)),
+        members=(int(counts.min()), int(counts.max())),
+        num_devices=num_devices,
+        records_per_person=records_per_person,
+        backbone=pool.backbone,
+    )
 
 
 def _by_person(
