@@ -1,16 +1,16 @@
-"""One command on a machine with a GPU or TPU: is it right there, how fast, and how near to what the card can do?
+"""One command on a machine with a GPU or TPU ("card"): correctness, speed, and share of the card's peak.
 
     python benchmarks/accelerator.py --json docs/evidence/accelerator/h100.json && make tables
 
-Writes the rows of docs/accelerators.md. On a CPU everything runs too, and "card" is then the CPU itself.
+Writes the rows of docs/accelerators.md. Everything also runs on a CPU, and "card" is then the CPU itself.
 
-- *parity*: the same heads by the same keys on the CPU and on the card, in each number format: the largest difference
+- *parity*: the same heads with the same keys on the CPU and on the card, in each number format: the largest difference
   of log-odds over the CPU's deviation between heads, and mean TPR of the records at FPR 0.01.
-- *speed*: heads per second of full-batch training, batches in a shared order, DP-SGD on the full batch and by Poisson
-  sampling; share of the card's peak: the time of the two matrix products of all steps, measured in the same format on
-  the same card, over the time of training. Median of --repeats after one run that compiles.
+- *speed*: heads per second of full-batch training, shared batch order, and DP-SGD on the full batch and by Poisson
+  sampling. The share of the card's peak is the time of the two matrix products of all steps, measured in the same
+  format on the same card, over the time of training. Median of --repeats after one run that compiles.
 - *PyTorch*: the same full-batch heads by one batched product (stacked) and by torch.func.vmap, both through
-  torch.compile, on the same card; left out where torch, or its support for the card, is absent.
+  torch.compile, on the same card; left out if torch, or its support for the card, is absent.
 - *scores and attacks*: seconds for log-odds of all heads (card), and for LiRA of all targets (host).
 - *audit*: seconds of `jaxmia.audit_head` of one head with all shadows, from arrays to the result.
 - *memory*: bytes in use at the peak of training over heads, and the heads that a GiB holds at that.
@@ -47,13 +47,13 @@ Row = dict[str, Any]
 
 def main(argv: list[str] | None = None) -> None:
     options = _common.parser(__doc__)
-    options.add_argument("--models", type=int, default=257, help="heads, trained at once")
+    options.add_argument("--models", type=int, default=257, help="heads, trained in parallel")
     options.add_argument("--examples", type=int, default=20_000, help="candidates")
     options.add_argument("--classes", type=int, default=10, help="C")
     options.add_argument("--dim", type=int, default=768, help="dimension of the features")
     options.add_argument("--steps", type=int, default=100, help="steps of Adam")
     options.add_argument("--repeats", type=int, default=5, help="timed runs")
-    options.add_argument("--quick", action="store_true", help="tiny, to see that it runs")
+    options.add_argument("--quick", action="store_true", help="tiny sizes, to check that it runs")
     arguments = options.parse_args(argv)
     if arguments.quick:
         arguments.models, arguments.examples, arguments.classes = 17, 120, 3
@@ -80,19 +80,19 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def row(part: str, what: str, form: str, value: float | None, unit: str, share: float | None = None) -> Row:
-    """A row of the table."""
+    """Return a row of the table."""
     return {"part": part, "what": what, "format": form, "value": value, "unit": unit, "share of peak": share}
 
 
 def recipe(steps: int, form: str = "float32", **more: Any) -> TrainConfig:
-    """Adam on the full batch, unless more says otherwise."""
+    """Return full-batch Adam, with the changes in `more`."""
     return TrainConfig("adam", steps=steps, matmul_dtype=form, **more)
 
 
 def parity(
     pool: FeatureSet, masks: MembershipMasks, arguments: argparse.Namespace, card: jax.Device
 ) -> list[Row]:
-    """The first heads on the CPU and on the card."""
+    """Compare the first heads on the CPU and on the card."""
     few = min(arguments.models, 64)
     member, ids = masks.member[:few], masks.model_ids[:few]
     some = masks.replace(member=member, model_ids=ids)
@@ -119,12 +119,12 @@ def parity(
 
 
 def mean_tpr(log_odds: np.ndarray, member: np.ndarray) -> float:
-    """Mean over records of the estimated TPR at FPR 0.01."""
+    """Return the mean over records of the estimated TPR at FPR 0.01."""
     return float(np.mean(vulnerability_curves(Scores(log_odds, member), [0.01])[0].tpr))
 
 
 def speed(pool: FeatureSet, masks: MembershipMasks, arguments: argparse.Namespace) -> list[Row]:
-    """Heads per second, and the share of the matrix-product peak, by recipe and format."""
+    """Return heads per second and the share of the matrix-product peak, by recipe and format."""
     steps, members = arguments.steps, arguments.examples // 2
     batch = max(members // 10, 1)
     private = {"clipping_norm": 1.0, "noise_multiplier": 1.0}
@@ -150,7 +150,7 @@ def speed(pool: FeatureSet, masks: MembershipMasks, arguments: argparse.Namespac
 
 
 def products(arguments: argparse.Namespace, count: int, form: str) -> Callable[[], Any]:
-    """The two matrix products of one step over count candidates of all heads."""
+    """Return the two matrix products of one step over count candidates of all heads."""
     rng = np.random.default_rng(arguments.seed)
     size = arguments.models * arguments.classes
     kind = jnp.bfloat16 if form == "bfloat16" else jnp.float32
@@ -166,7 +166,7 @@ def products(arguments: argparse.Namespace, count: int, form: str) -> Callable[[
 
 
 def median(run: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of repeats, after one that compiles."""
+    """Return the median seconds of repeats, after one that compiles."""
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -176,7 +176,7 @@ def median(run: Callable[[], Any], repeats: int) -> float:
 
 
 def torch_rows(pool: FeatureSet, member: np.ndarray, arguments: argparse.Namespace) -> list[Row]:
-    """Heads per second of PyTorch on the same card; without torch a row says so."""
+    """Return heads per second of PyTorch on the same card, or a row that says that torch is absent."""
     if importlib.util.find_spec("torch") is None:
         return [row("PyTorch", "absent", "float32", None, "heads/s")]
     import torch
@@ -225,7 +225,7 @@ def torch_rows(pool: FeatureSet, member: np.ndarray, arguments: argparse.Namespa
 def rest(
     pool: FeatureSet, masks: MembershipMasks, arguments: argparse.Namespace, card: jax.Device
 ) -> list[Row]:
-    """Scores, LiRA, one audit, and memory."""
+    """Return rows of scores, LiRA, one audit, and memory."""
     heads = train_ensemble(0, pool, masks, Hyperparams(0.1), recipe(arguments.steps))
     stats = card.memory_stats() or {}
     scores = score(heads, pool)
@@ -258,7 +258,7 @@ def rest(
 def audit_seconds(
     heads: ShadowEnsemble, pool: FeatureSet, masks: MembershipMasks, arguments: argparse.Namespace
 ) -> float:
-    """Seconds of the audit of the first head by its weights, shadows and attacks included."""
+    """Return the seconds of an audit of the first head by its weights, with shadows and attacks."""
     params = heads.params["params"]
     weights = (np.asarray(params["kernel"][0]), np.asarray(params["bias"][0]))
     train = {"optimizer": "adam", "steps": arguments.steps, "learning_rate": 0.1}

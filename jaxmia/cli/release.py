@@ -14,15 +14,15 @@ from jaxmia.cli.options import Override, ReadLimit
 
 EPILOG = """Example: `jaxmia release private.toml --epsilon 1 --out head.safetensors`
 
-Members are the records of data.features that its key `member` marks, or all of them. grid.classes and grid.shots say
-what is declared of their number. The noise is OpenDP's, from the operating system's generator; neither it nor a seed is
-kept. The certificate beside the head goes with it: `jaxmia verify` checks it, and an audit file names it. Each run
-spends epsilon anew. Needs `pip install 'jaxmia[release]'`."""
+Members are the records of data.features that its key `member` marks, or all of them. grid.classes and grid.shots
+declare their number. The noise is OpenDP's, from the operating system's random number generator; neither noise nor seed
+is kept. Publish the certificate with the head: `jaxmia verify` checks it, and an audit file names it. Each run spends
+epsilon again. Needs `pip install 'jaxmia[release]'`."""
 
 VERIFY_EPILOG = """Example: `jaxmia verify head.certificate.json --public public.npz`
 
-Exit code 2 if a check fails. What is checked is the guarantee that follows from the stated mechanism, and that the
-head's file is the one that was certified; nobody can tell from a head how it was trained."""
+Exit code 2 if a check fails. The checks compute the guarantee again from the stated mechanism, and compare the head's
+file with the certified one. No check of a head can prove how it was trained."""
 
 
 def release(
@@ -49,7 +49,7 @@ def release(
 
 def verify(
     certificate: Annotated[
-        pathlib.Path, typer.Argument(metavar="CERTIFICATE", help="What jaxmia release wrote beside the head.")
+        pathlib.Path, typer.Argument(metavar="CERTIFICATE", help="The certificate beside the head.")
     ],
     public: Annotated[
         pathlib.Path | None,

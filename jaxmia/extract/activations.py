@@ -92,23 +92,23 @@ def extract_activations(
     activations.npy (float16 [examples, tokens, 1 + dim]: of each token 1, or 0 for padding, and its activations; for
     K = 0 token ids or pixels), weights.npz, features.npz (the extractor's own features, as `jaxmia extract` writes
     them) and backbone.json (architecture, K, and hashes of the other files). Torch computes none of it; texts need the
-    network's tokenizer, images timm. The size is said before anything is written. A killed call continues when it is
+    network's tokenizer, images timm. The size is printed before anything is written. A killed call continues when it is
     started again.
 
     Args:
-        source: as of extract_features; or an .npz with `raw`, token ids [examples, tokens] padded by the network's
+        source: as in extract_features; or an .npz with `raw`, token ids [examples, tokens] padded by the network's
             padding.
         backbone: "sentence-transformers:FOLDER" or "transformers:FOLDER" of BERT, MiniLM, RoBERTa or MPNet, or
             "timm:NAME" of a vision transformer.
         out: the folder, new or of the same extraction.
         activations: K, the number of blocks that are computed now and stay frozen; 0 for none.
         tokens: longest text in tokens; longer ones are cut. By default what the network's files say.
-        weights: as of extract_features.
-        columns: as of extract_features.
-        split: as of extract_features.
-        subset: as of extract_features.
-        person_folders: as of extract_features.
-        images: as of extract_features.
+        weights: as in extract_features.
+        columns: as in extract_features.
+        split: as in extract_features.
+        subset: as in extract_features.
+        person_folders: as in extract_features.
+        images: as in extract_features.
         on_error: "stop" or "skip", if items cannot be used.
         console: console for progress, or None for no output.
 

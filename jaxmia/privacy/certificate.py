@@ -1,6 +1,6 @@
-"""Certificates of released private heads: what was proved of them, in JSON, and how anyone may prove it again.
+"""Certificates of released private heads: the guarantee in JSON, and functions that compute it again.
 
-A certificate is of T releases of a sum on a lattice, each with discrete Gaussian noise (Canonne, Kamath and Steinke
+A certificate covers T releases of a sum on a lattice, each with discrete Gaussian noise (Canonne, Kamath and Steinke
 2020, arXiv 2004.00010). One release whose sum moves by at most Delta is rho-zCDP with
 
     rho = Delta² / (2 s²),    s: scale of the noise, Delta in the same units,
@@ -37,7 +37,7 @@ _Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Certificate(pydantic.BaseModel):
-    """What a released head's noise guarantees; nothing in it depends on a record, on the noise or on a seed."""
+    """The guarantee of a released head. No field depends on a record, on the noise or on a seed."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -52,15 +52,15 @@ class Certificate(pydantic.BaseModel):
     adjacency: Literal["add_or_remove_one", "replace_one"]
     unit: Literal["record", "person"]
     epsilon: _Positive
-    """That holds, by OpenDP's own map from noise to epsilon; at most the one asked for."""
+    """Achieved epsilon, by OpenDP's map from noise to epsilon; at most the target."""
     delta: Annotated[float, Field(ge=MIN_DELTA, lt=1)]
     rho: _Positive
-    """Of zero-concentrated DP, of all steps together."""
+    """rho of zero-concentrated DP, of all steps together."""
     noise_multiplier: _Positive
     """Scale of the noise over the clipping norm."""
     clipping_norm: _Positive
     lattice_bits: Annotated[int, Field(ge=8, le=40)]
-    """Contributions are cut to whole multiples of 2^-lattice_bits."""
+    """Contributions are truncated to whole multiples of 2^-lattice_bits."""
     steps: Annotated[int, Field(ge=1)]
     optimizer: Literal["sgd", "adam"]
     schedule: Literal["constant", "cosine"]
@@ -71,11 +71,11 @@ class Certificate(pydantic.BaseModel):
     classes: Annotated[int, Field(ge=2)]
     dim: Annotated[int, Field(ge=1)]
     expected_members: Annotated[int, Field(ge=1)]
-    """What sums are divided by: S x C as declared, not a count of the members."""
+    """Divisor of the sums: S x C as declared, not a count of the members."""
     normalize: Literal["none", "unit", "public", "random", "standardize"]
     components: int | None
     public_sha256: _Hash | None
-    """Of the file of public features, or of statistics, that features were normalised by."""
+    """SHA-256 of the file of public features, or of statistics, that features were normalised by."""
     assumed_public: tuple[str, ...] = Field(strict=False)
     versions: dict[str, str]
 

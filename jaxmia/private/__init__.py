@@ -1,1 +1,1 @@
-"""Private recipes: what they release, and how they are chosen from public quantities alone."""
+"""Private recipes: what they release, and how they are chosen from public quantities only."""

@@ -21,7 +21,7 @@ import math
 from jaxmia._validate import check
 
 SIGNAL = 0.1
-"""Assumed share of unit-norm features' energy that lies between classes: what logits are scaled by, no more."""
+"""Assumed share of unit-norm features' energy that lies between classes: used only to scale logits."""
 SHARPNESS = 10.0
 """Scale of the logits of class means without noise; it moves no decision."""
 

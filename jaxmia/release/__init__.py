@@ -1,1 +1,1 @@
-"""Private heads for release: trained once, on all members, with noise that may leave the house."""
+"""Private heads for release: trained once, on all members, with noise that is fit for release."""

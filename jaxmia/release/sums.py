@@ -1,11 +1,11 @@
 """Sums of clipped gradients on a lattice, and OpenDP's noise on them: the only place where a release sees its records.
 
-A sum of floating-point numbers has no sensitivity that anyone could prove: it depends on the order, and a blocked
-matrix product rounds a record differently with other records around it. So
+The sensitivity of a floating-point sum cannot be proved: the sum depends on the order, and a blocked matrix product
+rounds a record differently with other records around it. So
 
-- a record's contribution is a function of the record and of what has been released, worked out by itself;
-- it is scaled to at most the clipping norm, with room for rounding, and cut towards zero to whole multiples of
-  2^-LATTICE_BITS: cutting towards zero enlarges no coordinate, and so no norm;
+- a record's contribution is a function of that record and of what has been released, computed separately;
+- it is scaled to at most the clipping norm, with a margin for rounding, and truncated towards zero to whole multiples
+  of 2^-LATTICE_BITS, which enlarges no coordinate and so no norm;
 - contributions are added as integers, exactly and in any order.
 
 Adding or removing a record, or a person, then moves the integers by at most clipping norm x 2^LATTICE_BITS, replacing
@@ -106,7 +106,7 @@ def import_opendp() -> Any:
         import opendp.prelude as dp
     except ImportError:
         raise InputError(
-            "A release needs OpenDP, whose noise may leave the house: pip install 'jaxmia[release]'."
+            "A release needs OpenDP, for cryptographic noise: pip install 'jaxmia[release]'."
         ) from None
     dp.enable_features("contrib")  # the Gaussian mechanism is behind this switch
     return dp

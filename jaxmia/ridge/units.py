@@ -1,4 +1,4 @@
-"""Records or persons in groups of one number of places each, so that arrays over them have one shape."""
+"""Records or persons in groups with the same number of places, so that arrays over a group have one shape."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jaxmia.data.persons import checked_persons, grouped
 
 
 class Layout(NamedTuple):
-    """Where the units of one group and their records stand.
+    """Indices of the units of one group and of their records.
 
     Attributes:
-        units: int64[units], places among all units.
+        units: int64[units], indices among all units.
         rows: int64[units, places], of their records; 0 where unused.
         used: bool[units, places].
     """
@@ -45,7 +45,7 @@ def layouts(records: int, person: np.ndarray | None) -> list[Layout]:
     """Return the groups of single records, or of persons with about as many records.
 
     Args:
-        records: how many.
+        records: number of records.
         person: [records], the person of each; None makes each record a unit of its own.
 
     Raises:

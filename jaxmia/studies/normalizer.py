@@ -1,4 +1,4 @@
-"""What a recipe normalises features by: statistics of a file, components of public features, or random directions."""
+"""Normalisation of features in a recipe: statistics of a file, components of public features, or random directions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxmia.studies.settings.train import TrainSettings
 
 
 def given_normalizer(train: TrainSettings, data: FeatureSet) -> Normalizer | None:
-    """Return what the recipe normalises by, the same for all cells; None where it has none.
+    """Return the recipe's normaliser, the same for all cells; None if it has none.
 
     Args:
         train: the recipe.
@@ -38,7 +38,7 @@ NORMALISED_BY = {
 
 
 def normalised_by(train: TrainSettings) -> str:
-    """Return what features are normalised by, in words of the column standardised_by."""
+    """Return the text of the column standardised_by: the source of the normalisation."""
     if train.normalize == "standardize":
         return "pool" if train.statistics == "pool" else "given"
     return NORMALISED_BY[train.normalize]

@@ -1,4 +1,4 @@
-"""Certificates: the guarantee by three derivations, and whatever was changed in one is found."""
+"""Certificates: the guarantee by three derivations, and every change in a certificate is found."""
 
 import json
 import math

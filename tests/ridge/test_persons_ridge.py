@@ -1,4 +1,4 @@
-"""Persons of ridge heads without shadows: flips of all of a person's records, and analytic laws, against trainings."""
+"""Persons of ridge heads without shadows: flips of all their records, and analytic laws, against trained heads."""
 
 import dataclasses
 
@@ -139,7 +139,7 @@ def test_persons_agree_with_shadows(against_shadows):
         tails = tails_of(own, analytic)
         for fpr in (0.1, 0.01, 0.001):
             truth = per_example_vulnerability(own, fpr)
-            # Errors of the units' TPR are taken as if all went together: the widest that they can make of the mean.
+            # Errors of the units' TPR are treated as fully correlated, which bounds the error of the mean.
             assert abs(analytic.tpr(fpr, tails).mean() / truth.tpr.mean() - 1) < (
                 0.05 + truth.tpr_error.mean() / truth.tpr.mean()
             )

@@ -45,7 +45,7 @@ def load_released_adapter(
             there), or tensors of the changed modules under their published names, as in a state dict. The linear head
             on pooled features is in the same file.
         data: the records, with the backbone's activations.
-        adapter: what was trained, as [train] says.
+        adapter: the kind of adapter, as in [train].
         weight: name of the head's weight; by default the only one with a weight's name.
         bias: name of the head's bias, or "none".
 

@@ -77,7 +77,7 @@ def certificate_blocks(told: Mapping[str, Any]) -> list[Block]:
     said = (
         "The head was released with a certificate: its training saw its members through sums of clipped gradients"
         " alone, each with discrete Gaussian noise from the operating system's generator (OpenDP). “jaxmia verify”"
-        " computes the guarantee again from the stated mechanism; nobody can tell from a head that it was trained so."
+        " computes the guarantee again from the stated mechanism; no check of a head can prove that it was trained so."
     )
     public = told["public_sha256"]
     answers: dict[str, Value] = {

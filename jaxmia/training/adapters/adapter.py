@@ -21,7 +21,7 @@ _BEFORE, _AFTER = ("embeddings.LayerNorm", "norm_pre"), ("norm", "fc_norm")  # n
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """What is trained inside a frozen transformer, beside the linear head; static.
+    """The parameters that are trained inside a frozen transformer, in addition to the linear head; static.
 
     Attributes:
         kind: "film": scale and shift of the norms (Perez et al. 2018, arXiv 1709.07871); "lora": for each target weight
