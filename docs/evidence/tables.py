@@ -31,6 +31,9 @@ from of_benchmarks import (
     per_record_bounds,
     per_record_noise,
     per_record_quantiles,
+    shadow_budget_letters10,
+    shadow_budget_text10,
+    shadow_budget_text24,
     whitebox,
 )
 from of_demo import demo_figure, demo_full, demo_laws, demo_short
@@ -131,6 +134,9 @@ TABLES: dict[str, Callable[[], str]] = {
         per_record_noise,
         audit_agreement,
         audit_agreement_files,
+        shadow_budget_text10,
+        shadow_budget_text24,
+        shadow_budget_letters10,
         whitebox,
         finite_pool,
         accelerators,
