@@ -60,7 +60,7 @@ class Advice(Shown):
         return _same_task(self.options).sort_values("worst_tpr", kind="stable").iloc[0]
 
     def to_frame(self) -> pd.DataFrame:
-        """The options."""
+        """Return the options, one row for each."""
         return self.options
 
     def plot(self) -> Any:

@@ -68,11 +68,11 @@ class AttackRun(Shown):
         return f"{self.read.headline()}; {found_most(self.results)}"
 
     def to_frame(self) -> pd.DataFrame:
-        """The results."""
+        """Return the results."""
         return self.results
 
     def brief_frame(self) -> pd.DataFrame:
-        """Return the rates, and what they are of as far as that differs."""
+        """Return the rates, with the identifying columns that differ between rows."""
         return brief_results(self.results)
 
     @property
@@ -86,11 +86,11 @@ class AttackRun(Shown):
         Args:
             evaluation: "pooled", the default where several models are targets, or "per_target". Calibrated curves are
                 files in the folder's plots.
-            targets: "all", or with a model under audit "others" (the default) or "row N", that model alone.
-            unit: "record" or "person", whose membership the attacks tell.
+            targets: "all"; with a model under audit "others" (the default), or "row N" for that model only.
+            unit: "record" or "person", the unit whose membership is attacked.
 
         Raises:
-            InputError: for targets, a unit, or an evaluation of them, that the results do not have.
+            InputError: if the results do not have these targets, this unit or this evaluation.
         """
         groups = {group.name: group for group in _target_groups(self.read)}
         targets = list(groups)[-1] if targets is None else targets

@@ -51,7 +51,7 @@ class AuditResult(Shown):
         return self.records
 
     def brief_frame(self) -> pd.DataFrame:
-        """Return whose record it is, whether it was a member, and its TPR with interval at each FPR."""
+        """Return each record's id, membership, and TPR with interval at each FPR."""
         return self.records.filter(regex=r"^(id|class_name|member|tpr_[0-9.e-]+(_low|_high)?)$")
 
     def plot(self, **options: Any) -> Any:

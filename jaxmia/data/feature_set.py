@@ -55,7 +55,7 @@ class FeatureSet(Shown):
     __repr__ = Shown.__repr__
 
     def headline(self) -> str:
-        """Sizes."""
+        """Return one line with sizes."""
         persons = "" if self.person is None else f", {len(np.unique(self.person))} persons"
         what = f"dimension {self.features.shape[1]}"
         if self.backbone is not None:

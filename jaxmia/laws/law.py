@@ -213,7 +213,7 @@ class PowerLawFit(Shown):
         return pd.DataFrame([dataclasses.asdict(law) for law in self.lines])[columns]
 
     def brief_frame(self) -> pd.DataFrame:
-        """Return the columns of to_frame that hold anything."""
+        """Return the columns of to_frame that are not empty."""
         return self.to_frame().dropna(axis=1, how="all")
 
     def __getitem__(self, fpr: float) -> PowerLaw:

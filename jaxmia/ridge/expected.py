@@ -79,7 +79,7 @@ class ByRecord(NamedTuple):
 class AnalyticVulnerability:
     """The moments of shadow scores, for every record or person, without shadows.
 
-    units are records or, by person, persons ascending by name; their score is then the weighed sum of their records'
+    Units are records, or persons, ascending by name. The score of a person is the weighted sum of their records'
     log-odds.
 
     Attributes:
@@ -92,7 +92,7 @@ class AnalyticVulnerability:
         separation: float64[units], D = (mean_in - mean_out) / s, where s² is the mean of both variances;
             per_example_vulnerability estimates it from shadows.
         leverage: float64[units], trace of B_i Gamma_i, the generalised leverage: the effect of a unit on its own
-            logits, for any label. It needs the blocks alone, and ranks records less well than D.
+            logits, for any label. It needs only the blocks, and ranks records less well than D.
         fluctuation: root mean square standard deviation of the candidates' logits over heads without them.
         warnings: reasons why the results may be inaccurate; empty inside the tested range.
         by_record: the moments of persons' single records; None if units are records.
@@ -111,7 +111,7 @@ class AnalyticVulnerability:
     by_record: ByRecord | None = None
 
     def prior(self) -> dict[str, np.ndarray]:
-        """Return prior_mean and prior_variance, of records, and by person prior_weight: fields of Scores."""
+        """Return the fields prior_mean and prior_variance of Scores, for records; by person also prior_weight."""
         found = self.by_record
         if found is None:
             return {
@@ -126,7 +126,7 @@ class AnalyticVulnerability:
         }
 
     def records(self) -> AnalyticVulnerability:
-        """Return the moments of single records, each attacked by itself; by person, with persons as members."""
+        """Return the moments of single records, each attacked by itself; by person, persons are drawn as members."""
         found = self.by_record
         if found is None:
             return self
@@ -143,7 +143,7 @@ class AnalyticVulnerability:
         )
 
     def of_units(self, scores: Scores) -> Scores:
-        """Return the scores of units from those of records: by person, the weighed sums."""
+        """Return the scores of units from those of records: by person, the weighted sums."""
         if self.by_record is None:
             return scores
         weighed = dataclasses.replace(scores, log_odds=np.asarray(scores.log_odds) * self.by_record.weight)

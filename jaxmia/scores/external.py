@@ -31,7 +31,7 @@ class ExternalScores(Scores):
     person: np.ndarray | None = None
 
     def headline(self) -> str:
-        """Sizes and share of members, the row under audit, and the notes."""
+        """Return one line: sizes, share of members, the row under audit, and the notes."""
         under_audit = () if self.target is None else (f"row {self.target} under audit",)
         persons = () if self.person is None else (f"{len(np.unique(self.person))} persons",)
         return "; ".join((super().headline(), *persons, *under_audit, *self.notes))

@@ -37,11 +37,11 @@ class Roc(Shown):
     __repr__ = Shown.__repr__
 
     def headline(self) -> str:
-        """Scores and area."""
+        """Return one line with the numbers of scores and the area."""
         return f"{self.num_members} member and {self.num_nonmembers} non-member scores, AUC {self.auc:.3f}"
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per point."""
+        """Return fpr, tpr and threshold, one row per point."""
         return pd.DataFrame({"fpr": self.fpr, "tpr": self.tpr, "threshold": self.threshold})
 
     def plot(self) -> Any:

@@ -63,7 +63,7 @@ class RunResult(StudyShown):
         return f"{len(cells)} cells in {self.path}; {found}"
 
     def to_frame(self) -> pd.DataFrame:
-        """The results."""
+        """Return the results."""
         return self.results
 
     @property

@@ -25,7 +25,7 @@ class StudyShown(Shown):
         raise NotImplementedError
 
     def brief_frame(self) -> pd.DataFrame:
-        """Return the rates, and what they are of as far as that differs."""
+        """Return the rates, with the identifying columns that differ between rows."""
         return brief_results(self.to_frame())
 
     def law(

@@ -86,7 +86,7 @@ class SweepResult(StudyShown):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """The results."""
+        """Return the results."""
         return self.results()
 
     def results(self) -> pd.DataFrame:

@@ -64,7 +64,7 @@ def rates(rows: pd.DataFrame, fprs: Sequence[float]) -> list[Measured]:
 
 
 def brief_results(results: pd.DataFrame) -> pd.DataFrame:
-    """Return the rates of rows of results, beside what they are of as far as that differs between rows."""
+    """Return the rates of rows of results, with the identifying columns that differ between rows."""
     of = ("targets", "dataset", "recipe", "classes", "shots", "seed", "epsilon", "unit")
     varied = [name for name in of if name in results and results[name].nunique() > 1]
     return results[[*varied, "attack", "evaluation", "fpr", "tpr", "tpr_low", "tpr_high", "status"]]
