@@ -85,6 +85,27 @@ def difficulty(log_odds, member):
     return statistic, defined
 
 
+def label_ratio(log_odds, member, *, offline=False):
+    """(statistic, defined) of the likelihood ratio of a decision."""
+    right = np.asarray(log_odds, float) > 0
+    statistic, defined = np.zeros(right.shape), np.zeros(right.shape, bool)
+    for target, example in np.ndindex(*right.shape):
+        sides = shadows_of(right, member, target, example)
+        if not sides[1] or not (sides[0] or offline):
+            continue
+        defined[target, example] = True
+        if len(set(right[:, example].tolist())) == 1:
+            continue
+        prior = np.mean([right[model].mean() for model in range(len(right)) if model != target])
+        mine = right[target, example]
+        log_p = []
+        for side in sides:
+            p = (sum(side) + prior) / (len(side) + 1)
+            log_p.append(np.log(p if mine else 1 - p))
+        statistic[target, example] = (-log_p[1] if mine else 0.0) if offline else log_p[0] - log_p[1]
+    return statistic, defined
+
+
 def log_mean(log_values):
     """Log of the mean of exp(log_values)."""
     return scipy.special.logsumexp(log_values) - np.log(len(log_values))

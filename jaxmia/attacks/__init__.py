@@ -12,6 +12,7 @@ from jaxmia.attacks.analytic import analytic
 from jaxmia.attacks.base import base
 from jaxmia.attacks.bavaria import bavaria_n, bavaria_t
 from jaxmia.attacks.difficulty import difficulty
+from jaxmia.attacks.label_ratio import label_ratio
 from jaxmia.attacks.lira import lira
 from jaxmia.attacks.quantile import quantile
 from jaxmia.attacks.rmia import rmia
@@ -29,6 +30,7 @@ __all__ = [
     "bavaria_n",
     "bavaria_t",
     "difficulty",
+    "label_ratio",
     "lira",
     "quantile",
     "rmia",
@@ -45,6 +47,7 @@ REGISTRY: MappingProxyType[str, Callable[..., AttackResult]] = MappingProxyType(
         "bavaria_n": bavaria_n,
         "threshold": threshold,
         "difficulty": difficulty,
+        "label_ratio": label_ratio,
         "quantile": quantile,
         "whitebox": whitebox,
         "analytic": analytic,

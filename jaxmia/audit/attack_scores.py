@@ -26,6 +26,7 @@ from jaxmia.scores.reading import check_target, load_scores, scores_from_arrays
 from jaxmia.stats.p_values import CALIBRATED
 from jaxmia.stats.result import AttackResult
 from jaxmia.stats.roc import Roc, roc
+from jaxmia.studies.actors import NOBODY, Asked, Setting, actor_rows
 from jaxmia.studies.assess import (
     check_resolvable,
     control_rows,
@@ -56,12 +57,14 @@ class AttackRun(Shown):
         read: the scores, and notes on reading them.
         results: one row per group of targets, attack, evaluation and FPR.
         controls: negative controls, one row per attack.
+        actors: one row per actor, attack, group of targets and FPR; empty unless a release or knowledge was named.
     """
 
     path: pathlib.Path
     read: ExternalScores
     results: pd.DataFrame
     controls: pd.DataFrame
+    actors: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
 
     def headline(self) -> str:
         """Return one line with sizes and the attack with the largest TPR at the lowest resolved FPR."""
@@ -139,6 +142,8 @@ def attack_scores(
     attack: Sequence[str] = (),
     fpr: Sequence[float] = FPRS,
     target: int | None = None,
+    release: Sequence[str] = (),
+    knowledge: Sequence[str] = (),
 ) -> AttackRun:
     """Run attacks on scores from any framework and write the results into a new folder.
 
@@ -155,6 +160,9 @@ def attack_scores(
         attack: names of attacks; by default all that need only scores.
         fpr: FPRs, as fractions.
         target: row of the model under audit; by default the file's target, if it has one.
+        release: what actors see, such as "labels" or "rounded:2", for a table of actors (jaxmia.scores.release).
+        knowledge: what they know, such as "full" or "population, shadows:64" (jaxmia.studies.settings.actors). If
+            release or knowledge is given, the folder gets actors.parquet too.
 
     Raises:
         InputError: for bad scores, names, FPRs or folder; nothing is then left in the folder.
@@ -168,6 +176,8 @@ def attack_scores(
     check(len(fpr) > 0, "fpr", list(fpr), "hold at least one FPR")
     for value in fpr:
         check_fpr("fpr", value)
+    actors = Asked(tuple(release), tuple(knowledge))
+    actors.check()
     with new_folder(out) as folder:
         file = None if isinstance(source, (Mapping, Scores)) else source
         read = _read(source)
@@ -179,8 +189,8 @@ def attack_scores(
         audited = slice(None) if read.target is None else read.target
         num_nonmembers = int(np.count_nonzero(~np.asarray(read.member)[audited]))
         check_resolvable(fpr, num_nonmembers, "the audit" if read.target is None else f"row {read.target}")
-        results, controls = write_attacks(folder, file, read, settings, fpr)
-    return AttackRun(pathlib.Path(out), read, results, controls)
+        tables = write_attacks(folder, file, read, settings, fpr, actors)
+    return AttackRun(pathlib.Path(out), read, *tables)
 
 
 def _read(source: str | os.PathLike[str] | Mapping[str, np.ndarray] | Scores) -> ExternalScores:
@@ -189,7 +199,10 @@ def _read(source: str | os.PathLike[str] | Mapping[str, np.ndarray] | Scores) ->
     if isinstance(source, Scores):  # whose fields nobody has checked
         names = ("log_odds", "member", "population_log_odds")
         held = {name: getattr(source, name) for name in names}
-        source = {name: np.asarray(values) for name, values in held.items() if values is not None}
+        read = scores_from_arrays(
+            {name: np.asarray(values) for name, values in held.items() if values is not None}
+        )
+        return dataclasses.replace(read, margin=source.margin, classes=source.classes, queried=source.queried)
     return scores_from_arrays(source) if isinstance(source, Mapping) else load_scores(source)
 
 
@@ -199,7 +212,8 @@ def write_attacks(
     read: ExternalScores,
     settings: Sequence[AttackSettings],
     fpr: Sequence[float],
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+    actors: Asked = NOBODY,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Run attacks on scores that were read, and write the files of attack_scores into a folder.
 
     Args:
@@ -208,9 +222,10 @@ def write_attacks(
         read: the scores.
         settings: attacks that need only scores.
         fpr: FPRs, as fractions.
+        actors: for the table of actors.
 
     Returns:
-        Results and controls. Rows of unresolved FPRs are marked.
+        Results, controls and the rows of actors. Rows of unresolved FPRs are marked.
     """
     persons = persons_read(read)
     results = _run(settings, read, persons, list(fpr), folder)
@@ -222,8 +237,24 @@ def write_attacks(
     write_parquet(folder / "per_example.parquet", of_records)
     if persons is not None:
         write_parquet(folder / "per_person.parquet", _per_person(persons, read, of_records, fpr))
-    write_json(folder / "manifest.json", _manifest(source, settings, read, fpr))
-    return results, controls
+    of_actors = pd.DataFrame()
+    if actors.any:
+        whole = persons is not None and persons.kept.all()
+        setting = Setting(
+            read,
+            settings,
+            fpr,
+            person=read.person if whole else None,
+            target=read.target,
+            rounding=read.rounding,
+        )
+        of_actors = actor_rows(setting, release=actors.release, knowledge=actors.knowledge)
+        write_parquet(folder / "actors.parquet", of_actors)
+    manifest = _manifest(source, settings, read, fpr)
+    if actors.any:
+        manifest |= {"release": list(actors.release), "knowledge": list(actors.knowledge)}
+    write_json(folder / "manifest.json", manifest)
+    return results, controls, of_actors
 
 
 def _target_groups(read: ExternalScores) -> list[_Targets]:

@@ -61,10 +61,12 @@ class HeadScores:
         log_odds: float64[records], of the true class.
         rounding: rounding of the probabilities that they were read from, which is applied to shadows' scores too; or
             None.
+        margin: float64[records], positive where the head's decision is right; None if not known.
     """
 
     log_odds: Float[np.ndarray, "records"]
     rounding: Rounding | None = None
+    margin: Float[np.ndarray, "records"] | None = None
 
     def alike(self, log_odds: np.ndarray) -> np.ndarray:
         """Return other heads' log-odds, rounded in the same way as this head's."""

@@ -21,6 +21,7 @@ from jaxmia.attacks.weights import check_memory, check_methods
 from jaxmia.audit.attack_scores import AttackRun, write_attacks
 from jaxmia.audit.certified import certified
 from jaxmia.audit.checks import check_goes_together, void_findings, warnings_after, warnings_before
+from jaxmia.audit.decisions import audit_decisions
 from jaxmia.audit.head_recipe import shadows_recipe
 from jaxmia.audit.persons import check_persons, person_rows, persons_under_head, warnings_of_persons
 from jaxmia.audit.recipe_fit import MISMATCH, HeadScores, fit_recipe_once
@@ -39,6 +40,7 @@ from jaxmia.ridge.influence import check_size
 from jaxmia.ridge.units import group_shapes
 from jaxmia.scores import Scores, WeightsUnder
 from jaxmia.scores.external import external_scores
+from jaxmia.studies.actors import Asked
 from jaxmia.studies.assess import (
     check_attacks,
     check_resolvable,
@@ -255,7 +257,8 @@ def _audited(
     train, recipe_from, of_recipe = shadows_recipe(config.train, head)
     config = config.model_copy(update={"train": train})
     external = head.scores(records.data.labels, records.member)
-    own = HeadScores(np.asarray(external.log_odds)[0].astype(np.float64), external.rounding)
+    margin = None if external.margin is None else np.asarray(external.margin)[0]
+    own = HeadScores(np.asarray(external.log_odds)[0].astype(np.float64), external.rounding, margin)
     of_shadows = (1 - records.inclusion_rate) * len(records.member) * config.shadows.models
     check_resolvable(config.fpr, max(records.num_others, int(of_shadows)), "the audit")
     if needs_prior(config.attack):
@@ -301,7 +304,9 @@ def _stacked(audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.n
     records, own, rate = audited.records, audited.own, audited.records.inclusion_rate
     attacks, memory = audited.config.attack, audited.trainer.memory
     person = records.data.person if audited.config.by_person else None
-    prior = analytic_prior(attacks, records.data, train, inclusion_rate=rate, memory=memory, person=person)
+    prior: dict[str, Any] = analytic_prior(
+        attacks, records.data, train, inclusion_rate=rate, memory=memory, person=person
+    )
     member = np.concatenate([records.member[None], shadows["member"]])
     of_weights = _weights(audited, train, shadows, member)
     return Scores(
@@ -309,6 +314,8 @@ def _stacked(audited: _Audited, train: TrainSettings, shadows: Mapping[str, np.n
         member,
         white_box=None if of_weights is None else of_weights(member),
         weights_under=of_weights,
+        classes=records.data.num_classes,
+        **audit_decisions(audited.config, records, audited.head, own.margin, shadows),
         **prior,
     )
 
@@ -364,12 +371,13 @@ def _attacked(audited: _Audited, stacked: Scores, path: pathlib.Path) -> AttackR
     shutil.rmtree(path / "attack", ignore_errors=True)
     target = 0 if audited.records.num_others else None
     person = audited.records.data.person if audited.config.by_person else None
-    read = external_scores(stacked, labels=labels, target=target, person=person)
+    rounding = audited.own.rounding
+    read = external_scores(stacked, labels=labels, target=target, person=person, rounding=rounding)
     with new_folder(path / "attack") as folder:
-        results, controls = write_attacks(
-            folder, path / "scores.npz", read, audited.config.attack, audited.config.fpr
-        )
-    return AttackRun(path / "attack", read, results, controls)
+        config = audited.config
+        actors = Asked(config.release, config.knowledge)
+        tables = write_attacks(folder, path / "scores.npz", read, config.attack, config.fpr, actors)
+    return AttackRun(path / "attack", read, *tables)
 
 
 def _content(

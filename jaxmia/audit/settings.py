@@ -12,6 +12,7 @@ from pydantic import Field
 
 from jaxmia._validate import InputError
 from jaxmia.privacy.accounting import MIN_DELTA
+from jaxmia.studies.settings.actors import Knowledges, Releases, asked_for
 from jaxmia.studies.settings.attacks import Attacks, AttackSettings
 from jaxmia.studies.settings.base import Fprs, Settings
 from jaxmia.studies.settings.errors import describe_error
@@ -28,6 +29,9 @@ name = "audit"
 fpr = [0.1] # @fpr
 # "whitebox" is for released weights; "analytic" needs no shadows, but [train] optimizer = "newton".
 attack = ["lira", "rmia", "bavaria_t", "threshold"]
+# Who attacks: a table of what each actor finds, by what it sees of the head and what it knows (docs/actors.md).
+# release = ["labels", "labels:64", "top1", "rounded:2", "probabilities", "logits", "weights"]
+# knowledge = ["full", "population", "shadows:64", "shadows:0"]
 
 [data]
 # An .npz with features (float [records, dim], the inputs of the head), labels (integers [records]), class_names and
@@ -228,6 +232,10 @@ class AuditConfig(Settings):
         AttackSettings(name="threshold"),
     )
     fpr: Fprs = (0.1, 0.01, 0.001)
+    release: Releases = ()
+    """What actors see, for a table of them (jaxmia.scores.release)."""
+    knowledge: Knowledges = ()
+    """What they know (jaxmia.studies.settings.actors)."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     data: AuditDataSettings
     head: HeadSettings
@@ -237,6 +245,11 @@ class AuditConfig(Settings):
     shadows: AuditShadowSettings = AuditShadowSettings()
     membership: AuditMembershipSettings = AuditMembershipSettings()
     context: ContextSettings = ContextSettings()
+
+    @property
+    def releases(self) -> tuple[str, ...]:
+        """What the actors of the audit see; empty without a table of actors."""
+        return asked_for(self.release, self.knowledge)[0]
 
     @property
     def by_person(self) -> bool:

@@ -24,6 +24,7 @@ from jaxmia.data.persons import grouped
 from jaxmia.privacy.accounting import check_records_per_person
 from jaxmia.privacy.guarantee import PrivacyGuarantee, PrivacySpec
 from jaxmia.studies.assess import white_box_methods
+from jaxmia.studies.decisions import decision_names, decisions
 from jaxmia.studies.folder.manifest import versions
 from jaxmia.studies.recipe import Recipe, recipe_for
 from jaxmia.studies.settings.experiment import ExperimentConfig
@@ -167,15 +168,16 @@ def shadow_scores(
     path: pathlib.Path,
     console: rich.console.Console | None,
 ) -> dict[str, np.ndarray]:
-    """Return log-odds and membership of all shadows, and their weights if an attack uses them.
+    """Return log-odds and membership of all shadows; their weights if an attack uses them, decisions if an actor does.
 
-    Blocks of shadows are read from disk or else trained and saved. Blocks without weights, saved before an attack used
-    them, are trained again with the same result.
+    Blocks of shadows are read from disk or else trained and saved. Blocks without weights or decisions, saved before
+    they were used, are trained again with the same result.
 
     Raises:
         InputError: if some diverged.
     """
     names = (*SCORES, *WEIGHTS) if white_box_methods(config.attack) else SCORES
+    names = (*names, *decision_names(config.releases))
     blocks = Blocks(path / SHADOWS_FOLDER, "models", config.shadows.models, BLOCK, names)
     todo = blocks.missing()
     with grid_progress(console, float(sum(end - first for first, end in todo))) as bar:
@@ -184,6 +186,7 @@ def shadow_scores(
             heads = trainer.heads(train, block, stream=SHADOWS)
             scores = score(heads, trainer.records.data)
             arrays = {"log_odds": scores.log_odds, "member": scores.member, **heads.params["params"]}
+            arrays |= decisions(config.releases, heads, trainer.records.data)
             blocks.save(block, arrays)
             bar.heads(block[1] - block[0], float(block[1] - block[0]))
     shadows = blocks.load()

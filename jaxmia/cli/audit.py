@@ -85,6 +85,7 @@ def _write_template(path: pathlib.Path, features: pathlib.Path | None) -> None:
 def _show_result(result: AuditResult) -> None:
     """Print whether the audit is void, its tables, and what a reader of them must know."""
     from jaxmia.cli.tables import audit_tables, control_lines, persons_tables
+    from jaxmia.tables.actors import actor_tables
 
     console = terminal.console()
     if result.void:
@@ -94,6 +95,8 @@ def _show_result(result: AuditResult) -> None:
     attacked, match = result.attack, result.match
     output.warn((*control_lines(attacked.controls), *result.warnings))
     output.show(*audit_tables(attacked.results, result.records, match.head, match.shadows))
+    if len(attacked.actors):
+        output.show(*actor_tables(attacked.actors))
     if result.persons is not None:
         output.show(*persons_tables(result.persons))
     for line in result.notes:

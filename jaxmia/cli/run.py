@@ -110,6 +110,8 @@ def _show_result(result: RunResult, *, verbose: bool, notes: Iterable[str]) -> N
         laws_tables,
         results_tables,
     )
+    from jaxmia.studies.folder.tables import has_table, load_table
+    from jaxmia.tables.actors import cell_tables
 
     lines = diverged(result.results)
     if verbose:
@@ -117,4 +119,6 @@ def _show_result(result: RunResult, *, verbose: bool, notes: Iterable[str]) -> N
     else:
         output.show(*brief_tables(result.results, result.laws))
         lines = brief_note(lines)
+    if has_table(result.path, "actors"):
+        output.show(*cell_tables(load_table(result.path, "actors")))
     output.warn((*control_lines(result.controls), *lines, *notes))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     AnyArray = np.ndarray
 else:  # JAX arrays too: the attacks convert what they are given to NumPy
     AnyArray = Any
+_NOT_SAID = ("log_odds", "member", "margin", "classes", "queried")
 WeightsUnder = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
@@ -37,6 +38,10 @@ class Scores(Shown):
         prior_weight: float[examples], weights of the log-odds of a person's records, at which their sum has analytic
             variance 1 over models without the person, or None.
         white_box: the statistic float[models, examples] of each method of jaxmia.attacks.weights, by name, or None.
+        margin: float[models, examples], z_y - max_{j != y} z_j: positive where the decision is right; or None.
+        classes: the number of classes, or None if it is not known.
+        queried: by the number of noisy copies of each record, float[models, examples], the log-odds of the share of
+            right decisions on the record and its copies (jaxmia.training.decisions); or None.
         weights_under: function from another membership [models, examples] to white_box under that membership, for the
             negative control, or None.
 
@@ -53,15 +58,16 @@ class Scores(Shown):
     prior_weight: AnyArray | None = None
     white_box: Mapping[str, AnyArray] | None = None
     weights_under: WeightsUnder | None = None
+    margin: AnyArray | None = None
+    classes: int | None = None
+    queried: Mapping[int, AnyArray] | None = None
 
     __repr__ = Shown.__repr__
 
     def headline(self) -> str:
         """Return one line: sizes, share of members, and the fields that are present besides the log-odds."""
         models, examples = np.shape(self.log_odds)
-        names = [
-            field.name for field in dataclasses.fields(Scores) if field.name not in ("log_odds", "member")
-        ]
+        names = [field.name for field in dataclasses.fields(Scores) if field.name not in _NOT_SAID]
         more = [name for name in names if getattr(self, name) is not None]
         beside = f", with {', '.join(more)}" if more else ""
         return f"{models} models x {examples} examples, {np.mean(self.member):.0%} members{beside}"
@@ -74,7 +80,7 @@ def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]
     def rows(values: np.ndarray | None) -> np.ndarray | None:
         return None if values is None else np.asarray(values)[finite]
 
-    white_box = scores.white_box
+    white_box, queried = scores.white_box, scores.queried
     kept = dataclasses.replace(
         scores,
         log_odds=np.asarray(scores.log_odds)[finite],
@@ -82,6 +88,8 @@ def split_diverged(scores: Scores) -> tuple[Scores, Int[np.ndarray, "diverged"]]
         population_log_odds=rows(scores.population_log_odds),
         flipped_log_odds=rows(scores.flipped_log_odds),
         white_box=white_box and {name: np.asarray(values)[finite] for name, values in white_box.items()},
+        margin=rows(scores.margin),
+        queried=queried and {number: np.asarray(values)[finite] for number, values in queried.items()},
     )
     under = scores.weights_under
     if under is not None and not finite.all():

@@ -83,6 +83,7 @@ def scores_from_arrays(arrays: Mapping[str, np.ndarray]) -> ExternalScores:
     labels = _checked_labels(arrays.get("labels"), kind, values.shape)
     values, member, notes = _models_first(kind, values, labels, _checked_member(arrays["member"]))
     log_odds, rounding, number = _log_odds(kind, values, labels)
+    of_all = values.ndim == 3 and labels is not None
     if rounding is not None:
         notes.append(_said(rounding, number, log_odds))
     population = arrays.get("population_log_odds")
@@ -104,6 +105,8 @@ def scores_from_arrays(arrays: Mapping[str, np.ndarray]) -> ExternalScores:
         notes=tuple(notes),
         rounding=rounding,
         person=None if "person" not in arrays else checked_persons(arrays["person"], log_odds.shape[1]),
+        margin=_margin(kind, values, labels) if of_all and labels is not None else None,
+        classes=values.shape[2] if of_all else None,
     )
 
 
@@ -289,6 +292,21 @@ def _log_odds(
     if kind == "logits":
         return _of_logits(values, labels), None, 0
     return _of_probabilities(values, labels)
+
+
+def _margin(kind: str, values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return by how much the true class's value exceeds the largest of the others, in logits or log probabilities."""
+    examples = np.arange(len(labels))
+    margin = np.empty(values.shape[:2], np.float64)
+    smallest = np.finfo(np.float64).tiny
+    for model, row in enumerate(values):
+        others = row.astype(np.float64)
+        if kind == "probabilities":
+            others = np.log(np.maximum(others, smallest))
+        true = others[examples, labels]
+        others[examples, labels] = -np.inf
+        margin[model] = true - others.max(axis=1)
+    return margin
 
 
 def _precision(values: np.ndarray) -> type[np.floating]:

@@ -19,6 +19,7 @@ from jaxmia.privacy.accounting import adjacency_for
 from jaxmia.privacy.lower_bounds import median_epsilon_lower_bound
 from jaxmia.scores import Scores
 from jaxmia.stats.result import AttackResult
+from jaxmia.studies.actors import Setting, actor_rows
 from jaxmia.studies.assess import assess, control_rows
 from jaxmia.studies.cell import PreparedCell
 from jaxmia.studies.normalizer import normalised_by
@@ -111,6 +112,8 @@ def cell_rows(
         rows = per_person_rows(scores, person, config.fpr, persons, of_records=per_example, **rates)
         flagged_by = np.concatenate([*assessed.persons_flagged_by, np.zeros(0)])
         tables["per_person"] = rows.assign(flagged_by=flagged_by, **dataclasses.asdict(cell))
+    if config.has_actors:
+        tables["actors"] = _actors(config, prepared, scores)
     for table in tables.values():
         _name_study(table, study, prepared)
     recipe = {name: None if pd.isna(columns[name]) else columns[name] for name in _RECIPE}
@@ -123,6 +126,15 @@ def cell_rows(
         "recipe": recipe | _origins(config),
     }
     return CellRows(tables, facts, tuple(_notes(prepared)))
+
+
+def _actors(config: ExperimentConfig, prepared: PreparedCell, scores: Scores) -> pd.DataFrame:
+    """Return the rows of the actors of a cell, with the largest TPR that its privacy leaves to any of them."""
+    pool = prepared.pool.data
+    setting = Setting(scores, config.attack, config.fpr, features=pool.features, person=prepared.person)
+    rows = actor_rows(setting, release=config.release, knowledge=config.knowledge)
+    rows["tpr_ceiling"] = prepared.recipe.tpr_ceiling(rows["fpr"].to_numpy())
+    return rows.assign(**dataclasses.asdict(prepared.cell))
 
 
 def _name_study(table: pd.DataFrame, study: Study, prepared: PreparedCell) -> None:

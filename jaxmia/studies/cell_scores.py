@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -12,6 +13,8 @@ from jaxmia.scores import Scores, WeightsUnder, split_diverged
 from jaxmia.studies.assess import needs_pairs
 from jaxmia.studies.attack_inputs import analytic_prior, weights_under
 from jaxmia.studies.cell import PreparedCell
+from jaxmia.studies.decisions import decision_fields, decisions
+from jaxmia.studies.settings.actors import asked_for
 from jaxmia.training.ensemble import ShadowEnsemble
 from jaxmia.training.scoring import accuracy, gradient_norms, score
 
@@ -24,10 +27,12 @@ def score_heads(prepared: PreparedCell, heads: ShadowEnsemble) -> dict[str, Shap
         heads: heads of these models.
 
         Returns: log_odds [models, examples]; flipped_log_odds [models, examples], if an attack uses them; gradient_norm
-        [models, examples]; accuracy [models], on the test split.
+        [models, examples]; accuracy [models], on the test split; and decisions, if an actor sees no more
+        (jaxmia.studies.decisions).
     """
     pool, settings = prepared.pool, prepared.settings
     scored = {"gradient_norm": gradient_norms(heads, pool.data), "accuracy": accuracy(heads, pool.test)}
+    scored |= decisions(asked_for(settings.release, settings.knowledge)[0], heads, pool.data)
     if not needs_pairs(settings.attack):
         return scored | {"log_odds": np.asarray(score(heads, pool.data).log_odds)}
     person = pool.data.person if settings.membership.by_person else None
@@ -69,7 +74,7 @@ def scores_of_cell(
     )
     rate, memory, pool = prepared.inclusion_rate, prepared.memory, prepared.pool.data
     person = pool.person if settings.membership.by_person else None
-    prior = analytic_prior(
+    prior: dict[str, Any] = analytic_prior(
         settings.attack, pool, settings.train, inclusion_rate=rate, memory=memory, person=person
     )
     return split_diverged(
@@ -79,6 +84,8 @@ def scores_of_cell(
             flipped_log_odds=scored.get("flipped_log_odds"),
             white_box=None if of_weights is None else of_weights(member),
             weights_under=of_weights,
+            classes=pool.num_classes,
+            **decision_fields(scored),
             **prior,
         )
     )

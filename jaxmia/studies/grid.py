@@ -210,6 +210,8 @@ class GridRun:
         self.folder.assemble("controls", self.folder.cells)
         if self.study.config.membership.by_person:
             self.folder.assemble("per_person", self.folder.cells)
+        if self.study.config.has_actors:
+            self.folder.assemble("actors", self.folder.cells)
         results = self.folder.assemble("results", self.folder.cells)
         laws = load_laws(self.folder.path)
         self.folder.write_json("power_law.json", laws_to_json(laws))

@@ -47,6 +47,38 @@ def score(ensemble: ShadowEnsemble, pool: FeatureSet) -> Scores:
 
 
 @in_float32
+def margins(ensemble: ShadowEnsemble, pool: FeatureSet) -> Float[np.ndarray, "models examples"]:
+    """Return z_y - max_{j != y} z_j of every candidate under every model: positive where the decision is right."""
+    return _for_all_models(_margins_of_models, ensemble, _padded(pool))[:, : len(pool.labels)]
+
+
+def right_decisions(
+    key: jax.Array, ensemble: ShadowEnsemble, pool: FeatureSet, *, copies: int
+) -> Int[np.ndarray, "models examples"]:
+    """Return how many decisions are right on each candidate and noisy copies of it, 0 to copies + 1.
+
+    A copy adds Gaussian noise to the features, of 1/16 to 4 times the deviation of each over the candidates, in
+    geometric steps; every model is asked about the same copies. The number of right decisions grows with the distance
+    to the boundary, which attacks on labels alone measure so (Choquette-Choo et al. 2021, arXiv 2007.14321, section
+    4.1; the scales are this project's).
+
+    Args:
+        key: key of the noise.
+        ensemble: the models.
+        pool: the candidates, with features of any shape [examples, ...].
+        copies: number of copies of each candidate.
+    """
+    features = np.asarray(pool.features, np.float32)
+    deviation = features.std(axis=0, keepdims=True)
+    right = (margins(ensemble, pool) > 0).astype(np.int64)
+    for copy, scale in enumerate(2.0 ** np.linspace(-4, 2, copies)):
+        noise = np.asarray(jax.random.normal(jax.random.fold_in(key, copy), features.shape, np.float32))
+        noisy = dataclasses.replace(pool, features=features + np.float32(scale) * deviation * noise)
+        right += margins(ensemble, noisy) > 0
+    return right
+
+
+@in_float32
 def gradient_norms(ensemble: ShadowEnsemble, pool: FeatureSet) -> Float[np.ndarray, "models examples"]:
     """Return the norm of each candidate's loss gradient, (p_i - y_i) [x_i, 1]^T, under each model.
 
@@ -121,6 +153,15 @@ def _log_odds_of_models(params: Params, inputs: Inputs, labels: Array, kind: Tra
 def _log_odds_of_sigmoids(params: Params, inputs: Inputs, labels: Array, kind: Trainable[Any]) -> Array:
     """Return log-odds for one sigmoid per class, normalised: the softmax of the log sigmoids."""
     return log_odds(jax.nn.log_sigmoid(kind.logits(params, inputs)), labels)
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+@functools.partial(jax.vmap, in_axes=(0, None, None, None))
+def _margins_of_models(params: Params, inputs: Inputs, labels: Array, kind: Trainable[Any]) -> Array:
+    logits = kind.logits(params, inputs)
+    is_label = jnp.arange(logits.shape[0])[:, None] == labels
+    true_logit = jnp.sum(jnp.where(is_label, logits, 0.0), axis=0)
+    return true_logit - jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=0)
 
 
 @functools.partial(jax.jit, static_argnames="kind")

@@ -33,6 +33,8 @@ CASES = [
     ("bavaria_n", {}),
     ("threshold", {}),
     ("difficulty", {}),
+    ("label_ratio", {}),
+    ("label_ratio", {"offline": True}),
     ("quantile", {}),
     ("quantile", {"ridge": 0.5, "folds": 3}),
     ("quantile", {"method": "pinball", "fpr": 0.2, "steps": 200}),
@@ -139,6 +141,8 @@ def test_planted_members_score_higher(name, options):
     # the AUC below 0.5 / sqrt(3000) = 0.01, and the weakest attack, the threshold, is at Phi(3 / sqrt(2 (1
     # + 2^2 / 1))) = 0.83.
     scores = planted(5, models=16, examples=400, shift=3.0)
+    if name == "label_ratio":  # decisions tell apart only what lies on two sides of zero
+        scores = Scores(scores.log_odds - np.median(scores.log_odds, axis=0), scores.member)
     result = run(name, options, scores)
     assert auc(result.statistic[scores.member], result.statistic[~scores.member]) > 0.75
     assert result.defined.all()

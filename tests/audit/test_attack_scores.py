@@ -45,7 +45,7 @@ def test_every_attack_that_needs_no_features_runs(finished):
     of_attack = finished.results.groupby("attack")["evaluation"].unique().map(set)
     assert of_attack.pop("lira") == {"pooled", "per_target", "calibrated"}
     assert all(names == {"pooled", "per_target", "calibrated_empirical"} for names in of_attack)
-    assert len(finished.results) == 7 * 3 * 2
+    assert len(finished.results) == 8 * 3 * 2
     assert set(finished.results["targets"]) == {"all"}
 
 

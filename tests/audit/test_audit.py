@@ -360,3 +360,50 @@ def test_entries_that_stand_twice_are_refused(capsys, place, override):
     code, _, err = jaxmia(capsys, "audit", place / "audit.toml", "--out", place / "twice", "--set", override)
     assert (code, err.count("\n")) == (2, 1)
     assert "twice" in err or "2 times" in err or "differ" in err, err
+
+
+def test_an_audit_has_its_table_of_actors(place):
+    named = {"release": ["labels", "labels:4", "rounded:1", "weights"], "knowledge": ["full", "shadows:8"]}
+    result = run_audit(settings(place, attack=["lira", "whitebox"], **named), place / "out")
+    rows = pd.read_parquet(place / "out" / "attack" / "actors.parquet")
+    pd.testing.assert_frame_equal(rows, result.attack.actors)
+    assert set(rows["targets"]) == {"row 0", "others"}
+    plain = result.attack.results.query(
+        "attack == 'whitebox' and evaluation == 'per_target' and targets == 'row 0'"
+    )
+    mine = rows.query(
+        "attack == 'whitebox' and release == 'weights' and knowledge == 'full' and targets == 'row 0'"
+    )
+    assert mine["tpr"].tolist() == plain["tpr"].tolist()
+    assert rows.query("release == 'labels:4' and attack == 'lira'")["status"].eq("ok").all()
+    assert rows.query("release == 'labels' and attack == 'lira'")["status"].eq("not run").all()
+    # Shadows from before actors asked have no decisions: they are trained again, with the same result.
+    before = (place / "out" / "scores.npz").read_bytes()
+    run_audit(settings(place, attack=["lira"], release=["labels:2"]), place / "out")
+    assert (place / "out" / "scores.npz").read_bytes() == before
+
+
+@pytest.mark.thorough
+def test_rounded_outputs_leave_no_finer_actor(place, records, head):
+    weight, bias = head
+    logits = records["features"].astype(np.float64) @ weight.T + bias
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.savez(place / "outputs.npz", probabilities=np.round(p / p.sum(axis=1, keepdims=True), 2))
+    named = {"release": ["labels", "labels:4", "rounded:2", "rounded:3", "logits", "weights"]}
+    config = settings(place, head={"file": str(place / "outputs.npz")}, **named)
+    rows = run_audit(config, place / "out").attack.actors
+    whole = rows.groupby("release")["status"].unique().map(lambda names: "ok" in names)
+    assert whole.to_dict() == {
+        "labels": True,
+        "labels:4": False,
+        "rounded:2": True,
+        "rounded:3": False,
+        "logits": False,
+        "weights": False,
+    }
+
+
+def test_actors_that_cannot_be_are_refused_before_training(capsys, place):
+    words = ("--out", str(place / "out"), "--set", 'release=["weights:2"]')
+    assert jaxmia(capsys, "audit", str(place / "audit.toml"), *words)[0] == 2
+    assert not (place / "out").exists()

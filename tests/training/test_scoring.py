@@ -10,7 +10,7 @@ from jaxmia.data.pool import candidate_pool
 from jaxmia.scores import Scores, split_diverged
 from jaxmia.training.ensemble import train_ensemble
 from jaxmia.training.linear import apply_head
-from jaxmia.training.scoring import accuracy, gradient_norms, log_odds, score
+from jaxmia.training.scoring import accuracy, gradient_norms, log_odds, margins, right_decisions, score
 from jaxmia.training.settings import Hyperparams, TrainConfig
 
 KEY = jax.random.key(5)
@@ -87,3 +87,29 @@ def test_gradient_norms_are_those_of_automatic_differentiation():
         ensemble.params, pool.features, pool.labels
     )
     np.testing.assert_allclose(gradient_norms(ensemble, pool), slow, rtol=1e-3)
+
+
+def test_decisions_are_those_of_numpy_on_the_same_copies():
+    pool = candidate_pool(demo_features(), classes=4, shots=5, key=KEY).data
+    masks = draw_membership(KEY, pool.labels, num_models=3)
+    ensemble = train_ensemble(KEY, pool, masks, Hyperparams(0.1), TrainConfig(steps=30))
+    kernel, bias = (np.asarray(ensemble.params["params"][name], np.float64) for name in ("kernel", "bias"))
+    rows = np.arange(len(pool.labels))
+
+    def slow(features):
+        logits = np.einsum("nd,mcd->mnc", features, kernel) + bias[:, None]
+        true = logits[:, rows, pool.labels]
+        logits[:, rows, pool.labels] = -np.inf
+        return true - logits.max(axis=2)
+
+    found = margins(ensemble, pool)
+    np.testing.assert_allclose(found, slow(pool.features), atol=1e-3)
+    deviation, key, right = pool.features.std(axis=0), jax.random.key(1), slow(pool.features) > 0
+    expected = right.astype(int)
+    for copy, scale in enumerate((1 / 16, 1 / 2, 4)):
+        noise = np.asarray(jax.random.normal(jax.random.fold_in(key, copy), pool.features.shape))
+        expected += slow(pool.features + scale * deviation * noise) > 0
+    counted = right_decisions(key, ensemble, pool, copies=3)
+    assert np.mean(counted == expected) > 0.995  # but for margins of rounding error
+    assert counted.max() <= 4
+    assert counted.std() > 0.5

@@ -10,6 +10,7 @@ from pydantic import Field
 from jaxmia._validate import check_choice
 from jaxmia.data.normalization import PROJECTIONS
 from jaxmia.stats.p_values import EVALUATIONS
+from jaxmia.studies.settings.actors import Knowledges, Releases
 from jaxmia.studies.settings.attacks import Attacks, AttackSettings
 from jaxmia.studies.settings.base import Fprs, Settings
 from jaxmia.studies.settings.data import DataSettings, GridSettings, MembershipSettings, ShadowSettings
@@ -60,6 +61,11 @@ class ExperimentConfig(Settings):
     evaluation: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("pooled", "calibrated")
     """Which pairs share a threshold: see jaxmia.stats.operating_points.tpr_at_fpr."""
     fpr: Fprs = (0.1, 0.01, 0.001)
+    release: Releases = ()
+    """What actors see, for a table of them: "labels", "labels:QUERIES", "top1", "rounded:DECIMALS", "probabilities",
+    "logits", "weights" (jaxmia.scores.release). Empty, with knowledge: no such table."""
+    knowledge: Knowledges = ()
+    """What they know, such as "full" or "population, shadows:64" (jaxmia.studies.settings.actors)."""
     correction: Literal["none", "finite_pool"] = "none"
     """Correction of per-example vulnerability: "finite_pool" multiplies D by sqrt(1 - inclusion rate). Attacks are not
     corrected."""
@@ -169,6 +175,11 @@ class ExperimentConfig(Settings):
         return self
 
     @property
+    def has_actors(self) -> bool:
+        """Whether a table of actors is asked for."""
+        return bool(self.release or self.knowledge)
+
+    @property
     def privacy_unit(self) -> str:
         """Whom private levels protect, and whose gradients are clipped: "record" or "person"."""
         return self.privacy.unit or self.membership.unit
@@ -210,6 +221,6 @@ class ExperimentConfig(Settings):
 
     def evaluation_identity(self) -> dict[str, Any]:
         """Return the settings that a cell's rows depend on in addition to its heads."""
-        return self.model_dump(mode="json", include={"attack", "correction", "evaluation", "fpr"}) | {
-            "models": self.shadows.models
-        }
+        named = {"release", "knowledge"} if self.has_actors else set()  # older folders say nothing
+        evaluated = {"attack", "correction", "evaluation", "fpr"} | named
+        return self.model_dump(mode="json", include=evaluated) | {"models": self.shadows.models}
