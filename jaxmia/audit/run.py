@@ -22,6 +22,7 @@ from jaxmia.audit.attack_scores import AttackRun, write_attacks
 from jaxmia.audit.certified import certified
 from jaxmia.audit.checks import check_goes_together, void_findings, warnings_after, warnings_before
 from jaxmia.audit.decisions import audit_decisions
+from jaxmia.audit.earlier import CONTENT, forget_earlier
 from jaxmia.audit.head_recipe import shadows_recipe
 from jaxmia.audit.persons import check_persons, person_rows, persons_under_head, warnings_of_persons
 from jaxmia.audit.recipe_fit import MISMATCH, HeadScores, fit_recipe_once
@@ -51,7 +52,6 @@ from jaxmia.studies.assess import (
 from jaxmia.studies.attack_inputs import analytic_prior, weights_under
 from jaxmia.studies.checks import check_objective_known
 from jaxmia.studies.folder.manifest import machine, now, versions
-from jaxmia.studies.folder.tables import load_json
 from jaxmia.studies.normalizer import given_normalizer, normalised_by
 from jaxmia.studies.recipe import Recipe, network_of
 from jaxmia.studies.settings.train import TrainSettings
@@ -59,9 +59,6 @@ from jaxmia.training.adapters.adapter import Adapter
 from jaxmia.training.ensemble import ShadowEnsemble
 from jaxmia.training.newton import unbounded_note
 from jaxmia.vulnerability.stability import flags_of_attacks
-
-_CONTENT = "audit.json"
-_REPORTS = ("report.html", "report.json", "report.csv", "report.pdf")  # where `jaxmia report` puts them
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,7 +200,7 @@ def _attacked_and_written(
     table = by_vulnerability(table, config.fpr)
     ratio = lira_ratio(stacked)
     free = recipe.config.optimizer == "newton" and recipe.config.intercept
-    aside = _forget_earlier(path, content_key([key, audited.own.log_odds.tolist()]))
+    aside = forget_earlier(path, content_key([key, audited.own.log_odds.tolist()]))
     warnings = (
         # what puts all of the results in question stands first
         *warnings_after(records, ratio, mismatch=match.mismatch, limit=MISMATCH),
@@ -223,7 +220,7 @@ def _attacked_and_written(
     if persons is not None:
         write_parquet(path / "persons.parquet", persons)
     result = AuditResult(path, attacked, table, match, warnings, audited.void, audited.head.notes, persons)
-    write_json(path / _CONTENT, _content(audited, result, recipe, ceilings, key))
+    write_json(path / CONTENT, _content(audited, result, recipe, ceilings, key))
     return result
 
 
@@ -339,28 +336,6 @@ def _weights(
     heads, memory = ShadowEnsemble({"params": weights}, masks), audited.trainer.memory
     members = records.inclusion_rate * len(records.member)
     return weights_under(attacks, records.data, train, heads, members=members, memory=memory)
-
-
-def _forget_earlier(path: pathlib.Path, of_head: str) -> tuple[str, ...]:
-    """Remove results of another audit from the folder, before this one writes anything, and return a note on it.
-
-    audit.json is removed first and written last. A folder without it is no audit, so a kill in between never mixes the
-    facts of one head with the results of another. A report is renamed, not deleted.
-    """
-    if not (path / _CONTENT).is_file():
-        return ()
-    same = load_json(path, _CONTENT).get("of_head") == of_head
-    (path / _CONTENT).unlink()
-    aside = []
-    for name in _REPORTS if not same else ():
-        if (path / name).is_file():
-            aside.append(f"{pathlib.Path(name).stem}.earlier{pathlib.Path(name).suffix}")
-            (path / name).replace(path / aside[-1])
-    return (
-        (f"A report on an earlier audit was renamed to {' and '.join(aside)}: write it again.",)
-        if aside
-        else ()
-    )
 
 
 def _attacked(audited: _Audited, stacked: Scores, path: pathlib.Path) -> AttackRun:
