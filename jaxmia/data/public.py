@@ -73,13 +73,13 @@ def public_projection(public: FeatureSet, components: int) -> PublicProjection:
 
 
 def load_projection(
-    path: str | os.PathLike[str], *, components: int, private: FeatureSet
+    path: str | os.PathLike[str], *, components: int | None, private: FeatureSet
 ) -> PublicProjection:
     """Fit a projection to a file of public features.
 
     Args:
         path: an .npz of features and labels, or "demo".
-        components: dimensions to keep.
+        components: dimensions to keep; None for all that the features determine.
         private: what the projection is for.
 
     Raises:
@@ -94,7 +94,7 @@ def load_projection(
         f"be {dim}, as the features'",
     )
     check_public(public, private, str(path))
-    return public_projection(public, components)
+    return public_projection(public, components or min(public.features.shape))
 
 
 def check_public(public: FeatureSet, private: FeatureSet, name: str) -> None:

@@ -92,9 +92,9 @@ def release_head(
     check_writable(path)
     data = load_features(config.data.features)
     cell = declared_cell(config, data, epsilon)
-    normalizer = given_normalizer(config.train, data)
     # Chosen from public quantities: the recipe does not see the members.
     config = private_settings(config, data, cell)
+    normalizer = given_normalizer(config.train, data)
     adjacency = adjacency_for(config.shadows.design)
     budget: dict[str, Any] = {
         "delta": config.privacy.delta,

@@ -20,6 +20,7 @@ from jaxmia.data.membership import MembershipMasks, draw_membership
 from jaxmia.data.normalization import Normalizer, normalized_pool
 from jaxmia.data.persons import grouped
 from jaxmia.data.pool import CandidatePool, candidate_pool, candidate_rows
+from jaxmia.data.public import PublicProjection
 from jaxmia.ridge.units import group_shapes
 from jaxmia.studies.recipe import Recipe, recipe_for
 from jaxmia.studies.settings.experiment import ExperimentConfig
@@ -87,6 +88,8 @@ def draw_pool(
     pool = candidate_pool(data, **_drawn(config, cell))
     if len(data.input_shape) == 1 and data.backbone is None:
         pool = bag_of_words(pool)
+    if isinstance(statistics, PublicProjection):
+        statistics = statistics.leading(config.train.components)
     return normalized_pool(pool, config.train.normalize, statistics)
 
 

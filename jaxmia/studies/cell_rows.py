@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
+from jaxmia.data.normalization import PROJECTIONS
 from jaxmia.data.person_table import persons_of
 from jaxmia.data.persons import count_persons
 from jaxmia.privacy.accounting import adjacency_for
@@ -123,7 +124,7 @@ def cell_rows(
         "training": str(prepared.plan),
         **({} if prepared.recipe.guarantee is None else {"privacy": prepared.recipe.guarantee.record()}),
         **({} if person is None else {"persons": count_persons(person, pool.data.labels)._asdict()}),
-        "recipe": recipe | _origins(config),
+        "recipe": recipe | _origins(config) | _private(prepared),
     }
     return CellRows(tables, facts, tuple(_notes(prepared)))
 
@@ -202,6 +203,15 @@ def recipe_columns(recipe: Recipe, *, members: int) -> dict[str, Any]:
         "steps": recipe.config.steps,
         "clipping_norm": math.nan if clip is None else float(clip),
     }
+
+
+def _private(prepared: PreparedCell) -> dict[str, Any]:
+    """Return how a private recipe was chosen, and the number of components that features were projected on."""
+    train, privacy = prepared.settings.train, prepared.settings.privacy
+    chosen = prepared.recipe.guarantee is not None and privacy.recipe != "given"
+    return ({"private_recipe": privacy.recipe} if chosen else {}) | (
+        {"components": train.components} if train.normalize in PROJECTIONS else {}
+    )
 
 
 def _origins(config: ExperimentConfig) -> dict[str, str]:

@@ -8,19 +8,23 @@ from jaxmia.data.public import load_projection, random_projection
 from jaxmia.studies.settings.train import TrainSettings
 
 
-def given_normalizer(train: TrainSettings, data: FeatureSet) -> Normalizer | None:
+def given_normalizer(
+    train: TrainSettings, data: FeatureSet, *, all_components: bool = False
+) -> Normalizer | None:
     """Return the recipe's normaliser, the same for all cells; None if it has none.
 
     Args:
         train: the recipe.
         data: the features; none of them may be among public ones.
+        all_components: keep all components of public features, for recipes that choose their number later.
 
     Raises:
         InputError: if a file is bad, has another dimension than the features, or holds public features with one of
             these records among them.
     """
     if train.normalize == "public":
-        return load_projection(train.public, components=train.components, private=data)
+        components = None if all_components else train.components
+        return load_projection(train.public, components=components, private=data)
     if train.normalize == "random":
         return random_projection(data.features.shape[1], train.components)
     if train.statistics == "pool":

@@ -67,7 +67,7 @@ def study_of(config: ExperimentConfig, data: FeatureSet, names: tuple[str, str] 
             f"membership.unit='person' needs to know whose each record is: {config.data.features} must hold the key"
             " 'person', [examples], integers or strings."
         )
-    statistics = given_normalizer(config.train, data)
+    statistics = given_normalizer(config.train, data, all_components=config.privacy.recipe == "auto")
     given = {} if statistics is None else {"statistics": {"sha256": statistics.content_hash()}}
     identity = {
         "settings": config.training_identity(),

@@ -8,6 +8,7 @@ from jaxmia.cli.tables.brief import brief_note, brief_tables
 from jaxmia.cli.tables.certificate import certificate_table, findings_table
 from jaxmia.cli.tables.laws import held_out_tables, laws_tables, prediction_tables, published_tables
 from jaxmia.cli.tables.privacy import person_table, privacy_tables
+from jaxmia.cli.tables.recommendation import recommendation_tables, recommended_settings
 from jaxmia.cli.tables.required import required_tables
 from jaxmia.cli.tables.results import (
     control_lines,
@@ -36,6 +37,8 @@ __all__ = [
     "prediction_tables",
     "privacy_tables",
     "published_tables",
+    "recommendation_tables",
+    "recommended_settings",
     "required_tables",
     "results_tables",
     "sweep_tables",

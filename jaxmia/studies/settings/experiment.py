@@ -106,6 +106,8 @@ class ExperimentConfig(Settings):
                 f"privacy.recipe={recipe!r} needs train.normalize='unit', 'public' or 'random', features of norm 1, got"
                 f" {train.normalize!r}"
             )
+        if recipe == "auto" and train.normalize == "random":
+            raise ValueError("privacy.recipe='auto' needs train.normalize='public' or 'unit', got 'random'")
         if self.tuning is not None:
             raise ValueError(f"privacy.recipe={recipe!r} is chosen without the members, got [tuning]")
         return self
