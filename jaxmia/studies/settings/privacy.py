@@ -26,8 +26,8 @@ class PrivacySettings(Settings):
     """The largest norm of the gradient of one example, or of all records of one person."""
     recipe: Literal["given", "class_means", "auto"] = "given"
     """Recipe of private levels: "given" is DP-SGD by [train]; "class_means" is one release of the classes' noisy mean
-    features, for features of norm 1 (jaxmia.private.recipes); "auto" chooses recipe and number of public components from
-    public quantities alone (jaxmia.private.recommend)."""
+    features, for features of norm 1 (jaxmia.private.recipes); "auto" chooses recipe and number of public components
+    from public quantities alone (jaxmia.private.recommend)."""
     unit: Literal["record", "person"] | None = None
     """The unit that is clipped, sampled and protected; by default membership.unit. With "record" while membership is by
     person, epsilon is of records, and group privacy gives the guarantee of persons."""
