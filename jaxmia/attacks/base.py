@@ -13,6 +13,8 @@ def base(
 ) -> AttackResult:
     """Return log p - log p̄, which ranks the examples of a target as RMIA does, without queries on a population.
 
+    BASE: Lassila et al. 2025 (arXiv 2505.24089).
+
     Online: p̄ = (p̄_in + p̄_out) / 2. Offline: p̄ = ((1 + a) p̄_out + 1 - a) / 2, from OUT shadows alone.
     Log ratios are rounded to 1e-12 nats, so that values that are equal in exact arithmetic stay equal.
 

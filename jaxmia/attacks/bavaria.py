@@ -41,6 +41,8 @@ _Density = Callable[[np.ndarray, _NormalInverseGamma], np.ndarray]
 def bavaria_t(scores: Scores, *, paired: bool = False) -> AttackResult:
     """Return log p_in(s) - log p_out(s), each the posterior predictive Student-t of one side.
 
+    BaVarIA-t: Brännvall 2026 (arXiv 2603.11799).
+
     For each example and side, n shadows with mean x̄ update a normal-inverse-gamma prior to kappa_n = kappa_0 + n, mu_n
     = (kappa_0 mu_0 + n x̄) / kappa_n, alpha_n = alpha_0 + n / 2 and beta_n = beta_0 + sum (x_i - x̄)^2 / 2 + kappa_0 n
     (x̄ - mu_0)^2 / (2 kappa_n). The predictive distribution of s has 2 alpha_n degrees of freedom, location mu_n and
@@ -68,6 +70,8 @@ def bavaria_t(scores: Scores, *, paired: bool = False) -> AttackResult:
 
 def bavaria_n(scores: Scores, *, paired: bool = False) -> AttackResult:
     """Return log N(s; mu_n, v_n) of the IN side minus that of the OUT side, v_n = beta_n / (alpha_n - 1).
+
+    BaVarIA-n: Brännvall 2026 (arXiv 2603.11799).
 
     The posterior means of mean and variance replace LiRA's estimates. With many shadows this equals LiRA with
     per-example deviations; with few, the estimates shrink towards values common to all examples. Prior and update are

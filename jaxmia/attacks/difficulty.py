@@ -12,6 +12,8 @@ from jaxmia.stats.result import AttackResult
 def difficulty(scores: Scores) -> AttackResult:
     """Return log p minus its mean over OUT shadows: how far the target's loss is below that of models without x.
 
+    In nats. Difficulty calibration: Watson et al. 2022 (arXiv 2111.08440).
+
     Args:
         scores: log_odds and member [models, examples], at least 3 models.
 

@@ -56,6 +56,8 @@ def lira(
 ) -> AttackResult:
     """Compare each target's log-odds s with Gaussians fitted to its shadows with and without the example.
 
+    LiRA, the likelihood ratio attack: Carlini et al. 2022 (arXiv 2112.03570).
+
     Online: log N(s; mu_in, s_in) - log N(s; mu_out, s_out). Offline: log Phi((s - mu_out) / s_out),
     one-sided, from OUT shadows alone. Calibrated: z = sign(mu_in - mu_out) (s - mu_out) / s_out, to be compared with
     Phi^-1(1 - fpr): with many OUT shadows every example has the same FPR (Jälkö et al. 2026, arXiv 2605.25819). With n

@@ -49,6 +49,8 @@ def quantile(
 ) -> AttackResult:
     """Compare each score with a regression's prediction for a non-member with the same features.
 
+    The quantile regression attack: Bertran et al. 2023 (arXiv 2307.03694).
+
     Gaussian: (s - mu(x)) / sigma(x), where ridge regressions fit mu to s and log sigma^2 to the log squared residuals
     (Harvey 1976), scaled so that the squared residuals over sigma^2 average 1. It serves every FPR at once. Pinball: s
     - q(x), where q is the 1 - fpr quantile, linear in x; a positive value calls a member at that FPR. It assumes no law

@@ -23,7 +23,9 @@ def rmia(
     a: float | None = None,
     paired: bool = False,
 ) -> AttackResult:
-    """Return the share of population examples z with [p(x) / p̄(x)] / [p(z) / p̄(z)] > gamma (eq. 4 of the paper).
+    """Return the share of population examples z with [p(x) / p̄(x)] / [p(z) / p̄(z)] > gamma.
+
+    RMIA, the robust membership inference attack: Zarifzadeh et al. 2024 (arXiv 2312.03262), equation 4.
 
     Online: p̄(x) = (p̄_in + p̄_out) / 2, with each side's mean over all its shadows. Offline: p̄(x) = ((1 + a) p̄_out +
     1 - a) / 2, from OUT shadows alone. The population is the target's non-members other than x, or

@@ -10,7 +10,7 @@ from jaxmia.stats.result import AttackResult
 
 
 def threshold(scores: Scores) -> AttackResult:
-    """Return the negative loss, log p of the true class under the target.
+    """Return the negative loss in nats, log p of the true class under the target (Yeom et al. 2018, arXiv 1709.01604).
 
     Args:
         scores: log_odds and member [models, examples].

@@ -24,6 +24,8 @@ SLOPE_CONFIDENCE = 0.95
 def fit_power_law(table: pd.DataFrame | Mapping[str, Any]) -> PowerLawFit:
     """Fit log10(advantage) on log10(shots) and log10(classes) by least squares, one law for each FPR.
 
+    The law is that of Tobaben et al. 2025 (arXiv 2402.06674).
+
     The advantage may be an average over examples or a per-example quantile. All rows are used: pass the rows of one
     attack, one evaluation and one privacy level.
 

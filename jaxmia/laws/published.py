@@ -68,7 +68,7 @@ class PublishedLines:
 
 
 def published_lines() -> PublishedLines:
-    """Return the published lines, tables and slopes, from jaxmia/data/published_lines.toml."""
+    """Return the published lines, tables and slopes of arXiv 2402.06674, from jaxmia/data/published_lines.toml."""
     path = importlib.resources.files("jaxmia") / "data" / "published_lines.toml"
     data = tomllib.loads(path.read_text(encoding="utf-8"))
     return PublishedLines(

@@ -116,6 +116,8 @@ def dp_epsilon(
 ) -> float:
     """Return the epsilon of a recipe at a delta: an upper bound, usually within 0.01% of the exact value.
 
+    Computed from the privacy loss distribution (dp-accounting; Doroshenko et al. 2022, arXiv 2207.04380).
+
     Args:
         noise_multiplier: standard deviation of the noise over the clipping norm; 0 gives inf.
         sampling_rate: q, the probability that a member joins the batch of a step.
