@@ -111,7 +111,11 @@ def keep(
 ) -> None:
     """Write rows, and whatever else a page shows, with where they come from, if --json asks for it."""
     if arguments.json:
-        settings = {name: named(str(value)) for name, value in vars(arguments).items() if name != "json"}
+        settings = {
+            name: " ".join(named(str(each)) for each in (value if isinstance(value, list) else [value]))
+            for name, value in vars(arguments).items()
+            if name != "json"
+        }
         content = {"title": title, **origin(), "dtype": dtype, "arguments": settings, "rows": rows}
         arguments.json.write_text(json.dumps(content | more, indent=1, default=float) + "\n")
 

@@ -20,11 +20,12 @@ from typing import Any
 import _common
 import numpy as np
 import pandas as pd
+from of_run import cells_of, seconds_of
 from statsmodels.regression.linear_model import OLS
 from study import UNSATURATED, far, law_of, show, with_error
 
 from jaxmia.laws.cells import SATURATED_TPR
-from jaxmia.studies.folder.tables import load_results
+from jaxmia.studies.folder.tables import load_json, load_results
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,7 +44,10 @@ def main(argv: list[str] | None = None) -> None:
     for title, table in tables.values():
         show(title, table)
     print(_common.machine())
-    more = {name: table for name, (_, table) in tables.items() if name != "slopes"}
+    more: dict[str, Any] = {name: table for name, (_, table) in tables.items() if name != "slopes"}
+    if arguments.json:
+        manifests = [load_json(folder, "manifest.json") for folder in arguments.folders]
+        more["seconds"] = sum(seconds_of(cells_of(manifest)) for manifest in manifests)
     _common.keep(
         arguments, "Slope of C", tables["slopes"][1], dtype="float32 heads, float64 statistics", **more
     )

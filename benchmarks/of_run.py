@@ -12,6 +12,7 @@ import argparse
 import json
 import pathlib
 import sys
+from typing import Any
 
 import _common
 import numpy as np
@@ -60,19 +61,29 @@ def main(argv: list[str] | None = None) -> None:
     if manifest["status"] != "finished":
         sys.exit(f"{arguments.folder} is not finished: start it again with --resume")
     name, kind = manifest["settings"]["name"], "sweep" if "studies" in manifest else "run"
-    studies = manifest["studies"].values() if kind == "sweep" else [manifest]
-    held = [cell for study in studies for cell in study["cells"].values()]
+    held = cells_of(manifest)
     heads = sum(cell["heads_trained"] for cell in held)
     content = {
         "title": f"{name}: {len(held)} cells, {heads} heads",
         **_common.origin(),
         "command": f"jaxmia {kind} {name} --out {kind}s/{name}",
         "commit": arguments.commit or _common.commit(),
-        "seconds": round(sum(cell[part] for cell in held for part in SECONDS), 1),
+        "seconds": seconds_of(held),
         "columns": COLUMNS,
         "rows": rows_of(load_results(arguments.folder)),
     }
     arguments.file.write_text(json.dumps(content).replace("], [", "],\n  [") + "\n")
+
+
+def cells_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries of all cells of a run or a sweep."""
+    studies = manifest["studies"].values() if "studies" in manifest else [manifest]
+    return [cell for study in studies for cell in study["cells"].values()]
+
+
+def seconds_of(cells: list[dict[str, Any]]) -> float:
+    """Return the seconds that cells took, from their preparation to their attacks."""
+    return round(sum(cell[part] for cell in cells for part in SECONDS), 1)
 
 
 def rows_of(results: pd.DataFrame) -> list[list[object]]:
