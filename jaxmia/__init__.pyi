@@ -26,6 +26,7 @@ from .data.membership import draw_membership as draw_membership
 from .data.pool import CandidatePool as CandidatePool
 from .data.pool import candidate_pool as candidate_pool
 from .extract import extract_features as extract_features
+from .extract.activations import extract_activations as extract_activations
 from .laws.fit import fit_power_law as fit_power_law
 from .laws.law import PowerLawFit as PowerLawFit
 from .laws.published import published_lines as published_lines
@@ -75,6 +76,7 @@ from .studies.settings.sweep import SweepConfig as SweepConfig
 from .studies.settings.toml import load_config as load_config
 from .studies.settings.toml import load_sweep as load_sweep
 from .studies.sweep import run_sweep as run_sweep
+from .training.adapters.adapter import Adapter as Adapter
 from .training.ensemble import ShadowEnsemble as ShadowEnsemble
 from .training.ensemble import train_ensemble as train_ensemble
 from .training.scoring import accuracy as accuracy

@@ -666,3 +666,22 @@ def test_attacks_on_persons_are_timed_beside_records(benchmark, tmp_path):
         "all",
     ]
     assert all(row["ratio"] >= 0 for row in rows)
+
+
+@pytest.mark.thorough
+def test_adapters_are_counted_timed_and_planned(benchmark, tmp_path):
+    benchmark("adapters").main(["--quick", "--json", str(tmp_path / "rows.json")])
+    rows = rows_of(tmp_path / "rows.json")
+    assert [row["models"] for row in rows] == [1, 3, 1, 3]
+    assert all(1 < row["GFLOP x one"] <= 3 for row in rows if row["models"] == 3)
+    held = json.loads((tmp_path / "rows.json").read_text())
+    assert 0 < held["of the budget"] < 1
+
+
+def test_adapters_study_compares_with_the_head_of_the_same_shots(benchmark):
+    study = benchmark("adapters_study")
+    row = {"S": 8, "member_loss": 1.0, "x head, pooled 0.1": 0.4}
+    rows = [row | {"trained": "linear"}, row | {"trained": "film", "x head, pooled 0.1": 0.3}]
+    rows += [row | {"trained": "linear", "member_loss": 2.0, "x head, pooled 0.1": 0.2}]
+    found = study.with_ratios(rows)
+    assert [each["x head, pooled 0.1"] for each in found] == [1.0, 0.75, 0.5]

@@ -259,6 +259,38 @@ def accelerators() -> str:
     return "".join(parts) or "\nNot measured yet: no machine with an accelerator was at hand.\n\n"
 
 
+def adapters_speed() -> str:
+    """Operations, time and memory of adapters side by side."""
+    if not names_of("adapters"):
+        return "\nNot measured yet.\n\n"
+    held = load("adapters/speed.json")
+    headings = list(held["rows"][0])
+    rows = [[shown(row[heading]) for heading in headings] for row in held["rows"]]
+    known = ("title", "command", "commit", "machine", "seconds", "dtype", "arguments", "rows")
+    facts = [f"- {name}: {shown(value)}\n" for name, value in held.items() if name not in known]
+    return markdown(headings, rows) + "".join(facts) + "\n" + origin("adapters/speed.json")
+
+
+def adapters_study() -> str:
+    """LiRA on heads, adapters and last blocks."""
+    if not names_of("adapters"):
+        return "\nNot measured yet.\n\n"
+    held = load("adapters/study.json")
+    headings = ["S", "trained", "rate", "accuracy", "loss in / out", "pooled 0.1", "pooled 0.01", "x head"]
+    headings += ["calibrated 0.1", "calibrated 0.01", "x head"]
+    rows = []
+    for row in held["rows"]:
+        ratios = [
+            " / ".join(shown(row[f"x head, {kind} {fpr}"]) for fpr in ("0.1", "0.01"))
+            for kind in ("pooled", "calibrated")
+        ]
+        losses = f"{row['member_loss']:.2f} / {row['nonmember_loss']:.2f}"
+        cells = [str(row["S"]), row["trained"], shown(row["rate"]), f"{row['accuracy']:.3f}", losses]
+        cells += [row["pooled 0.1"], row["pooled 0.01"], ratios[0]]
+        rows.append([*cells, row["calibrated 0.1"], row["calibrated 0.01"], ratios[1]])
+    return markdown(headings, rows) + origin("adapters/study.json")
+
+
 def shown(value: float | str | None) -> str:
     """A cell of a table."""
     if value is None:

@@ -24,6 +24,8 @@ from typing import Any
 
 from of_benchmarks import (
     accelerators,
+    adapters_speed,
+    adapters_study,
     audit_agreement,
     audit_agreement_files,
     classes_slopes,
@@ -144,6 +146,8 @@ TABLES: dict[str, Callable[[], str]] = {
         classes_steps,
         finite_pool,
         accelerators,
+        adapters_speed,
+        adapters_study,
         persons,
         advice,
         public_features,

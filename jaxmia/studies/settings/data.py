@@ -14,7 +14,8 @@ class DataSettings(Settings):
     """The source of candidates."""
 
     features: str = "demo"
-    """"demo" (the bundled set) or the path of an .npz with features and labels, relative to the settings file."""
+    """"demo" (the bundled set) or the path of an .npz with features and labels, or of a folder of activations for
+    adapters, relative to the settings file."""
     test_per_class: Annotated[int, Field(ge=0)] = 200
     """Largest number of held-out examples of each class, for accuracy."""
 

@@ -67,15 +67,14 @@ def bert_blocks(
     names, activation = ATTENTION[shape.style], GELUS[shape.activation]
     bias = relative_bias(modules, shape, hidden.shape[1]) if shape.style == "mpnet" else None
 
-    def block(inputs: Array, *, number: int) -> Array:
-        own = block_name(shape, number)
+    def block(modules: Modules, own: str, inputs: Array) -> Array:
         query, key, value = (modules.dense(inputs, own + names[name]) for name in ("query", "key", "value"))
         mixed = modules.attention(query, key, value, seen, heads=shape.heads, bias=bias)
         inputs = modules.norm(inputs + modules.dense(mixed, own + names["output"]), own + names["norm"])
         wide = activation(modules.dense(inputs, own + "intermediate.dense"))
         return modules.norm(inputs + modules.dense(wide, own + "output.dense"), own + "output.LayerNorm")
 
-    return in_turn(block, hidden, first, end)
+    return in_turn(block, modules, hidden, [block_name(shape, number) for number in range(first, end)])
 
 
 def bert_embeddings(

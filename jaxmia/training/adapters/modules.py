@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -130,8 +129,36 @@ def pooled(
     return features
 
 
-def in_turn(block: Callable[..., Any], hidden: Array, first: int, end: int) -> Array:
-    """Return hidden after the blocks first .. end - 1; of each, only inputs are kept for the backward pass."""
-    for number in range(first, end):
-        hidden = jax.checkpoint(functools.partial(block, number=number))(hidden)
-    return hidden
+def in_turn(
+    block: Callable[[Modules, str, Array], Array], modules: Modules, hidden: Array, prefixes: Sequence[str]
+) -> Array:
+    """Return hidden after blocks of equal structure, one after another.
+
+    Several blocks are one loop, so that a program is compiled for one of them, and the backward pass holds the inside
+    of one and the inputs of all. A Python loop with jax.checkpoint holds all on a CPU, where XLA merges what is
+    computed twice.
+
+    Args:
+        block: function from modules, the prefix of a block's names and its inputs to its outputs.
+        modules: modules of all blocks.
+        hidden: inputs of the first block.
+        prefixes: prefixes of the blocks' names.
+    """
+    if len(prefixes) == 1:
+        return block(modules, prefixes[0], hidden)
+    if not prefixes:
+        return hidden
+    names = [name.removeprefix(prefixes[0]) for name in modules.weights if name.startswith(prefixes[0])]
+    changed = [name.removeprefix(prefixes[0]) for name in modules.changes if name.startswith(prefixes[0])]
+    weights = {name: jnp.stack([modules.weights[own + name] for own in prefixes]) for name in names}
+    changes = {
+        name: jax.tree.map(lambda *each: jnp.stack(each), *(modules.changes[own + name] for own in prefixes))
+        for name in changed
+    }
+
+    def one(inputs: Array, own: tuple[Mapping[str, Array], Changes]) -> tuple[Array, None]:
+        weights = {f"block.{name}": each for name, each in own[0].items()}
+        changes = {f"block.{name}": each for name, each in own[1].items()}
+        return block(dataclasses.replace(modules, weights=weights, changes=changes), "block.", inputs), None
+
+    return jax.lax.scan(jax.checkpoint(one, prevent_cse=False), hidden, (weights, changes))[0]

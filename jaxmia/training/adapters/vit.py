@@ -42,20 +42,19 @@ def vit_blocks(
     """Return the activations after the blocks first .. end - 1."""
     activation, seen = GELUS[shape.activation], jnp.ones(hidden.shape[:2], bool)
 
-    def scaled(values: Array, name: str) -> Array:
+    def scaled(modules: Modules, values: Array, name: str) -> Array:
         gamma = modules.tensor(name, "gamma")
         return values if gamma is None else values * gamma
 
-    def block(inputs: Array, *, number: int) -> Array:
-        own = block_name(shape, number)
+    def block(modules: Modules, own: str, inputs: Array) -> Array:
         mixed = modules.dense(modules.norm(inputs, own + "norm1"), own + "attn.qkv")
         query, key, value = jnp.split(mixed, 3, axis=-1)
         mixed = modules.attention(query, key, value, seen, heads=shape.heads)
-        inputs = inputs + scaled(modules.dense(mixed, own + "attn.proj"), own + "ls1")
+        inputs = inputs + scaled(modules, modules.dense(mixed, own + "attn.proj"), own + "ls1")
         wide = activation(modules.dense(modules.norm(inputs, own + "norm2"), own + "mlp.fc1"))
-        return inputs + scaled(modules.dense(wide, own + "mlp.fc2"), own + "ls2")
+        return inputs + scaled(modules, modules.dense(wide, own + "mlp.fc2"), own + "ls2")
 
-    return in_turn(block, hidden, first, end)
+    return in_turn(block, modules, hidden, [block_name(shape, number) for number in range(first, end)])
 
 
 def vit_embeddings(
