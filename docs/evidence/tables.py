@@ -48,17 +48,21 @@ MARK = re.compile(r"(<!-- evidence: (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
 
 
 def persons() -> str:
-    """TPR of records and of persons with several records, pooled and calibrated."""
+    """TPR of records and of persons with several records, pooled and calibrated: the mean of the seeds."""
     names = sorted(f"persons/{path.name}" for path in (HERE / "persons").glob("*.json"))
-    rows = []
+    groups: dict[tuple[str, str, str, str], list[dict[str, Any]]] = {}
     for name in names:
-        features, records = name.removeprefix("persons/").removesuffix(".json").split("_")
+        features, records, _ = name.removeprefix("persons/").removesuffix(".json").split("_")
         for row in load(name)["rows"]:
-            sides = (
-                [row[f"{side} {fpr:g}"] for fpr in (0.1, 0.01, 0.001)] for side in ("pooled", "calibrated")
-            )
-            cells = [" / ".join("-" if value is None else f"{value:.3f}" for value in side) for side in sides]
-            rows.append([features, records, f"{row['K']}", row["attack"], *cells])
+            groups.setdefault((features, records, f"{row['K']}", row["attack"]), []).append(row)
+    rows = []
+    for group, of_seeds in groups.items():
+        cells = []
+        for side in ("pooled", "calibrated"):
+            known = [[row[f"{side} {fpr:g}"] for row in of_seeds] for fpr in (0.1, 0.01, 0.001)]
+            means = ["-" if None in values else f"{sum(values) / len(values):.3f}" for values in known]
+            cells.append(" / ".join(means))
+        rows.append([*group, *cells])
     return markdown(["features", "records", "K", "attack", "pooled", "calibrated"], rows) + origin(*names)
 
 

@@ -1,19 +1,7 @@
 """Vulnerability without shadows: each record's separation over re-trainings of a ridge head, from the pool alone.
 
-A unit is a record or, by person, all of a person's records, which are members together. A record's scores with and
-without its unit differ by its effect on the head (jaxmia.ridge.influence). Over re-trainings they
-vary by the effect of all other candidates, each a member with probability r. Both follow from the average head and the
-average inverse Hessian. A fit of the pool with every candidate at weight r yields neither, because a head adapts to its
-members, whose gradients are then smaller, and because the inverse varies. So both are computed self-consistently from
-heads without the candidate in question. This is the cavity method of statistical physics, a deterministic equivalent in
-random matrix theory. Let B_i be the block of unit i with inputs X_i [k, inputs] in the average inverse without it:
-
-- mean logits u_i, u_in = u_i - (1 - r) B_i g(u_in): the average head solves sum_i r X_iᵀ g(u_in,i) + ridge V = 0 (twice
-  the ridge with two classes, see jaxmia.training.contrasts.penalties);
-- weights W_i = r Gamma_i (I + B_i Gamma_i)⁻¹ at u_in: the average inverse is that of sum_i (X_i ⊗ I)ᵀ W_i (X_i ⊗ I) +
-  ridge I.
-
-A person's score is the sum of its records' log-odds weighed by Fisher's discriminant, as in
+Means and covariances of scores with and without a record or a person follow from the cavity method
+(jaxmia.ridge.cavity). A person's score is the sum of its records' log-odds weighed by Fisher's discriminant, as in
 jaxmia.attacks.persons.weighed_person_scores, here of the analytic moments.
 """
 
@@ -23,10 +11,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from scipy.stats import norm
 
 from jaxmia._buckets import in_float32
@@ -35,26 +22,15 @@ from jaxmia.attacks.persons import discriminant, person_scores
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.normalization import in_span
 from jaxmia.data.persons import grouped
-from jaxmia.ridge.influence import (
-    added,
-    blocks_of_units,
-    check_size,
-    each,
-    inverse_hessian,
-    removed,
-    seen_at_once,
-    unit_curvature,
-    unit_errors,
-    without_own,
-)
-from jaxmia.ridge.units import Group, Layout, by_record, by_unit, group_shapes, groups_of, layouts
+from jaxmia.ridge import cavity
+from jaxmia.ridge.influence import check_size
+from jaxmia.ridge.units import Layout, by_record, by_unit, group_shapes, groups_of, layouts
 from jaxmia.scores import Scores
-from jaxmia.training.contrasts import basis, from_params, penalties, with_bias
-from jaxmia.training.newton import ABSENT, converged_head
-from jaxmia.training.scoring import log_odds
+from jaxmia.training.contrasts import with_bias
+from jaxmia.training.newton import ABSENT
 
 _ITERATIONS = 30
-# Tolerance: change of the blocks relative to the largest, and of the head relative to its norm.
+# Tolerance: error of the blocks relative to the largest, and of the head relative to its norm.
 _ENOUGH = 3e-3
 _COMPARED = 0.9  # largest fluctuation at which results were compared with shadows: docs/frontier.md
 
@@ -179,25 +155,6 @@ class AnalyticVulnerability:
         return np.argsort(-self.separation, kind="stable")
 
 
-class _Average(NamedTuple):
-    """The average head, and for every unit of each group its block of the average inverse without it."""
-
-    head: Array
-    blocks: tuple[Array, ...]
-
-
-class _Point(NamedTuple):
-    """Result of one iteration, per group of units: logits, errors and weight as a member; A and B; also the inverse."""
-
-    average: _Average
-    contrasts: tuple[Array, ...]
-    errors: tuple[Array, ...]
-    weights: tuple[Array, ...]
-    leverage: tuple[Array, ...]
-    inverse: Array
-    change: Array
-
-
 @in_float32
 def analytic_vulnerability(
     pool: FeatureSet,
@@ -234,20 +191,24 @@ def analytic_vulnerability(
     check_size(pool.num_classes, features.shape[1] + 1, group_shapes(len(pool.labels), person), memory)
     labels, inputs = jnp.asarray(pool.labels), with_bias(jnp.asarray(features))
     groups = groups_of(placed, inputs, labels, pool.num_classes)
-    average = _start(jnp.asarray(features), labels, groups, ridge, inclusion_rate)
+    average = cavity.start(jnp.asarray(features), labels, groups, ridge, inclusion_rate)
+    before = 0.0
     for step in range(_ITERATIONS):
-        point = _step(average, groups, ridge, inclusion_rate)
+        point = cavity.iterated(average, groups, ridge, inclusion_rate)
         change = float(point.change)
         check(np.isfinite(change), "ridge", ridge, "be larger: float32 cannot factorise the Hessian")
         average = point.average
-        if change < _ENOUGH or step == _ITERATIONS - 1:
+        # Steps converge linearly: those to come would add up to a geometric series.
+        left = min(change, change * change / (before - change)) if change < before else change
+        if left < _ENOUGH or step == _ITERATIONS - 1:
             break
+        before = change
         del point  # frees its inverse before the next step allocates one
-    moments, fluctuation = _moments(point, groups, inclusion_rate)
+    moments, fluctuation = cavity.moments(point, groups, inclusion_rate)
     if person is not None:
         counts = _persons_of_classes(person, pool.labels, pool.num_classes)
-    warnings = _warnings(change, float(fluctuation), float(np.sum((1 - inclusion_rate) ** counts)))
-    found: dict[str, Any] = {"leverage": by_unit(placed, point.leverage).astype(np.float64)}
+    warnings = _warnings(left, float(fluctuation), float(np.sum((1 - inclusion_rate) ** counts)))
+    found: dict[str, Any] = {"leverage": by_unit(placed, [group[2] for group in moments]).astype(np.float64)}
     found |= {"ridge": ridge, "inclusion_rate": inclusion_rate, "warnings": tuple(warnings)}
     return _collected(placed, moments, person, found | {"fluctuation": float(fluctuation)})
 
@@ -263,7 +224,7 @@ def _collected(
     person: np.ndarray | None,
     found: dict[str, Any],
 ) -> AnalyticVulnerability:
-    """Return the result from moments of every group, _moments, and its other fields."""
+    """Return the result from jaxmia.ridge.cavity.moments of every group, and its other fields."""
     sides, of_records, weights = [], [], []
     for group in moments:
         means, covariances = np.asarray(group[0], np.float64), np.asarray(group[1], np.float64)
@@ -312,126 +273,3 @@ def _warnings(change: float, fluctuation: float, absent: float) -> Sequence[str]
             f" compared with shadows up to {_COMPARED} only."
         )
     return warnings
-
-
-@jax.jit
-def _start(features: Array, labels: Array, groups: tuple[Group, ...], ridge: Array, rate: Array) -> _Average:
-    """Return the start of the iteration: the pool fitted with all candidates at weight r."""
-    classes = groups[0].one_hot.shape[2]
-    everyone = jnp.full(len(labels), rate, features.dtype)
-    fitted = converged_head(
-        everyone, features, labels, num_classes=classes, ridge=ridge, steps=100, tolerance=1e-6
-    )
-    sizes = [(len(group.inputs), group.inputs.shape[1] * (classes - 1)) for group in groups]
-    return _Average(from_params(fitted), tuple(jnp.zeros((units, size, size)) for units, size in sizes))
-
-
-@jax.jit
-def _step(average: _Average, groups: tuple[Group, ...], ridge: Array, rate: Array) -> _Point:
-    """Return the next iterate of the average head and the blocks."""
-    classes, size = groups[0].one_hot.shape[2], groups[0].inputs.shape[2]
-    directions = jnp.asarray(basis(classes))
-
-    def member(mean: Array, block: Array, label: Array) -> Array:
-        return added(mean, block, label, directions, 1 - rate)
-
-    def weight(contrast: Array, block: Array, label: Array) -> Array:
-        own = unit_curvature(contrast, label, directions)
-        found = rate * jnp.linalg.solve(jnp.eye(len(block)) + own @ block, own)
-        return (found + found.T) / 2
-
-    def error(contrast: Array, label: Array) -> Array:
-        return unit_errors(contrast, label, directions)
-
-    def leverage(contrast: Array, block: Array, label: Array) -> Array:
-        return jnp.trace(block @ unit_curvature(contrast, label, directions))
-
-    with jax.default_matmul_precision("highest"):
-        penalty = penalties(ridge, classes, groups[0].inputs[0])
-        contrasts, own, weights = [], [], []
-        gradient = penalty * average.head
-        for group, block in zip(groups, average.blocks, strict=True):
-            places = group.inputs.shape[1]
-            mean = (group.inputs @ average.head.T).reshape(len(block), -1)
-            contrasts.append(each(member, mean, block, group.one_hot, places=places))
-            own.append(each(error, contrasts[-1], group.one_hot))
-            weights.append(each(weight, contrasts[-1], block, group.one_hot, places=places))
-            by_record = own[-1].reshape(-1, classes - 1)
-            gradient += rate * by_record.T @ group.inputs.reshape(-1, size)
-        inverse = inverse_hessian(weights, [group.inputs for group in groups], penalty)
-        blocks = tuple(
-            without_own(blocks_of_units(inverse, group.inputs), each_weight, group.inputs.shape[1])
-            for group, each_weight in zip(groups, weights, strict=True)
-        )
-        move = jnp.tensordot(inverse, gradient, axes=2)
-        moved = [jnp.max(jnp.abs(new - old)) for new, old in zip(blocks, average.blocks, strict=True)]
-        largest = [jnp.max(jnp.abs(new)) for new in blocks]
-        change = jnp.maximum(
-            jnp.max(jnp.stack(moved)) / jnp.max(jnp.stack(largest)),
-            jnp.linalg.norm(move) / jnp.linalg.norm(average.head),
-        )
-        leverages = tuple(
-            each(leverage, contrast, block, group.one_hot)
-            for contrast, block, group in zip(contrasts, blocks, groups, strict=True)
-        )
-        after = _Average(average.head - move, blocks)
-        return _Point(after, tuple(contrasts), tuple(own), tuple(weights), leverages, inverse, change)
-
-
-@jax.jit
-def _moments(
-    point: _Point, groups: tuple[Group, ...], rate: Array
-) -> tuple[list[tuple[Array, Array]], Array]:
-    """Return moments of the log-odds of every group's records, and the fluctuation.
-
-    The membership of unit j moves the head by H_-j⁻¹ X_jᵀ g_j, where H_-j excludes j. Its effect on the logits of unit
-    i, which is out, is (I - A_i W_i)⁻¹ times the uncorrected effect by A. Memberships are independent, so the variance
-    is the sum of r (1 - r) times squared effects.
-
-    Returns:
-        For each group means [units, 2, places] with and without the unit, and covariances [units, 2, places, places];
-        and the fluctuation.
-    """
-    classes, size = groups[0].one_hot.shape[2], groups[0].inputs.shape[2]
-    directions, rest = jnp.asarray(basis(classes)), classes - 1
-    with jax.default_matmul_precision("highest"):
-        freed, images = [], []
-        for group, block, weight, error in zip(
-            groups, point.average.blocks, point.weights, point.errors, strict=True
-        ):
-            # B = A (I - W A)⁻¹ = (I - A W)⁻¹ A and so (I - A W)⁻¹ = I + B W.
-            freed.append(jnp.eye(block.shape[1]) + block @ weight)
-            moves = jnp.einsum("jba,jb->ja", freed[-1], error).reshape(*group.inputs.shape[:2], rest)
-            images.append(jnp.sum(moves[..., None] * group.inputs[:, :, None], axis=1))
-        image = jnp.concatenate(images).reshape(-1, rest * size)
-        image = (image @ point.inverse.reshape(rest * size, -1)).reshape(-1, rest, size)
-
-        def spread(unit: tuple[Array, Array]) -> Array:
-            inputs, place = unit
-            seen = jnp.einsum("jad,kd->jka", image, inputs).reshape(len(image), -1).at[place].set(0.0)
-            return rate * (1 - rate) * seen.T @ seen
-
-        def of_unit(inside: Array, block: Array, hot: Array, covariance: Array) -> tuple[Array, Array]:
-            outside = removed(inside, block, hot, directions)
-
-            def scored(contrast: Array) -> Array:
-                logits = directions @ contrast.reshape(len(hot), rest).T
-                return log_odds(logits, jnp.argmax(hot, axis=1)) * hot.sum(axis=1)
-
-            to_inside = jnp.linalg.inv(jnp.eye(len(block)) + block @ unit_curvature(inside, hot, directions))
-            slopes = jax.jacrev(scored)(inside) @ to_inside, jax.jacrev(scored)(outside)
-            means = jnp.stack([scored(inside), scored(outside)])
-            return means, jnp.stack([slope @ covariance @ slope.T for slope in slopes])
-
-        found, total, records = [], jnp.zeros(()), jnp.zeros(())
-        for group, block, free, inside in zip(
-            groups, point.average.blocks, freed, point.contrasts, strict=True
-        ):
-            units, places = group.inputs.shape[:2]
-            among = group.first + jnp.arange(units)
-            covariances = jax.lax.map(spread, (group.inputs, among), batch_size=seen_at_once(places))
-            covariances = free @ covariances @ free.transpose(0, 2, 1)
-            found.append(each(of_unit, inside, block, group.one_hot, covariances, places=places))
-            total += jnp.sum(jnp.trace(covariances, axis1=1, axis2=2))
-            records += jnp.sum(group.one_hot)
-        return found, jnp.sqrt(total / records / classes)

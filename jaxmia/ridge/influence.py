@@ -145,7 +145,7 @@ def inverse_hessian(
     def block(pair: Array) -> Array:
         total = jnp.zeros((size, size), inputs[0].dtype)
         for weight, record in zip(weights, inputs, strict=True):
-            own = _by_place(weight, record.shape[1])[:, :, pair[0], :, pair[1]]
+            own = by_place(weight, record.shape[1])[:, :, pair[0], :, pair[1]]
             weighed = jnp.sum(own[..., None] * record[:, None], axis=2)
             total += record.reshape(-1, size).T @ weighed.reshape(-1, size)
         return total
@@ -173,7 +173,7 @@ def blocks_of_units(
     return entries.transpose(4, 2, 0, 3, 1).reshape(units, places * rest, places * rest)
 
 
-def _by_place(weights: Array, places: int) -> Array:
+def by_place(weights: Array, places: int) -> Array:
     """Return [units, places, rest, places, rest] of [units, logits, logits]."""
     units, logits, _ = weights.shape
     return weights.reshape(units, places, logits // places, places, logits // places)

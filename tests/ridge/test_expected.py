@@ -18,7 +18,7 @@ from jaxmia.cli.app import app
 from jaxmia.data.feature_set import demo_features
 from jaxmia.data.membership import draw_membership
 from jaxmia.data.pool import candidate_pool
-from jaxmia.ridge import expected as analytic
+from jaxmia.ridge import cavity
 from jaxmia.ridge.expected import AnalyticVulnerability, analytic_vulnerability
 from jaxmia.ridge.influence import bytes_held
 from jaxmia.ridge.triage import ridge_tails, triage_features
@@ -245,13 +245,13 @@ def test_the_memory_that_is_counted_holds_what_xla_allocates(records, classes, d
     group = Group(
         zeros(units, places, size), zeros(units, places, classes), jax.ShapeDtypeStruct((), jnp.int32)
     )
-    logits, blocks = (zeros(units, places * rest),), (zeros(units, places * rest, places * rest),)
-    average, inverse = analytic._Average(zeros(rest, size), blocks), zeros(rest, size, rest, size)
-    point = analytic._Point(average, logits, logits, blocks, (zeros(units),), inverse, zeros())
+    blocks = (zeros(units, places * rest, places * rest),)
+    average, inverse = cavity.Average(zeros(rest, size), blocks), zeros(rest, size, rest, size)
+    point = cavity.Point(average, inverse, zeros())
     counted = bytes_held(rest, size, [(units, places)])
     for lowered in (
-        analytic._step.lower(average, (group,), zeros(), zeros()),
-        analytic._moments.lower(point, (group,), zeros()),
+        cavity.iterated.lower(average, (group,), zeros(), zeros()),
+        cavity.moments.lower(point, (group,), zeros()),
     ):
         found = lowered.compile().memory_analysis()
         held = found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes
