@@ -19,7 +19,8 @@ class Advice(Shown):
     Attributes:
         options: one row for each: lever, option, ridge (missing for private heads), records, classes; accuracy on
             records outside of the training set with its 95% interval over records (accuracy_low, accuracy_high); tpr,
-            the mean over records; worst_tpr, the most vulnerable record's, with worst_low and worst_high; how it was
+            the mean over records; worst_tpr, the most vulnerable record's or person's (worst_record or
+            worst_person names it), with worst_low and worst_high; how it was
             found, "analytic", "labels of a few heads", "law" or "bound"; meets, "yes", "no" or "not decided"; pareto,
             whether no option of the same task is better in accuracy and in worst_tpr; recommended; note. After
             confirm also measured_accuracy, measured_tpr, measured_worst_tpr, measured_worst_low, measured_worst_high.
@@ -35,7 +36,7 @@ class Advice(Shown):
 
     def headline(self) -> str:
         """Return the recommended option in one sentence."""
-        limit = f"TPR {self.settings.max_tpr:g} at FPR {self.settings.fpr:g} for every record"
+        limit = f"TPR {self.settings.max_tpr:g} at FPR {self.settings.fpr:g} for every {self.settings.unit}"
         chosen = self.recommended
         if chosen is not None:
             return (
@@ -65,7 +66,13 @@ class Advice(Shown):
 
     def plot(self) -> Any:
         """Return a figure of accuracy against the most vulnerable record's TPR, with the limit and the frontier."""
-        return figure("advice_figure", self.options, fpr=self.settings.fpr, max_tpr=self.settings.max_tpr)
+        return figure(
+            "advice_figure",
+            self.options,
+            fpr=self.settings.fpr,
+            max_tpr=self.settings.max_tpr,
+            unit=self.settings.unit,
+        )
 
 
 def judged(options: pd.DataFrame, settings: AdviceSettings) -> pd.DataFrame:

@@ -39,9 +39,12 @@ from jaxmia.advice.settings import AdviceSettings
 from jaxmia.data.activations import check_no_folder
 from jaxmia.data.feature_set import FeatureSet, load_features
 from jaxmia.data.labels import record_ids
+from jaxmia.data.persons import grouped, main_class
+from jaxmia.privacy.accounting import MOST_RECORDS
+from jaxmia.ridge.triage import persons_for
 
 _HALVINGS = 3  # bisections of the interval between the ridges on either side of the limit
-_VERSION = 1  # version of the rows' content
+_VERSION = 2  # version of the rows' content
 
 
 def advise(
@@ -73,6 +76,9 @@ def advise(
     check(smallest >= 8, "records of the smallest class", smallest, "be 8 or more, to be halved at random")
     check(pool.num_classes > 1, "classes", pool.num_classes, "be 2 or more")
     names = record_ids(ids, len(pool.labels))
+    person = persons_for(settings.unit, pool)
+    if person is not None:
+        _check_persons(pool, person, private=bool(settings.epsilons))
     work = _Work(pool, settings, names, None if out is None else pathlib.Path(out))
     planned = len(settings.ridges) + _HALVINGS + len(settings.epsilons) + len(settings.leave_out)
     planned += 7 + len(settings.components) + len(MORE)
@@ -87,6 +93,16 @@ def advise(
     return Advice(frame, settings, work.said)
 
 
+def _check_persons(pool: FeatureSet, person: np.ndarray, *, private: bool) -> None:
+    """Raise InputError for too few persons of a class, or for one with too many records for private heads."""
+    _, whose, number = grouped(person)
+    smallest = int(np.bincount(main_class(whose, pool.labels), minlength=pool.num_classes).min())
+    check(smallest >= 8, "persons of the smallest class", smallest, "be 8 or more, to be halved at random")
+    if private:
+        most, rule = int(number.max()), f"be at most {MOST_RECORDS} for private heads (or leave epsilons out)"
+        check(most <= MOST_RECORDS, "records of one person", most, rule)
+
+
 class _Work:
     """The options of one pool, in the order of their computation."""
 
@@ -94,6 +110,7 @@ class _Work:
         self, pool: FeatureSet, settings: AdviceSettings, ids: np.ndarray, out: pathlib.Path | None
     ) -> None:
         self.pool, self.settings, self.ids, self.out = pool, settings, ids, out
+        self.by_person = settings.unit == "person"
         self.key, self.content = jax.random.key(settings.seed), pool.content_hash()
         self.changes: dict[tuple[str, str], Change] = {}
         self.said: tuple[str, ...] = ()
@@ -113,15 +130,16 @@ class _Work:
             path[ridge] = row["worst_high"]
             yield row
         yield from self.between(path)
-        sizes = [whole | {"lever": "records"}]
-        for change in fewer_records(self.pool, jax.random.fold_in(self.key, 1)):
+        sizes = [whole | {"lever": f"{settings.unit}s"}]
+        person = self.person_of(self.pool)
+        for change in fewer_records(self.pool, jax.random.fold_in(self.key, 1), person=person):
             sizes.append(self.changed(change))
             yield sizes[-1]
         yield from more_records(sizes, settings.fpr)
         changes = (
             *other_features(self.pool, settings.components),
             *merged_classes(self.pool, base.confusion, self.fewer_classes()),
-            *without_the_most_vulnerable(self.pool, base.found.separation, settings.leave_out),
+            *without_the_most_vulnerable(self.pool, base.found.separation, settings.leave_out, person=person),
         )
         for change in changes:
             yield self.changed(change)
@@ -154,10 +172,17 @@ class _Work:
             low, high = (low, ridge) if row["worst_high"] <= self.settings.max_tpr else (ridge, high)
             yield row
 
+    def person_of(self, pool: FeatureSet) -> np.ndarray | None:
+        return pool.person if self.by_person else None
+
+    def names(self, pool: FeatureSet, ids: np.ndarray) -> np.ndarray:
+        """Return the names of a pool's records, or of its persons, ascending."""
+        person = self.person_of(pool)
+        return ids if person is None else np.unique(person).astype(str)
+
     def estimate(self, pool: FeatureSet, ridge: float) -> RidgeEstimate:
-        return ridge_estimate(
-            pool, ridge=ridge, fpr=self.settings.fpr, key=self.key, memory=self.settings.memory
-        )
+        options: dict[str, Any] = {"fpr": self.settings.fpr, "key": self.key, "memory": self.settings.memory}
+        return ridge_estimate(pool, ridge=ridge, person=self.person_of(pool), **options)
 
     def kept_row(
         self, pool: FeatureSet, ridge: float, lever: str, option: str, rows: np.ndarray | None = None
@@ -172,7 +197,7 @@ class _Work:
         if self.out is None:
             return compute()
         settings = self.settings
-        question = (settings.fpr, settings.release, settings.delta, settings.seed)
+        question = (settings.fpr, settings.release, settings.delta, settings.seed, settings.unit)
         key = content_key([_VERSION, self.content, self.ids.tolist(), *question, *what])
         path = self.out / "options" / f"{key[:16]}.json"
         found = read_json(path)
@@ -191,7 +216,7 @@ class _Work:
         pool: FeatureSet,
         rows: np.ndarray | None = None,
     ) -> dict[str, Any]:
-        ids = self.ids if rows is None else self.ids[rows]
+        ids = self.names(pool, self.ids if rows is None else self.ids[rows])
         labels = self.settings.release == "labels"
         tprs = (found.tpr_labels,) * 3 if labels else (found.tpr, found.tpr_low, found.tpr_high)
         return {
@@ -207,7 +232,7 @@ class _Work:
             "worst_tpr": float(tprs[0].max()),
             "worst_low": float(tprs[1].max()),
             "worst_high": float(tprs[2].max()),
-            "worst_record": str(ids[tprs[0].argmax()]),
+            f"worst_{self.settings.unit}": str(ids[tprs[0].argmax()]),
             "how": "labels of a few heads" if labels else "analytic",
             "note": "",
         }
@@ -215,11 +240,12 @@ class _Work:
     def labels_only(self, found: RidgeEstimate) -> dict[str, Any]:
         """Return the row for the given head if only the predicted label is released."""
         worst = float(found.tpr_labels.max())
+        names = self.names(self.pool, self.ids)
         changed = {
-            "worst_record": str(self.ids[found.tpr_labels.argmax()]),
+            f"worst_{self.settings.unit}": str(names[found.tpr_labels.argmax()]),
             "tpr": float(found.tpr_labels.mean()),
             "how": "labels of a few heads",
-            "note": "the most vulnerable record's TPR is overstated, as the largest of noisy estimates",
+            "note": f"the most vulnerable {self.settings.unit}'s TPR is overstated, as the largest of noisy estimates",
         }
         return (
             self.row(found, "outputs", "predicted labels only", self.pool)
@@ -229,7 +255,12 @@ class _Work:
 
     def private(self, epsilon: float) -> dict[str, Any]:
         settings, key = self.settings, jax.random.fold_in(self.key, 2)
-        found = private_estimate(self.pool, epsilon=epsilon, delta=settings.delta, fpr=settings.fpr, key=key)
+        options: dict[str, Any] = {
+            "delta": settings.delta,
+            "fpr": settings.fpr,
+            "person": self.person_of(self.pool),
+        }
+        found = private_estimate(self.pool, epsilon=epsilon, key=key, **options)
         return {
             "lever": "privacy",
             "option": f"epsilon {epsilon:g}, delta {settings.delta:g}",
@@ -243,7 +274,7 @@ class _Work:
             "worst_tpr": found.ceiling,
             "worst_low": settings.fpr,
             "worst_high": found.ceiling,
-            "worst_record": "any",
+            f"worst_{settings.unit}": "any",
             "how": "bound",
             "note": "the largest TPR of any attack, of outputs and of weights",
         }
@@ -258,12 +289,14 @@ class _Work:
         for place in frame.index[chosen & frame["ridge"].notna() & (frame["lever"] != "outputs")]:
             row = frame.loc[place]
             change = self.changes.get((row["lever"], row["option"]))
+            pool = self.pool if change is None else change.pool
             found = measured_ridge(
-                self.pool if change is None else change.pool,
+                pool,
                 ridge=float(row["ridge"]),
                 fpr=settings.fpr,
                 shadows=settings.confirm,
                 key=jax.random.fold_in(self.key, 3),
+                person=self.person_of(pool),
             )
             frame.loc[place, [f"measured_{name}" for name in names]] = list(found)
         return frame

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxmia.advice.estimates import held_out_accuracy, held_out_answers
+from jaxmia.attacks.persons import weighed_person_scores
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.membership import draw_membership
 from jaxmia.training.ensemble import train_ensemble
@@ -17,7 +18,7 @@ from jaxmia.vulnerability.curves import per_example_vulnerability
 
 
 class Measurement(NamedTuple):
-    """Accuracy, mean TPR, and the most vulnerable record's TPR with its simultaneous interval, from shadow heads."""
+    """Accuracy, mean TPR, and the most vulnerable unit's TPR with its simultaneous interval, from shadow heads."""
 
     accuracy: float
     tpr: float
@@ -27,7 +28,13 @@ class Measurement(NamedTuple):
 
 
 def measured_ridge(
-    pool: FeatureSet, *, ridge: float, fpr: float, shadows: int, key: jax.Array
+    pool: FeatureSet,
+    *,
+    ridge: float,
+    fpr: float,
+    shadows: int,
+    key: jax.Array,
+    person: np.ndarray | None = None,
 ) -> Measurement:
     """Train shadow heads of a ridge recipe on random halves of a pool, and measure them.
 
@@ -37,12 +44,16 @@ def measured_ridge(
         fpr: FPR of every record.
         shadows: number of heads to train.
         key: random key of their training sets.
+        person: [examples], the person of each record, if persons are members.
     """
-    masks = draw_membership(jax.random.fold_in(key, 0), pool.labels, num_models=shadows)
+    masks = draw_membership(jax.random.fold_in(key, 0), pool.labels, num_models=shadows, person=person)
     hyper = Hyperparams(0.0, weight_decay=None, ridge=ridge)
     config = TrainConfig("newton", steps=200, tolerance=1e-4)
     ensemble = train_ensemble(jax.random.fold_in(key, 1), pool, masks, hyper, config)
-    curve = per_example_vulnerability(score(ensemble, pool), fpr=fpr)
+    scores = score(ensemble, pool)
+    if person is not None:
+        scores = weighed_person_scores(scores, person).scores
+    curve = per_example_vulnerability(scores, fpr=fpr)
     margin, _ = held_out_answers(ensemble, pool)
     worst = int(np.nanargmax(curve.tpr_drawn))
     return Measurement(

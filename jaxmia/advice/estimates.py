@@ -1,4 +1,4 @@
-"""Accuracy and vulnerability of one ridge head: analytic, with a few heads for tails and accuracy."""
+"""Accuracy and vulnerability of one ridge head, by record or person: analytic, with a few heads for the tails."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from scipy.stats import norm
 
+from jaxmia.advice.labels import label_only_tpr, label_only_tpr_of_persons
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.ridge.expected import AnalyticVulnerability, analytic_vulnerability
 from jaxmia.ridge.triage import ridge_heads, tails_of
@@ -27,14 +28,14 @@ class RidgeEstimate:
     """Accuracy and vulnerability of a ridge head that trains on a random half of the records.
 
     Attributes:
-        found: every record's moments with and without it.
+        found: every record's or person's moments with and without it.
         accuracy: share of the records outside a head's training set that it classifies correctly.
         accuracy_low: lower end of its 95% interval over records.
         accuracy_high: upper end.
-        tpr: float64[examples], each record's TPR at its own FPR.
-        tpr_low: float64[examples], the same with a separation smaller by SEPARATION_ERROR.
-        tpr_high: float64[examples], the same with a separation larger by it.
-        tpr_labels: float64[examples], each record's TPR where the attacker sees the predicted label alone.
+        tpr: float64[units], each record's or person's TPR at its own FPR; persons ascending by name.
+        tpr_low: float64[units], the same with a separation smaller by SEPARATION_ERROR.
+        tpr_high: float64[units], the same with a separation larger by it.
+        tpr_labels: float64[units], each unit's TPR where the attacker sees the predicted labels alone.
         confusion: float64[classes, classes], share of the records of a class (rows) outside of the training set that
             heads give each label.
     """
@@ -51,23 +52,30 @@ class RidgeEstimate:
 
 
 def ridge_estimate(
-    pool: FeatureSet, *, ridge: float, fpr: float, key: jax.Array, memory: int | None = None
+    pool: FeatureSet,
+    *,
+    ridge: float,
+    fpr: float,
+    key: jax.Array,
+    memory: int | None = None,
+    person: np.ndarray | None = None,
 ) -> RidgeEstimate:
     """Return estimates for a ridge head on half of a pool, at one FPR.
 
     Args:
         pool: the records.
         ridge: lambda, scikit-learn's 1 / C.
-        fpr: FPR of every record.
+        fpr: FPR of every record or person.
         key: random key of the few heads.
         memory: largest number of bytes, as in analytic_vulnerability.
+        person: [examples], the person of each record, if persons are members.
 
     Raises:
         InputError: as analytic_vulnerability.
     """
-    found = analytic_vulnerability(pool, ridge=ridge, memory=memory)
+    found = analytic_vulnerability(pool, ridge=ridge, memory=memory, person=person)
     ensemble = ridge_heads(pool, found, fpr, key, fewest=HEADS)
-    tails = tails_of(score(ensemble, pool), found)
+    tails = tails_of(found.of_units(score(ensemble, pool)), found)
     margin, confusion = held_out_answers(ensemble, pool)
     outside = ~np.asarray(ensemble.masks.member)
     accuracy, low, high = held_out_accuracy(margin, outside)
@@ -84,7 +92,9 @@ def ridge_estimate(
         tpr=exact,
         tpr_low=np.minimum(below, exact),
         tpr_high=np.maximum(above, exact),
-        tpr_labels=label_only_tpr(margin, outside, fpr),
+        tpr_labels=label_only_tpr(margin, outside, fpr)
+        if person is None
+        else label_only_tpr_of_persons(margin, outside, person, fpr),
         confusion=confusion,
     )
 
@@ -111,32 +121,6 @@ def held_out_accuracy(margin: np.ndarray, outside: np.ndarray) -> tuple[float, f
     error = right.std(ddof=1) / np.sqrt(right.size)
     mean = float(right.mean())
     return mean, max(0.0, mean - _Z * error), min(1.0, mean + _Z * error)
-
-
-def label_only_tpr(margin: np.ndarray, outside: np.ndarray, fpr: float) -> np.ndarray:
-    """Return each record's TPR at its own FPR for the best attack on whether the predicted label is correct.
-
-    The probabilities of a correct label with and without the record follow from Gaussian fits of the margin. The attack
-    calls a member if the label is correct, with randomisation to meet the FPR exactly (Neyman and Pearson).
-
-    Args:
-        margin: [models, examples], above 0 where a model is right.
-        outside: bool[models, examples], True where the model did not train on the record.
-        fpr: FPR of every record.
-    """
-    inside, without = (_share_right(margin, side) for side in (~outside, outside))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        among_right = fpr * inside / without
-        all_right = inside + (fpr - without) / (1 - without) * (1 - inside)
-    found: np.ndarray = np.clip(np.where(without >= fpr, among_right, all_right), fpr, 1.0)
-    return found
-
-
-def _share_right(margin: np.ndarray, side: np.ndarray) -> np.ndarray:
-    """Return the probability [examples] that the margin is above 0 over the models of one side."""
-    values = np.where(side, margin, np.nan)
-    share: np.ndarray = norm.cdf(np.nanmean(values, axis=0) / np.nanstd(values, axis=0, ddof=1))
-    return share
 
 
 def held_out_answers(ensemble: ShadowEnsemble, pool: FeatureSet) -> tuple[np.ndarray, np.ndarray]:

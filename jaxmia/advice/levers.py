@@ -12,6 +12,7 @@ import pandas as pd
 
 from jaxmia.data.feature_set import FeatureSet
 from jaxmia.data.normalization import feature_statistics, standardized, unit_norm
+from jaxmia.data.persons import grouped, main_class
 from jaxmia.laws.fit import fit_power_law
 
 MORE = (2, 4)
@@ -39,7 +40,8 @@ class Change:
 
 def take(pool: FeatureSet, rows: np.ndarray) -> FeatureSet:
     """Return some records of a pool."""
-    return dataclasses.replace(pool, features=pool.features[rows], labels=pool.labels[rows])
+    person = None if pool.person is None else pool.person[rows]
+    return dataclasses.replace(pool, features=pool.features[rows], labels=pool.labels[rows], person=person)
 
 
 def other_features(pool: FeatureSet, components: Sequence[int]) -> list[Change]:
@@ -62,20 +64,38 @@ def other_features(pool: FeatureSet, components: Sequence[int]) -> list[Change]:
     return found
 
 
-def fewer_records(pool: FeatureSet, key: jax.Array, shares: Sequence[float] = (0.5, 0.25)) -> list[Change]:
-    """Return options with nested shares of each class's records."""
-    order = np.asarray(jax.random.permutation(key, len(pool.labels)))
+def fewer_records(
+    pool: FeatureSet,
+    key: jax.Array,
+    shares: Sequence[float] = (0.5, 0.25),
+    *,
+    person: np.ndarray | None = None,
+) -> list[Change]:
+    """Return options with nested shares of each class's records, or of each class's persons.
+
+    Args:
+        pool: the records.
+        key: random key of the choice.
+        shares: of the records or persons.
+        person: [records], the person of each, if persons are chosen, by the class that most of their records are of.
+    """
+    whose, labels = np.arange(len(pool.labels)), pool.labels
+    if person is not None:
+        whose = grouped(person)[1]
+        labels = main_class(whose, pool.labels)
+    order = np.asarray(jax.random.permutation(key, len(labels)))
     place = np.empty(len(order), np.int64)
     for label in range(pool.num_classes):
-        own = order[pool.labels[order] == label]
+        own = order[labels[order] == label]
         place[own] = np.arange(own.size)
-    counts = np.bincount(pool.labels, minlength=pool.num_classes)
+    counts = np.bincount(labels, minlength=pool.num_classes)
     found = []
     for share in shares:
         kept = np.maximum(2, np.round(share * counts)).astype(np.int64)
-        rows = np.flatnonzero(place < kept[pool.labels])
-        if (kept < counts).all():
-            found.append(Change("records", f"{share:.0%} of them", take(pool, rows), rows))
+        rows = np.flatnonzero((place < kept[labels])[whose])
+        if (kept < counts).all() and np.bincount(pool.labels[rows], minlength=pool.num_classes).min() >= 2:
+            what = "records" if person is None else "persons"
+            found.append(Change(what, f"{share:.0%} of them", take(pool, rows), rows))
     return found
 
 
@@ -106,13 +126,14 @@ def more_records(rows: Sequence[Mapping[str, Any]], fpr: float) -> list[dict[str
     if law.slope_shots is None or law.slope_shots >= 0:
         return []
     unknown = ("accuracy", "accuracy_low", "accuracy_high", "worst_tpr", "worst_low", "worst_high")
+    nobody = {name: "" for name in whole if name in ("worst_record", "worst_person")}
     found = []
     for factor in MORE:
         shots = factor * whole["records"] / whole["classes"] / 2
         tpr = law.predict(shots=shots, classes=whole["classes"]).tpr
         found.append(
             {**whole, **dict.fromkeys(unknown, np.nan), "option": f"{factor} times as many", "tpr": tpr}
-            | {"records": factor * whole["records"], "how": "law", "worst_record": "", "note": "extrapolated"}
+            | {"records": factor * whole["records"], "how": "law", **nobody, "note": "extrapolated"}
         )
     return found
 
@@ -154,16 +175,24 @@ def _merged(pool: FeatureSet, groups: Sequence[Sequence[int]]) -> Change:
 
 
 def without_the_most_vulnerable(
-    pool: FeatureSet, separation: np.ndarray, shares: Sequence[float]
+    pool: FeatureSet, separation: np.ndarray, shares: Sequence[float], *, person: np.ndarray | None = None
 ) -> list[Change]:
-    """Return options without the records of largest separation; the remaining records must be estimated again.
+    """Return options without the records or persons of largest separation; those that remain are estimated again.
 
     Other records then become most vulnerable (the onion effect: Carlini, Jagielski, Zhang, Papernot, Terzis and Tramer
     2022, arXiv 2206.10469).
+
+    Args:
+        pool: the records.
+        separation: [records], or [persons] ascending by name.
+        shares: of the records or persons.
+        person: [records], the person of each, if persons are left out.
     """
     order, found = np.argsort(-separation, kind="stable"), []
+    whose = np.arange(len(pool.labels)) if person is None else grouped(person)[1]
     for share in shares:
-        rows = np.sort(order[int(np.ceil(share * len(order))) :])
+        left = order[int(np.ceil(share * len(order))) :]
+        rows = np.flatnonzero(np.isin(whose, left))
         counts = np.bincount(pool.labels[rows], minlength=pool.num_classes)
         if counts.min() >= 2:
             found.append(Change("leave out", f"the worst {share:.0%}", take(pool, rows), rows))

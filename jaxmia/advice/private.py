@@ -40,7 +40,13 @@ class PrivateEstimate:
 
 
 def private_estimate(
-    pool: FeatureSet, *, epsilon: float, delta: float, fpr: float, key: jax.Array
+    pool: FeatureSet,
+    *,
+    epsilon: float,
+    delta: float,
+    fpr: float,
+    key: jax.Array,
+    person: np.ndarray | None = None,
 ) -> PrivateEstimate:
     """Train a few private heads on random halves of the pool.
 
@@ -50,14 +56,17 @@ def private_estimate(
         delta: delta of the guarantee.
         fpr: FPR of the ceiling.
         key: random key of training sets and noise.
+        person: [examples], the person of each record, if the guarantee is of persons.
     """
     spec = PrivacySpec(epsilon=epsilon, delta=delta)
     guarantee = spec.guarantee(sampling_rate=1.0, steps=STEPS, adjacency=adjacency_for("bernoulli"))
     config, hyper = RECIPE
+    if person is not None:
+        config = dataclasses.replace(config, privacy_unit="person")
     hyper = dataclasses.replace(
         hyper, noise_multiplier=guarantee.noise_multiplier, clipping_norm=spec.clipping_norm
     )
-    masks = draw_membership(jax.random.fold_in(key, 0), pool.labels, num_models=HEADS)
+    masks = draw_membership(jax.random.fold_in(key, 0), pool.labels, num_models=HEADS, person=person)
     ensemble = train_ensemble(jax.random.fold_in(key, 1), pool, masks, hyper, config)
     margin, _ = held_out_answers(ensemble, pool)
     accuracy, low, high = held_out_accuracy(margin, ~np.asarray(masks.member))

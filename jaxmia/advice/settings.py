@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from jaxmia._validate import check, check_at_least, check_choice, check_different, check_fpr
+from jaxmia.data.persons import UNITS
 from jaxmia.privacy.accounting import check_delta
 
 RELEASES = ("labels", "probabilities", "weights")
@@ -21,8 +22,8 @@ class AdviceSettings:
     """The settings of the advisor.
 
     Attributes:
-        fpr: FPR of every record, a fraction.
-        max_tpr: the limit on every record's TPR at this FPR.
+        fpr: FPR of every record or person, a fraction.
+        max_tpr: the limit on every record's or person's TPR at this FPR.
         release: what an attacker sees: "labels", "probabilities" (or logits) or "weights".
         ridge: lambda of the given head, used for the other levers.
         ridges: values of lambda to evaluate.
@@ -31,6 +32,7 @@ class AdviceSettings:
         epsilons: epsilons of private heads; () for none.
         delta: delta of private heads.
         seed: seed of the few heads.
+        unit: "record", or "person": all of a person's records are members together, and limits are of persons.
         confirm: number of shadow heads that measure the recommended option; 0 for none.
         memory: largest number of bytes for the Hessian; None means 8 GiB.
     """
@@ -45,6 +47,7 @@ class AdviceSettings:
     epsilons: Sequence[float] = EPSILONS
     delta: float = 1e-5
     seed: int = 0
+    unit: str = "record"
     confirm: int = 0
     memory: int | None = None
 
@@ -58,6 +61,7 @@ class AdviceSettings:
         rule = f"lie between fpr={self.fpr:g}, which any attack can reach, and 1"
         check(self.fpr < self.max_tpr < 1, "max_tpr", self.max_tpr, rule)
         check_choice("release", self.release, RELEASES)
+        check_choice("unit", self.unit, UNITS)
         for name, values in (("ridge", [self.ridge]), ("ridges", self.ridges), ("epsilons", self.epsilons)):
             for value in values:
                 check(0 < value < math.inf, name, value, "be finite and above 0")

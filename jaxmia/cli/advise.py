@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jaxmia.cli import output
-from jaxmia.cli.options import Classes, HessianMemory, ReadLimit, Shots, memory_budget
+from jaxmia.cli.options import Classes, HessianMemory, ReadLimit, Shots, Unit, memory_budget
 
 EPILOG = """Example: `jaxmia advise features.npz --fpr 0.01 --max-tpr 0.1 --out advice`
 
@@ -21,8 +21,9 @@ def advise(
     features: Annotated[
         str, typer.Argument(metavar="FEATURES", help="An .npz of features and labels, or demo.")
     ],
-    fpr: Annotated[float, typer.Option(help="False positive rate of every record.")] = 0.01,
-    max_tpr: Annotated[float, typer.Option(help="The limit for every record's TPR.")] = 0.1,
+    fpr: Annotated[float, typer.Option(help="False positive rate of every record or person.")] = 0.01,
+    unit: Unit = "record",
+    max_tpr: Annotated[float, typer.Option(help="The limit for every record's or person's TPR.")] = 0.1,
     release: Annotated[
         str, typer.Option(help="What an attacker sees: labels, probabilities or weights.")
     ] = "probabilities",
@@ -34,7 +35,7 @@ def advise(
     delta: Annotated[float, typer.Option(help="Delta of private heads.")] = 1e-5,
     leave_out: Annotated[
         list[float] | None,
-        typer.Option(help="Shares of the most vulnerable records; .01, .05, .1, .2 by default."),
+        typer.Option(help="Shares of the most vulnerable records or persons; .01, .05, .1, .2 by default."),
     ] = None,
     confirm: Annotated[
         int, typer.Option(help="Number of shadow heads to measure the recommended option with; 0 for none.")
@@ -67,6 +68,7 @@ def advise(
         fpr=fpr,
         max_tpr=max_tpr,
         release=release,
+        unit=unit,
         ridge=ridge,
         epsilons=EPSILONS if epsilon is None else epsilon,
         delta=delta,
@@ -81,7 +83,7 @@ def advise(
     check_no_folder(features, "advise")
     data = load_features(features)
     ids = ids_of(features, data)
-    data, rows = some_records(data, classes=classes, shots=shots, key=seed)
+    data, rows = some_records(data, classes=classes, shots=shots, key=seed, unit=unit)
     found = ask(data, settings, ids=ids[rows], out=out, console=console(stderr=True))
     output.show(*advice_tables(found))
     output.warn(found.warnings)

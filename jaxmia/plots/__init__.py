@@ -323,13 +323,14 @@ def _draw_published(axes: Axes, fpr: float, shots_range: tuple[float, float], co
             axes.plot(shots_range, advantage, color=colour, linewidth=1, linestyle=":", label=label)
 
 
-def advice_figure(options: pd.DataFrame, *, fpr: float, max_tpr: float) -> Figure:
-    """Options by accuracy and by the TPR of the most vulnerable record, with the limit and the frontier.
+def advice_figure(options: pd.DataFrame, *, fpr: float, max_tpr: float, unit: str = "record") -> Figure:
+    """Options by accuracy and by the TPR of the most vulnerable record or person, with the limit and the frontier.
 
     Args:
         options: of jaxmia.advice.advice.Advice.
-        fpr: of every record.
+        fpr: of every record or person.
         max_tpr: the limit.
+        unit: "record" or "person".
     """
     with mpl.rc_context(STYLE):
         drawn = Picture(figsize=(8, 5), layout="constrained")
@@ -355,7 +356,7 @@ def advice_figure(options: pd.DataFrame, *, fpr: float, max_tpr: float) -> Figur
             axes.annotate(row["option"], place, xytext=(-8, 12), textcoords="offset points", ha="right")
         axes.set(
             xlabel="accuracy on records outside of the training set",
-            ylabel=f"TPR of the most vulnerable record at FPR {fpr:g}",
+            ylabel=f"TPR of the most vulnerable {unit} at FPR {fpr:g}",
             yscale="log",
         )
         axes.legend(frameon=False, fontsize=8)

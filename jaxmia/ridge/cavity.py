@@ -156,9 +156,7 @@ def iterated(average: Average, groups: tuple[Group, ...], ridge: Array, rate: Ar
 
 
 @jax.jit
-def moments(
-    point: Point, groups: tuple[Group, ...], rate: Array
-) -> tuple[list[tuple[Array, ...]], Array]:
+def moments(point: Point, groups: tuple[Group, ...], rate: Array) -> tuple[list[tuple[Array, ...]], Array]:
     """Return moments of the log-odds of every group's records, and the fluctuation.
 
     The membership of unit j moves the head by H_-j⁻¹ X_jᵀ g_j, where H_-j excludes j. Its effect on the logits of unit

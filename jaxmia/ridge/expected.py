@@ -220,7 +220,7 @@ def _persons_of_classes(person: np.ndarray, labels: np.ndarray, num_classes: int
 
 def _collected(
     placed: Sequence[Layout],
-    moments: Sequence[tuple[Any, Any]],
+    moments: Sequence[tuple[Any, ...]],
     person: np.ndarray | None,
     found: dict[str, Any],
 ) -> AnalyticVulnerability:

@@ -12,7 +12,8 @@ from jaxmia._validate import InputError
 from jaxmia.advice import advise as module
 from jaxmia.advice.advice import judged
 from jaxmia.advice.advise import advise
-from jaxmia.advice.estimates import RidgeEstimate, held_out_accuracy, label_only_tpr, ridge_estimate
+from jaxmia.advice.estimates import RidgeEstimate, held_out_accuracy, ridge_estimate
+from jaxmia.advice.labels import label_only_tpr, label_only_tpr_of_persons
 from jaxmia.advice.levers import (
     fewer_records,
     merged_classes,
@@ -284,3 +285,96 @@ def test_the_command_confirms_what_it_recommends(tmp_path, capsys):
     table = pd.read_csv(tmp_path / "out/advice.csv")
     assert table["measured_tpr"].notna().sum() >= 1
     assert (tmp_path / "out/advice.png").stat().st_size > 10_000
+
+
+def test_labels_of_one_record_a_person_are_those_of_records():
+    rng = np.random.default_rng(3)
+    margin, outside = rng.normal(size=(60, 8)) + np.linspace(-1, 2, 8), rng.random((60, 8)) < 0.5
+    person = np.arange(8)[::-1]
+    found = label_only_tpr_of_persons(margin, outside, person, 0.1)[person]
+    # 4 000 draws on either side, and a threshold from those of non-members.
+    np.testing.assert_allclose(found, label_only_tpr(margin, outside, 0.1), atol=4 * np.sqrt(2 * 0.25 / 4000))
+
+
+def test_labels_of_persons_are_the_most_powerful_test_of_all_their_answers():
+    """Independent margins: the 2^3 outcomes of a person's records by Neyman and Pearson."""
+    rng = np.random.default_rng(4)
+    models, fpr = 20_000, 0.1
+    outside = np.repeat(np.arange(models) % 2 == 0, 3).reshape(models, 3)
+    margin = rng.normal(size=(models, 3)) + np.where(outside, [0.0, 0.5, -0.5], [1.0, 0.8, 0.7])
+    found = label_only_tpr_of_persons(margin, outside, np.zeros(3, int), fpr)
+    right = [(margin > 0)[side].mean(axis=0) for side in (~outside[:, 0], outside[:, 0])]
+    outcomes = np.array(np.meshgrid(*[[0, 1]] * 3)).reshape(3, -1).T
+    inside, without = (np.where(outcomes, each, 1 - each).prod(axis=1) for each in right)
+    tpr, left = 0.0, fpr
+    for place in np.argsort(-inside / without):
+        share = min(1.0, left / without[place])
+        tpr, left = tpr + share * inside[place], left - share * without[place]
+    assert found == pytest.approx([tpr], abs=4 * np.sqrt(2 * 0.25 / 4000))
+
+
+def clinic():
+    """Persons of one and of five records, in three classes."""
+    sizes = np.resize([1, 5], 60)
+    person = np.repeat(np.arange(60), sizes)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(len(person), 4)) + 2 * np.eye(3, 4)[person % 3]
+    return feature_set(features, person % 3, person=np.char.add("p", person.astype(str)))
+
+
+def test_levers_take_whole_persons():
+    pool = clinic()
+    whose = np.unique(pool.person, return_inverse=True)[1]
+    separation = np.random.default_rng(0).random(60)
+    (left_out,) = without_the_most_vulnerable(pool, separation, [0.1], person=pool.person)
+    gone = set(np.argsort(separation)[-6:])
+    np.testing.assert_array_equal(left_out.rows, [row for row, who in enumerate(whose) if who not in gone])
+    half, quarter = fewer_records(pool, jax.random.key(0), person=pool.person)
+    assert len(np.unique(half.pool.person)) == 30
+    assert set(quarter.pool.person) < set(half.pool.person)
+    for change in (left_out, half, quarter):
+        np.testing.assert_array_equal(change.pool.person, pool.person[change.rows])
+        assert not set(change.pool.person) & set(np.delete(pool.person, change.rows))
+
+
+@pytest.mark.thorough
+def test_estimates_of_persons_are_what_shadow_heads_measure():
+    """The bounds of records at FPR 0.1."""
+    pool = clinic()
+    estimate = ridge_estimate(pool, ridge=3.0, fpr=0.1, key=jax.random.key(0), person=pool.person)
+    assert estimate.tpr.shape == estimate.tpr_labels.shape == (60,)
+    measured = module.measured_ridge(
+        pool, ridge=3.0, fpr=0.1, shadows=512, key=jax.random.key(1), person=pool.person
+    )
+    assert estimate.accuracy == pytest.approx(measured.accuracy, abs=0.01)
+    assert estimate.tpr.mean() == pytest.approx(measured.tpr, rel=0.05)
+    assert estimate.tpr_low.max() <= measured.worst_high
+    assert estimate.tpr_high.max() >= measured.worst_low
+    assert estimate.tpr_labels.mean() < estimate.tpr.mean()
+
+
+@pytest.mark.thorough
+def test_the_command_advises_for_persons(tmp_path, capsys):
+    save_features(clinic(), tmp_path / "features.npz")
+    words = ["advise", str(tmp_path / "features.npz"), "--unit", "person", "--fpr", "0.1", "--max-tpr", "0.5"]
+    app(
+        [*words, "--epsilon", "1", "--leave-out", "0.1", "--out", str(tmp_path / "out")],
+        standalone_mode=False,
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert "for every person" in said
+    table = pd.read_csv(tmp_path / "out/advice.csv")
+    assert {"persons", "privacy", "leave out"} <= set(table["lever"])
+    assert table["worst_person"].dropna().str.startswith(("p", "any")).all()
+
+
+def test_persons_must_be_known_and_many_enough(monkeypatch):
+    monkeypatch.setattr(module, "ridge_estimate", None)
+    with pytest.raises(InputError, match="unit='person' needs to know whose each record is"):
+        advise(planted(), **SMALL | {"unit": "person"})
+    few = dataclasses.replace(planted(), person=np.repeat(np.arange(6), 10))
+    with pytest.raises(InputError, match="persons of the smallest class=2 must be 8 or more"):
+        advise(few, **SMALL | {"unit": "person"})
+    crowd = dataclasses.replace(planted(examples=200), person=np.r_[np.zeros(70, int), np.arange(530)])
+    with pytest.raises(InputError, match="records of one person=71 must be at most 64 for private heads"):
+        advise(crowd, **SMALL | {"unit": "person"})

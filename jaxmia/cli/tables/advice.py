@@ -16,12 +16,12 @@ def advice_tables(found: Advice) -> Iterator[Table]:
     """Yield all options, grouped by lever, and measurements, if any."""
     settings, options = found.settings, found.options
     yield Table(
-        f"Options at FPR {settings.fpr:g}; limit: TPR {settings.max_tpr:g} for every record",
+        f"Options at FPR {settings.fpr:g}; limit: TPR {settings.max_tpr:g} for every {settings.unit}",
         ("lever", "option", "accuracy", "mean TPR", "most vulnerable", "limit"),
         tuple(_row(row) for _, row in options.iterrows()),
         note="Accuracy: on records outside a head's training set. Heads train on a random half of the"
-        " records. *: no option with the same classes is better both in accuracy and for the most"
-        " vulnerable record. At most: the ceiling of a guarantee for any attack. More records:"
+        f" {settings.unit}s. *: no option with the same classes is better both in accuracy and for the most"
+        f" vulnerable {settings.unit}. At most: the ceiling of a guarantee for any attack. More records:"
         " extrapolated by the power law.",
         ruled=1,
     )
@@ -35,7 +35,7 @@ def advice_tables(found: Advice) -> Iterator[Table]:
                 "estimated",
                 "mean TPR",
                 "estimated",
-                "most vulnerable record",
+                f"most vulnerable {settings.unit}",
                 "estimated",
             ),
             tuple(
