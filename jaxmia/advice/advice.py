@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import pathlib
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from jaxmia._atomic import write_json, write_text
 from jaxmia._shown import Shown, figure
 from jaxmia.advice.settings import AdviceSettings
 
@@ -26,11 +29,13 @@ class Advice(Shown):
             confirm also measured_accuracy, measured_tpr, measured_worst_tpr, measured_worst_low, measured_worst_high.
         settings: the settings of the advisor.
         warnings: warnings about the estimates.
+        features: content hash of the records.
     """
 
     options: pd.DataFrame
     settings: AdviceSettings
     warnings: tuple[str, ...]
+    features: str = ""
 
     __repr__ = Shown.__repr__
 
@@ -48,6 +53,28 @@ class Advice(Shown):
             f"no option keeps within {limit}; the nearest is {nearest['lever']}, {nearest['option']}, with"
             f" {nearest['worst_tpr']:.3g}"
         )
+
+    def save(self, folder: str | os.PathLike[str]) -> pathlib.Path:
+        """Write advice.csv, advice.json (which `jaxmia report --advice` reads) and advice.png; return the folder.
+
+        Args:
+            folder: created if it does not exist.
+        """
+        path = pathlib.Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        write_text(path / "advice.csv", self.options.to_csv(index=False, lineterminator="\n"))
+        write_json(
+            path / "advice.json",
+            {
+                "settings": dataclasses.asdict(self.settings),
+                "features": self.features,
+                "headline": self.headline(),
+                "warnings": list(self.warnings),
+                "options": self.options.astype(object).where(self.options.notna(), None).to_dict("records"),
+            },
+        )
+        self.plot().savefig(path / "advice.png", dpi=150)
+        return path
 
     @property
     def recommended(self) -> pd.Series | None:

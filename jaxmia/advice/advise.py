@@ -90,7 +90,7 @@ def advise(
     frame = judged(pd.DataFrame(rows), settings)
     if settings.confirm:
         frame = work.confirmed(frame)
-    return Advice(frame, settings, work.said)
+    return Advice(frame, settings, work.said, work.content)
 
 
 def _check_persons(pool: FeatureSet, person: np.ndarray, *, private: bool) -> None:

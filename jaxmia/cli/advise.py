@@ -54,7 +54,7 @@ def advise(
     read_limit: ReadLimit = None,
 ) -> None:
     """What would make this head safe enough, and what would it cost in accuracy?"""
-    from jaxmia._atomic import check_writable, write_text
+    from jaxmia._atomic import check_writable
     from jaxmia._terminal import console
     from jaxmia.advice.advise import advise as ask
     from jaxmia.advice.settings import EPSILONS, LEAVE_OUT, AdviceSettings
@@ -89,6 +89,5 @@ def advise(
     output.warn(found.warnings)
     output.show(f"Advice: {found.headline()}.")
     if out is not None:
-        write_text(out / "advice.csv", found.options.to_csv(index=False, lineterminator="\n"))
-        found.plot().savefig(out / "advice.png", dpi=150)
+        found.save(out)
         output.show(f"All options are in {out / 'advice.csv'}, drawn in {out / 'advice.png'}")

@@ -37,6 +37,12 @@ def report(
             help="A TOML file with a table [context], as audit --init writes it; by default the audit's own.",
         ),
     ] = None,
+    advice: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="DIR", help="A folder of jaxmia advise over the same records, for what would lower it."
+        ),
+    ] = None,
     no_ids: Annotated[
         bool, typer.Option("--no-ids", help="Name no record in page, JSON and PDF; the CSV does.")
     ] = False,
@@ -45,6 +51,8 @@ def report(
     """Write a report for a data protection officer: what was tested, what the tests can detect, and the results."""
     from jaxmia.report import write_report
 
-    page, data = write_report(folder, out, study=study, context=context, show_ids=not no_ids, pdf=pdf)
+    page, data = write_report(
+        folder, out, study=study, context=context, show_ids=not no_ids, pdf=pdf, advice=advice
+    )
     written = [page, data, page.with_suffix(".csv"), *([page.with_suffix(".pdf")] if pdf else [])]
     output.show(f"Written: {', '.join(map(str, written[:-1]))} and {written[-1]}")

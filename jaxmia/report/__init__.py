@@ -12,9 +12,10 @@ from jaxmia._atomic import check_writable, write_bytes, write_json, write_text
 from jaxmia._text import read_toml
 from jaxmia._validate import InputError
 from jaxmia.audit.settings import ContextSettings
+from jaxmia.report.advice import load_advice
 from jaxmia.report.attack import load_attack_folder
 from jaxmia.report.audit import load_audit_folder
-from jaxmia.report.beside import beside
+from jaxmia.report.beside import beside, feature_hashes
 from jaxmia.report.blocks.records import ranked_csv
 from jaxmia.report.content import Report
 from jaxmia.report.page import to_html
@@ -36,6 +37,7 @@ def write_report(
     context: str | os.PathLike[str] | None = None,
     show_ids: bool = True,
     pdf: bool = False,
+    advice: str | os.PathLike[str] | None = None,
 ) -> tuple[pathlib.Path, pathlib.Path]:
     """Write the report on an audit, a run, a sweep or attacks: one HTML file, and the same content as JSON beside it.
 
@@ -48,6 +50,7 @@ def write_report(
         context: a TOML file with a table [context], as `jaxmia audit --init` writes it; by default an audit's own.
         show_ids: whether page, JSON and PDF may show ids of records; the CSV always does.
         pdf: also write the page as a PDF; needs the extra "pdf".
+        advice: folder of a finished `jaxmia advise`, for a section "What would lower it".
 
     Returns:
         The paths of the HTML and the JSON file.
@@ -65,7 +68,7 @@ def write_report(
         check_writable(page.with_suffix(suffix) if suffix != ".html" else page)
     if pdf:
         check_printer()
-    about = subject_of(path, study=study, context=context, show_ids=show_ids)
+    about = subject_of(path, study=study, context=context, show_ids=show_ids, advice=advice)
     report, data = _report(about), page.with_suffix(".json")
     text = to_html(report)
     write_text(page, text)
@@ -82,9 +85,10 @@ def make_report(
     study: str | os.PathLike[str] | None = None,
     context: str | os.PathLike[str] | None = None,
     show_ids: bool = True,
+    advice: str | os.PathLike[str] | None = None,
 ) -> Report:
     """The content of write_report."""
-    return _report(subject_of(folder, study=study, context=context, show_ids=show_ids))
+    return _report(subject_of(folder, study=study, context=context, show_ids=show_ids, advice=advice))
 
 
 def found_sentences(folder: pathlib.Path) -> list[str]:
@@ -106,11 +110,27 @@ def subject_of(
     study: str | os.PathLike[str] | None = None,
     context: str | os.PathLike[str] | None = None,
     show_ids: bool = True,
+    advice: str | os.PathLike[str] | None = None,
 ) -> Subject:
     """What a report on a folder is about; arguments as of write_report."""
+    about = dataclasses.replace(_subject(folder, study, context), show_ids=show_ids)
+    return about if advice is None else dataclasses.replace(about, advice=load_advice(advice, _hashes(about)))
+
+
+def _hashes(about: Subject) -> set[str]:
+    """Return the content hashes of the features that a report is about, where they are known."""
+    if isinstance(about, OfAudit):
+        features = about.audit.content["features"]
+        return {features["sha256"], features["given"]}
+    return feature_hashes(about.study) if isinstance(about, OfStudy) else set()
+
+
+def _subject(
+    folder: pathlib.Path, study: str | os.PathLike[str] | None, context: str | os.PathLike[str] | None
+) -> Subject:
     stated = None if context is None else _context(pathlib.Path(context))
     if (folder / "audit.json").is_file():
-        return dataclasses.replace(_of_audit(folder, stated, study), show_ids=show_ids)
+        return _of_audit(folder, stated, study)
     if study is not None:
         raise InputError(f"study={str(study)!r} must be given with the folder of an audit, not of a study.")
     if not (folder / "manifest.json").is_file():
@@ -119,10 +139,10 @@ def subject_of(
             " manifest.json nor audit.json."
         )
     if {"attacks", "fprs"} <= set(load_json(folder, "manifest.json")):
-        return OfAttack(load_attack_folder(folder), stated or ContextSettings(), show_ids)
+        return OfAttack(load_attack_folder(folder), stated or ContextSettings())
     found = load_study(folder)
     counted = _counted(stated or ContextSettings(), persons_of_largest(found))
-    return OfStudy(found, counted, list(records_of(found)), show_ids)
+    return OfStudy(found, counted, list(records_of(found)))
 
 
 def _of_audit(

@@ -20,12 +20,16 @@ def beside(content: Mapping[str, Any], study: Study) -> str:
     Raises:
         InputError: if the data differ: features of another dimension, or none of the audit's classes.
     """
-    hashes = {part["identity"]["features"]["sha256"] for part in _parts(study)}
-    if hashes & {content["features"]["sha256"], content["features"]["given"]}:
+    if feature_hashes(study) & {content["features"]["sha256"], content["features"]["given"]}:
         return "The study uses the records of the audit (the same features, by their SHA-256)."
     columns = read_tables(study.path, "per_example", ["class_name"])
     names = {str(name) for table in columns for name in table["class_name"].unique()}
     return other_data(content, names, set(_dims(study)), study.path.name)
+
+
+def feature_hashes(study: Study) -> set[str]:
+    """Return the content hashes of a study's features."""
+    return {part["identity"]["features"]["sha256"] for part in _parts(study)}
 
 
 def other_data(content: Mapping[str, Any], names: Collection[str], dims: Collection[int], study: str) -> str:

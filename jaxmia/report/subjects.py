@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from jaxmia.audit.settings import ContextSettings
+from jaxmia.report.advice import AdviceFolder
 from jaxmia.report.attack import AttackFolder
 from jaxmia.report.audit import Audit
 from jaxmia.report.blocks.records import RecordsOf
@@ -22,6 +23,7 @@ class OfAudit:
         study: a study of the same records, for the law and for privacy, if given.
         beside: a sentence on how the study's data relate to the audit's.
         show_ids: whether the page may name records.
+        advice: what the advisor found, if it has run.
     """
 
     audit: Audit
@@ -29,6 +31,7 @@ class OfAudit:
     study: Study | None = None
     beside: str = ""
     show_ids: bool = True
+    advice: AdviceFolder | None = None
 
     @property
     def attacks(self) -> list[str]:
@@ -45,12 +48,14 @@ class OfStudy:
         context: what the controller stated.
         records: of its headline cells, of their first seed and then of the others.
         show_ids: whether the page may name records.
+        advice: what the advisor found, if it has run.
     """
 
     study: Study
     context: ContextSettings
     records: Sequence[RecordsOf]
     show_ids: bool = True
+    advice: AdviceFolder | None = None
 
     @property
     def attacks(self) -> list[str]:
@@ -66,11 +71,13 @@ class OfAttack:
         attack: the folder.
         context: what the controller stated.
         show_ids: whether the page may name records.
+        advice: what the advisor found, if it has run.
     """
 
     attack: AttackFolder
     context: ContextSettings
     show_ids: bool = True
+    advice: AdviceFolder | None = None
 
     @property
     def attacks(self) -> list[str]:

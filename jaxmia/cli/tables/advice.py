@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pandas as pd
-
 from jaxmia.advice.advice import Advice
+from jaxmia.tables.advice import option_row, options_note
 from jaxmia.tables.table import Measured, Table, number
-
-_MARKS = {"yes": "within", "no": "beyond", "not decided": "not decided"}
 
 
 def advice_tables(found: Advice) -> Iterator[Table]:
@@ -18,11 +15,8 @@ def advice_tables(found: Advice) -> Iterator[Table]:
     yield Table(
         f"Options at FPR {settings.fpr:g}; limit: TPR {settings.max_tpr:g} for every {settings.unit}",
         ("lever", "option", "accuracy", "mean TPR", "most vulnerable", "limit"),
-        tuple(_row(row) for _, row in options.iterrows()),
-        note="Accuracy: on records outside a head's training set. Heads train on a random half of the"
-        f" {settings.unit}s. *: no option with the same classes is better both in accuracy and for the most"
-        f" vulnerable {settings.unit}. At most: the ceiling of a guarantee for any attack. More records:"
-        " extrapolated by the power law.",
+        tuple(option_row(row) for _, row in options.iterrows()),
+        note=options_note(settings.unit),
         ruled=1,
     )
     if "measured_tpr" in options:
@@ -53,20 +47,3 @@ def advice_tables(found: Advice) -> Iterator[Table]:
                 for _, row in rows.iterrows()
             ),
         )
-
-
-def _row(row: pd.Series) -> tuple[str | Measured, ...]:
-    bound = row["how"] == "bound"
-    worst = (
-        f"at most {row['worst_tpr']:.3f}"
-        if bound
-        else Measured(row["worst_tpr"], row["worst_low"], row["worst_high"])
-    )
-    return (
-        str(row["lever"]),
-        f"{row['option']}{' *' if row['pareto'] else ''}",
-        number(row["accuracy"]),
-        number(row["tpr"]) if not bound else "",
-        worst,
-        _MARKS[row["meets"]],
-    )

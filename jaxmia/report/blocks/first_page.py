@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from jaxmia.audit.settings import NOT_STATED, ContextSettings
+from jaxmia.report.advice import AdviceFolder
 from jaxmia.report.blocks.records import RecordsOf, distribution_svg
 from jaxmia.report.content import Block, Lines, Picture
 from jaxmia.tables import Measured, Table, Value
@@ -151,12 +152,18 @@ def best_table(results: pd.DataFrame, fprs: Sequence[float], sees: str) -> Table
     )
 
 
-def last_lines(attacks: Iterable[str], context: ContextSettings) -> list[Block]:
-    """What would lower the numbers, and what was not tested."""
+def last_lines(
+    attacks: Iterable[str], context: ContextSettings, advice: AdviceFolder | None = None
+) -> list[Block]:
+    """What would lower the numbers, by name or as the advisor computed it, and what was not tested."""
     weights = () if context.release in ("probabilities", "labels") else ("attacks on the weights",)
     tested = weights if not any(name.partition("(")[0] == "whitebox" for name in attacks) else ()
+    lowering = Lines("What would lower it (levers by name, not measured here)", LEVERS)
+    if advice is not None:
+        title = "What would lower it (estimated for heads like this one: “What would lower it”)"
+        lowering = Lines(title, advice.sentences())
     return [
-        Lines("What would lower it (levers by name, not measured here)", LEVERS),
+        lowering,
         Lines(
             "Not tested (the results are evidence of resistance to the tested attacks only)",
             (*tested, *NOT_TESTED),

@@ -41,7 +41,7 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
     yield first_page.spread(members, context)
     sees = "its weights and outputs" if white_box_of(about.attacks) else "its outputs"
     yield first_page.best_table(mine, audit.fprs, sees)
-    yield from first_page.last_lines(about.attacks, context)
+    yield from first_page.last_lines(about.attacks, context, about.advice)
 
 
 def finding_of_audit(about: OfAudit) -> Finding:
@@ -95,7 +95,7 @@ def _of_study(about: OfStudy) -> Iterator[Block]:
     yield first_page.finding_block(finding, context, against)
     yield first_page.spread(first, context)
     yield first_page.best_table(rows, study.fprs, "the outputs of one model")
-    yield from first_page.last_lines(about.attacks, context)
+    yield from first_page.last_lines(about.attacks, context, about.advice)
 
 
 def finding_of_study(about: OfStudy) -> Finding:
@@ -140,7 +140,7 @@ def _of_attack(about: OfAttack) -> Iterator[Block]:
     yield first_page.finding_block(finding, context, against)
     yield first_page.spread(members, context)
     yield first_page.best_table(rows, folder.fprs, "the model's outputs")
-    yield from first_page.last_lines(about.attacks, context)
+    yield from first_page.last_lines(about.attacks, context, about.advice)
 
 
 def finding_of_attack(about: OfAttack) -> Finding:
