@@ -110,8 +110,8 @@ def shown_classes(rows: pd.DataFrame) -> int:
 def far(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the cells far from the ceiling of 1, at any FPR."""
     cell = ["dataset", "classes", "shots", "seed"]
-    at_fprth = rows[rows["fpr"] == 0.1].set_index(cell)["tpr"]
-    return rows[rows.set_index(cell).index.map(at_fprth).to_numpy() < UNSATURATED]
+    at_a_tenth = rows[rows["fpr"] == 0.1].set_index(cell)["tpr"]
+    return rows[rows.set_index(cell).index.map(at_a_tenth).to_numpy() < UNSATURATED]
 
 
 def cells_table(rows: pd.DataFrame) -> list[dict[str, Any]]:
