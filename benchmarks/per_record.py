@@ -115,8 +115,8 @@ def noise(arguments: argparse.Namespace) -> Scores:
 def true_rates(log_odds: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the TPR of every record at its own thresholds [FPRs, examples], without first-order bias.
 
-    And the worst record's [FPRs], chosen by one half and measured by the other, in turn: the largest of thousands of
-    measured rates is higher than the largest true one, and this is not.
+    And the worst record's [FPRs], chosen by one half and measured by the other, in turn, less one member of a half, by
+    which a rate of 1 is known: the largest of thousands of measured rates is higher than the largest true one.
     """
     half = len(log_odds) // 2
     halves = [_rates(log_odds[part], member[part]) for part in (slice(half), slice(half, None))]
@@ -127,6 +127,7 @@ def true_rates(log_odds: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np
         ],
         axis=0,
     )
+    worst = worst - 2 / half
     return np.clip(2 * _rates(log_odds, member) - np.mean(halves, axis=0), 0, 1), worst
 
 
