@@ -40,6 +40,7 @@ from .privacy.certificate import load_certificate as load_certificate
 from .privacy.certificate import verify_certificate as verify_certificate
 from .privacy.guarantee import PrivacyGuarantee as PrivacyGuarantee
 from .privacy.guarantee import PrivacySpec as PrivacySpec
+from .privacy.last_iterate import last_iterate_epsilon as last_iterate_epsilon
 from .privacy.lower_bounds import epsilon_lower_bound as epsilon_lower_bound
 from .privacy.lower_bounds import median_epsilon_lower_bound as median_epsilon_lower_bound
 from .privacy.tradeoff import kairouz_ceiling as kairouz_ceiling

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxmia.cli.tables.cells import rounded_up
-from jaxmia.privacy.accounting import dp_epsilon
+from jaxmia.privacy.accounting import ADD_OR_REMOVE_ONE, dp_epsilon
 from jaxmia.privacy.guarantee import PrivacyGuarantee, PrivacySpec
+from jaxmia.privacy.last_iterate import last_iterate_epsilon
 from jaxmia.privacy.tradeoff import kairouz_ceiling
 from jaxmia.tables import Table, Value
 
@@ -25,6 +26,7 @@ def privacy_tables(guarantee: PrivacyGuarantee, fprs: Sequence[float]) -> Iterat
             ("sampling rate", f"{guarantee.sampling_rate:g}"),
             ("steps", guarantee.steps),
             ("epsilon, achieved", rounded_up(guarantee.epsilon)),
+            *_estimate(guarantee),
             ("delta", f"{guarantee.delta:g}"),
             ("adjacency", _adjacency(guarantee)),
             ("accountant", guarantee.accountant),
@@ -79,6 +81,16 @@ def person_table(guarantee: PrivacyGuarantee, records_per_person: int, fprs: Seq
         " batches that sample records (Ganesh 2024, arXiv 2401.10294). Noise is over the clipping norm, of a person's"
         " summed gradient or of a record's.",
     )
+
+
+def _estimate(guarantee: PrivacyGuarantee) -> Iterator[tuple[str, str]]:
+    """Yield the last-iterate heuristic of Poisson batches."""
+    whole = guarantee.sampling_rate == 1 or guarantee.noise_multiplier == 0
+    if whole or guarantee.adjacency != ADD_OR_REMOVE_ONE:
+        return
+    names = ("noise_multiplier", "sampling_rate", "steps", "delta")
+    found = last_iterate_epsilon(**{name: getattr(guarantee, name) for name in names})
+    yield "epsilon, last-iterate heuristic (no guarantee)", f"{found:.4g}"
 
 
 def _of_records(way: PrivacyGuarantee) -> float:
