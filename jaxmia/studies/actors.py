@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from jaxmia import attacks
 from jaxmia._validate import check_different
+from jaxmia.attacks.recipes import against, joined, nearest_recipes, tuned_alone
 from jaxmia.data.persons import UNITS
 from jaxmia.scores import Scores
 from jaxmia.scores.release import Release, not_to_be_had, parse_release, released
@@ -20,19 +21,13 @@ from jaxmia.stats.bootstrap import row_intervals
 from jaxmia.stats.operating_points import decision_rule, operating_points
 from jaxmia.stats.resolution import UnresolvedError, clopper_pearson
 from jaxmia.stats.result import AttackResult, of_targets
-from jaxmia.studies.assess import MIN_MODELS, needs_features, needs_prior, run_attack, run_attack_on_persons
+from jaxmia.studies.actor_attacks import WITHOUT_SHADOWS, as_known, attacks_tried, falls_out
+from jaxmia.studies.assess import MIN_MODELS, run_attack, run_attack_on_persons
 from jaxmia.studies.settings.actors import Knowledge, asked_for, parse_knowledge
 from jaxmia.studies.settings.attacks import AttackSettings
+from jaxmia.studies.variants import NO_VARIANTS, Variants
 
 EVALUATION = "pooled"  # one threshold for all that an actor asks about
-_ON_LABELS = (
-    "threshold",
-    "label_ratio",
-)  # run where decisions alone are seen, whatever attacks are asked for
-_TWO_VALUES = frozenset({"threshold", "difficulty", "base", "rmia", "label_ratio"})
-_OFFLINE = frozenset({"lira", "rmia", "base", "label_ratio"})  # attacks with a form for OUT shadows alone
-_WITHOUT_CANDIDATES = _OFFLINE | {"threshold", "difficulty", "quantile"}
-_WITHOUT_SHADOWS = frozenset({"threshold", "quantile", "analytic", "whitebox"})
 
 
 class Asked(NamedTuple):
@@ -89,6 +84,7 @@ class Setting:
         person: [examples], whose record each example is, where persons are members; or None.
         target: row of the model under audit; None where every model is a target.
         rounding: of the probabilities that the scores were read from, or None.
+        variants: scores of further ensembles of the same membership, for actors without the recipe and re-releases.
     """
 
     scores: Scores
@@ -98,6 +94,7 @@ class Setting:
     person: np.ndarray | None = None
     target: int | None = None
     rounding: Rounding | None = None
+    variants: Variants = NO_VARIANTS
 
     @property
     def groups(self) -> dict[str, np.ndarray]:
@@ -163,7 +160,7 @@ class _Table:
             for group in setting.groups:
                 yield from self._not_run(actor | {"targets": group, "attack": ""}, reason)
             return
-        for attack in _attacks_of(setting.attacks, release):
+        for attack in attacks_tried(setting.attacks, release):
             for group in setting.groups:
                 facts = actor | {"targets": group, "attack": attack.label}
                 why = falls_out(attack, release, knows, features=setting.features is not None)
@@ -175,8 +172,8 @@ class _Table:
                 if why:
                     yield from self._not_run(facts, why)
                     continue
-                shadows = len(blocks[0].models) - 1 if attack.name not in _WITHOUT_SHADOWS else 0
-                for unit, result in self._result(release, as_known(attack, knows), blocks).items():
+                shadows = len(blocks[0].models) - 1 if attack.name not in WITHOUT_SHADOWS else 0
+                for unit, result in self._result(release, as_known(attack, knows), knows, blocks).items():
                     more = facts | {"unit": unit, "shadows": shadows}
                     yield from (more | row for row in _points(result, setting.fprs))
 
@@ -186,19 +183,66 @@ class _Table:
                 yield facts | {"unit": unit, "fpr": fpr, "status": "not run", "reason": reason}
 
     def _result(
-        self, release: Release, attack: AttackSettings, blocks: Sequence[Block]
+        self, release: Release, attack: AttackSettings, knows: Knowledge, blocks: Sequence[Block]
     ) -> dict[str, AttackResult]:
         """Return the result of an attack on the targets of all blocks, by unit."""
-        # Kept by name, since the results are known by the identity of the arrays.
-        seen = self._seen.setdefault(str(release), released(self._setting.scores, release))
+        seen = self._sees(release, knows.releases)
         found: dict[str, list[AttackResult]] = {}
         for block in blocks:
-            key = (id(seen.log_odds), attack.label, block.models.tobytes())
+            # Results are known by the identity of the arrays, which self._seen keeps.
+            key = (id(seen.log_odds), attack.label + knows.recipe, block.models.tobytes())
             if key not in self._results:
-                self._results[key] = _attacked(self._setting, rows_of(seen, block.models), attack)
+                within = rows_of(seen, block.models)
+                shadows = self._shadows(release, knows.recipe, within, block.models)
+                self._results[key] = _attacked(self._setting, within, attack, shadows)
             for unit, result in self._results[key].items():
                 found.setdefault(unit, []).append(of_targets(result, block.targets.tolist()))
         return {unit: joined(parts) for unit, parts in found.items()}
+
+    def _sees(self, release: Release, releases: int) -> Scores:
+        """Return the scores through the release, averaged over re-trainings of the same data."""
+        name = f"{release} {releases}"
+        if name not in self._seen:
+            first = self._setting.scores
+            several = [first, *self._setting.variants.retrained[: releases - 1]]
+            parts = [
+                released(each, _outputs(release) if place else release) for place, each in enumerate(several)
+            ]
+            self._seen[name] = parts[0] if releases == 1 else _mean(parts)
+        return self._seen[name]
+
+    def _shadows(
+        self, release: Release, recipe: str, targets: Scores, models: np.ndarray
+    ) -> Callable[[int], Scores] | None:
+        """Return the shadows of each target, if they are of other recipes than the targets."""
+        if recipe == "known":
+            return None
+        variants = self._setting.variants
+        sets = [rows_of(released(each, _outputs(release)), models) for each in variants.recipes]
+        if recipe == "inferred":
+            chosen = nearest_recipes(targets, sets)
+            return lambda target: sets[chosen[target]]
+        alone = tuned_alone(sets, np.asarray(variants.accuracy)[:, models])
+        return lambda target: alone
+
+
+def _outputs(release: Release) -> Release:
+    """Return what is seen of other ensembles: their outputs, where the weights are released."""
+    return Release("logits") if release.kind == "weights" else release
+
+
+def _mean(parts: Sequence[Scores]) -> Scores:
+    """Return the mean of scores over re-trainings; a decision is that of most of them."""
+    log_odds = np.mean([np.asarray(part.log_odds, np.float64) for part in parts], axis=0)
+    margins = [part.margin for part in parts if part.margin is not None]
+    margin = np.mean([np.sign(each) for each in margins], axis=0) if len(margins) == len(parts) else None
+    alone: dict[str, Any] = {
+        "flipped_log_odds": None,
+        "prior_mean": None,
+        "prior_variance": None,
+        "prior_weight": None,
+    }
+    return dataclasses.replace(parts[0], log_odds=log_odds, margin=margin, **alone)
 
 
 def who_sees(release: Release) -> str:
@@ -209,59 +253,14 @@ def who_sees(release: Release) -> str:
 
 def _not_known(setting: Setting, knows: Knowledge) -> str:
     """Return why the scores at hand do not tell what an actor with this knowledge finds."""
-    if knows.recipe != "known":
-        return "shadows of other recipes are not at hand"
-    if knows.releases > 1:
-        return "re-trainings on the same data are not at hand"
+    if knows.recipe != "known" and not setting.variants.recipes:
+        return "shadows of other recipes are not at hand: experiments train them"
+    if knows.releases - 1 > len(setting.variants.retrained):
+        return "re-trainings on the same data are not at hand: experiments train them"
     models = len(np.asarray(setting.scores.member))
     if (knows.shadows or 0) > models - 1:
         return f"{knows.shadows} shadows need {(knows.shadows or 0) + 1} models, there are {models}"
     return ""
-
-
-def _attacks_of(asked: Sequence[AttackSettings], release: Release) -> list[AttackSettings]:
-    """Return the attacks to try: on decisions alone also those that need no more."""
-    names = {attack.name for attack in asked}
-    more = _ON_LABELS if release.two_valued else ()
-    return [*asked, *(AttackSettings(name=name) for name in more if name not in names)]
-
-
-def falls_out(attack: AttackSettings, release: Release, knows: Knowledge, *, features: bool) -> str:
-    """Return why an attack cannot be run by an actor; empty if it can.
-
-    Args:
-        attack: name and options.
-        release: what the actor sees.
-        knows: what the actor knows.
-        features: whether the features of the records are at hand.
-    """
-    name = attack.name
-    if name in attacks.READS_WEIGHTS and release.kind != "weights":
-        return "weights are not released"
-    if needs_features(name) and not features:
-        return "the records' features are not at hand"
-    if needs_prior([attack]) and not release.exact:
-        return "log-odds are not exact"
-    if attack.options.get("paired") and not release.exact:
-        return "log-odds are not exact"
-    if release.two_valued and name not in _TWO_VALUES:
-        return "decisions alone are seen, which have no law of numbers"
-    if not knows.candidates and name in attacks.READS_WEIGHTS | attacks.READS_PRIOR:
-        return "the other records are not known"
-    if not knows.candidates and name not in _WITHOUT_CANDIDATES:
-        return "no shadow has trained on the records"
-    if not knows.candidates and (attack.options.get("paired") or attack.options.get("calibrated")):
-        return "no shadow has trained on the records"
-    if knows.shadows == 0 and name not in _WITHOUT_SHADOWS:
-        return "there are no shadows"
-    return ""
-
-
-def as_known(attack: AttackSettings, knows: Knowledge) -> AttackSettings:
-    """Return an attack in the form that an actor's knowledge allows: offline where only the population is known."""
-    if knows.candidates or attack.name not in _OFFLINE:
-        return attack
-    return AttackSettings.model_validate({"name": attack.name, **attack.options, "offline": True})
 
 
 def blocks_for(models: int, targets: np.ndarray, shadows: int | None) -> list[Block]:
@@ -290,13 +289,27 @@ def blocks_for(models: int, targets: np.ndarray, shadows: int | None) -> list[Bl
     ]
 
 
-def _attacked(setting: Setting, scores: Scores, attack: AttackSettings) -> dict[str, AttackResult]:
-    """Return the result of an attack by unit: on records, and on persons if members are persons."""
-    of_records = run_attack(attack, scores, setting.features, setting.person)
-    if setting.person is None:
-        return {"record": of_records}
-    of_persons = run_attack_on_persons(attack, scores, setting.person, setting.features, of_records)
-    return {"record": of_records, "person": of_persons}
+def _attacked(
+    setting: Setting, scores: Scores, attack: AttackSettings, shadows: Callable[[int], Scores] | None
+) -> dict[str, AttackResult]:
+    """Return the result of an attack by unit: on records, and on persons if members are persons.
+
+    Args:
+        setting: features and persons.
+        scores: of the targets, which are each other's shadows unless others are given.
+        attack: name and options.
+        shadows: the shadows of each target, or None.
+    """
+
+    def on(unit: str, seen: Scores) -> AttackResult:
+        if unit == "record" or setting.person is None:
+            return run_attack(attack, seen, setting.features, setting.person)
+        return run_attack_on_persons(attack, seen, setting.person, setting.features)
+
+    units = UNITS if setting.person is not None else UNITS[:1]
+    if shadows is None or attack.name in WITHOUT_SHADOWS:
+        return {unit: on(unit, scores) for unit in units}
+    return {unit: against(functools.partial(on, unit), scores, shadows) for unit in units}
 
 
 def rows_of(scores: Scores, models: np.ndarray) -> Scores:
@@ -319,17 +332,6 @@ def rows_of(scores: Scores, models: np.ndarray) -> Scores:
         queried=None,
         weights_under=None,
     )
-
-
-def joined(parts: Sequence[AttackResult]) -> AttackResult:
-    """Return results on several groups of targets as one."""
-    arrays: Mapping[str, Any] = {
-        name: np.concatenate([np.asarray(getattr(part, name)) for part in parts])
-        for name in ("statistic", "member", "defined")
-    }
-    populations = [part.population for part in parts if part.population is not None]
-    population = np.concatenate(populations) if len(populations) == len(parts) else None
-    return AttackResult(**arrays, population=population)
 
 
 def _points(result: AttackResult, fprs: Sequence[float]) -> Iterator[dict[str, Any]]:

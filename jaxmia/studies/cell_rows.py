@@ -28,6 +28,7 @@ from jaxmia.studies.recipe import Recipe
 from jaxmia.studies.settings.experiment import ExperimentConfig
 from jaxmia.studies.study import Study
 from jaxmia.studies.unit_rows import per_example_rows, per_person_rows
+from jaxmia.studies.variants import variants_of
 from jaxmia.training.newton import unbounded_note
 
 _RECIPE = ("learning_rate", "batch_size", "steps", "clipping_norm", "noise_multiplier")
@@ -114,7 +115,7 @@ def cell_rows(
         flagged_by = np.concatenate([*assessed.persons_flagged_by, np.zeros(0)])
         tables["per_person"] = rows.assign(flagged_by=flagged_by, **dataclasses.asdict(cell))
     if config.has_actors:
-        tables["actors"] = _actors(config, prepared, scores)
+        tables["actors"] = _actors(config, prepared, scores, diverged)
     for table in tables.values():
         _name_study(table, study, prepared)
     recipe = {name: None if pd.isna(columns[name]) else columns[name] for name in _RECIPE}
@@ -129,10 +130,13 @@ def cell_rows(
     return CellRows(tables, facts, tuple(_notes(prepared)))
 
 
-def _actors(config: ExperimentConfig, prepared: PreparedCell, scores: Scores) -> pd.DataFrame:
+def _actors(
+    config: ExperimentConfig, prepared: PreparedCell, scores: Scores, diverged: Int[np.ndarray, "diverged"]
+) -> pd.DataFrame:
     """Return the rows of the actors of a cell, with the largest TPR that its privacy leaves to any of them."""
     pool = prepared.pool.data
-    setting = Setting(scores, config.attack, config.fpr, features=pool.features, person=prepared.person)
+    more: dict[str, Any] = {"features": pool.features, "person": prepared.person}
+    setting = Setting(scores, config.attack, config.fpr, variants=variants_of(prepared, diverged), **more)
     rows = actor_rows(setting, release=config.release, knowledge=config.knowledge)
     rows["tpr_ceiling"] = prepared.recipe.tpr_ceiling(rows["fpr"].to_numpy())
     return rows.assign(**dataclasses.asdict(prepared.cell))

@@ -8,6 +8,7 @@ import pytest
 
 from jaxmia import attacks
 from jaxmia._validate import InputError
+from jaxmia.attacks.recipes import against, nearest_recipes, tuned_alone
 from jaxmia.scores import Scores
 from jaxmia.scores.reading import scores_from_arrays
 from jaxmia.stats.operating_points import decision_rule, operating_points
@@ -17,6 +18,7 @@ from jaxmia.studies.run import run_experiment
 from jaxmia.studies.settings.actors import Knowledge, parse_knowledge
 from jaxmia.studies.settings.attacks import AttackSettings
 from jaxmia.studies.settings.toml import load_config
+from jaxmia.studies.variants import Variants
 from jaxmia.tables.actors import actor_tables
 from jaxmia.tables.table import Table
 
@@ -227,3 +229,82 @@ def test_a_run_has_its_table_of_actors(tmp_path):
     # Another question about the same heads trains none.
     again = load_config("smoke", [*words, 'release=["rounded:1"]'])
     assert run_experiment(again, tmp_path / "run").heads_trained == 0
+
+
+def gaussian_kl(mean, variance, other_mean, other_variance):
+    return (
+        np.log(other_variance / variance) + (variance + (mean - other_mean) ** 2) / other_variance - 1
+    ) / 2
+
+
+def test_the_recipe_is_inferred_as_a_slow_loop_infers_it():
+    rng = np.random.default_rng(5)
+    member = rng.random((9, 60)) < 0.5
+    targets = Scores(rng.normal(2, 1.5, (9, 60)) + member, member)
+    sets = [
+        Scores(rng.normal(mean, scale, (9, 60)) + member, member)
+        for mean, scale in ((0, 1), (2, 1.4), (4, 3))
+    ]
+    chosen = []
+    for target in range(9):
+        distance = []
+        for each in sets:
+            terms = []
+            for k in range(9):
+                mine, theirs = targets.log_odds[target, member[k]], each.log_odds[k, member[k]]
+                if k != target:
+                    terms.append(gaussian_kl(mine.mean(), mine.var(), theirs.mean(), theirs.var()))
+            distance.append(np.mean(terms))
+        chosen.append(int(np.argmin(distance)))
+    assert nearest_recipes(targets, sets).tolist() == chosen
+    assert set(chosen) == {1}  # the planted one
+
+
+def test_shadows_tuned_alone_take_their_most_accurate_recipe():
+    member = np.arange(12).reshape(4, 3) % 2 == 0
+    sets = [Scores(np.full((4, 3), float(place)), member) for place in range(3)]
+    accuracy = np.array([[0.1, 0.9, 0.3, 0.3], [0.2, 0.1, np.nan, 0.2], [0.3, 0.2, 0.1, 0.2]])
+    assert tuned_alone(sets, accuracy).log_odds[:, 0].tolist() == [2, 0, 0, 0]
+
+
+def test_shadows_from_elsewhere_that_are_the_same_change_nothing(scores):
+    few = Scores(scores.log_odds[:12], scores.member[:12])
+    plain = attacks.lira(few)
+    crossed = against(attacks.lira, few, lambda target: few)
+    np.testing.assert_allclose(crossed.statistic, plain.statistic, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(crossed.member, plain.member)
+
+
+def test_without_the_recipe_and_over_re_trainings(scores):
+    rng = np.random.default_rng(6)
+    few = dataclasses.replace(
+        scores, log_odds=scores.log_odds[:34], member=scores.member[:34], margin=scores.margin[:34]
+    )
+    noise = [
+        dataclasses.replace(few, log_odds=few.log_odds + rng.normal(size=few.log_odds.shape))
+        for _ in range(3)
+    ]
+    noisy = dataclasses.replace(few, log_odds=few.log_odds + rng.normal(size=few.log_odds.shape))
+    blurred = [dataclasses.replace(few, log_odds=0.3 * few.log_odds), few]
+    variants = Variants(noise, blurred, np.array([[0.9] * 34, [0.5] * 34]))
+    setting = Setting(noisy, asked("lira", "whitebox"), (0.1,), variants=variants)
+    names = ["full", "recipe:inferred", "recipe:guessed", "releases:4", "releases:8"]
+    rows = actor_rows(setting, release=["probabilities"], knowledge=names).query("attack != 'whitebox'")
+    tpr = rows.set_index("knowledge")["tpr"]
+    assert tpr["releases:4"] > tpr["full"]  # three quarters of the noise's variance are averaged away
+    assert tpr["recipe:inferred"] > tpr["recipe:guessed"]
+    assert rows.set_index("knowledge")["reason"]["releases:8"].startswith(
+        "re-trainings on the same data are not at hand"
+    )
+
+
+@pytest.mark.thorough
+def test_a_run_trains_what_its_actors_need(tmp_path):
+    words = ["grid.shots=[8]", "train.steps=5", "fpr=[0.1]", 'attack=["lira"]', 'release=["probabilities"]']
+    named = 'knowledge=["full","recipe:inferred","recipe:guessed","releases:2"]'
+    run_experiment(load_config("smoke", [*words, named]), tmp_path / "run")
+    rows = pd.read_parquet(tmp_path / "run" / "actors.parquet")
+    assert rows["status"].eq("ok").all()
+    of = rows.set_index("knowledge")["tpr"]
+    # Full batches from zero: training again gives the same head, so that several tell no more than one.
+    assert of["releases:2"] == of["full"]
