@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax._src import distributed  # JAX has no public name for the key-value service
 
 from jaxmia._validate import InputError, check
 
@@ -191,6 +190,9 @@ def start(coordinator: str | None, processes: int | None, process: int | None) -
 
 
 def _client() -> Any:
+    # JAX has no public name for the key-value service; a run of one process does without.
+    from jax._src import distributed
+
     return distributed.global_state.client
 
 
