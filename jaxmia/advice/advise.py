@@ -24,9 +24,11 @@ from jaxmia._progress import item_progress
 from jaxmia._validate import check
 from jaxmia.advice.advice import Advice, judged
 from jaxmia.advice.confirm import measured_ridge
-from jaxmia.advice.estimates import RidgeEstimate, ridge_estimate
+from jaxmia.advice.estimates import SEPARATION_ERROR, RidgeEstimate, ridge_estimate, scaled
 from jaxmia.advice.levers import (
     MORE,
+    NORMALISED,
+    SHARES,
     Change,
     fewer_records,
     merged_classes,
@@ -34,6 +36,7 @@ from jaxmia.advice.levers import (
     other_features,
     without_the_most_vulnerable,
 )
+from jaxmia.advice.outputs import rounded_tpr
 from jaxmia.advice.private import private_estimate
 from jaxmia.advice.settings import AdviceSettings
 from jaxmia.data.activations import check_no_folder
@@ -43,6 +46,8 @@ from jaxmia.data.persons import grouped, main_class
 from jaxmia.privacy.accounting import MOST_RECORDS
 from jaxmia.ridge.triage import persons_for
 
+ROUNDED = (2, 1)
+"""Decimals that released probabilities are rounded to."""
 _HALVINGS = 3  # bisections of the interval between the ridges on either side of the limit
 _VERSION = 2  # version of the rows' content
 
@@ -80,9 +85,7 @@ def advise(
     if person is not None:
         _check_persons(pool, person, private=bool(settings.epsilons))
     work = _Work(pool, settings, names, None if out is None else pathlib.Path(out))
-    planned = len(settings.ridges) + _HALVINGS + len(settings.epsilons) + len(settings.leave_out)
-    planned += 7 + len(settings.components) + len(MORE)
-    with item_progress(console, "options", planned) as done:
+    with item_progress(console, "options", work.planned()) as done:
         rows = []
         for row in work.rows():
             rows.append(row)
@@ -124,6 +127,8 @@ class _Work:
         yield whole
         if settings.release == "probabilities":
             yield self.labels_only(base)
+            if not self.by_person:
+                yield from (self.rounded(base, decimals) for decimals in ROUNDED)
         path = {settings.ridge: whole["worst_high"]}
         for ridge in sorted(set(settings.ridges) - {settings.ridge}):
             row = self.kept_row(self.pool, ridge, "ridge", f"ridge {ridge:g}")
@@ -145,6 +150,30 @@ class _Work:
             yield self.changed(change)
         for epsilon in settings.epsilons:
             yield self.kept(("private", epsilon), functools.partial(self.private, epsilon))
+
+    def planned(self) -> int:
+        """Return the largest number of options that rows() yields."""
+        settings = self.settings
+        outputs = 0 if settings.release != "probabilities" else 1 + (0 if self.by_person else len(ROUNDED))
+        lists = (
+            *({settings.ridge, *settings.ridges}, SHARES, MORE, NORMALISED, settings.components),
+            *(self.fewer_classes(), settings.leave_out, settings.epsilons),
+        )
+        return outputs + _HALVINGS + sum(len(options) for options in lists)
+
+    def rounded(self, found: RidgeEstimate, decimals: int) -> dict[str, Any]:
+        """Return the row for the given head if its probabilities are released with so many decimals."""
+        moments = (scaled(found.found, 1 + shift) for shift in (-SEPARATION_ERROR, 0.0, SEPARATION_ERROR))
+        fpr = self.settings.fpr
+        low, exact, high = (rounded_tpr(each, found.tails, fpr, decimals) for each in moments)
+        digits = f"{decimals} decimal{'s' if decimals > 1 else ''}"
+        return self.row(found, "outputs", f"probabilities rounded to {digits}", self.pool) | {
+            "worst_record": str(self.ids[exact.argmax()]),
+            "tpr": float(exact.mean()),
+            "worst_tpr": float(exact.max()),
+            "worst_low": float(np.minimum(low, exact).max()),
+            "worst_high": float(np.maximum(high, exact).max()),
+        }
 
     def changed(self, change: Change) -> dict[str, Any]:
         """The row of a changed pool, at the ridge of the head as it is."""

@@ -38,6 +38,7 @@ class RidgeEstimate:
         tpr_labels: float64[units], each unit's TPR where the attacker sees the predicted labels alone.
         confusion: float64[classes, classes], share of the records of a class (rows) outside of the training set that
             heads give each label.
+        tails: standardised residuals of members and non-members, ascending.
     """
 
     found: AnalyticVulnerability
@@ -49,6 +50,7 @@ class RidgeEstimate:
     tpr_high: np.ndarray
     tpr_labels: np.ndarray
     confusion: np.ndarray
+    tails: tuple[np.ndarray, np.ndarray]
 
 
 def ridge_estimate(
@@ -96,6 +98,7 @@ def ridge_estimate(
         if person is None
         else label_only_tpr_of_persons(margin, outside, person, fpr),
         confusion=confusion,
+        tails=tails,
     )
 
 

@@ -17,6 +17,10 @@ from jaxmia.laws.fit import fit_power_law
 
 MORE = (2, 4)
 """Times as many records that the power law is asked about."""
+SHARES = (0.5, 0.25)
+"""Shares of the records or persons to keep."""
+NORMALISED = ("unit norm", "standardised")
+"""Normalisations of the features."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,9 +53,9 @@ def other_features(pool: FeatureSet, components: Sequence[int]) -> list[Change]:
     everyone = np.arange(len(pool.labels))
     own = "statistics estimated from the records themselves are not accounted for"
     found = [
-        Change("features", "unit norm", unit_norm(pool), everyone),
+        Change("features", NORMALISED[0], unit_norm(pool), everyone),
         Change(
-            "features", "standardised", standardized(pool, feature_statistics(pool.features)), everyone, own
+            "features", NORMALISED[1], standardized(pool, feature_statistics(pool.features)), everyone, own
         ),
     ]
     mean = pool.features.mean(axis=0, dtype=np.float64)
@@ -67,7 +71,7 @@ def other_features(pool: FeatureSet, components: Sequence[int]) -> list[Change]:
 def fewer_records(
     pool: FeatureSet,
     key: jax.Array,
-    shares: Sequence[float] = (0.5, 0.25),
+    shares: Sequence[float] = SHARES,
     *,
     person: np.ndarray | None = None,
 ) -> list[Change]:
