@@ -46,6 +46,8 @@ from .privacy.lower_bounds import median_epsilon_lower_bound as median_epsilon_l
 from .privacy.tradeoff import kairouz_ceiling as kairouz_ceiling
 from .release.run import release_head as release_head
 from .report import write_report as write_report
+from .report.compare import Comparison as Comparison
+from .report.compare import compare as compare
 from .ridge.expected import AnalyticVulnerability as AnalyticVulnerability
 from .ridge.expected import analytic_vulnerability as analytic_vulnerability
 from .ridge.paired import paired_scores as paired_scores
