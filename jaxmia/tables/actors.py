@@ -34,6 +34,39 @@ def actor_tables(rows: pd.DataFrame) -> Iterator[str | Table]:
             yield actor_table(mine, title)
 
 
+def short_table(rows: pd.DataFrame) -> Table | None:
+    """Return one line for each actor that ran, at the lowest FPR at which one has a number; None where none has.
+
+    The average is of the model under audit where there is one, and of all models otherwise; the worst record is of the
+    others, its shadows, or of all models.
+
+    Args:
+        rows: as of actor_tables; of cells with several sizes, those of one.
+    """
+    group = rows["targets"].iloc[0]
+    others = "others" if "others" in set(rows["targets"]) else group
+    unit = rows["unit"].iloc[-1]  # persons where they are members
+    rows = rows[rows["unit"] == unit]
+    resolved = rows[(rows["targets"] == group) & (rows["status"] == "ok")]
+    if resolved.empty:
+        return None
+    fpr = float(resolved["fpr"].min())
+    at = rows[rows["fpr"] == fpr]
+    lines: list[tuple[Value, ...]] = []
+    for (knows, actor), mine in at.groupby(["knows", "actor"], sort=False):
+        if (mine["status"] != "not run").any():
+            average, worst = (_found(mine[mine["targets"] == of]) for of in (group, others))
+            lines.append((str(knows), str(actor), str(average[0]), average[1], worst[2]))
+    return Table(
+        f"Who attacks: what each actor finds of {unit}s at FPR {fpr:g}",
+        ("knows", "who attacks", "best attack", "average", "worst"),
+        tuple(lines),
+        _NOTE.partition(" Worst:")[0] + " Actors that could not be run are in “Who attacks”.",
+        stub=1,
+        about="How much an attacker finds, by what is released to it and what it knows.",
+    )
+
+
 def cell_tables(rows: pd.DataFrame) -> Iterator[str | Table]:
     """The tables of the cells of a run: medians over seeds, with the outermost ends of their intervals."""
     for (classes, shots, epsilon), mine in rows.groupby(["classes", "shots", "epsilon"]):

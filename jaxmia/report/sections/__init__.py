@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jaxmia.report.content import Section
 from jaxmia.report.sections import (
+    actors,
     context,
     controls,
     data,
@@ -28,6 +29,7 @@ PARTS = (
     data.PART,
     declared.PART,
     results.PART,
+    actors.PART,
     records.PART,
     persons.PART,
     law.PART,

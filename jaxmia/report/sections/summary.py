@@ -8,6 +8,7 @@ import pandas as pd
 
 from jaxmia.privacy.tradeoff import kairouz_ceiling
 from jaxmia.report.blocks import first_page
+from jaxmia.report.blocks.actors import in_short
 from jaxmia.report.blocks.records import RecordsOf
 from jaxmia.report.blocks.wording import white_box_of
 from jaxmia.report.content import Block
@@ -41,6 +42,7 @@ def _of_audit(about: OfAudit) -> Iterator[Block]:
     yield first_page.spread(members, context)
     sees = "its weights and outputs" if white_box_of(about.attacks) else "its outputs"
     yield first_page.best_table(mine, audit.fprs, sees)
+    yield from in_short(about)
     yield from first_page.last_lines(about.attacks, context, about.advice)
 
 
@@ -95,6 +97,7 @@ def _of_study(about: OfStudy) -> Iterator[Block]:
     yield first_page.finding_block(finding, context, against)
     yield first_page.spread(first, context)
     yield first_page.best_table(rows, study.fprs, "the outputs of one model")
+    yield from in_short(about)
     yield from first_page.last_lines(about.attacks, context, about.advice)
 
 
@@ -140,6 +143,7 @@ def _of_attack(about: OfAttack) -> Iterator[Block]:
     yield first_page.finding_block(finding, context, against)
     yield first_page.spread(members, context)
     yield first_page.best_table(rows, folder.fprs, "the model's outputs")
+    yield from in_short(about)
     yield from first_page.last_lines(about.attacks, context, about.advice)
 
 
