@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from jaxmia import attacks
@@ -20,11 +21,28 @@ _WITHOUT_CANDIDATES = _OFFLINE | {"threshold", "difficulty", "quantile"}
 WITHOUT_SHADOWS = frozenset({"threshold", "quantile", "analytic", "whitebox"})
 
 
-def attacks_tried(asked: Sequence[AttackSettings], release: Release) -> list[AttackSettings]:
-    """Return the attacks to try: on decisions alone also those that need no more."""
+def attacks_tried(
+    asked: Sequence[AttackSettings], release: Release, knows: Knowledge
+) -> list[AttackSettings]:
+    """Return the attacks to try: those asked for, and what an actor can also do who has no more.
+
+    On decisions alone these are the attacks that need no more. Who knows the records may still attack as one who does
+    not: with clumped scores, as of rounded probabilities, the offline form may find more.
+    """
     names = {attack.name for attack in asked}
     more = _ON_LABELS if release.two_valued else ()
-    return [*asked, *(AttackSettings(name=name) for name in more if name not in names)]
+    tried = [*asked, *(AttackSettings(name=name) for name in more if name not in names)]
+    if not knows.candidates or knows.shadows == 0:
+        return tried
+    population = dataclasses.replace(knows, candidates=False)
+    offline = [
+        as_known(attack, population)
+        for attack in tried
+        if attack.name in _OFFLINE
+        and not {"paired", "calibrated"} & set(attack.options)
+        and "shrunk" not in attack.options.values()
+    ]
+    return [*tried, *(attack for attack in offline if attack.label not in {each.label for each in tried})]
 
 
 def falls_out(attack: AttackSettings, release: Release, knows: Knowledge, *, features: bool) -> str:

@@ -108,8 +108,8 @@ class Setting:
 def actor_rows(setting: Setting, *, release: Sequence[str], knowledge: Sequence[str]) -> pd.DataFrame:
     """Return one row per actor, attack, group of targets and FPR: what is found of the average and the worst record.
 
-    An actor is a release and a knowledge. Its attacks are those asked for, and on decisions alone also "threshold" and
-    "label_ratio". An attack that falls out has a row with status "not run" and the reason; so has an actor who cannot
+    An actor is a release and a knowledge. Its attacks are those asked for, also in their offline forms, and on decisions
+    alone "threshold" and "label_ratio" too. An attack that falls out has a row with status "not run" and the reason; so has an actor who cannot
     be had. All pairs of a group share one threshold (evaluation "pooled").
 
     The worst record (column worst_tpr): chosen on half of the targets as that with the largest TPR - FPR at the common
@@ -160,7 +160,7 @@ class _Table:
             for group in setting.groups:
                 yield from self._not_run(actor | {"targets": group, "attack": ""}, reason)
             return
-        for attack in attacks_tried(setting.attacks, release):
+        for attack in attacks_tried(setting.attacks, release, knows):
             for group in setting.groups:
                 facts = actor | {"targets": group, "attack": attack.label}
                 why = falls_out(attack, release, knows, features=setting.features is not None)
