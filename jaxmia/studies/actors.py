@@ -108,9 +108,9 @@ class Setting:
 def actor_rows(setting: Setting, *, release: Sequence[str], knowledge: Sequence[str]) -> pd.DataFrame:
     """Return one row per actor, attack, group of targets and FPR: what is found of the average and the worst record.
 
-    An actor is a release and a knowledge. Its attacks are those asked for, also in their offline forms, and on decisions
-    alone "threshold" and "label_ratio" too. An attack that falls out has a row with status "not run" and the reason; so has an actor who cannot
-    be had. All pairs of a group share one threshold (evaluation "pooled").
+    An actor is a release and a knowledge. Its attacks are those asked for, also in their offline forms, and on
+    decisions alone "threshold" and "label_ratio" too. An attack that falls out has a row with status "not run" and the
+    reason; so has an actor who cannot be had. All pairs of a group share one threshold (evaluation "pooled").
 
     The worst record (column worst_tpr): chosen on half of the targets as that with the largest TPR - FPR at the common
     threshold, measured on the other half, and the other way round; the mean of both, so that the choice does not raise
