@@ -111,7 +111,12 @@ def private_recipes() -> str:
         held = load(f"private/{path.name}")
         headings = [name for name in held["rows"][0] if name not in ("S", "epsilon", "auto's choice")]
         rows = [
-            [f"{row['S']}", f"{row['epsilon']:g}", *(_three(row[name]) for name in headings), row["auto's choice"]]
+            [
+                f"{row['S']}",
+                f"{row['epsilon']:g}",
+                *(_three(row[name]) for name in headings),
+                row["auto's choice"],
+            ]
             for row in held["rows"]
         ]
         shown = ["S", "epsilon", *(names.get(name, name) for name in headings), "auto's choice"]
