@@ -121,7 +121,7 @@ def private_recipes() -> str:
         ]
         shown = ["S", "epsilon", *(names.get(name, name) for name in headings), "auto's choice"]
         features = path.stem.split("_")[1]
-        parts.append(f"{features.capitalize()}:\n\n{markdown(shown, rows)}{origin(f'private/{path.name}')}\n")
+        parts.append(f"{features.capitalize()}:\n{markdown(shown, rows)}{origin(f'private/{path.name}')}\n")
     return "".join(parts)
 
 
