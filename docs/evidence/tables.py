@@ -104,6 +104,47 @@ def public_features() -> str:
     return "".join(parts)
 
 
+def private_recipes() -> str:
+    """Accuracy of private heads against epsilon, by recipe."""
+    parts, names = [], {"as before": "30 steps, as before", "as before, 32 public": "the same, 32 public"}
+    for path in sorted((HERE / "private").glob("recipes_*.json")):
+        held = load(f"private/{path.name}")
+        headings = [name for name in held["rows"][0] if name not in ("S", "epsilon", "auto's choice")]
+        rows = [
+            [
+                f"{row['S']}",
+                f"{row['epsilon']:g}",
+                *(_three(row[name]) for name in headings),
+                row["auto's choice"],
+            ]
+            for row in held["rows"]
+        ]
+        shown = ["S", "epsilon", *(names.get(name, name) for name in headings), "auto's choice"]
+        features = path.stem.split("_")[1]
+        parts.append(f"{features.capitalize()}:\n{markdown(shown, rows)}{origin(f'private/{path.name}')}\n")
+    return "".join(parts)
+
+
+def private_peers() -> str:
+    """Accuracy and seconds of private heads by jaxmia and other libraries."""
+    held = load("private/peers_nouns.json")
+    headings = list(held["rows"][0])
+    rows = [
+        [
+            f"{row['S']}",
+            f"{row['epsilon']:g}",
+            row["head"],
+            *(_three(row[name]) for name in headings[3:]),
+        ]
+        for row in held["rows"]
+    ]
+    return markdown(headings, rows) + origin("private/peers_nouns.json")
+
+
+def _three(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
 def measurements() -> str:
     """All measurements of the pages as a list: state, time, commands."""
     parts = []
@@ -156,6 +197,8 @@ TABLES: dict[str, Callable[[], str]] = {
         adapters_study,
         persons,
         advice,
+        private_peers,
+        private_recipes,
         public_features,
         measurements,
     )
