@@ -342,3 +342,25 @@ def recipes() -> str:
         "TPR at FPR 0.01",
     ]
     return markdown(headings, lines) + origin("recipes.json")
+
+
+def actors() -> str:
+    """What each actor finds, by release and knowledge: the best attack's TPR, and the worst record's."""
+    names = names_of("actors")
+    rows = []
+    for name in names:
+        features, classes, shots = name.removeprefix("actors/").removesuffix(".json").split("_")
+        for row in load(name)["rows"]:
+            found = [[row[f"{fpr:g}{end}"] for end in ("", " low", " high", " worst")] for fpr in FPRS]
+            cells = [
+                "-"
+                if tpr is None
+                else f"{tpr:.3f} ({low:.3f} to {high:.3f}); {worst:.2f}"
+                if worst is not None
+                else f"{tpr:.3f} ({low:.3f} to {high:.3f})"
+                for tpr, low, high, worst in found
+            ]
+            best = row["attack 0.01"] or "-"
+            rows.append([f"{features}, {classes}, {shots}", row["knowledge"], row["release"], best, *cells])
+    headings = ["features, C, S", "knowledge", "release", "best at .01", *(f"FPR {fpr:g}" for fpr in FPRS)]
+    return markdown(headings, rows) + origin(*names)

@@ -24,6 +24,7 @@ from typing import Any
 
 from of_benchmarks import (
     accelerators,
+    actors,
     adapters_speed,
     adapters_study,
     audit_agreement,
@@ -182,6 +183,7 @@ TABLES: dict[str, Callable[[], str]] = {
         per_record_bounds,
         per_record_quantiles,
         per_record_noise,
+        actors,
         audit_agreement,
         audit_agreement_files,
         shadow_budget_text10,
