@@ -11,7 +11,6 @@ from jaxmia.studies.assess import needs_features, needs_prior
 from jaxmia.studies.settings.actors import Knowledge
 from jaxmia.studies.settings.attacks import AttackSettings
 
-FEW = 64  # shadows
 _ON_LABELS = (
     "threshold",
     "label_ratio",
@@ -27,7 +26,7 @@ def attacks_tried(
 ) -> list[AttackSettings]:
     """Return the attacks to try: those asked for, and what an actor can also do who has no more.
 
-    With few shadows LiRA is run with one deviation for all records too. On decisions alone these are the attacks that
+    LiRA is run with one deviation for all records too, which is better with few shadows or coarse scores. On decisions alone these are the attacks that
     need no more. Who knows the records may still attack as one who does not: with clumped scores, as of rounded
     probabilities, the offline form may find more.
     """
@@ -36,13 +35,12 @@ def attacks_tried(
     tried = [*asked, *(AttackSettings(name=name) for name in more if name not in names)]
     if knows.shadows == 0:
         return tried
-    if knows.shadows is not None and knows.shadows <= FEW:  # a record's own deviations are of too few shadows
-        plain = [each for each in tried if each.name == "lira" and "variance" not in each.options]
-        shared = [
-            AttackSettings.model_validate({"name": "lira", **each.options, "variance": "global"})
-            for each in plain
-        ]
-        tried += [each for each in shared if each.label not in {one.label for one in tried}]
+    plain = [each for each in tried if each.name == "lira" and not {"variance", "paired"} & set(each.options)]
+    shared = [
+        AttackSettings.model_validate({"name": "lira", **each.options, "variance": "global"})
+        for each in plain
+    ]
+    tried += [each for each in shared if each.label not in {one.label for one in tried}]
     if not knows.candidates:
         return tried
     population = dataclasses.replace(knows, candidates=False)

@@ -317,3 +317,9 @@ def test_a_run_trains_what_its_actors_need(tmp_path):
     of = rows.query("attack == 'lira'").set_index("knowledge")["tpr"]
     # Full batches from zero: training again gives the same head, so that several tell no more than one.
     assert of["releases:2"] == of["full"]
+
+
+def test_with_few_shadows_one_deviation_for_all_finds_more(rows):
+    of = rows[(rows["release"] == "probabilities") & (rows["fpr"] == 0.01) & (rows["status"] == "ok")]
+    tpr = of.set_index(["knowledge", "attack"])["tpr"]
+    assert tpr["shadows:8", "lira(variance=global)"] > tpr["shadows:8", "lira"]
