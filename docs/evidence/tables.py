@@ -77,7 +77,12 @@ def persons_analytic() -> str:
         for row in load(name)["rows"]:
             pairs = [
                 f"{row[f'{what}, computed']:{form}} / {row[f'{what}, measured']:{form}}"
-                for what, form in (("D", ".2f"), ("TPR 0.1", ".3f"), ("TPR 0.01", ".3f"), ("TPR 0.001", ".3f"))
+                for what, form in (
+                    ("D", ".2f"),
+                    ("TPR 0.1", ".3f"),
+                    ("TPR 0.01", ".3f"),
+                    ("TPR 0.001", ".3f"),
+                )
             ]
             rows.append([features, row["of"], pairs[0], f"{row['correlation']:.3f}", *pairs[1:]])
     headings = ["features", "of", "D", "correlation of D", "TPR at 0.1", "at 0.01", "at 0.001"]
