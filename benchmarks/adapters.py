@@ -4,7 +4,8 @@ The network has MiniLM's sizes (6 blocks, 384 wide, 12 heads) and random weights
 step is the gradient of --examples texts of --tokens tokens for each model, with FiLM adapters: of all blocks (full
 depth), or of the last block over activations that are computed once (last block).
 
-- "GFLOP" and "temporary MiB" are XLA's own counts for the compiled program;
+- "GFLOP" (its loop over blocks times their number) and "temporary MiB" are XLA's counts for all models at once;
+- "s" is the time of the step as training plans it: some models at once, with examples in blocks;
 - "x one" is relative to the row of one model;
 - "share of peak": seconds that the program's operations take in large float32 matrix products, over the seconds of the
   step.
@@ -17,6 +18,7 @@ depth, planned within --memory.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import time
 from collections.abc import Callable
@@ -33,7 +35,7 @@ from jaxmia.data.feature_set import FeatureSet
 from jaxmia.training.adapters.adapter import Adapter
 from jaxmia.training.adapters.inputs import AdapterInputs, adapter_inputs
 from jaxmia.training.adapters.plan import plan_adapters
-from jaxmia.training.adapters.train import adapter_logits, initial_adapter
+from jaxmia.training.adapters.train import _Loss, adapter_logits, initial_adapter
 from jaxmia.training.chunks import _train_chunk
 from jaxmia.training.settings import Hyperparams, TrainConfig
 from jaxmia.training.size import EnsembleSize
@@ -138,9 +140,15 @@ def of_depth(network: Backbone, depth: str, arguments: argparse.Namespace) -> li
         params = jax.tree.map(lambda leaf: leaf + 0.01, params)
         step = jax.jit(jax.vmap(jax.grad(loss), in_axes=(0, None))).lower(params, inputs).compile()
         flops = float(step.cost_analysis()["flops"])
-        seconds = median(
-            lambda step=step, params=params: jax.block_until_ready(step(params, inputs)), arguments.repeats
-        )
+        flops *= network.shape.layers if depth == "full depth" else 1  # XLA counts the loop over blocks once
+        at_once, planned = planned_step(data, inputs, adapter, models)
+
+        parts = [
+            jax.tree.map(lambda leaf, part=slice(first, first + at_once): leaf[part], params)
+            for first in range(0, models, at_once)
+        ]
+        run = functools.partial(all_in_turn, planned, parts, inputs)
+        seconds = median(run, arguments.repeats)
         row = {"depth": depth, "models": models, "GFLOP": flops / 1e9, "s": seconds}
         first = rows[0] if rows else row
         row |= {"GFLOP x one": flops / 1e9 / first["GFLOP"], "s x one": seconds / first["s"]}
@@ -148,6 +156,38 @@ def of_depth(network: Backbone, depth: str, arguments: argparse.Namespace) -> li
         row["share of peak"] = product_seconds(flops, arguments.repeats) / seconds
         rows.append(row)
     return rows
+
+
+def all_in_turn(planned: Callable[..., Any], parts: list[Any], inputs: AdapterInputs) -> None:
+    """One step of all models, some at once."""
+    for part in parts:
+        jax.block_until_ready(planned(part, inputs))
+
+
+def planned_step(
+    data: FeatureSet, inputs: AdapterInputs, adapter: Adapter, models: int
+) -> tuple[int, Callable[..., Any]]:
+    """The models that training would hold at once, and the gradient of their examples in the plan's blocks."""
+    count, config = (
+        len(data.labels),
+        TrainConfig(batch_size=len(data.labels), sampling="independent", network=adapter),
+    )
+    size = EnsembleSize(
+        num_models=models,
+        num_examples=2 * count,
+        num_classes=data.num_classes,
+        dim=1,
+        inclusion_rate=0.5,
+        input_shape=data.input_shape,
+        backbone=data.backbone,
+    )
+    plan = plan_adapters(adapter, config, None, size)
+    rows, counted, labels = jnp.arange(count), jnp.ones(count, bool), jnp.asarray(data.labels)
+
+    def one(params: Any, inputs: AdapterInputs) -> Any:
+        return _Loss(inputs, labels, Hyperparams(0.1), config, plan).gradient_sum(params, rows, counted)
+
+    return plan.models, jax.jit(jax.vmap(one, in_axes=(0, None)))
 
 
 def product_seconds(flops: float, repeats: int) -> float:

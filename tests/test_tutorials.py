@@ -62,6 +62,7 @@ def test_every_tutorial_is_known_here():
         "enough",
         "epsilon",
         "persons",
+        "advise",
     }
 
 
@@ -103,6 +104,17 @@ def test_audit(tmp_path):
                 "Persons with up to 5 records",
                 "ε and ceilings are of persons",
                 "Written: audits/visits/report.html",
+            ),
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            "advise",
+            (
+                "limit: TPR 0.4 for every record",
+                "Advice: ",
+                "leave out: the worst 10%: worst record",
+                "outputs: ",
+                "Written: runs/smoke/report.html",
             ),
             marks=pytest.mark.thorough,
         ),

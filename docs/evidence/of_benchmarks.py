@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -267,7 +268,11 @@ def adapters_speed() -> str:
     headings = list(held["rows"][0])
     rows = [[shown(row[heading]) for heading in headings] for row in held["rows"]]
     known = ("title", "command", "commit", "machine", "seconds", "dtype", "arguments", "rows")
-    facts = [f"- {name}: {shown(value)}\n" for name, value in held.items() if name not in known]
+    facts = [
+        textwrap.fill(f"- {name}: {shown(value)}", 118, subsequent_indent="  ") + "\n"
+        for name, value in held.items()
+        if name not in known
+    ]
     return markdown(headings, rows) + "".join(facts) + "\n" + origin("adapters/speed.json")
 
 

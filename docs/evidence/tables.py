@@ -68,6 +68,27 @@ def persons() -> str:
     return markdown(["features", "records", "K", "attack", "pooled", "calibrated"], rows) + origin(*names)
 
 
+def persons_analytic() -> str:
+    """D and TPR of persons of ridge heads, computed without shadows and measured with them."""
+    names = sorted(f"persons_analytic/{path.name}" for path in (HERE / "persons_analytic").glob("*.json"))
+    rows = []
+    for name in names:
+        features = name.removeprefix("persons_analytic/").partition("_")[0]
+        for row in load(name)["rows"]:
+            pairs = [
+                f"{row[f'{what}, computed']:{form}} / {row[f'{what}, measured']:{form}}"
+                for what, form in (
+                    ("D", ".2f"),
+                    ("TPR 0.1", ".3f"),
+                    ("TPR 0.01", ".3f"),
+                    ("TPR 0.001", ".3f"),
+                )
+            ]
+            rows.append([features, row["of"], pairs[0], f"{row['correlation']:.3f}", *pairs[1:]])
+    headings = ["features", "of", "D", "correlation of D", "TPR at 0.1", "at 0.01", "at 0.001"]
+    return markdown(headings, rows) + origin(*names)
+
+
 def advice() -> str:
     """The advisor's estimates beside what shadow heads measure, option by option."""
     names = sorted(f"advise/{path.name}" for path in (HERE / "advise").glob("*.json"))
@@ -198,6 +219,7 @@ TABLES: dict[str, Callable[[], str]] = {
         adapters_speed,
         adapters_study,
         persons,
+        persons_analytic,
         advice,
         private_peers,
         private_recipes,

@@ -104,8 +104,8 @@ def warnings_of_persons(config: AuditConfig, records: AuditRecords) -> Iterator[
         )
     if config.by_person and config.context.epsilon:
         yield (
-            f"The head is stated to have {config.context.guarantee}, which bounds what is told of one record: persons"
-            " with several are held to no ceiling here."
+            f"The head is stated to have {config.context.guarantee}, which bounds what is told of one record. Of a"
+            " person with several it bounds what group privacy leaves."
         )
 
 

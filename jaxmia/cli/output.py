@@ -22,6 +22,15 @@ def warn(lines: Iterable[str], *, wrap: bool = True) -> None:
         console.print(line, style="yellow", soft_wrap=not wrap)
 
 
+def show_found(out: pathlib.Path) -> None:
+    """Print what the report on a run or a sweep says was found, unless it has too few models for single records."""
+    from jaxmia.report import found_sentences
+    from jaxmia.studies.folder.tables import read_tables
+
+    if any(len(rows) for rows in read_tables(out, "per_example", ["fpr"])):
+        show(" ".join(found_sentences(out)))
+
+
 def show_done(kind: str, out: pathlib.Path, *, heads: int, cells: int) -> None:
     """Print a summary of a run or a sweep.
 

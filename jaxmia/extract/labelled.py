@@ -158,7 +158,12 @@ def _of_token_ids(path: pathlib.Path, network: Backbone, tokens: int | None) -> 
     arrays.setdefault("ids", np.arange(len(ids)).astype(str))
     made = _of_ids(network, ids, {"tokens": ids.shape[1]})
     provenance = {"source": path.name, "sha256": file_hash(path), **made.provenance}
-    return dataclasses.replace(made, arrays=arrays, provenance=provenance)
+    said: tuple[str, ...] = ()
+    if len(np.unique(ids[:, 0])) > 1:  # every tokenizer of these networks begins with [CLS] or <s>
+        said = (
+            f"{path.name}: texts begin with different tokens: are special tokens, as [CLS] and [SEP], missing?",
+        )
+    return dataclasses.replace(made, arrays=arrays, provenance=provenance, notes=said)
 
 
 def _without_padding(ids: np.ndarray, pad: int, tokens: int | None) -> np.ndarray:

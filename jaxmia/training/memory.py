@@ -17,7 +17,7 @@ _LIVE_HEADS = 8
 # Rows (models x classes) of a matrix product; with fewer, products do not use the processor fully.
 _ROWS = 256
 # Bytes of gathered batches on a CPU: larger ones leave the cache and are read from memory twice a step.
-_CACHE = 3 * 2**20
+CACHE = 3 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def capacity(
     models = min(num_models, room // (per_model + per_pair * step))
     wanted = min(num_models, 1 if gathered else -(-_ROWS // num_classes))
     if gathered and jax.local_devices()[0].platform == "cpu":
-        models = min(models, max(1, _CACHE // (4 * dim * step)))
+        models = min(models, max(1, CACHE // (4 * dim * step)))
     if models >= wanted:
         return Capacity(models, step)
     models = max(1, min(wanted, room // (2 * per_model)))

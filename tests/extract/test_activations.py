@@ -65,6 +65,7 @@ def test_the_folder_has_inputs_weights_and_the_extractors_features(texts, networ
     inputs = adapter_inputs(Adapter("film"), data)
     np.testing.assert_allclose(pooled_features(inputs, {}), plain.features, atol=1e-5)
     assert isinstance(data.features, np.memmap) == (k == 1)  # activations stay on disk
+    assert "are special tokens, as [CLS] and [SEP], missing?" in done.notes[0]  # these texts have none
     again = extracted(texts, network, tmp_path / "out", k)
     assert again.computed == 0
 

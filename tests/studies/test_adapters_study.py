@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from kills import stopped_after_each_write
 from references_adapters import publish, small_bert, told_apart
 
 from jaxmia._validate import InputError
@@ -48,6 +49,18 @@ def test_a_run_on_adapters_has_what_a_run_on_heads_has(folder, tmp_path):
     assert more.heads_trained == 4  # the first eight are read from their checkpoint
     whole = run_experiment(settings(folder, shadows={"models": 12}), tmp_path / "whole")
     pd.testing.assert_frame_equal(whole.results, more.results, atol=0.05)
+
+
+@pytest.mark.thorough
+def test_a_killed_run_ends_with_the_same_bytes(folder, tmp_path, monkeypatch):
+    whole = run_experiment(settings(folder), tmp_path / "whole")
+    names = ("results.parquet", "per_example.parquet", "controls.parquet")
+    for out in stopped_after_each_write(
+        monkeypatch, tmp_path, lambda out: run_experiment(settings(folder), out), every=4, most=60
+    ):
+        run_experiment(settings(folder), out, resume=True)
+        for name in names:
+            assert (out / name).read_bytes() == (whole.path / name).read_bytes()
 
 
 @pytest.mark.thorough

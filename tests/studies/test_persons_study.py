@@ -12,10 +12,11 @@ from jaxmia.attacks.persons import joint_lira
 from jaxmia.cli.tables import brief_tables, control_lines, results_tables
 from jaxmia.data.feature_set import feature_set, save_features
 from jaxmia.laws.law import LawKey
-from jaxmia.report import make_report
+from jaxmia.report import found_sentences, make_report
 from jaxmia.scores import Scores
 from jaxmia.stats.operating_points import operating_points
 from jaxmia.studies.cell import Cell, prepare_cell
+from jaxmia.studies.folder.tables import load_table
 from jaxmia.studies.laws import laws_from_json, load_laws
 from jaxmia.studies.run import run_experiment
 from jaxmia.studies.settings.toml import parse_config
@@ -242,6 +243,19 @@ def test_the_report_has_a_section_of_persons(run):
     results = [block for block in others[0].blocks if isinstance(block, Table)]
     assert results  # of records alone
     assert not any("persons" in str(table.rows) for table in results)
+
+
+def test_what_was_found_is_said_of_persons(run):
+    """The finding, its picture and its table are of persons, whose numbers are those of the tables."""
+    found = " ".join(found_sentences(run.path))
+    assert "of the persons in the training data" in found
+    assert "record" not in found
+    worst = load_table(run.path, "per_person")
+    largest = worst[(worst["shots"] == 8) & (worst["seed"] == 0) & (worst["fpr"] == 0.01)]
+    assert f"The person most at risk, {largest.loc[largest['tpr_drawn'].idxmax(), 'person']}," in found
+    page = str(make_report(run.path).to_json())
+    assert "The most vulnerable person, and the average" in page
+    assert "knows all of a person's records" in page
 
 
 @pytest.mark.thorough

@@ -1,7 +1,12 @@
 """Ensembles of adapters: each model against a slow loop, whatever its chunk, batches and privacy."""
 
 import dataclasses
+import json
 import math
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -332,3 +337,36 @@ def test_inputs_of_another_network_are_refused():
         trained(high, Adapter("film"))
     with pytest.raises(InputError, match=r"shape of an example=\(6, 6, 3\) must be \(tokens,\)"):
         trained(dataclasses.replace(images(), backbone=BERT), Adapter("film"))
+
+
+@pytest.mark.thorough
+def test_eight_devices_train_the_adapters_that_one_trains():
+    """On simulated devices of a process of its own; 11 models do not divide by 8."""
+    program = """
+import jax, json, numpy as np
+from test_adapters import texts
+from jaxmia.training.adapters.adapter import Adapter
+from jaxmia.training.ensemble import train_ensemble
+from jaxmia.data.membership import draw_membership
+from jaxmia.training.scoring import score
+from jaxmia.training.settings import Hyperparams, TrainConfig
+key, pool = jax.random.key(0), texts()
+masks = draw_membership(key, pool.labels, num_models=11)
+config, hyper = TrainConfig("sgd", steps=5, network=Adapter("lora", rank=2), batch_size=6), Hyperparams(0.1)
+many = train_ensemble(key, pool, masks, hyper, config)
+one = train_ensemble(key, pool, masks, hyper, config, devices=jax.devices()[:1])
+difference = np.asarray(score(many, pool).log_odds) - np.asarray(score(one, pool).log_odds)
+print(json.dumps([len(jax.devices()), float(np.abs(difference).max())]))
+"""
+    tests = pathlib.Path(__file__).parent
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    devices, difference = json.loads(done.stdout.splitlines()[-1])
+    assert devices == 8
+    assert difference < 1e-4

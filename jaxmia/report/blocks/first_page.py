@@ -91,7 +91,7 @@ def limit_of(context: ContextSettings) -> Limit | None:
 
 
 def numbers_at_limit(
-    context: ContextSettings, rows: pd.DataFrame, records: RecordsOf, found: str
+    context: ContextSettings, rows: pd.DataFrame, records: RecordsOf, found: str, unit: str = "record"
 ) -> dict[str, Measured]:
     """What is held against the declared limit: the worst record, and what the best attack found.
 
@@ -100,41 +100,43 @@ def numbers_at_limit(
         rows: of the attacks on the model.
         records: whom the release concerns.
         found: what the attacks' number is of.
+        unit: "record" or "person".
     """
     limit = context.limit
     if limit is None or limit.fpr not in records.fprs:
         return {}
-    numbers = {"the record most at risk": records.worst(limit.fpr)}
+    numbers = {f"the {unit} most at risk": records.worst(limit.fpr)}
     mine = rows[rows["fpr"] == limit.fpr]
     if best_row(mine) is not None:  # unresolved on one model, the worst record's number holds alone
         numbers[found] = best_of(mine)
     return numbers
 
 
-def spread(records: RecordsOf, context: ContextSettings) -> Picture:
+def spread(records: RecordsOf, context: ContextSettings, unit: str = "record") -> Picture:
     """The one picture of the first page: how vulnerability is spread, with the declared limit; its table beside it."""
     rows: list[tuple[Value, ...]] = [
         (f"FPR {fpr:g}", records.average(fpr), records.worst(fpr)) for fpr in records.fprs
     ]
     table = Table(
-        "The most vulnerable record, and the average",
-        ("", "TPR on the average record", "TPR on the worst record"),
+        f"The most vulnerable {unit}, and the average",
+        ("", f"TPR on the average {unit}", f"TPR on the worst {unit}"),
         tuple(rows),
-        "Estimated for unlimited shadows, over re-trainings, every record at the FPR. 95% intervals; the worst one's"
-        " holds for all records at once.",
-        about="How often an attacker recognises the average record and the one most at risk.",
+        f"Estimated for unlimited shadows, over re-trainings, every {unit} at the FPR. 95% intervals; the worst one's"
+        f" holds for all {unit}s at once.",
+        about=f"How often an attacker recognises the average {unit} and the one most at risk.",
     )
     svg, alternative = distribution_svg(records, "spread", limit_of(context), 1.9)
-    return Picture("How vulnerability is spread over records", alternative, svg, table)
+    return Picture(f"How vulnerability is spread over {unit}s", alternative, svg, table)
 
 
-def best_table(results: pd.DataFrame, fprs: Sequence[float], sees: str) -> Table:
+def best_table(results: pd.DataFrame, fprs: Sequence[float], sees: str, unit: str = "record") -> Table:
     """What the attacker who was tested finds: the best attack at each FPR, and the FPR that it really had.
 
     Args:
         results: rows of the attacks.
         fprs: descending.
         sees: what the attacker has.
+        unit: "record" or "person".
     """
     rows: list[tuple[Value, ...]] = []
     for fpr in fprs:
@@ -142,8 +144,9 @@ def best_table(results: pd.DataFrame, fprs: Sequence[float], sees: str) -> Table
         best = best_row(mine)
         name = "none" if best is None else f"{best['attack']}, {best['evaluation']}"
         rows.append((f"FPR {fpr:g}", name, *best_and_realised(mine)))
+    knows = "the record, its label" if unit == "record" else "all of a person's records, their labels"
     return Table(
-        f"The attacker who was tested: sees {sees}, knows the record, its label, and records like it",
+        f"The attacker who was tested: sees {sees}, knows {knows}, and records like it",
         ("", "best attack", "TPR found", "FPR realised"),
         tuple(rows),
         "Found with the shadows at hand, by the best of the tested attacks; choosing it favours the attacker. More"

@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import jax
+
 from jaxmia._buckets import bucket
 from jaxmia._validate import InputError, check
 from jaxmia.data.backbone import Backbone
 from jaxmia.training.adapters.adapter import Adapter
 from jaxmia.training.adapters.inputs import NO_BACKBONE
+from jaxmia.training.memory import CACHE
 from jaxmia.training.plan import poisson_bound
 from jaxmia.training.settings import TrainConfig
 from jaxmia.training.size import EnsembleSize
 
 _LIVE_PARAMETERS = 8  # parameters, gradient, its sum over blocks, two moments, updates, new parameters, noise
 _EXAMPLES = 32  # of a model at once; with more, products are no faster
+_MODELS = 4  # at once on a CPU, if their widest activations fit into its cache; their frozen products are one
 # Bytes in addition to inputs and frozen weights. The same on every machine: the number at once affects rounding.
 _BUDGET = 2**30
 
@@ -92,8 +96,14 @@ def plan_adapters(
     block = min(rows, _EXAMPLES)
     while block > 1 and fixed + per_model + block * per_example > budget:
         block = -(-block // 2)
+    in_cache = size.models_per_device * rows
+    if jax.local_devices()[0].platform == "cpu":
+        # Measured on two cores: twice as fast as with all models and 16 examples of each.
+        in_cache = max(1, CACHE // (4 * tokens * backbone.hidden))
+        block = min(block, max(1, in_cache // (1 if adapter.kind == "blocks" else _MODELS)))
     block = -(-rows // -(-rows // block))  # blocks of one size
     models = int(min(size.models_per_device, (budget - fixed) // (per_model + block * per_example)))
+    models = min(models, max(1, in_cache // block))
     work = rows * tokens * backbone.width**2 / size.num_classes
     return AdapterPlan(adapter, num_examples, rows, batch, shuffles, max(1, models), block, work)
 
