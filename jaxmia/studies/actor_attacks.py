@@ -26,9 +26,9 @@ def attacks_tried(
 ) -> list[AttackSettings]:
     """Return the attacks to try: those asked for, and what an actor can also do who has no more.
 
-    LiRA is run with one deviation for all records too, which is better with few shadows or coarse scores. On decisions alone these are the attacks that
-    need no more. Who knows the records may still attack as one who does not: with clumped scores, as of rounded
-    probabilities, the offline form may find more.
+    LiRA is run with one deviation for all records too, which is better with few shadows or coarse scores. On decisions
+    alone there are the attacks that need no more. Who knows the records may still attack as one who does not: with
+    clumped scores, as of rounded probabilities, the offline form may find more.
     """
     names = {attack.name for attack in asked}
     more = _ON_LABELS if release.two_valued else ()
