@@ -15,7 +15,7 @@ from jaxmia.private.recipes import class_means, first_gradient_norm
 from jaxmia.studies.cell import Cell
 from jaxmia.studies.private_cells import private_settings
 from jaxmia.studies.run import run_experiment
-from jaxmia.studies.settings.toml import parse_config
+from jaxmia.studies.settings.toml import parse_config, parse_sweep
 from jaxmia.training.dpsgd import clipped_gradient_sum, clipped_squares
 from jaxmia.training.ensemble import train_ensemble
 from jaxmia.training.heads import SplitHead, logit_errors
@@ -189,6 +189,20 @@ def test_class_means_are_refused_where_they_have_no_proof(change, message):
     settings.pop("tuning", None) if "tuning" not in change else None
     with pytest.raises(InputError, match=message):
         parse_config(settings)
+
+
+def test_recipes_of_a_sweep_are_each_checked():
+    settings = {
+        "datasets": [{"name": "demo", "features": "demo"}],
+        "recipes": [{"name": "unit", "normalize": "unit"}, {"name": "raw"}],
+        "grid": {"classes": [3], "shots": [8]},
+        "privacy": {"epsilon": [1.0], "recipe": "class_means"},
+    }
+    sweep = parse_sweep(settings)
+    good, bad = sweep.recipes
+    assert sweep.experiment(sweep.datasets[0], good).privacy.recipe == "class_means"
+    with pytest.raises(InputError, match=r"recipe 'raw': .*features of norm 1"):
+        sweep.experiment(sweep.datasets[0], bad)
 
 
 @pytest.mark.thorough

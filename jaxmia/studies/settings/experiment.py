@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
@@ -53,6 +53,8 @@ class ExperimentConfig(Settings):
     configs/demo.toml is an example, and docs/guide/runs.md explains it.
     """
 
+    uses_train: ClassVar[bool] = True
+    """Whether train is the recipe; a sweep has recipes of its own."""
     name: Annotated[str, Field(min_length=1)] = "experiment"
     attack: Attacks = (
         AttackSettings(name="lira"),
@@ -99,7 +101,7 @@ class ExperimentConfig(Settings):
     @pydantic.model_validator(mode="after")
     def _private_recipes_are_of_features_of_norm_one(self) -> ExperimentConfig:
         recipe, train = self.privacy.recipe, self.train
-        if recipe == "given":
+        if recipe == "given" or not self.uses_train:
             return self
         if train.normalize not in ("unit", *PROJECTIONS):
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import pydantic
 from pydantic import Field
@@ -48,6 +48,7 @@ class SweepConfig(ExperimentConfig):
     data and train are not used.
     """
 
+    uses_train: ClassVar[bool] = False
     name: Annotated[str, Field(min_length=1)] = "sweep"
     datasets: Annotated[tuple[DatasetSettings, ...], Field(min_length=1, strict=False)]
     recipes: Annotated[tuple[RecipeSettings, ...], Field(min_length=1, strict=False)]
