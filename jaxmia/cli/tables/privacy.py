@@ -90,7 +90,7 @@ def _estimate(guarantee: PrivacyGuarantee) -> Iterator[tuple[str, str]]:
         return
     names = ("noise_multiplier", "sampling_rate", "steps", "delta")
     found = last_iterate_epsilon(**{name: getattr(guarantee, name) for name in names})
-    yield "epsilon, last-iterate heuristic (no guarantee)", f"{found:.4g}"
+    yield "last-iterate estimate", f"{found:.4g} (heuristic, no guarantee)"
 
 
 def _of_records(way: PrivacyGuarantee) -> float:
