@@ -136,6 +136,7 @@ WORDS = {
     "getting_started": ("lira: TPR", "report.html", "audit.toml"),
     "few_shadows": ("records.csv",),
     "laws": ("R²", "published"),
+    "private_heads": ("no privacy was spent",),
     "privacy": ("noise multiplier", "The largest TPR that any attack on one record can have"),
     "python": (
         "AuditResult: 500 records",

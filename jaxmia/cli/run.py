@@ -84,7 +84,7 @@ def run(
         output.show(f"process {index}: {result.heads_trained} heads trained; process 0 has the tables")
         return
     _show_result(result, verbose=verbose, notes=privacy_notes(settings))
-    output.show_found(out)
+    output.show_found(result.path)
     if profile:
         _show_times(result, clock)
     if not verbose:

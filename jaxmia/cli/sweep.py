@@ -79,5 +79,5 @@ def sweep(
             failures_table(result.failures),
         )
         raise typer.Exit(1)
-    output.show_found(out)
+    output.show_found(result.path)
     output.show_done("sweep", out, heads=result.heads_trained, cells=result.cells_computed)

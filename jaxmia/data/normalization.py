@@ -122,6 +122,8 @@ def normalized_pool(pool: CandidatePool, how: str, statistics: Normalizer | None
     Raises:
         InputError: for an unknown `how`, or "public" or "random" without a projection.
     """
+    if how == "none":
+        return pool
     if how == "standardize" and not isinstance(statistics, FeatureStatistics):
         statistics = feature_statistics(pool.data.features)
     data, test = (normalized(examples, how, statistics) for examples in (pool.data, pool.test))

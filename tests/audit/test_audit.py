@@ -287,7 +287,7 @@ BAD = [
         ["--set", "train.match=true"],
         "match=true fits the recipe, so schedule, steps, weight_decay must be left out",
     ),
-    ({}, ["--set", "train.normalize=unit"], "features are the inputs of the head"),
+    ({}, ["--set", "train.normalize=standardize"], "features are the inputs of the head"),
     ({}, ["--set", "shadows.models=2"], "shadows.models=2"),
     ({}, ["--set", "fpr=[0.0]"], "fpr.0=0.0"),
     ({}, ["--set", "fpr=[1e-7]"], "cannot be resolved"),
