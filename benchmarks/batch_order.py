@@ -62,7 +62,10 @@ def main(argv: list[str] | None = None) -> None:
         f" {arguments.steps} steps of {arguments.batch_size}; mean (standard error) over {arguments.num_seeds} seeds",
         rows,
         dtype="float32",
-        facts={"features": arguments.features, "t at 95%": stats.t.isf(0.025, arguments.num_seeds - 1)},
+        facts={
+            "features": _common.named(arguments.features),
+            "t at 95%": stats.t.isf(0.025, arguments.num_seeds - 1),
+        },
         arguments=arguments,
     )
 

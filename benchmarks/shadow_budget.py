@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         f" mean (standard error) over {arguments.num_seeds} seeds",
         table(budgets, mean, error),
         dtype="float32 heads and scores, float64 statistics",
-        facts={"features": arguments.features, "seconds": time.perf_counter() - start},
+        facts={"features": _common.named(arguments.features), "seconds": time.perf_counter() - start},
         arguments=arguments,
     )
 
