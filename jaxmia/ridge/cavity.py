@@ -74,6 +74,11 @@ def start(features: Array, labels: Array, groups: tuple[Group, ...], ridge: Arra
     return average
 
 
+def without_blocks(average: Average) -> Average:
+    """Return the same head with blocks of zero, the start that needs no factorisation."""
+    return Average(average.head, tuple(map(jnp.zeros_like, average.blocks)))
+
+
 def _blocks_of_one_curvature(
     average: Average, groups: tuple[Group, ...], ridge: Array, rate: Array
 ) -> tuple[Array, ...]:

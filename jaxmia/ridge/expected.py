@@ -196,6 +196,9 @@ def analytic_vulnerability(
     for step in range(_ITERATIONS):
         point = cavity.iterated(average, groups, ridge, inclusion_rate)
         change = float(point.change)
+        if step == 0 and not np.isfinite(change):  # one curvature for all is too far off at small ridges
+            average = cavity.without_blocks(average)
+            continue
         check(np.isfinite(change), "ridge", ridge, "be larger: float32 cannot factorise the Hessian")
         average = point.average
         # Steps converge linearly: those to come would add up to a geometric series.

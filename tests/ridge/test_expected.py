@@ -249,10 +249,11 @@ def test_the_memory_that_is_counted_holds_what_xla_allocates(records, classes, d
     average, inverse = cavity.Average(zeros(rest, size), blocks), zeros(rest, size, rest, size)
     point = cavity.Point(average, inverse, zeros())
     counted = bytes_held(rest, size, [(units, places)])
+    held = []
     for lowered in (
         cavity.iterated.lower(average, (group,), zeros(), zeros()),
         cavity.moments.lower(point, (group,), zeros()),
     ):
         found = lowered.compile().memory_analysis()
-        held = found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes
-        assert counted / 4 < held < counted
+        held.append(found.temp_size_in_bytes + found.output_size_in_bytes + found.argument_size_in_bytes)
+    assert counted / 4 < max(held) < counted  # of the largest step
