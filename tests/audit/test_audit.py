@@ -390,7 +390,7 @@ def test_rounded_outputs_leave_no_finer_actor(place, records, head):
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     np.savez(place / "outputs.npz", probabilities=np.round(p / p.sum(axis=1, keepdims=True), 2))
     named = {"release": ["labels", "labels:4", "rounded:2", "rounded:3", "logits", "weights"]}
-    config = settings(place, head={"file": str(place / "outputs.npz")}, **named)
+    config = settings(place, head="outputs.npz", **named)
     rows = run_audit(config, place / "out").attack.actors
     whole = rows.groupby("release")["status"].unique().map(lambda names: "ok" in names)
     assert whole.to_dict() == {

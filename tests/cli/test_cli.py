@@ -167,7 +167,7 @@ def test_attack_prints_tables_of_80_columns_and_the_control(capsys, scores_file,
     words = " ".join(out.split())
     assert "9 models, 200 examples" in words
     assert "All models: one threshold for all models (pooled)" in words
-    assert "7 of 7 attacks at chance" in words
+    assert "8 of 8 attacks at chance" in words
     assert "one threshold for each model (per_target): not resolved. FPR 0.1 needs at least 100" in words
     assert (tmp_path / "audit" / "plots" / "roc-all-pooled.svg").is_file()
 
