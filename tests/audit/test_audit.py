@@ -362,6 +362,7 @@ def test_entries_that_stand_twice_are_refused(capsys, place, override):
     assert "twice" in err or "2 times" in err or "differ" in err, err
 
 
+@pytest.mark.thorough
 def test_an_audit_has_its_table_of_actors(place):
     named = {"release": ["labels", "labels:4", "rounded:1", "weights"], "knowledge": ["full", "shadows:8"]}
     result = run_audit(settings(place, attack=["lira", "whitebox"], **named), place / "out")

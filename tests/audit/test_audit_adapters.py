@@ -91,7 +91,7 @@ def audit(released, kind, *, file=None, train=(), **more):
     )
 
 
-@pytest.mark.parametrize("kind", ["film", "lora"])
+@pytest.mark.parametrize("kind", [pytest.param("film", marks=pytest.mark.thorough), "lora"])
 def test_a_released_adapter_is_audited_with_its_own_scores(released, tmp_path, kind):
     result = run_audit(audit(released, kind), tmp_path / "audit")
     content = json.loads((tmp_path / "audit" / "audit.json").read_text())
