@@ -22,13 +22,16 @@ def warn(lines: Iterable[str], *, wrap: bool = True) -> None:
         console.print(line, style="yellow", soft_wrap=not wrap)
 
 
-def show_found(out: pathlib.Path) -> None:
-    """Print what the report on a run or a sweep says was found, unless it has too few models for single records."""
+def show_found(out: pathlib.Path, *, whole: bool = True) -> None:
+    """Print what the report on a run or a sweep says was found, unless it has too few models for single records.
+
+    If not whole, print the first sentence only.
+    """
     from jaxmia.report import found_sentences
     from jaxmia.studies.folder.tables import read_tables
 
     if any(len(rows) for rows in read_tables(out, "per_example", ["fpr"])):
-        show(" ".join(found_sentences(out)))
+        show(" ".join(found_sentences(out)[: None if whole else 1]))
 
 
 def show_done(kind: str, out: pathlib.Path, *, heads: int, cells: int) -> None:

@@ -84,11 +84,11 @@ def run(
         output.show(f"process {index}: {result.heads_trained} heads trained; process 0 has the tables")
         return
     _show_result(result, verbose=verbose, notes=privacy_notes(settings))
-    output.show_found(result.path)
+    output.show_found(result.path, whole=verbose)
     if profile:
         _show_times(result, clock)
     if not verbose:
-        output.show(f"Other attacks, evaluations and laws: --verbose; as a page: jaxmia report {out}")
+        output.show(f"More: --verbose; as a page: jaxmia report {out}")
     output.show_done("run", out, heads=result.heads_trained, cells=result.cells_computed)
 
 
