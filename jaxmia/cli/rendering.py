@@ -65,7 +65,8 @@ def text(value: Value) -> str:
     shown += _MARKS.get(value.status, "")
     if value.low is None or value.high is None:
         return shown
-    return f"{shown} {value.low:{value.form}}-{value.high:{value.form}}"
+    between = " to " if value.low < 0 else "-"
+    return f"{shown} {value.low:{value.form}}{between}{value.high:{value.form}}"
 
 
 def _is_words(value: Value) -> bool:

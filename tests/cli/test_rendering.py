@@ -17,6 +17,7 @@ def test_values_have_their_interval_error_or_status():
     assert text("x") == "x"
     assert text(3) == "3"
     assert text(Measured(0.5, 0.25, 0.75)) == "0.500 0.250-0.750"
+    assert text(Measured(-0.07, -0.09, -0.05, form="+.2f")) == "-0.07 -0.09 to -0.05"
     assert text(Measured(1234.4, form=",.0f", status="extrapolated")) == "1,234‡"
     assert text(number(-0.5, error=0.01)) == "-0.500±0.010"
     assert text(Measured(None, status="saturated")) == "saturated"
